@@ -1,0 +1,420 @@
+"""Data: GLUE, SQuAD, plain text and the user's own files -> tokenised datasets and batches.
+
+Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
+"""
+import csv
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from datasets import Dataset, load_dataset
+
+GLUE_HUB = "nyu-mll/glue"
+
+
+class Task(NamedTuple):
+    """One task: columns as the hub names them, label words in the order of their ids, headline metrics, files."""
+
+    kind: str  # "classification", "regression" or "qa"
+    columns: tuple  # text columns on the hub
+    labels: tuple  # label words as GLUE's files and submissions spell them; ids count from 0
+    metrics: tuple  # headline metrics; the score of a run is their mean
+    hub: tuple  # (id, configuration)
+    folder: str = ""  # under --data_dir
+    file_columns: tuple = ()  # text columns in GLUE's own files, then the label column
+    header: tuple = ()  # columns of train and dev files that have no header line
+    dev: tuple = ("",)  # suffixes of the dev and test sets
+    submission: tuple = ()  # file names of the test predictions
+
+
+YES_NO = ("0", "1")
+NLI = ("entailment", "neutral", "contradiction")
+ENTAIL = ("entailment", "not_entailment")
+PAIR = ("sentence1", "sentence2")
+MATCHED = ("_matched", "_mismatched")
+COLA_HEADER = ("source", "label", "star", "sentence")
+
+TASKS = {
+    "cola": Task("classification", ("sentence",), YES_NO, ("matthews_correlation",), (GLUE_HUB, "cola"),
+                 "CoLA", ("sentence", "label"), COLA_HEADER, submission=("CoLA.tsv",)),
+    "sst2": Task("classification", ("sentence",), YES_NO, ("accuracy",), (GLUE_HUB, "sst2"),
+                 "SST-2", ("sentence", "label"), submission=("SST-2.tsv",)),
+    "mrpc": Task("classification", PAIR, YES_NO, ("f1", "accuracy"), (GLUE_HUB, "mrpc"),
+                 "MRPC", ("#1 String", "#2 String", "Quality"), submission=("MRPC.tsv",)),
+    "stsb": Task("regression", PAIR, (), ("pearson", "spearman"), (GLUE_HUB, "stsb"),
+                 "STS-B", PAIR + ("score",), submission=("STS-B.tsv",)),
+    "qqp": Task("classification", ("question1", "question2"), YES_NO, ("f1", "accuracy"), (GLUE_HUB, "qqp"),
+                "QQP", ("question1", "question2", "is_duplicate"), submission=("QQP.tsv",)),
+    "mnli": Task("classification", ("premise", "hypothesis"), NLI, ("accuracy_matched", "accuracy_mismatched"),
+                 (GLUE_HUB, "mnli"), "MNLI", PAIR + ("gold_label",), dev=MATCHED,
+                 submission=("MNLI-m.tsv", "MNLI-mm.tsv")),
+    "qnli": Task("classification", ("question", "sentence"), ENTAIL, ("accuracy",), (GLUE_HUB, "qnli"),
+                 "QNLI", ("question", "sentence", "label"), submission=("QNLI.tsv",)),
+    "rte": Task("classification", PAIR, ENTAIL, ("accuracy",), (GLUE_HUB, "rte"),
+                "RTE", PAIR + ("label",), submission=("RTE.tsv",)),
+    "wnli": Task("classification", PAIR, YES_NO, ("accuracy",), (GLUE_HUB, "wnli"),
+                 "WNLI", PAIR + ("label",), submission=("WNLI.tsv",)),
+    # Prediction only, by a model trained on mnli.
+    "ax": Task("classification", ("premise", "hypothesis"), NLI, (), (GLUE_HUB, "ax"),
+               "AX", PAIR, dev=(), submission=("AX.tsv",)),
+    "squad": Task("qa", ("question", "context"), (), ("f1", "exact_match"), ("rajpurkar/squad", None)),
+    "squad_v2": Task("qa", ("question", "context"), (), ("f1", "exact_match"), ("rajpurkar/squad_v2", None)),
+    "custom": Task("classification", (), (), ("accuracy",), (None, None), submission=("predictions.tsv",)),
+}  # fmt: skip
+AX_FILES = ("AX/AX.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")
+
+
+class Skipped:
+    """Counts broken examples: the first one stops the run, or, with --skip_bad_examples, all are counted."""
+
+    def __init__(self, allowed=False):
+        self.allowed, self.reports = allowed, []
+
+    def bad(self, message):
+        """Raise ValueError with the message, or note it where skipping was asked for."""
+        if not self.allowed:
+            raise ValueError(message)
+        self.reports.append(message)
+
+
+# --- reading lines ----------------------------------------------------------------------------------------------
+
+
+def read_lines(path):
+    """(line number, text) of a UTF-8 file, split at newlines only, without its byte-order mark.
+
+    Raises ValueError for a file that is missing, empty or not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; check --data_dir and the names of its files")
+    number = 0
+    with path.open("rb") as f:
+        for number, raw in enumerate(f, 1):
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file") from error
+            if "\0" in text:
+                raise ValueError(f"{path}, line {number}: holds a NUL character, so it is not a text file")
+            yield number, text.rstrip("\r\n")
+    if not number:
+        raise ValueError(f"{path}: the file is empty; download it again")
+
+
+def read_tsv(path, header=(), skipped=None):
+    """(line number, {column: text}) of a tab-separated file without quoting, as GLUE publishes them.
+
+    header: column names of a file that has no header line. A line with another number of columns is broken.
+    """
+    skipped = skipped or Skipped()
+    lines = read_lines(path)
+    if not header:
+        number, first = next(lines)
+        header = tuple(first.split("\t"))
+        if len(set(header)) < len(header):
+            raise ValueError(f"{path}, line {number}: the header names a column twice: {', '.join(header)}")
+    for number, text in lines:
+        fields = text.split("\t")
+        if len(fields) == len(header):
+            yield number, dict(zip(header, fields, strict=True))
+        else:
+            skipped.bad(
+                f"{path}, line {number}: {len(fields)} columns where {len(header)} are due ({', '.join(header)}); "
+                "mend the line or pass --skip_bad_examples"
+            )
+
+
+def _read_csv(path, skipped):
+    lines = read_lines(path)
+    position = {"line": 0}
+
+    def feed():
+        for position["line"], text in lines:
+            yield text + "\n"
+
+    reader = csv.reader(feed(), strict=True)
+    header = None
+    while True:
+        start = position["line"] + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {position['line']}: not valid csv ({error}); mend the quotes") from error
+        if header is None:
+            header = fields
+            if len(set(header)) < len(header):
+                raise ValueError(f"{path}, line 1: the header names a column twice: {', '.join(header)}")
+        elif len(fields) == len(header):
+            yield start, dict(zip(header, fields, strict=True))
+        else:
+            skipped.bad(
+                f"{path}, line {start}: {len(fields)} columns where {len(header)} are due ({', '.join(header)}); "
+                "mend the line or pass --skip_bad_examples"
+            )
+
+
+def _read_json(path):
+    """JSON lines, or one JSON list of objects."""
+    lines = list(read_lines(path))
+    whole = "\n".join(text for _, text in lines)
+    try:
+        if whole.lstrip().startswith("["):
+            rows = [(f"item {i}", row) for i, row in enumerate(json.loads(whole), 1)]
+        else:
+            rows = []
+            for number, text in lines:
+                if text.strip():
+                    rows.append((number, json.loads(text)))
+    except (json.JSONDecodeError, RecursionError) as error:
+        at = getattr(error, "lineno", 1) if whole.lstrip().startswith("[") else number
+        raise ValueError(f"{path}, line {at}: not valid JSON ({getattr(error, 'msg', 'nested too deeply')})") from error
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {place}: not a JSON object with the columns as keys")
+    yield from rows
+
+
+def read_table(path, skipped=None):
+    """(line number, {column: value}) of a .csv, .tsv, .json or .jsonl file with named columns."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".tsv":
+        return read_tsv(path, skipped=skipped)
+    if suffix == ".csv":
+        return _read_csv(path, skipped or Skipped())
+    if suffix in (".json", ".jsonl"):
+        return _read_json(path)
+    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json or .jsonl")
+
+
+# --- examples ---------------------------------------------------------------------------------------------------
+
+
+def _label_id(word, labels, where, skipped):
+    if word in labels:
+        return labels.index(word)
+    skipped.bad(f"{where}: unknown label {word!r}; the labels of this task are {', '.join(labels)}")
+
+
+def _number(word, where, skipped):
+    try:
+        value = float(word)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if abs(value) < float("inf"):
+        return value
+    skipped.bad(f"{where}: the score {word!r} is not a finite number")
+
+
+def _pick(row, columns, path, number):
+    """The named columns as strings; ValueError where one is missing."""
+    missing = [c for c in columns if c not in row]
+    if missing:
+        raise ValueError(f"{path}, line {number}: no column {missing[0]!r}; there are: {', '.join(map(str, row))}")
+    values = [row[c] for c in columns]
+    for column, value in zip(columns, values, strict=True):
+        if isinstance(value, (dict, list)) or value is None:
+            raise ValueError(f"{path}, line {number}: column {column!r} holds {value!r}, not text")
+    return [str(value) for value in values]
+
+
+def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
+    """Rows of a file -> Dataset with text_a, (text_b), label and idx. label_column None: no labels."""
+    columns = {"text_a": [], "text_b": [], "label": [], "idx": []}
+    for number, row in rows:
+        values = _pick(row, text_columns + ((label_column,) if label_column else ()), path, number)
+        label = -1
+        if label_column:
+            where = f"{path}, line {number}"
+            if task.kind == "regression":
+                label = _number(values[-1], where, skipped)
+            else:
+                label = _label_id(values[-1], task.labels, where, skipped)
+            if label is None:
+                continue
+        columns["text_a"].append(values[0])
+        columns["text_b"].append(values[1] if len(text_columns) > 1 else "")
+        columns["label"].append(label)
+        columns["idx"].append(len(columns["idx"]))
+    if not columns["idx"]:
+        raise ValueError(f"{path}: holds no examples")
+    if len(text_columns) == 1:
+        del columns["text_b"]
+    return Dataset.from_dict(columns)
+
+
+def _glue_from_files(name, data_dir, skipped):
+    task = TASKS[name]
+    folder = Path(data_dir) / task.folder
+    text, label = task.file_columns[: len(task.columns)], (task.file_columns[len(task.columns) :] or (None,))[0]
+    if not Path(data_dir).is_dir():
+        raise ValueError(f"--data_dir {str(data_dir)!r} is not a folder")
+    splits = {}
+    if name == "ax":
+        path = next((Path(data_dir) / f for f in AX_FILES if (Path(data_dir) / f).is_file()), folder / "AX.tsv")
+        return {"test": examples_from_rows(read_tsv(path, skipped=skipped), path, text, None, task, skipped)}
+    for split, suffixes in (("train", ("",)), ("dev", task.dev), ("test", task.dev)):
+        for suffix in suffixes:
+            path = folder / f"{split}{suffix}.tsv"
+            if split == "test" and not path.is_file():
+                continue
+            has_label = split != "test"
+            rows = read_tsv(path, task.header if has_label else (), skipped)
+            key = {"dev": "validation"}.get(split, split) + suffix
+            splits[key] = examples_from_rows(rows, path, text, label if has_label else None, task, skipped)
+    return splits
+
+
+def load_hub(hub, **options):
+    """datasets.load_dataset with one line of ValueError where the hub cannot be reached."""
+    try:
+        return load_dataset(*hub, **options)
+    except Exception as error:  # the hub, the network and the parser each raise their own
+        raise ValueError(
+            f"dataset {hub[0]!r} could not be had from the Hugging Face hub ({type(error).__name__}): check the "
+            "network, or download the files and pass --data_dir (and local folders for --teacher and --student)"
+        ) from error
+
+
+def _glue_from_hub(name):
+    task = TASKS[name]
+    splits = {}
+    for split, data in load_hub(task.hub).items():
+        names = dict(zip(task.columns, ("text_a", "text_b"), strict=False))
+        splits[split] = data.rename_columns(names).select_columns([*names.values(), "label", "idx"])
+    return splits
+
+
+def _custom(args, skipped):
+    """Splits of the user's own files, and the task that they make; labels are those of the training file."""
+    task = TASKS["custom"]
+    text = tuple(args.text_columns)
+    label = args.label_column
+    rows = list(read_table(args.train_file, skipped))
+    words = sorted({_pick(row, (label,), args.train_file, number)[0] for number, row in rows})
+    if args.regression:
+        task = task._replace(kind="regression", metrics=("pearson", "spearman"))
+    elif len(words) < 2:
+        raise ValueError(f"{args.train_file}: column {label!r} holds only the label {words}; at least two are needed")
+    else:
+        task = task._replace(labels=tuple(words))
+    task = task._replace(columns=text)
+    splits = {"train": examples_from_rows(rows, args.train_file, text, label, task, skipped)}
+    splits["validation"] = examples_from_rows(
+        read_table(args.validation_file, skipped), args.validation_file, text, label, task, skipped
+    )
+    if args.test_file:
+        rows = read_table(args.test_file, skipped)
+        splits["test"] = examples_from_rows(rows, args.test_file, text, None, task, skipped)
+    return task, splits
+
+
+def load_examples(args, skipped):
+    """(task, {split: Dataset}) for args.task from the hub, --data_dir or the custom files.
+
+    Splits are train, validation (mnli: validation_matched, validation_mismatched) and, where present, test.
+    """
+    if args.task == "custom":
+        task, splits = _custom(args, skipped)
+    else:
+        task = TASKS[args.task]
+        splits = _glue_from_files(args.task, args.data_dir, skipped) if args.data_dir else _glue_from_hub(args.task)
+    for split in splits:
+        limit = args.max_train_samples if split == "train" else args.max_eval_samples
+        if limit and not split.startswith("test"):
+            splits[split] = splits[split].select(range(min(limit, len(splits[split]))))
+    return task, splits
+
+
+def tokenize(examples, tokenizer, max_length):
+    """Dataset with text_a, (text_b) -> with input_ids, (token_type_ids), attention_mask, labels, idx."""
+    pair = "text_b" in examples.column_names
+
+    def encode(rows):
+        texts = (rows["text_a"], rows["text_b"]) if pair else (rows["text_a"],)
+        return tokenizer(*texts, truncation=True, max_length=max_length)
+
+    encoded = examples.map(encode, batched=True, remove_columns=["text_a", *(["text_b"] if pair else [])])
+    return encoded.rename_column("label", "labels")
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+def grouped_batches(lengths, size, seed, epoch):
+    """A random order of examples as batches of similar length: lists of indices, size each but for the last one.
+
+    lengths: tokens of each example. The order depends on seed and epoch alone. Lengths are sorted within chunks of 50
+    batches, so batches stay random and little of them is padding; an incomplete batch comes last.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    chunks = [order[i : i + 50 * size] for i in range(0, len(order), 50 * size)]
+    order = [i for chunk in chunks for i in sorted(chunk, key=lambda i: lengths[i])]
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    full = [b for b in batches if len(b) == size]
+    shuffled = [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
+    return shuffled + batches[len(full) :]
+
+
+def sorted_batches(lengths, size):
+    """Every example once, longest first, as lists of indices: for evaluation."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def collate(examples, pad_id):
+    """List of tokenised examples -> dict of tensors [B, T], padded to the longest of them.
+
+    attention_mask: 1 = real token. Everything else that is a number is stacked to [B].
+    """
+    batch = {}
+    for key in examples[0]:
+        values = [e[key] for e in examples]
+        if isinstance(values[0], list):
+            fill = pad_id if key == "input_ids" else 0
+            rows = [torch.tensor(v) for v in values]
+            batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+        else:
+            batch[key] = torch.tensor(values)
+    return batch
+
+
+# --- options ----------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser):
+    """Options that name the task and its data."""
+    add = parser.add_argument_group("data").add_argument
+    add("--task", required=True, choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
+    add("--data_dir", help="folder with GLUE's or SQuAD's own files (CoLA/train.tsv, ...) instead of the hub")
+    add("--train_file", help="custom: csv, tsv, json or jsonl file to train on")
+    add("--validation_file", help="custom: file to evaluate on")
+    add("--test_file", help="custom: file without labels for --do_predict")
+    add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text")
+    add("--label_column", default="label", help="custom: column with the label")
+    add("--regression", action="store_true", help="custom: the label is a number to predict")
+    add("--max_seq_length", type=int, default=128, help="tokens of the longest input; longer ones are cut")
+    add("--max_train_samples", type=int, default=0, help="use only that many training examples, 0 = all")
+    add("--max_eval_samples", type=int, default=0, help="use only that many examples of each dev set, 0 = all")
+    add("--skip_bad_examples", action="store_true", help="count and report broken examples instead of stopping")
+
+
+def check_args(args):
+    """Check the options of `add_arguments`; raises ValueError."""
+    for name, low in (("max_seq_length", 8), ("max_train_samples", 0), ("max_eval_samples", 0)):
+        if getattr(args, name) < low:
+            raise ValueError(f"--{name} {getattr(args, name)} must be at least {low}")
+    files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]
+    if args.task != "custom":
+        if files or args.regression:
+            raise ValueError(f"--{(files + ['regression'])[0]} is for --task custom, not {args.task}")
+        return
+    for name in ("train_file", "validation_file"):
+        if not getattr(args, name):
+            raise ValueError(f"--task custom needs --{name}: a csv, tsv, json or jsonl file")
+    if not 1 <= len(args.text_columns) <= 2:
+        raise ValueError(f"--text_columns takes one or two columns, not {len(args.text_columns)}")

@@ -1,0 +1,259 @@
+"""Task-specific distillation on GLUE or your own files; without --teacher: plain fine-tuning, which makes a teacher.
+
+    python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
+    python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
+"""
+import os
+import re
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from torch.nn import functional as F
+
+import data
+import losses
+import metrics
+import models
+import runs
+import training
+
+
+def build_parser():
+    """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime."""
+    parser = training.Parser(description=__doc__.split("\n")[0])
+    add = parser.add_argument_group("paths").add_argument
+    add("--output_dir", help="run folder; runs/<task>/<run_name>/seed<seed> by default")
+    add("--run_name", help="method's name in tables; finetune without a teacher, else made from --terms")
+    data.add_arguments(parser)
+    models.add_arguments(parser)
+    losses.add_arguments(parser)
+    training.add_arguments(parser)
+    parser.add_argument("--do_predict", action="store_true", help="write GLUE's submission file for the test set")
+    return parser
+
+
+def check_args(args):
+    """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
+    words = args.terms
+    data.check_args(args)
+    models.check_args(args)
+    losses.check_args(args)
+    if args.task == "ax" and (args.teacher or not args.do_predict):
+        raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
+    args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
+    if not re.fullmatch(r"[\w.+-]+", args.run_name):
+        raise ValueError(f"--run_name {args.run_name!r} becomes a folder: use letters, digits and . _ + - only")
+    args.output_dir = args.output_dir or f"runs/{args.task}/{args.run_name}/seed{args.seed}"
+
+
+def load_everything(args):
+    """(task, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
+    skipped = data.Skipped(args.skip_bad_examples)
+    task, splits = data.load_examples(args, skipped)
+    source = args.student or "bert-base-multilingual-cased"
+    command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
+    student, teacher, tokenizer = models.load_pair(
+        args, task.kind, labels=task.labels, fine_tune_command=command
+    )
+    args.layer_pairs = models.aligned(student, teacher, args.layer_map, args.no_embeddings) if teacher else []
+    losses.check_terms(args.terms, args.layer_pairs)
+    for model in filter(None, (student, teacher)):
+        if args.max_seq_length > models.max_tokens(model.config):
+            raise ValueError(f"--max_seq_length {args.max_seq_length} exceeds the model's "
+                             f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
+    if skipped.reports:
+        print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
+    splits = {name: data.tokenize(split, tokenizer, args.max_seq_length) for name, split in splits.items()}
+    return task, splits, student, teacher, tokenizer
+
+
+def hard_loss(logits, labels):
+    """Loss on the true labels: cross-entropy of logits [B, C], squared error where C = 1; mean over examples."""
+    if logits.shape[-1] == 1:
+        values = (logits.float().squeeze(-1) - labels.float()).square()
+    else:
+        values = F.cross_entropy(logits.float(), labels, reduction="none")
+    return losses.masked_mean(values.sum(), torch.tensor(values.numel(), device=values.device))
+
+
+def make_loss(args, teacher):
+    """The function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises."""
+    weights = dict(args.terms)
+    hard = args.hard_weight if teacher else 1.0
+    need_hidden = any(name != "logits" for name in weights)
+    s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
+
+    def loss(student, batch):
+        mask, labels = batch["attention_mask"], batch["labels"]
+        inner = getattr(student, "module", student)
+        s_out = student(**models.model_inputs(inner, batch), output_hidden_states=need_hidden)
+        t_out = None
+        if teacher:
+            with torch.no_grad():
+                t_out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=need_hidden)
+        if batch["empty"]:  # this process had no example left: all it computed counts nothing
+            mask, labels = mask[:0], labels[:0]
+            s_out, t_out = losses.no_rows(s_out), t_out and losses.no_rows(t_out)
+        with losses.global_batch():
+            values = {}
+            if teacher:
+                views = losses.ModelView(s_out, s_layers, mask), losses.ModelView(t_out, t_layers, mask)
+                values = losses.distillation_losses(*views, batch, args)
+            if hard:
+                values["hard"] = hard_loss(s_out.logits, labels)
+        total = sum(weights.get(name, hard) * value for name, value in values.items())
+        return total, {name: value.detach() for name, value in values.items()}
+
+    return loss, weights | ({"hard": hard} if hard else {})
+
+
+@torch.no_grad()
+def predict(model, dataset, pad_id, args, accelerator):
+    """Logits [N, C] for every example of a tokenised dataset, in its order, on the CPU, the same in all processes."""
+    batches = data.sorted_batches([len(ids) for ids in dataset["input_ids"]], args.per_device_eval_batch_size)
+    found = []
+    for indices in batches[accelerator.process_index :: accelerator.num_processes]:
+        batch = data.collate([dataset[i] for i in indices], pad_id)
+        batch = {k: v.to(accelerator.device) for k, v in batch.items()}
+        with accelerator.autocast():
+            logits = model(**models.model_inputs(model, batch)).logits.float().cpu()
+        found += zip(indices, logits, strict=True)
+    if accelerator.num_processes > 1:
+        found = gather_object(found)
+    return torch.stack([logits for _, logits in sorted(found, key=lambda pair: pair[0])])
+
+
+def make_evaluate(args, task, splits, pairs_of_models, tokenizer, accelerator):
+    """The function model -> (metrics, score, figures) for the task's dev sets."""
+    dev = {split: splits[split] for split in splits if split.startswith("validation")}
+    teacher = pairs_of_models
+    first = next(iter(dev.values()))[0]
+    tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
+    sentence = {
+        k: torch.tensor([first[k][:24]], device=accelerator.device)
+        for k in ("input_ids", "attention_mask", "token_type_ids")
+        if k in first
+    }
+
+    def evaluate(model):
+        model = accelerator.unwrap_model(model)
+        result = {}
+        for split, dataset in dev.items():
+            suffix = split.removeprefix("validation")
+            names = [n for n in task.metrics if n.endswith(suffix)]
+            logits = predict(model, dataset, tokenizer.pad_token_id, args, accelerator)
+            result |= metrics.compute_metrics(names, logits, torch.tensor(dataset["labels"]))
+        figures = {}
+        if teacher and accelerator.is_main_process:
+            figures["relations/words"] = models.relation_figure(model, teacher, args.layer_pairs, sentence, tokens)
+        return result, metrics.score(result, task.metrics), figures
+
+    return evaluate
+
+
+def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator):
+    """What the loop needs to know of this task and objective."""
+    train = splits["train"]
+    lengths = [len(ids) for ids in train["input_ids"]]
+    loss, weights = make_loss(args, teacher)
+
+    def save(folder, model, entry):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(args, task, entry), encoding="utf-8")
+
+    return training.Recipe(
+        lengths=lengths,
+        plan=lambda size, epoch: data.grouped_batches(lengths, size, args.seed, epoch),
+        collate=lambda indices, epoch: data.collate([train[i] for i in indices], tokenizer.pad_token_id),
+        loss=loss,
+        evaluate=make_evaluate(args, task, splits, teacher, tokenizer, accelerator),
+        save=save,
+        weights=weights,
+    )
+
+
+def model_card(args, task, entry):
+    """Text of the README.md that goes with a saved model."""
+    scores = "\n".join(f"- {name}: {value:.4f}" for name, value in entry["metrics"].items())
+    how = f"distilled from `{args.teacher}` with {args.terms}" if args.teacher else "fine-tuned on the labels"
+    return (
+        f"---\nlibrary_name: transformers\ntags: [knowledge-distillation, {args.task}]\n---\n\n# {args.run_name} on "
+        f"{args.task}, seed {args.seed}\n\nA model {how}, task `{args.task}`, at most {args.max_seq_length} tokens. "
+        f"Dev set, step {entry['step']}:\n\n{scores}\n\nMethod: contextual knowledge distillation (arXiv:2109.08359) or "
+        "the baseline named above. `run.json` beside this file holds all options, hardware and time.\n"
+    )
+
+
+def write_predictions(args, task, splits, model, tokenizer, accelerator):
+    """Write GLUE's submission files for the test sets into the run folder."""
+    tests = sorted(split for split in splits if split.startswith("test"))
+    if not tests:
+        raise ValueError(f"--do_predict: task {args.task} has no test set here")
+    for split, name in zip(tests, task.submission, strict=True):
+        logits = predict(model, splits[split], tokenizer.pad_token_id, args, accelerator)
+        if task.kind == "regression":
+            words = [f"{value:.3f}" for value in logits.squeeze(-1).tolist()]
+            if args.task == "stsb":
+                words = [f"{min(max(value, 0.0), 5.0):.3f}" for value in logits.squeeze(-1).tolist()]
+        else:
+            words = [task.labels[i] for i in logits.argmax(-1).tolist()]
+        if accelerator.is_main_process:
+            lines = "".join(f"{i}\t{word}\n" for i, word in zip(splits[split]["idx"], words, strict=True))
+            temporary = Path(args.output_dir) / f".{name}.tmp"
+            temporary.write_text("index\tprediction\n" + lines, encoding="utf-8")
+            os.replace(temporary, Path(args.output_dir) / name)
+            print(f"{Path(args.output_dir) / name}: {len(words)} predictions")
+
+
+def finish(args, record, student, teacher, accelerator):
+    """Add the latency of both models to the record and write it as complete."""
+    timed = {"student": student} | ({"teacher": teacher} if teacher else {})
+    milliseconds = models.measure_latency(timed, args.max_seq_length)
+    record["latency"] = {"seq_length": args.max_seq_length, "student_ms": milliseconds["student"]}
+    if teacher:
+        t, s = milliseconds["teacher"], milliseconds["student"]
+        record["latency"] |= {"teacher_ms": t, "speedup": {size: round(t[size] / s[size], 3) for size in s}}
+    record["status"] = "complete"
+    runs.write_json(Path(args.output_dir) / "run.json", record)
+
+
+def main(argv=None):
+    """Run the script with the given arguments, sys.argv's by default."""
+    args = build_parser().parse_args(argv)
+    check_args(args)
+    training.quiet()
+    if runs.inspect_run(args) == "complete" and not args.do_predict:
+        print(f"{args.output_dir}: complete already, nothing to do")
+        return
+    # Relations alone give the task head no gradient.
+    accelerator = training.make_accelerator(args, bool(args.terms) and "logits" not in args.terms and not args.hard_weight)
+    task, splits, student, teacher, tokenizer = load_everything(args)
+    how = runs.open_run_everywhere(args, accelerator)
+    student.to(accelerator.device)
+    if teacher:
+        teacher.to(accelerator.device).eval()
+    if how != "complete" and args.task != "ax":
+        recipe = make_recipe(args, task, splits, student, teacher, tokenizer, accelerator)
+        record = runs.new_record(
+            args, accelerator, "finetune", args.task, train_examples=len(recipe.lengths), metric=task.metrics[0],
+            layer_map=args.layer_pairs, model=models.describe(student, args.max_seq_length),
+            teacher=teacher and models.describe(teacher, args.max_seq_length) | {"path": args.teacher},
+        )  # fmt: skip
+        record = training.train(args, accelerator, recipe, student, record, how)
+        if accelerator.is_main_process:
+            finish(args, record, student, teacher, accelerator)
+            best = ", ".join(f"{k} {v:.4f}" for k, v in record["best"]["metrics"].items())
+            print(f"{args.output_dir}: best {best} at step {record['best']['step']}, "
+                  f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
+    if args.do_predict:
+        folder = args.student if args.task == "ax" else args.output_dir
+        best, missing = models.load_model(folder, task.kind, labels=task.labels)
+        if missing:
+            raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
+        write_predictions(args, task, splits, best.to(accelerator.device), tokenizer, accelerator)
+
+
+if __name__ == "__main__":
+    training.run_script(main)

@@ -1,0 +1,439 @@
+"""The training loop on Hugging Face Accelerate: devices, precision, accumulation, resume, logging, the run record.
+
+It knows nothing of distillation: it is handed a function that gives the loss of a batch and one that evaluates.
+"""
+import argparse
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm.auto import tqdm
+
+from runs import TrainingError, load_checkpoint, max_mem_gb, save_checkpoint, write_json
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line and exit status 2, and which takes no abbreviated options."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def number(kind, low, high=math.inf, open_low=False):
+    """An argparse type: a number of the kind, from low (itself left out if open_low) to high."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+            limits = f"{'above' if open_low else 'at least'} {low}"
+            limits += f" and at most {high}" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{text!r} must be {'a whole' if kind is int else 'a'} number {limits}")
+        return value
+
+    return parse
+
+
+def add_arguments(parser):
+    """Options of the loop: optimisation, logging and runtime."""
+    group = parser.add_argument_group("optimisation")
+    add = group.add_argument
+    add("--learning_rate", type=number(float, 0, open_low=True), default=5e-5, help="peak learning rate of AdamW")
+    add("--num_train_epochs", type=number(float, 0, open_low=True), default=3.0, help="passes over the data")
+    add("--max_steps", type=number(int, 0), default=0, help="optimiser steps, instead of epochs if above 0")
+    add("--per_device_train_batch_size", type=number(int, 1), default=32, help="examples per process and forward pass")
+    add("--gradient_accumulation_steps", type=number(int, 1), default=1, help="forward passes per optimiser step")
+    add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the steps in which the rate rises")
+    add("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's, not for biases and LayerNorm")
+    add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradient norm to clip at, 0 = no clipping")
+    group = parser.add_argument_group("logging")
+    add = group.add_argument
+    add("--logging_steps", type=number(int, 1), default=50, help="optimiser steps between two TensorBoard points")
+    add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = once an epoch")
+    add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
+    add("--keep_checkpoints", type=number(int, 1), default=1, help="number of newest checkpoints kept")
+    group = parser.add_argument_group("runtime")
+    add = group.add_argument
+    add("--seed", type=number(int, 0, 2**31), default=1, help="seed of initialisation, data order and dropout")
+    add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="autocast of both models")
+    add("--per_device_eval_batch_size", type=number(int, 1), default=64, help="examples per process in evaluation")
+    add("--num_workers", type=number(int, 0), default=0, help="processes that prepare batches")
+    add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
+    add("--overwrite", action="store_true", help="discard what the run folder holds and start anew")
+
+
+def quiet():
+    """Leave the screen to the run: no library's progress bars, load reports or retry messages."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+
+
+def run_script(main):
+    """Call main; a user's mistake ends in one line on stderr and exit status 2, a failed run in one and status 1."""
+    name = Path(sys.argv[0]).name
+    status = 0
+    try:
+        main()
+    except (ValueError, OSError, TrainingError) as error:
+        if os.environ.get("CKD_TRACEBACK"):
+            raise
+        status = 2 if isinstance(error, ValueError) else 1
+        if os.environ.get("RANK", "0") == "0" or status == 1:
+            print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except torch.OutOfMemoryError as error:
+        status = 1
+        print(f"{name}: error: the GPU's memory is full: lower --per_device_train_batch_size and raise "
+              "--gradient_accumulation_steps by the same factor, or shorten the sequences "
+              f"({' '.join(str(error).split()[:12])} ...)", file=sys.stderr)  # fmt: skip
+    sys.exit(status)
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Recipe:
+    """What the loop needs to know of a task.
+
+    lengths: tokens of each training example. plan(size, epoch): the epoch as lists of example indices, one list an
+    optimiser step. collate(indices, epoch): those examples as a dict of tensors. loss(model, batch): (scalar to
+    minimise, {term: detached unweighted scalar}). evaluate(model): ({metric: float}, score, {name: matplotlib figure}),
+    called by all processes. save(folder, model, metrics): writes the model as a Hugging Face folder, main process only.
+    """
+
+    lengths: list
+    plan: Callable
+    collate: Callable
+    loss: Callable
+    evaluate: Callable
+    save: Callable
+    weights: dict = dataclasses.field(default_factory=dict)  # term -> weight, for the log
+
+
+def make_accelerator(args, unused_parameters=False):
+    """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
+    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--mixed_precision fp16 needs a CUDA device: use bf16 or no")
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
+    set_seed(args.seed)
+    return accelerator
+
+
+def make_optimizer(model, args):
+    """AdamW, fused where the device has it; no weight decay on biases and LayerNorm weights (all vectors)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": args.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
+
+
+def learning_rate(args, step, total):
+    """Learning rate of optimiser step `step` (from 0) of `total`: linear warm-up, then linear decay to 0."""
+    warmup = math.ceil(args.warmup_ratio * total)
+    factor = (step + 1) / warmup if step < warmup else (total - step) / max(1, total - warmup)
+    return args.learning_rate * factor
+
+
+class Parts(torch.utils.data.Dataset):
+    """Batches for a DataLoader: asked with (epoch, indices), it collates them where the worker is."""
+
+    def __init__(self, collate):
+        self.collate = collate
+
+    def __getitem__(self, key):
+        epoch, indices = key
+        return self.collate(indices, epoch)
+
+
+def split_step(indices, per_device, processes, rank):
+    """The share of one process in an optimiser step: [(its indices, share of the step's examples), ...].
+
+    A process without examples in a forward pass gets ([], share): it computes on a stand-in that counts nothing.
+    """
+    size = per_device * processes
+    parts = [indices[i : i + size] for i in range(0, len(indices), size)]
+    return [(part[rank::processes], len(part) / len(indices)) for part in parts]
+
+
+def step_batches(args, accelerator, recipe, plan, epoch, start):
+    """Yield (indices of the step, [(batch on the device, share), ...]) for the steps of an epoch from `start` on."""
+    shares = [
+        split_step(step, args.per_device_train_batch_size, accelerator.num_processes, accelerator.process_index)
+        for step in plan[start:]
+    ]
+    keys = [(epoch, mine or [plan[start + i][0]]) for i, parts in enumerate(shares) for mine, _ in parts]
+    cuda = accelerator.device.type == "cuda"
+    loader = iter(
+        DataLoader(
+            Parts(recipe.collate), sampler=keys, batch_size=None, num_workers=args.num_workers, pin_memory=cuda,
+            generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
+        )
+    )  # fmt: skip
+    for step, parts in zip(plan[start:], shares, strict=True):
+        batches = []
+        for mine, share in parts:
+            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(loader).items()}
+            batches.append(({**batch, "empty": not mine}, share))
+        yield step, batches
+
+
+def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
+    """One optimiser step over its batches; the terms' values (total first, gradient norm last), on the device."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    values = {}
+    for i, (batch, share) in enumerate(batches):
+        last = i == len(batches) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            with accelerator.autocast():
+                loss, terms = recipe.loss(model, batch)
+            accelerator.backward(loss * share)
+        for name, value in {"total": loss.detach(), **terms}.items():
+            values[name] = values.get(name, 0) + value * share
+    norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return values | {"grad_norm": norm}
+
+
+class Log:
+    """Collects the terms on the device and reads them once per logging interval."""
+
+    def __init__(self, args, accelerator, recipe, step):
+        self.args, self.accelerator, self.recipe = args, accelerator, recipe
+        self.pending, self.where, self.start, self.tokens, self.examples = [], [], time.perf_counter(), 0, 0
+        self.writer = None
+        if accelerator.is_main_process:
+            self.writer = SummaryWriter(str(Path(args.output_dir) / "tb"), purge_step=step + 1 if step else None)
+
+    def add(self, step, indices, values):
+        """Keep the values of one step; nothing is read from the device."""
+        self.names = list(values)
+        self.pending.append(torch.stack([v.float().reshape(()) for v in values.values()]))
+        self.where.append((step, indices))
+        self.examples += len(indices)
+        self.tokens += sum(self.recipe.lengths[i] for i in indices)
+
+    def read(self):
+        """Means over the steps since the last reading. Raises TrainingError at the first non-finite value."""
+        if not self.pending:
+            return {}
+        # The one host read of the loop: it waits for the device.
+        stacked = self.accelerator.reduce(torch.stack(self.pending), "mean").cpu()
+        scaled = self.accelerator.mixed_precision == "fp16"  # there the scaler skips steps with infinite gradients
+        checked = stacked[:, :-1] if scaled else stacked
+        for row, (step, indices) in zip(checked, self.where, strict=True):
+            bad = [name for name, value in zip(self.names, row.tolist(), strict=False) if not math.isfinite(value)]
+            if bad:
+                bad = [name for name in bad if name != "total"] or bad
+                raise TrainingError(
+                    f"non-finite loss: {bad[0]} at step {step} (examples {', '.join(map(str, indices[:64]))}); the "
+                    "last checkpoint is intact: lower --learning_rate or look at these examples"
+                )
+        means = dict(zip(self.names, stacked.double().mean(0).tolist(), strict=True))
+        self.pending, self.where = [], []
+        return means
+
+    def write(self, step, lr):
+        """Write one TensorBoard point."""
+        means = self.read()
+        seconds = time.perf_counter() - self.start
+        if self.writer:
+            for name, value in means.items():
+                if name == "grad_norm":
+                    continue
+                self.writer.add_scalar(f"loss/{name}", value, step)
+                if name in self.recipe.weights:
+                    self.writer.add_scalar(f"loss_weighted/{name}", value * self.recipe.weights[name], step)
+            self.writer.add_scalar("optim/lr", lr, step)
+            self.writer.add_scalar("optim/grad_norm", means["grad_norm"], step)
+            self.writer.add_scalar("perf/examples_per_s", self.examples / seconds, step)
+            self.writer.add_scalar("perf/tokens_per_s", self.tokens / seconds, step)
+            self.writer.add_scalar("perf/max_mem_gb", max_mem_gb(self.accelerator), step)
+        self.restart()
+        return means
+
+    def restart(self):
+        """Start the clock anew: after a point, an evaluation or a checkpoint."""
+        self.start, self.tokens, self.examples = time.perf_counter(), 0, 0
+
+
+def evaluate(args, accelerator, recipe, model, state, log):
+    """Evaluate, note the result in state and record, and save the model if it is the best so far."""
+    model.eval()
+    metrics, score, figures = recipe.evaluate(model)
+    model.train()
+    entry = {"step": state["step"], "epoch": round(state["epoch"], 4), "score": score, "metrics": metrics}
+    state["history"].append(entry)
+    # None, not 0: a first score below 0 is still the best so far.
+    if state["best"] is None or score > state["best"]["score"]:
+        state["best"] = entry
+        if accelerator.is_main_process:
+            save_best(args, accelerator, recipe, model, entry)
+    if accelerator.is_main_process:
+        for name, value in metrics.items():
+            log.writer.add_scalar(f"eval/{name}", value, state["step"])
+        for name, figure in figures.items():
+            log.writer.add_figure(name, figure, state["step"])
+        log.writer.flush()
+    return entry
+
+
+def save_best(args, accelerator, recipe, model, entry):
+    """Put the model into the run folder file by file, each of them whole."""
+    folder, temporary = Path(args.output_dir), Path(args.output_dir) / ".tmp-model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    recipe.save(temporary, accelerator.unwrap_model(model), entry)
+    for path in sorted(temporary.iterdir()):
+        os.replace(path, folder / path.name)
+    temporary.rmdir()
+
+
+def _stop_on_sigterm():
+    """A list that is no longer empty once the process was asked to end."""
+    asked = []
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    return asked
+
+
+def _agreed(accelerator, asked, at_log_step):
+    """Whether the run shall stop: several processes compare notes at log steps, so that all stop at the same one."""
+    if accelerator.num_processes == 1:
+        return bool(asked)
+    if not at_log_step:
+        return False
+    return bool(accelerator.reduce(torch.tensor(float(bool(asked)), device=accelerator.device), "sum") > 0)
+
+
+def _start(args, accelerator, recipe, model, record, how):
+    """Prepare model and optimiser and restore the newest checkpoint; (model, optimiser, state, log)."""
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, args))
+    torch.manual_seed(args.seed + accelerator.process_index)  # dropout differs between processes
+    folder = Path(args.output_dir)
+    state = load_checkpoint(accelerator, folder) if how == "resume" else None
+    if state is None:
+        state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0, "sessions": 0,
+                 "examples": 0, "tokens": 0}  # fmt: skip
+    state["sessions"] += 1
+    log = Log(args, accelerator, recipe, state["step"])
+    if accelerator.is_main_process:
+        shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
+        write_json(folder / "run.json", record | results(accelerator, state))
+        if state["step"] == 0:
+            rows = "".join(f"|{name}|{value}|\n" for name, value in record["options"].items())
+            log.writer.add_text("options", f"|option|value|\n|-|-|\n{rows}", 0)
+    return model, optimizer, state, log
+
+
+def train(args, accelerator, recipe, model, record, how):
+    """Train by the recipe, resuming where `how` is "resume"; returns the record with the results filled in.
+
+    record: run.json but for the results. Raises TrainingError if a loss is not finite, SystemExit with status 143 after
+    SIGTERM, in both cases with the last checkpoint intact.
+    """
+    begun, asked = time.perf_counter(), _stop_on_sigterm()
+    model, optimizer, state, log = _start(args, accelerator, recipe, model, record, how)
+    size = args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+    per_epoch = len(recipe.plan(size, 0))
+    total = args.max_steps or max(1, math.ceil(args.num_train_epochs * per_epoch))
+    eval_steps, save_steps = args.eval_steps or per_epoch, args.save_steps or per_epoch
+    before = state["total_s"]
+    bar = tqdm(total=total, initial=state["step"], desc=record["name"], disable=not accelerator.is_main_process,
+               mininterval=10 if os.environ.get("CI") else 0.5, unit="step")  # fmt: skip
+    model.train()
+    while state["step"] < total:
+        epoch, start = divmod(state["step"], per_epoch)
+        clock = time.perf_counter()
+        for indices, batches in step_batches(args, accelerator, recipe, recipe.plan(size, epoch), epoch, start):
+            lr = learning_rate(args, state["step"], total)
+            values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
+            step = count_step(state, recipe, indices, per_epoch)
+            log.add(step, indices, values)
+            bar.update()
+            at_end, at_log = step == total, step % args.logging_steps == 0
+            if at_log or at_end:
+                bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
+            stop = _agreed(accelerator, asked, at_log)
+            if step % eval_steps and step % save_steps and not at_end and not stop:
+                continue
+            log.read()  # nothing non-finite gets into a checkpoint
+            state["train_s"] += time.perf_counter() - clock
+            if step % eval_steps == 0 or at_end:
+                evaluate(args, accelerator, recipe, model, state, log)
+            state["total_s"] = before + time.perf_counter() - begun
+            if step % save_steps == 0 or at_end or stop:
+                save_checkpoint(accelerator, Path(args.output_dir), state, args.keep_checkpoints)
+            if accelerator.is_main_process:
+                write_json(Path(args.output_dir) / "run.json", record | results(accelerator, state))
+            if stop and not at_end:
+                raise SystemExit(143)
+            if at_end:
+                break
+            clock = time.perf_counter()
+            log.restart()
+        else:
+            state["train_s"] += time.perf_counter() - clock
+    bar.close()
+    if log.writer:
+        log.writer.close()
+    return record | results(accelerator, state)
+
+
+def count_step(state, recipe, indices, per_epoch):
+    """Count one step in the state; returns its number, from 1."""
+    state["step"] += 1
+    state["epoch"] = state["step"] / per_epoch
+    state["examples"] += len(indices)
+    state["tokens"] += sum(recipe.lengths[i] for i in indices)
+    return state["step"]
+
+
+def results(accelerator, state):
+    """The part of run.json that the loop knows."""
+    seconds = max(state["train_s"], 1e-9)
+    return {
+        "steps": state["step"],
+        "time": {name: round(state[name], 2) for name in ("train_s", "total_s", "sessions")},
+        "throughput": {
+            "examples_per_s": round(state["examples"] / seconds, 2),
+            "tokens_per_s": round(state["tokens"] / seconds, 1),
+        },
+        "tokens_seen": state["tokens"],
+        "max_mem_gb": round(max_mem_gb(accelerator), 3),
+        "history": state["history"],
+        "best": state["best"],
+        "last": state["history"][-1] if state["history"] else None,
+    }  # fmt: skip
