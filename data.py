@@ -4,6 +4,8 @@ Readers raise ValueError with file and line number for the first broken line; no
 """
 import csv
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +83,11 @@ class Skipped:
 # --- reading lines ----------------------------------------------------------------------------------------------
 
 
+def _listed(names):
+    """Names for a message: on one line whatever they hold, and not too many."""
+    return textwrap.shorten(", ".join(map(str, names)), 300, placeholder=" ...")
+
+
 def read_lines(path):
     """(line number, text) of a UTF-8 file, split at newlines only, without its byte-order mark.
 
@@ -114,14 +121,14 @@ def read_tsv(path, header=(), skipped=None):
         number, first = next(lines)
         header = tuple(first.split("\t"))
         if len(set(header)) < len(header):
-            raise ValueError(f"{path}, line {number}: the header names a column twice: {', '.join(header)}")
+            raise ValueError(f"{path}, line {number}: the header names a column twice: {_listed(header)}")
     for number, text in lines:
         fields = text.split("\t")
         if len(fields) == len(header):
             yield number, dict(zip(header, fields, strict=True))
         else:
             skipped.bad(
-                f"{path}, line {number}: {len(fields)} columns where {len(header)} are due ({', '.join(header)}); "
+                f"{path}, line {number}: {len(fields)} columns where {len(header)} are due ({_listed(header)}); "
                 "mend the line or pass --skip_bad_examples"
             )
 
@@ -147,12 +154,12 @@ def _read_csv(path, skipped):
         if header is None:
             header = fields
             if len(set(header)) < len(header):
-                raise ValueError(f"{path}, line 1: the header names a column twice: {', '.join(header)}")
+                raise ValueError(f"{path}, line 1: the header names a column twice: {_listed(header)}")
         elif len(fields) == len(header):
             yield start, dict(zip(header, fields, strict=True))
         else:
             skipped.bad(
-                f"{path}, line {start}: {len(fields)} columns where {len(header)} are due ({', '.join(header)}); "
+                f"{path}, line {start}: {len(fields)} columns where {len(header)} are due ({_listed(header)}); "
                 "mend the line or pass --skip_bad_examples"
             )
 
@@ -169,9 +176,9 @@ def _read_json(path):
             for number, text in lines:
                 if text.strip():
                     rows.append((number, json.loads(text)))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError alone: a whole number of thousands of digits
         at = getattr(error, "lineno", 1) if whole.lstrip().startswith("[") else number
-        raise ValueError(f"{path}, line {at}: not valid JSON ({getattr(error, 'msg', 'nested too deeply')})") from error
+        raise ValueError(f"{path}, line {at}: not valid JSON ({getattr(error, 'msg', error)})") from error
     for place, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {place}: not a JSON object with the columns as keys")
@@ -196,7 +203,7 @@ def read_table(path, skipped=None):
 def _label_id(word, labels, where, skipped):
     if word in labels:
         return labels.index(word)
-    skipped.bad(f"{where}: unknown label {word!r}; the labels of this task are {', '.join(labels)}")
+    skipped.bad(f"{where}: unknown label {word!r}; the labels of this task are {_listed(labels)}")
 
 
 def _number(word, where, skipped):
@@ -213,16 +220,23 @@ def _pick(row, columns, path, number):
     """The named columns as strings; ValueError where one is missing."""
     missing = [c for c in columns if c not in row]
     if missing:
-        raise ValueError(f"{path}, line {number}: no column {missing[0]!r}; there are: {', '.join(map(str, row))}")
+        raise ValueError(f"{path}, line {number}: no column {missing[0]!r}; there are: {_listed(row)}")
     values = [row[c] for c in columns]
     for column, value in zip(columns, values, strict=True):
         if isinstance(value, (dict, list)) or value is None:
-            raise ValueError(f"{path}, line {number}: column {column!r} holds {value!r}, not text")
+            kind = "null" if value is None else type(value).__name__
+            raise ValueError(f"{path}, line {number}: column {column!r} holds a {kind}, not text")
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # JSON can spell what UTF-8 cannot
+            raise ValueError(f"{path}, line {number}: column {column!r} holds half a surrogate pair, which is no text")
     return [str(value) for value in values]
 
 
 def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
-    """Rows of a file -> Dataset with text_a, (text_b), label and idx. label_column None: no labels."""
+    """Rows of a file -> Dataset with text_a, (text_b), label and idx. label_column None: no labels.
+
+    idx counts the file's examples from 0, skipped ones too: submissions are matched by it.
+    """
+    before = len(skipped.reports)
     columns = {"text_a": [], "text_b": [], "label": [], "idx": []}
     for number, row in rows:
         values = _pick(row, text_columns + ((label_column,) if label_column else ()), path, number)
@@ -238,7 +252,7 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
         columns["text_a"].append(values[0])
         columns["text_b"].append(values[1] if len(text_columns) > 1 else "")
         columns["label"].append(label)
-        columns["idx"].append(len(columns["idx"]))
+        columns["idx"].append(len(columns["idx"]) + len(skipped.reports) - before)
     if not columns["idx"]:
         raise ValueError(f"{path}: holds no examples")
     if len(text_columns) == 1:

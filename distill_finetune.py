@@ -181,8 +181,8 @@ def model_card(args, task, entry):
     return (
         f"---\nlibrary_name: transformers\ntags: [knowledge-distillation, {args.task}]\n---\n\n# {args.run_name} on "
         f"{args.task}, seed {args.seed}\n\nA model {how}, task `{args.task}`, at most {args.max_seq_length} tokens. "
-        f"Dev set, step {entry['step']}:\n\n{scores}\n\nMethod: contextual knowledge distillation (arXiv:2109.08359) or "
-        "the baseline named above. `run.json` beside this file holds all options, hardware and time.\n"
+        f"Dev set, step {entry['step']}:\n\n{scores}\n\nMethod: contextual knowledge distillation (arXiv:2109.08359) "
+        "or the baseline named above. `run.json` beside this file holds all options, hardware and time.\n"
     )
 
 
@@ -228,7 +228,8 @@ def main(argv=None):
         print(f"{args.output_dir}: complete already, nothing to do")
         return
     # Relations alone give the task head no gradient.
-    accelerator = training.make_accelerator(args, bool(args.terms) and "logits" not in args.terms and not args.hard_weight)
+    headless = bool(args.terms) and "logits" not in args.terms and not args.hard_weight
+    accelerator = training.make_accelerator(args, unused_parameters=headless)
     task, splits, student, teacher, tokenizer = load_everything(args)
     how = runs.open_run_everywhere(args, accelerator)
     student.to(accelerator.device)

@@ -340,9 +340,9 @@ def _triple_loss(student, teacher, window, criterion):
     if window is None:
         around = valid.sum(-1, keepdim=True)
     else:  # real tokens within the window of each position
-        ends = F.pad(valid.cumsum(-1), (window // 2 + 1, 0))[:, :n]
-        stops = F.pad(valid.cumsum(-1), (0, window // 2), mode="replicate")[:, -n:]
-        around = stops - ends
+        before = F.pad(valid.cumsum(-1), (1, 0))
+        j = torch.arange(n, device=valid.device)
+        around = before[:, (j + window // 2 + 1).clamp(max=n)] - before[:, (j - window // 2).clamp(min=0)]
     neighbours = (around - 1) * valid
     return masked_mean(total, (neighbours * (neighbours - 1)).sum())
 

@@ -17,7 +17,7 @@ def _matthews(predictions, labels):
 
 
 METRICS = {
-    "accuracy": lambda p, y: multiclass_accuracy(p, y, num_classes=int(max(p.max(), y.max())) + 1, average="micro"),
+    "accuracy": lambda p, y: multiclass_accuracy(p, y, num_classes=int(max(p.max(), y.max(), 1)) + 1, average="micro"),
     "f1": binary_f1_score,
     "matthews_correlation": _matthews,
     "pearson": pearson_corrcoef,

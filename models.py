@@ -73,6 +73,11 @@ def aligned(student, teacher, strategy, no_embeddings=False):
 
 def _explain(what, name, error):
     """One line for a model or tokenizer that could not be loaded."""
+    if "ignore_mismatched_sizes" in str(error):
+        return ValueError(
+            f"{what} {str(name)!r} has a head for another number of labels than this task's (or weights of another "
+            "shape than its config.json says): pass a model of this task or one without a head"
+        )
     if not Path(name).is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
         return ValueError(f"{what} {str(name)!r} is not a folder: check the path")
     if Path(name).is_dir():
@@ -100,6 +105,8 @@ def load_tokenizer(name, what="tokenizer of"):
         raise _explain(what, name, error) from error
     if not tokenizer.is_fast:
         raise ValueError(f"{what} {str(name)!r} has no fast tokenizer (tokenizer.json): convert it with transformers")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
+        raise ValueError(f"{what} {str(name)!r} has no words: tokenizer.json is missing there; copy it from its source")
     return tokenizer
 
 
@@ -195,7 +202,8 @@ def copy_weights(student, source, init):
     to_layers, from_layers = encoder_layers(student), encoder_layers(source)
     for s, t in layer_map(len(to_layers), len(from_layers), init)[1:]:
         try:
-            to_layers[s - 1].load_state_dict(from_layers[t - 1].state_dict())
+            # A student more than twice as deep aligns its first layers with the embeddings: those take layer 1.
+            to_layers[s - 1].load_state_dict(from_layers[max(t, 1) - 1].state_dict())
         except RuntimeError as error:
             raise ValueError(
                 f"--student_init {init} copies layers of width {source.config.hidden_size}, the student's shape "

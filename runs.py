@@ -63,7 +63,7 @@ def _lock(folder):
     except OSError as error:
         handle.seek(0)
         holder = handle.read().strip() or "unknown process"
-        raise ValueError(f"{folder} is in use by another run ({holder}): wait or choose another --output_dir") from error
+        raise ValueError(f"{folder} is in use by another run ({holder}): wait or choose another folder") from error
     handle.truncate(0)
     handle.write(f"process {os.getpid()} on {platform.node()}\n")
     handle.flush()

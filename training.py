@@ -20,6 +20,7 @@ import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
+from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
@@ -90,6 +91,7 @@ def quiet():
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
+    disable_hub_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 
 

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Task-specific distillation on GLUE: fine-tune a teacher, distil students with each method over seeds, print the table
+# of scores, sizes, speed and time (arXiv:2109.08359, table of GLUE results for a 6-layer student).
+#
+#   bash run_glue.sh demo          artificial language, no downloads, two CPU cores: under 8 minutes
+#   bash run_glue.sh               multilingual BERT on CoLA from the hub; needs a GPU to be comfortable
+#   TASKS="cola rte" SEEDS="1 2 3 4 5" bash run_glue.sh --mixed_precision bf16
+#
+# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py.
+# Small-scale check (CoLA, 6-layer BERT of 384 units, 3-layer students): README, "Results".
+set -euo pipefail
+cd "$(dirname "$0")"
+
+TASKS=${TASKS:-cola}                              # any of: cola sst2 mrpc stsb qqp mnli qnli rte wnli
+SEEDS=${SEEDS:-1 2 3}                             # one run of every method each
+METHODS=${METHODS:-finetune kd ckd}               # finetune: labels only; the others are presets of --terms
+TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
+STUDENT=${STUDENT:-}                              # a small pre-trained model; empty: cut from TEACHER
+STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
+DATA_DIR=${DATA_DIR:-}                            # folder with GLUE's own files; empty: the hub
+RUNS=${RUNS:-runs}                                # results go to $RUNS/<task>/<method>/seed<seed>
+TERMS=${TERMS:-}                                  # terms of ckd instead of the task's preset, e.g. "ckd wr_triple=50"
+TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
+TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
+LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the task's preset
+EPOCHS=${EPOCHS:-}                                # of the students; empty: the task's preset
+
+# Published for a 6-layer student: temperature, pair weight, triple weight, learning rate, epochs, with logits that are
+# not scaled by temperature^2. Here they are, so the weights below are multiplied by temperature^2.
+preset() {
+    case $1 in
+        cola) echo 3 1 10 5e-5 4 ;;
+        sst2) echo 4 100 1000 4e-5 4 ;;
+        rte) echo 3 1 10 5e-5 6 ;;
+        qnli) echo 3 10 1 4e-5 4 ;;
+        mrpc) echo 4 1 1 3e-5 4 ;;
+        stsb) echo 1 0.1 0.1 5e-5 4 ;;
+        mnli) echo 4 100 1 4e-5 4 ;;
+        qqp) echo 2 10 10 5e-5 4 ;;
+        *) echo 3 1 10 5e-5 4 ;;  # wnli: not published, as cola
+    esac
+}
+
+teacher_options=() student_options=()
+if [ "${1:-}" = demo ]; then
+    shift
+    source setup.sh
+    RUNS=$RUNS/demo TASKS=cola
+    python synthetic.py --output_dir cache/synthetic
+    TEACHER=cache/synthetic/bert DATA_DIR=cache/synthetic/glue STUDENT_LAYERS=${STUDENT_LAYERS:-2}
+    TEACHER_LEARNING_RATE=3e-4 TEACHER_EPOCHS=5 LEARNING_RATE=5e-4 EPOCHS=2
+    student_options=(--max_train_samples 8000)
+else
+    source setup.sh
+fi
+[ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
+data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
+
+for task in $TASKS; do
+    read -r temperature pair triple learning_rate epochs < <(preset "$task")
+    weights=$(python -c "s = $temperature**2; print(f'wr_pair={$pair*s:g} ltr_pair={$pair*s:g} wr_triple={$triple*s:g} ltr_triple={$triple*s:g}')")
+    teacher=$RUNS/$task/teacher/seed1
+    python distill_finetune.py --task "$task" "${data[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
+        --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" \
+        "${teacher_options[@]}" "$@"
+    for seed in $SEEDS; do
+        for method in $METHODS; do
+            options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$task/$method/seed$seed"
+                --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
+                --learning_rate "${LEARNING_RATE:-$learning_rate}" --num_train_epochs "${EPOCHS:-$epochs}")
+            if [ "$method" != finetune ]; then
+                terms=$method
+                [ "$method" != ckd ] || terms=${TERMS:-ckd $weights}
+                options+=(--teacher "$teacher" --temperature "$temperature" --terms $terms)
+            fi
+            python distill_finetune.py --task "$task" "${data[@]}" "${options[@]}" "${student_options[@]}" "$@"
+        done
+    done
+done
+python report.py "$RUNS" --output_dir "$RUNS"

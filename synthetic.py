@@ -1,0 +1,467 @@
+"""Write a small artificial language as GLUE (CoLA), SQuAD and plain-text files, with an untrained BERT that reads it.
+
+The acceptability task cannot be solved by counting words: an unacceptable sentence is an acceptable one after one
+edit that keeps the unigram statistics (a flipped number, another noun class, two words swapped). The first column of
+the CoLA files names the edit: agr, det, refl, sel or order, and "ok" where the sentence is acceptable.
+
+    python synthetic.py --output_dir data/synthetic
+"""
+
+import argparse
+import json
+import random
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+GRAMMAR_VERSION = 1  # raise it when the same seed gives other files, so that old folders are noticed
+
+# Every noun and adjective begins with a consonant, so that "a" never has to become "an".
+MALE = ["man", "boy", "king", "monk"]
+FEMALE = ["woman", "girl", "queen", "nun"]
+ANIMALS = ["cat", "dog", "bird", "horse"]
+THINGS = ["box", "lamp", "boat", "door", "bell", "piano", "coat", "wheel"]
+NOUNS = {"animate": MALE + FEMALE + ANIMALS, "thing": THINGS}
+OTHER_CLASS = {"animate": "thing", "thing": "animate"}
+TRANSITIVE = {  # by the class of the object; the subject is always animate
+    "animate": ["chase", "greet", "teach", "praise"],
+    "thing": ["repair", "build", "paint", "carry"],
+}
+INTRANSITIVE = {  # by the class of the subject
+    "animate": ["sleep", "sing", "laugh", "jump"],
+    "thing": ["rattle", "break", "creak", "leak"],
+}
+SPEECH = ["say", "know", "think"]
+ADJECTIVES = ["small", "big", "tall", "dark", "red", "white"]
+ADVERBS = ["quietly", "slowly", "today", "daily", "here"]
+PREPOSITIONS = ["near", "behind", "under"]
+DETERMINERS = {"sg": ["a", "this", "every"], "pl": ["these", "many", "several"], "any": ["the", "my"]}
+OTHER_NUMBER = {"sg": "pl", "pl": "sg"}
+IRREGULAR = {"man": "men", "woman": "women"}
+REFLEXIVES = ["himself", "herself", "themselves"]
+FUNCTION_WORDS = ["that", "and", "does", "do", "not", "who", "what", "where"]
+EDIT_WEIGHTS = {"agr": 4, "det": 3, "refl": 3, "sel": 2, "order": 3}
+ACCEPTABLE_SHARE = 0.55
+MIN_WORDS, MAX_WORDS = 4, 16
+# Adjacent words of these roles are never acceptable in the other order.
+FIXED_ORDER = {("det", "noun"), ("det", "adj"), ("adj", "noun"), ("prep", "det"), ("verb", "det"), ("verb", "refl")}
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word: its form, its role, and what the edits need to know about it."""
+
+    form: str
+    role: str
+    lemma: str = ""
+    number: str = ""  # of nouns, finite verbs and determiners that show it
+    noun_class: str = ""  # of nouns whose class a verb selects
+    main: bool = False  # finite verb of the first clause
+
+
+def add_s(lemma):
+    """Return the plural of a noun or the third person singular of a verb."""
+    if lemma in IRREGULAR:
+        return IRREGULAR[lemma]
+    if lemma.endswith(("s", "x", "ch", "sh")):
+        return lemma + "es"
+    if lemma.endswith("y") and lemma[-2] not in "aeiou":
+        return lemma[:-1] + "ies"
+    return lemma + "s"
+
+
+def noun_form(lemma, number):
+    """Return the form of a noun in the given number, "sg" or "pl"."""
+    return add_s(lemma) if number == "pl" else lemma
+
+
+def verb_form(lemma, number):
+    """Return the present form of a verb, or of the auxiliary "do", for a subject of the given number."""
+    if lemma == "do":
+        return "does" if number == "sg" else "do"
+    return add_s(lemma) if number == "sg" else lemma
+
+
+def noun_phrase(rng, noun_class, *, number=None, lemma=None, governed=False):
+    """Return determiner, perhaps an adjective, and noun, as a list of Words, and the number."""
+    number = number or rng.choice(["sg", "pl"])
+    lemma = lemma or rng.choice(NOUNS[noun_class])
+    shown = "any" if rng.random() < 0.4 else number
+    words = [Word(rng.choice(DETERMINERS[shown]), "det", number="" if shown == "any" else number)]
+    if rng.random() < 0.2:
+        words.append(Word(rng.choice(ADJECTIVES), "adj"))
+    words.append(Word(noun_form(lemma, number), "noun", lemma, number, noun_class if governed else ""))
+    return words, number
+
+
+def finite_verb(rng, lemma, number, *, main=False):
+    """Return the finite verb as a list of Words, sometimes as "does not" with the bare verb."""
+    if rng.random() < 0.1:
+        return [Word(verb_form("do", number), "verb", "do", number, main=main), Word("not", "not"), Word(lemma, "bare")]
+    return [Word(verb_form(lemma, number), "verb", lemma, number, main=main)]
+
+
+def preposition_phrase(rng):
+    """Return a preposition and a noun phrase of either class; inside a subject it is a distractor."""
+    return [Word(rng.choice(PREPOSITIONS), "prep"), *noun_phrase(rng, rng.choice(list(NOUNS)))[0]]
+
+
+def modifier(rng, noun_class, number):
+    """Return what follows a subject noun: nothing, a preposition phrase or a relative clause."""
+    kind = rng.random()
+    if kind < 0.64:
+        return []
+    if kind < 0.84:
+        return preposition_phrase(rng)
+    that = [Word("that", "that")]
+    if kind < 0.92:
+        inner, inner_number = noun_phrase(rng, "animate")
+        return that + inner + finite_verb(rng, rng.choice(TRANSITIVE[noun_class]), inner_number)
+    if noun_class == "thing":
+        return that + finite_verb(rng, rng.choice(INTRANSITIVE[noun_class]), number)
+    target = rng.choice(list(NOUNS))
+    return that + finite_verb(rng, rng.choice(TRANSITIVE[target]), number) + noun_phrase(rng, target, governed=True)[0]
+
+
+def clause(rng, *, main=False, plain=False):
+    """Return one acceptable clause as a list of Words; `plain` leaves out modifiers of the subject."""
+    kind = rng.choices(["intransitive", "transitive", "reflexive"], [3, 5, 3])[0]
+    if kind == "intransitive":
+        subject_class = rng.choice(list(NOUNS))
+        subject, number = noun_phrase(rng, subject_class)
+        rest = finite_verb(rng, rng.choice(INTRANSITIVE[subject_class]), number, main=main)
+        tail = rng.random()
+        rest += [Word(rng.choice(ADVERBS), "adv")] if tail < 0.4 else preposition_phrase(rng) if tail < 0.7 else []
+    elif kind == "transitive":
+        subject_class, target = "animate", rng.choice(list(NOUNS))
+        subject, number = noun_phrase(rng, subject_class)
+        rest = finite_verb(rng, rng.choice(TRANSITIVE[target]), number, main=main)
+        rest += noun_phrase(rng, target, governed=True)[0]
+    else:
+        subject_class, reflexive = "animate", rng.choices(REFLEXIVES, [3, 3, 4])[0]
+        group = {"himself": MALE, "herself": FEMALE, "themselves": MALE + FEMALE}[reflexive]
+        number = "pl" if reflexive == "themselves" else "sg"
+        subject, _ = noun_phrase(rng, subject_class, number=number, lemma=rng.choice(group))
+        rest = finite_verb(rng, rng.choice(TRANSITIVE["animate"]), number, main=main) + [Word(reflexive, "refl")]
+    if not plain:
+        subject = subject + modifier(rng, subject_class, number)
+    return subject + rest
+
+
+def acceptable(rng):
+    """Return one acceptable sentence, without its full stop, of MIN_WORDS to MAX_WORDS Words."""
+    while True:
+        kind = rng.random()
+        if kind < 0.86:
+            words = clause(rng, main=True)
+        elif kind < 0.93:
+            subject, number = noun_phrase(rng, "animate", lemma=rng.choice(MALE + FEMALE))
+            verb = finite_verb(rng, rng.choice(SPEECH), number, main=True)
+            words = subject + verb + [Word("that", "that")] + clause(rng, plain=True)
+        else:
+            words = clause(rng, main=True, plain=True) + [Word("and", "and")] + clause(rng, plain=True)
+        if MIN_WORDS <= len(words) <= MAX_WORDS:
+            return words
+
+
+def reorder(rng, words):
+    """Return the words with two neighbours exchanged, or with a verb moved across its object or to the front."""
+    swaps = [i for i in range(len(words) - 1) if (words[i].role, words[i + 1].role) in FIXED_ORDER]
+    at = next(i for i, word in enumerate(words) if word.main)
+    if rng.random() < 0.6:
+        i = rng.choice(swaps)
+        return words[:i] + [words[i + 1], words[i]] + words[i + 2:]
+    rest = words[:at] + words[at + 1:]
+    if at + 1 < len(words) and words[at + 1].role == "det" and "and" not in {word.role for word in words}:
+        return rest + [words[at]]
+    return [words[at]] + rest
+
+
+def edited(rng, words, kind, i):
+    """Return the words after the edit `kind` at position i (order chooses its own position)."""
+    if kind == "order":
+        return reorder(rng, words)
+    word = words[i]
+    number = OTHER_NUMBER.get(word.number)
+    if kind == "agr":
+        new = replace(word, form=verb_form(word.lemma, number), number=number)
+    elif kind == "det":
+        new = replace(word, form=rng.choice(DETERMINERS[number]), number=number)
+    elif kind == "refl":
+        # These odds keep himself : herself : themselves at 3 : 3 : 4 in the edited sentences too.
+        himself, herself, themselves = REFLEXIVES
+        if word.form == themselves:
+            form = rng.choice([himself, herself])
+        else:
+            form = themselves if rng.random() < 2 / 3 else herself if word.form == himself else himself
+        new = replace(word, form=form)
+    else:
+        lemma = rng.choice(NOUNS[OTHER_CLASS[word.noun_class]])
+        new = replace(word, form=noun_form(lemma, word.number), lemma=lemma)
+    return words[:i] + [new] + words[i + 1:]
+
+
+def unacceptable(rng, words):
+    """Return the name of an edit that applies to this acceptable sentence, and the edited sentence."""
+    places = {
+        "agr": [i for i, word in enumerate(words) if word.role == "verb"],
+        "det": [i for i, word in enumerate(words) if word.role == "det" and word.number],
+        "refl": [i for i, word in enumerate(words) if word.role == "refl"],
+        "sel": [i for i, word in enumerate(words) if word.noun_class],
+        "order": [0],
+    }
+    kinds = [kind for kind in EDIT_WEIGHTS if places[kind]]
+    kind = rng.choices(kinds, [EDIT_WEIGHTS[k] for k in kinds])[0]
+    return kind, edited(rng, words, kind, rng.choice(places[kind]))
+
+
+def as_text(words, mark="."):
+    """Return Words, or strings, as one written sentence."""
+    text = " ".join(word if isinstance(word, str) else word.form for word in words)
+    return text[0].upper() + text[1:] + mark
+
+
+def acceptability(rng, size, seen):
+    """Return `size` rows (edit, label, sentence); sentences in the set `seen` are avoided, new ones added to it."""
+    rows = []
+    while len(rows) < size:
+        kind, words = "ok", acceptable(rng)
+        if rng.random() >= ACCEPTABLE_SHARE:
+            kind, words = unacceptable(rng, words)
+        text = as_text(words)
+        if text not in seen:
+            seen.add(text)
+            rows.append((kind, int(kind == "ok"), text))
+    return rows
+
+
+def write_lines(path, lines):
+    """Write lines as UTF-8 with Unix line ends, making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def write_cola(folder, args, seen):
+    """Write train.tsv, dev.tsv and test.tsv as CoLA publishes them."""
+    rng = random.Random(f"{args.seed}-cola")
+    # Dev and test come first: they stay the same when only the training size changes.
+    splits = {"dev": args.dev_size, "test": args.dev_size, "train": args.train_size}
+    for split, size in splits.items():
+        rows = acceptability(rng, size, seen)
+        if split == "test":
+            lines = ["index\tsentence"] + [f"{i}\t{text}" for i, (_, _, text) in enumerate(rows)]
+        else:
+            lines = [f"{kind}\t{label}\t{'' if label else '*'}\t{text}" for kind, label, text in rows]
+        write_lines(folder / f"{split}.tsv", lines)
+
+
+def write_text(folder, args, seen):
+    """Write train.txt and valid.txt, a paragraph a line, without any sentence of the CoLA files."""
+    rng = random.Random(f"{args.seed}-text")
+    for split, size in {"valid": max(1, args.text_size // 10), "train": args.text_size}.items():
+        lines = []
+        for _ in range(size):
+            texts = [as_text(acceptable(rng)) for _ in range(rng.randint(4, 8))]
+            lines.append(" ".join(text for text in texts if text not in seen) or texts[0])
+        write_lines(folder / f"{split}.txt", lines)
+
+
+def fact(rng, nouns, verbs):
+    """Return (sentence, [(question, answer words)]) about nouns and verbs taken from the pools, which shrink."""
+    subject, number = noun_phrase(rng, "animate", lemma=nouns["animate"].pop())
+    kind = rng.choice([kind for kind in verbs if verbs[kind]])
+    lemma = verbs[kind].pop()
+    target_class = rng.choice(list(NOUNS)) if kind == "place" else kind
+    target, _ = noun_phrase(rng, target_class, lemma=nouns[target_class].pop())
+    if kind == "place":
+        target = [Word(rng.choice(PREPOSITIONS), "prep"), *target]
+    sentence = as_text(subject + [Word(verb_form(lemma, number), "verb")] + target)
+    auxiliary = verb_form("do", number)
+    asked = {"animate": "who", "thing": "what", "place": "where"}[kind]
+    questions = [(as_text([asked, auxiliary, "the", subject[-1], lemma], "?"), [word.form for word in target])]
+    if kind == "place":
+        questions.append((as_text(["who", add_s(lemma)], "?"), [word.form for word in subject]))
+    else:
+        questions.append((as_text(["who", add_s(lemma), "the", target[-1]], "?"), [word.form for word in subject]))
+    return sentence, questions
+
+
+def paragraph(rng):
+    """Return (context, answerable, impossible): questions with answer words and offset, and questions without."""
+    nouns = {key: rng.sample(lemmas, len(lemmas)) for key, lemmas in NOUNS.items()}
+    verbs = {key: rng.sample(lemmas, len(lemmas)) for key, lemmas in TRANSITIVE.items()}
+    verbs["place"] = rng.sample(INTRANSITIVE["animate"], len(INTRANSITIVE["animate"]))
+    facts = [fact(rng, nouns, verbs) for _ in range(rng.randint(3, 6))]
+    context = " ".join(sentence for sentence, _ in facts)
+    answerable, start = [], 0
+    for sentence, questions in facts:
+        for question, words in questions:
+            # A subject opens its sentence with a capital; every noun stands once, so the place is the only one.
+            at = sentence.lower().index(" ".join(words))
+            answerable.append((question, words, start + at))
+        start += len(sentence) + 1
+    # The subject of one fact with the verb of another: all words occur, the answer does not.
+    heads = [question[:-1].split() for _, ((question, _), _) in facts]
+    pairs = zip(heads, heads[1:] + heads[:1], strict=True)
+    impossible = [" ".join([*mine[:1], *other[1:-1], mine[-1]]) + "?" for mine, other in pairs]
+    return context, answerable, impossible
+
+
+def gold_answers(rng, context, words, start, several):
+    """Return one gold answer, or one to three nested ones, as SQuAD writes its training and dev sets."""
+    spans = [(start, start + len(" ".join(words)))]
+    if several:
+        # Shorter spans leave out the determiner, then also the adjective, and end at the same place.
+        shorter = [len(" ".join(words[:k])) + 1 for k in range(1, len(words))]
+        spans += [(start + skip, spans[0][1]) for skip in shorter[: rng.randint(0, 2)]]
+    return [{"text": context[a:b], "answer_start": a} for a, b in spans]
+
+
+def squad_articles(rng, size, split, seen, *, impossible_share=0.0):
+    """Return SQuAD articles with `size` questions in all, on contexts that are not in the set `seen`."""
+    articles, count = [], 0
+    while count < size:
+        paragraphs = []
+        while count < size and len(paragraphs) < 4:
+            context, answerable, impossible = paragraph(rng)
+            if context in seen:
+                continue
+            seen.add(context)
+            qas = []
+            for question, words, start in rng.sample(answerable, min(4, len(answerable), size - count)):
+                qa = {"id": f"{split}-{count:06d}", "question": question}
+                if impossible_share:
+                    qa["is_impossible"] = rng.random() < impossible_share
+                if qa.get("is_impossible"):
+                    qa |= {"question": impossible.pop() if impossible else question, "answers": []}
+                else:
+                    qa["answers"] = gold_answers(rng, context, words, start, several=split.startswith("dev"))
+                qas.append(qa)
+                count += 1
+            paragraphs.append({"context": context, "qas": qas})
+        articles.append({"title": f"Synthetic_{split}_{len(articles):04d}", "paragraphs": paragraphs})
+    return articles
+
+
+def write_squad(folder, args):
+    """Write train and dev files of SQuAD 1.1 and of SQuAD 2.0; a third of the questions of 2.0 have no answer."""
+    for version, share in {"1.1": 0.0, "2.0": 1 / 3}.items():
+        rng = random.Random(f"{args.seed}-squad-{version}")
+        seen = set()
+        for split, size in {"dev": args.squad_dev_size, "train": args.squad_train_size}.items():
+            articles = squad_articles(rng, size, f"{split}-v{version}", seen, impossible_share=share)
+            text = json.dumps({"version": version if share == 0 else "v2.0", "data": articles})
+            write_lines(folder / f"{split}-v{version}.json", [text])
+
+
+def vocabulary():
+    """Return the WordPiece vocabulary: special tokens, punctuation, every word form, then single characters."""
+    forms = [form for lemmas in NOUNS.values() for lemma in lemmas for form in (lemma, add_s(lemma))]
+    verbs = [*SPEECH, *(v for table in (TRANSITIVE, INTRANSITIVE) for lemmas in table.values() for v in lemmas)]
+    forms += [form for lemma in verbs for form in (lemma, add_s(lemma))]
+    forms += ADJECTIVES + ADVERBS + PREPOSITIONS + REFLEXIVES + FUNCTION_WORDS
+    forms += [determiner for group in DETERMINERS.values() for determiner in group]
+    # The characters let the tokenizer read words that the language does not have.
+    characters = list("abcdefghijklmnopqrstuvwxyz0123456789")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,?!'\"-:;()", *forms, *characters]
+    return list(dict.fromkeys(pieces + ["##" + character for character in characters]))
+
+
+def write_bert(folder, args):
+    """Write tokenizer, configuration and seeded, untrained weights of a 4-layer BERT as a Hugging Face folder."""
+    vocab = vocabulary()
+    write_lines(folder / "vocab.txt", vocab)
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=384)
+    # Trained from scratch on little data, this size starts faster with wider weights and without dropout.
+    config = BertConfig(vocab_size=len(vocab), hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+                        intermediate_size=256, max_position_embeddings=384, initializer_range=0.05,
+                        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        model = BertForMaskedLM(config)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def build_parser():
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for glue/, squad/, text/ and bert/")
+    parser.add_argument("--overwrite", action="store_true", help="replace files written there with other options")
+    parser.add_argument("--train_size", type=int, default=32000, help="CoLA training sentences (default: %(default)s)")
+    parser.add_argument("--dev_size", type=int, default=1000,
+                        help="CoLA dev sentences, and as many test sentences (default: %(default)s)")
+    parser.add_argument("--text_size", type=int, default=2000,
+                        help="paragraphs of train.txt; valid.txt has a tenth (default: %(default)s)")
+    parser.add_argument("--squad_train_size", type=int, default=6000,
+                        help="SQuAD training questions per version (default: %(default)s)")
+    parser.add_argument("--squad_dev_size", type=int, default=500,
+                        help="SQuAD dev questions per version (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of sentences and weights (default: %(default)s)")
+    return parser
+
+
+def check_args(args):
+    """Raise ValueError for a size below 1, or when the folder holds files that were made otherwise."""
+    for name in ("train_size", "dev_size", "text_size", "squad_train_size", "squad_dev_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)}: give 1 or more")
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        raise ValueError(f"--output_dir {args.output_dir} is a file: name a folder")
+    present = [name for name in ("glue", "squad", "text", "bert") if (args.output_dir / name).exists()]
+    if args.overwrite or not present:
+        return
+    old = read_record(args.output_dir)
+    if old is None:
+        raise ValueError(f"{args.output_dir} holds {', '.join(present)} not known to come from this script: "
+                         "choose another --output_dir or add --overwrite")
+    differing = [name for name, value in options(args).items() if old.get(name) != value]
+    if differing:
+        raise ValueError(f"{args.output_dir} was written with other {', '.join(differing)}: "
+                         "choose another --output_dir or add --overwrite")
+
+
+def options(args):
+    """Return what determines the files, as a dict."""
+    names = ("train_size", "dev_size", "text_size", "squad_train_size", "squad_dev_size", "seed")
+    return {"grammar_version": GRAMMAR_VERSION, **{name: getattr(args, name) for name in names}}
+
+
+def read_record(folder):
+    """Return synthetic.json of the folder as a dict, or None where there is none that can be read."""
+    try:
+        return json.loads((folder / "synthetic.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def main(argv=None):
+    """Write all files; where they are already complete with the same options, do nothing."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        check_args(args)
+    except ValueError as error:
+        print(f"synthetic.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    folder, record = args.output_dir, options(args)
+    if read_record(folder) == {**record, "complete": True} and not args.overwrite:
+        print(f"{folder}: already written with these options")
+        return
+    write_lines(folder / "synthetic.json", [json.dumps({**record, "complete": False}, indent=2)])
+    seen = set()
+    write_cola(folder / "glue" / "CoLA", args, seen)
+    write_text(folder / "text", args, seen)
+    write_squad(folder / "squad", args)
+    write_bert(folder / "bert", args)
+    write_lines(folder / "synthetic.json", [json.dumps({**record, "complete": True}, indent=2)])
+    print(f"{folder}: {args.train_size} + {args.dev_size} sentences, {args.squad_train_size} + {args.squad_dev_size} "
+          f"questions, {args.text_size} paragraphs")
+
+
+if __name__ == "__main__":
+    main()

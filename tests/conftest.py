@@ -1,0 +1,42 @@
+"""Shared by the tests: a small artificial language on disk, and scripts called as from the command line."""
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import distill_finetune
+import synthetic
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Folder with glue/, squad/, text/ and bert/ of the artificial language, in small."""
+    folder = tmp_path_factory.mktemp("world")
+    synthetic.main(["--output_dir", str(folder), "--train_size", "256", "--dev_size", "64", "--text_size", "40",
+                    "--squad_train_size", "60", "--squad_dev_size", "20", "--overwrite"])  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def finetune(world):
+    """Run distill_finetune.py in this process on the artificial CoLA; later options overrule the defaults here."""
+
+    def run(*options):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        distill_finetune.main([
+            "--task", "cola", "--data_dir", str(world / "glue"),
+            "--max_train_samples", "96", "--max_eval_samples", "32", "--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--max_seq_length", "32",
+            "--logging_steps", "2", *map(str, options),
+        ])  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def teacher(world, tmp_path_factory):
+    """Folder of a (badly) fine-tuned teacher."""
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    distill_finetune.main(["--task", "cola", "--data_dir", str(world / "glue"), "--student", str(world / "bert"),
+                           "--max_steps", "2", "--run_name", "teacher", "--output_dir", str(folder)])  # fmt: skip
+    torch.manual_seed(0)
+    return folder

@@ -1,0 +1,256 @@
+"""distill_finetune.py through its command line, on tiny models: results, resume, refusals."""
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import losses
+import runs
+import training
+
+CKD = ("--student_layers", "2", "--terms", "ckd")
+
+
+def record_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def scalars(folder):
+    events = EventAccumulator(str(folder / "tb"))
+    events.Reload()
+    return events
+
+
+def test_a_distilled_student_and_all_that_belongs_to_it(finetune, teacher, tmp_path):
+    folder = tmp_path / "run"
+    finetune("--teacher", teacher, *CKD, "--window", "5", "--output_dir", folder, "--do_predict")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.num_hidden_layers == 2 and model.config.label2id == {"0": 0, "1": 1}
+    assert AutoTokenizer.from_pretrained(folder)("the dog runs .")["input_ids"]
+    assert "arXiv:2109.08359" in (folder / "README.md").read_text()
+    record = record_of(folder)
+    assert record["status"] == "complete" and record["steps"] == 12 and record["name"] == "ckd"
+    assert record["options"]["terms"] == {
+        "logits": 1.0, "wr_pair": 1.0, "wr_triple": 10.0, "ltr_pair": 1.0, "ltr_triple": 10.0,
+    }  # fmt: skip
+    assert [entry["epoch"] for entry in record["history"]] == [1.0, 2.0]
+    assert record["teacher"]["flops_per_sequence"] > record["model"]["flops_per_sequence"] > 0
+    assert set(record["latency"]["speedup"]) == {"1", "32"} and record["time"]["train_s"] > 0
+    assert record["hardware"]["cpu"] and record["versions"]["torch"] == torch.__version__
+    events = scalars(folder)
+    tags = set(events.Tags()["scalars"])
+    assert {f"loss/{name}" for name in ("total", *losses.TERMS)} <= tags
+    assert {"optim/lr", "optim/grad_norm", "perf/examples_per_s", "perf/tokens_per_s", "perf/max_mem_gb"} <= tags
+    assert "eval/matthews_correlation" in tags and "relations/words" in events.Tags()["images"]
+    unweighted, weighted = (events.Scalars(tag) for tag in ("loss/wr_triple", "loss_weighted/wr_triple"))
+    assert weighted[0].value == pytest.approx(10 * unweighted[0].value)
+    assert [e.step for e in unweighted] == [2, 4, 6, 8, 10, 12]
+    lines = (folder / "CoLA.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 65
+    assert {line.split("\t")[1] for line in lines[1:]} <= {"0", "1"}
+
+
+def test_zero_weights_are_not_computed(finetune, teacher, tmp_path, monkeypatch):
+    monkeypatch.setitem(losses.TERMS, "wr_triple", lambda *_: pytest.fail("computed a term of weight 0"))
+    finetune("--teacher", teacher, *CKD, "wr_triple=0", "--max_steps", "1", "--output_dir", tmp_path / "run")
+
+
+def test_a_best_score_of_zero_or_below_is_still_saved(finetune, world, tmp_path, monkeypatch):
+    scores = iter([-0.3, -0.2, -0.4])
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    finetune("--student", world / "bert", "--num_train_epochs", "3", "--output_dir", tmp_path / "run")
+    record = record_of(tmp_path / "run")
+    assert record["best"]["score"] == -0.2 and record["last"]["score"] == -0.4
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_the_best_model_is_kept_not_the_last(finetune, world, tmp_path, monkeypatch):
+    scores, kept = iter([0.5, 0.1]), []
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    save = training.save_best
+    monkeypatch.setattr(training, "save_best", lambda *a: (save(*a), kept.append(1)))
+    finetune("--student", world / "bert", "--output_dir", tmp_path / "run")
+    best = load_file(tmp_path / "run" / "model.safetensors")
+    last = load_file(next((tmp_path / "run" / "checkpoints").iterdir()) / "model.safetensors")
+    assert len(kept) == 1 and any(not torch.equal(best[k], last[k]) for k in best)
+
+
+def test_fractional_epochs_end_where_the_schedule_ends(finetune, world, tmp_path):
+    options = ("--num_train_epochs", "1.5", "--logging_steps", "1")
+    finetune("--student", world / "bert", *options, "--output_dir", tmp_path / "r")
+    assert record_of(tmp_path / "r")["steps"] == 9
+    rates = [e.value for e in scalars(tmp_path / "r").Scalars("optim/lr")]
+    assert rates[0] == pytest.approx(5e-5) and rates[-1] == pytest.approx(5e-5 / 8) and rates == sorted(rates)[::-1]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Filled by the first test that needs it with the folder of a run that was never interrupted."""
+    return {}
+
+
+class TestInterruption:
+    OPTIONS = ("--save_steps", "2", "--eval_steps", "3", "--gradient_accumulation_steps", "2",
+               "--per_device_train_batch_size", "6", "--num_train_epochs", "1.5")  # fmt: skip
+
+    @pytest.mark.parametrize("at", ["step", "evaluation", "checkpoint", "sigterm"])
+    def test_a_resumed_run_has_the_same_weights_bit_for_bit(self, finetune, teacher, tmp_path, monkeypatch, whole, at):
+        options = ("--teacher", teacher, *CKD, *self.OPTIONS)
+        if not whole:
+            finetune(*options, "--output_dir", tmp_path / "whole")
+            whole.update(folder=tmp_path / "whole")
+        folder, calls = tmp_path / "cut", []
+
+        def cut(function, call):
+            def wrapped(*args, **kwargs):
+                calls.append(1)
+                if len(calls) == call and at == "sigterm":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                elif len(calls) == call:
+                    raise KeyboardInterrupt
+                return function(*args, **kwargs)
+
+            return wrapped
+
+        where, call = {"step": ("training_step", 6), "evaluation": ("evaluate", 2), "checkpoint": ("write_json", 6),
+                       "sigterm": ("training_step", 7)}[at]  # fmt: skip
+        owner = runs if at == "checkpoint" else training
+        monkeypatch.setattr(owner, where, cut(getattr(owner, where), call))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            finetune(*options, "--output_dir", folder)
+        assert record_of(folder)["status"] == "running"
+        monkeypatch.undo()
+        finetune(*options, "--output_dir", folder)
+        for name in ("model.safetensors", "checkpoints/step-00000012/model.safetensors"):
+            a, b = load_file(whole["folder"] / name), load_file(folder / name)
+            assert all(torch.equal(a[k], b[k]) for k in a), name
+        first, second = record_of(whole["folder"]), record_of(folder)
+        assert first["history"] == second["history"] and second["time"]["sessions"] == 2
+
+    def test_a_damaged_checkpoint_is_named_and_skipped(self, finetune, world, tmp_path, capsys):
+        options = ("--student", world / "bert", "--save_steps", "2", "--keep_checkpoints", "3",
+                   "--output_dir", tmp_path / "r")  # fmt: skip
+        finetune(*options)
+        expected = load_file(tmp_path / "r" / "checkpoints" / "step-00000012" / "model.safetensors")
+        newest = tmp_path / "r" / "checkpoints" / "step-00000012" / "optimizer.bin"
+        newest.write_bytes(newest.read_bytes()[:-10])
+        record = record_of(tmp_path / "r")
+        runs.write_json(tmp_path / "r" / "run.json", record | {"status": "running"})
+        finetune(*options)
+        assert "step-00000012 is damaged (optimizer.bin changed): skipped" in capsys.readouterr().err
+        got = load_file(tmp_path / "r" / "checkpoints" / "step-00000012" / "model.safetensors")
+        assert all(torch.equal(got[k], expected[k]) for k in got)
+
+
+def test_a_non_finite_loss_is_named_and_leaves_the_checkpoint(finetune, teacher, tmp_path, monkeypatch):
+    calls = []
+
+    def term(student, teacher, batch, args):
+        calls.append(1)
+        return student.logits.sum() * (float("nan") if len(calls) == 5 else 0.0)
+
+    monkeypatch.setitem(losses.TERMS, "wr_pair", term)
+    with pytest.raises(training.TrainingError, match=r"non-finite loss: wr_pair at step 5 \(examples \d+, "):
+        finetune("--teacher", teacher, *CKD, "--save_steps", "3", "--output_dir", tmp_path / "run")
+    assert runs.newest_checkpoint(tmp_path / "run").name == "step-00000003"
+
+
+class TestRunFolder:
+    def test_a_finished_run_is_not_run_again_nor_overwritten_by_other_options(self, finetune, world, tmp_path, capsys):
+        options = ("--student", world / "bert", "--max_steps", "1", "--output_dir", tmp_path / "run")
+        finetune(*options)
+        before = (tmp_path / "run" / "run.json").read_bytes()
+        finetune(*options)
+        assert "complete already" in capsys.readouterr().out
+        with pytest.raises(ValueError, match=r"--learning_rate 5e-05 there, 0.001 here.*--overwrite"):
+            finetune(*options, "--learning_rate", "1e-3")
+        assert (tmp_path / "run" / "run.json").read_bytes() == before
+        finetune(*options, "--learning_rate", "1e-3", "--overwrite")
+        assert record_of(tmp_path / "run")["options"]["learning_rate"] == 1e-3
+
+    def test_a_folder_with_other_things_in_it_is_refused(self, finetune, world, tmp_path):
+        (tmp_path / "thesis.tex").write_text("precious")
+        with pytest.raises(ValueError, match="not empty and holds no run"):
+            finetune("--student", world / "bert", "--output_dir", tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(self, finetune, world, tmp_path):
+        folder = tmp_path / "run"
+        code = f"import runs, pathlib, time; p = pathlib.Path({str(folder)!r}); p.mkdir(); h = runs._lock(p); " \
+               "print('held', flush=True); time.sleep(60)"  # fmt: skip
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+            assert holder.stdout.readline() == b"held\n"
+            options = ("--student", world / "bert", "--max_steps", "1", "--output_dir", folder)
+            with pytest.raises(ValueError, match=rf"in use by another run .process {holder.pid} on "):
+                finetune(*options)
+            holder.kill()
+        finetune(*options)
+
+
+BAD = [
+    (["--terms", "wr_pears=1"], "unknown term 'wr_pears'"),
+    (["--terms", "cdk"], "neither a preset"),
+    (["--terms", "ckd", "logits=-1"], "number >= 0"),
+    (["--terms", "kd", "logits=0"], "every weight is 0"),
+    (["--window", "20"], "window 20 must be odd"),
+    (["--window", "many"], "odd number or 'all'"),
+    (["--distance", "l2"], "criterion 'kl' needs distance 'cosine'"),
+    (["--layer_map", "diagonal"], "unknown layer map 'diagonal'"),
+    (["--layer_map", "0:0,2:9"], "pair 2:9 lies outside the models"),
+    (["--layer_map", "2:4"], "ltr_pair relates 2 layers but only 1"),
+    (["--temperature", "0"], "must be positive"),
+    (["--hard_weight", "-1"], "must be 0 or more"),
+    (["--data_dir", "/nowhere"], "'/nowhere' is not a folder"),
+    (["--teacher", "/nowhere/model"], "'/nowhere/model' is not a folder: check the path"),
+    (["--student_layers", "0"], "--student_layers 0 must be at least 1"),
+    (["--student_hidden", "30"], "not a multiple of 4 heads"),
+    (["--student_hidden", "64", "--student_init", "first"], "use --student_init random"),
+    (["--max_seq_length", "4000"], "exceeds the model's 384 positions"),
+    (["--train_file", "x.csv"], "--train_file is for --task custom"),
+    (["--run_name", "../up"], "becomes a folder"),
+    (["--task", "ax"], "--task ax is prediction only"),
+]
+
+
+@pytest.mark.parametrize("options, said", BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_input_is_one_line_before_anything_is_written(finetune, teacher, tmp_path, options, said):
+    with pytest.raises(ValueError, match=said) as error:
+        finetune("--teacher", teacher, "--student_layers", "2", "--output_dir", tmp_path / "run", *options)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_models_that_cannot_go_together_are_refused(finetune, teacher, world, tmp_path):
+    with pytest.raises(ValueError, match=r"carries no trained task head .*distill_finetune.py --task cola"):
+        finetune("--teacher", world / "bert", "--student_layers", "2", "--output_dir", tmp_path / "run")
+    other = tmp_path / "other"
+    AutoModelForSequenceClassification.from_pretrained(teacher).save_pretrained(other)
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(other)
+    with pytest.raises(ValueError, match="have different vocabularies"):
+        finetune("--teacher", teacher, "--student", other, "--output_dir", tmp_path / "run")
+    with pytest.raises(ValueError, match="pass --student"):
+        finetune("--teacher", teacher, "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_exit_status_and_one_line_on_stderr(tmp_path):
+    """As a user sees it, for an error of argparse, one of ours, and a hub that cannot be reached."""
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    for options, said in (
+        (["--task", "colla"], "invalid choice: 'colla'"),
+        (["--task", "cola", "--student", "x", "--learning", "1"], "unrecognized arguments: --learning"),
+        (["--task", "cola", "--student", "bert-base-cased"], "pass --data_dir"),
+    ):
+        done = subprocess.run([sys.executable, "distill_finetune.py", *options, "--output_dir", str(tmp_path / "run")],
+                              capture_output=True, text=True, env=env)  # fmt: skip
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

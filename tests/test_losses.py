@@ -1,0 +1,351 @@
+"""The relation losses against a slow float64 reference that forms every difference, and by property."""
+import argparse
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import losses
+from losses import ltr_pair, ltr_triple, soft_logits, wr_pair, wr_triple
+
+RELATIONS = {"wr_pair": wr_pair, "wr_triple": wr_triple, "ltr_pair": ltr_pair, "ltr_triple": ltr_triple}
+
+
+def criterion_values(a, b, criterion):
+    if criterion == "mse":
+        return (a - b) ** 2
+    if criterion == "l1":
+        return (a - b).abs()
+    return torch.where((a - b).abs() < 1, 0.5 * (a - b) ** 2, (a - b).abs() - 0.5)
+
+
+def pair_relation(x, distance):
+    n = len(x)
+    if distance == "cosine":
+        rows = [torch.stack([F.cosine_similarity(x[i], x[j], 0, 1e-12) for j in range(n)]) for i in range(n)]
+        return torch.stack(rows)
+    d = torch.stack([torch.stack([(x[i] - x[j]).norm() for j in range(n)]) for i in range(n)])
+    return d / d[~torch.eye(n, dtype=torch.bool)].mean()
+
+
+def pair_values(a, b, distance, criterion):
+    n = len(a)
+    if n < 2:
+        return a.new_zeros(0)
+    others = ~torch.eye(n, dtype=torch.bool)
+    r_a, r_b = (pair_relation(x, distance)[others].view(n, n - 1) for x in (a, b))
+    if criterion == "kl":
+        p = r_b.softmax(-1)
+        return (p * (p.log() - r_a.log_softmax(-1))).flatten()
+    return criterion_values(r_a, r_b, criterion).flatten()
+
+
+def triple_values(a, b, positions, window, criterion):
+    reach = (window - 1) // 2 if window else len(a) + max(positions, default=0)
+    values = []
+    for j in range(len(a)):
+        near = [i for i in range(len(a)) if i != j and abs(positions[i] - positions[j]) <= reach]
+        for i in near:
+            for k in near:
+                if i != k:
+                    angles = [F.cosine_similarity(x[i] - x[j], x[k] - x[j], 0, 1e-12) for x in (a, b)]
+                    values.append(criterion_values(*angles, criterion))
+    return torch.stack(values) if values else a.new_zeros(0)
+
+
+def reference(name, student, teacher, mask, distance="cosine", criterion=None, window=21):
+    """Mean over the valid relations of the batch, one by one, in float64."""
+    student, teacher = student.double(), teacher.double()
+    batch, layers, tokens = student.shape[:3]
+    sets = []
+    for b in range(batch):
+        real = [i for i in range(tokens) if mask[b, i]]
+        if name.startswith("wr"):
+            sets += [((b, layer, real), real) for layer in range(layers)]
+        else:
+            sets += [((b, slice(None), i), list(range(layers))) for i in real]
+    values = [torch.zeros(0, dtype=torch.float64)]
+    for where, positions in sets:
+        a, b = student[where], teacher[where]
+        if name.endswith("pair"):
+            values.append(pair_values(a, b, distance, criterion or "kl"))
+        else:
+            values.append(triple_values(a, b, positions, window if name == "wr_triple" else None, criterion or "mse"))
+    values = torch.cat(values)
+    return values.sum() / max(1, len(values))
+
+
+def hidden(seed, *shape, offset=0.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) + offset
+
+
+@pytest.fixture
+def batch():
+    """Student, teacher and mask: a full sentence, a padded one, one with a hole, one word alone."""
+    mask = torch.ones(4, 9, dtype=torch.long)
+    mask[1, 6:] = 0
+    mask[2, 3] = 0
+    mask[3, 1:] = 0
+    return hidden(1, 4, 4, 9, 16), hidden(2, 4, 4, 9, 24), mask
+
+
+PAIR_OPTIONS = [{}] + [{"distance": d, "criterion": c} for d in ("cosine", "l2") for c in ("mse", "l1", "huber")]
+CASES = [(name, kw) for name in ("wr_pair", "ltr_pair") for kw in PAIR_OPTIONS]
+CASES += [("wr_triple", {"window": w, "criterion": c}) for w in (3, 5, 17, 21, None) for c in ("mse", "l1", "huber")]
+CASES += [("ltr_triple", {"criterion": c}) for c in ("mse", "l1", "huber")]
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+@pytest.mark.parametrize("name, options", CASES, ids=str)
+def test_value_and_gradient_equal_the_slow_reference(batch, name, options, offset):
+    student, teacher, mask = batch
+    student, teacher = student + offset, teacher + offset
+    fast, slow = student.clone().requires_grad_(), student.double().requires_grad_()
+    got, expected = RELATIONS[name](fast, teacher, mask, **options), reference(name, slow, teacher, mask, **options)
+    assert got.dtype == torch.float32 and got.shape == ()
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=0)
+    got.backward(), expected.backward()
+    assert (fast.grad - slow.grad).norm() <= 1e-4 * slow.grad.norm()
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_real_text_shapes_stay_within_a_thousandth_of_float64(name):
+    """Anisotropic states, as trained models have them: a large common vector and a few dominant dimensions."""
+    scale = torch.ones(64)
+    scale[:3] = 20
+    student, teacher = (hidden(seed, 2, 3, 14, 64) * scale + 10 * scale for seed in (3, 4))
+    mask = torch.ones(2, 14)
+    torch.testing.assert_close(
+        RELATIONS[name](student, teacher, mask).double(), reference(name, student, teacher, mask), rtol=1e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+class TestProperties:
+    def test_padding_changes_nothing_whatever_it_holds(self, batch, name):
+        student, teacher, mask = batch
+        expected = RELATIONS[name](student, teacher, mask)
+        for junk in (1e4, float("nan"), float("inf")):
+            more = [F.pad(x, (0, 0, 0, 5), value=junk) for x in (student, teacher)]
+            for x in more:
+                x.mT[..., :9].masked_fill_(~mask.bool()[:, None, None], junk)
+            more[0].requires_grad_()
+            got = RELATIONS[name](*more, F.pad(mask, (0, 5)))
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
+            (grad,) = torch.autograd.grad(got, more[0])
+            assert grad.isfinite().all() and grad[:, :, 9:].abs().max() == 0
+
+    def test_order_of_the_batch_does_not_matter(self, batch, name):
+        order = torch.tensor([2, 0, 3, 1])
+        shuffled = [x[order] for x in batch]
+        torch.testing.assert_close(RELATIONS[name](*batch), RELATIONS[name](*shuffled), rtol=1e-5, atol=0)
+
+    def test_mean_is_over_relations_not_over_sentences(self, batch, name):
+        student, teacher, mask = batch
+        doubled = RELATIONS[name](*(torch.cat([x, x]) for x in batch))
+        torch.testing.assert_close(doubled, RELATIONS[name](student, teacher, mask), rtol=1e-5, atol=0)
+
+    def test_rotation_changes_nothing(self, batch, name):
+        student, teacher, mask = batch
+        rotation = torch.linalg.qr(hidden(5, 16, 16))[0]
+        got = RELATIONS[name](3 * student @ rotation, teacher, mask)
+        torch.testing.assert_close(got, RELATIONS[name](student, teacher, mask), rtol=1e-4, atol=1e-7)
+
+    def test_student_equal_to_teacher_gives_zero(self, batch, name):
+        student, _, mask = batch
+        same = student.clone().requires_grad_()
+        value = RELATIONS[name](same, student, mask)
+        value.backward()
+        assert abs(value.item()) < 1e-6 and same.grad.abs().max() < 1e-5
+
+    def test_gradients_reach_the_student_only(self, batch, name):
+        student, teacher, mask = (x.clone() for x in batch)
+        student.requires_grad_(), teacher.requires_grad_()
+        RELATIONS[name](student, teacher, mask).backward()
+        assert student.grad.abs().sum() > 0 and teacher.grad is None
+
+    def test_no_valid_relation_gives_zero_with_a_graph(self, batch, name):
+        student, teacher, mask = batch
+        for s, t, m in ((student, teacher, mask * 0), (student[:0], teacher[:0], mask[:0])):
+            s = s.clone().requires_grad_()
+            value = RELATIONS[name](s, t, m)
+            value.backward()
+            assert value.item() == 0 and s.grad is not None and s.grad.isfinite().all()
+
+    def test_equal_and_zero_vectors_give_finite_values_and_no_gradient(self, batch, name):
+        student, teacher, mask = batch
+        constant = torch.ones_like(student).requires_grad_()
+        value = RELATIONS[name](constant, teacher, mask)
+        value.backward()
+        assert value.isfinite() and constant.grad.abs().max() < 1e-6
+        zero = torch.zeros_like(student).requires_grad_()
+        RELATIONS[name](zero, teacher, mask).backward()
+        assert zero.grad.abs().max() == 0
+
+    def test_one_equal_pair_counts_with_value_zero(self, batch, name):
+        student, teacher, mask = (x.clone() for x in batch)
+        student[:, :, 2] = student[:, :, 5]  # words
+        student[:, 1] = student[:, 2]  # layers
+        slow = reference(name, student, teacher, mask)
+        torch.testing.assert_close(RELATIONS[name](student, teacher, mask).double(), slow, rtol=1e-4, atol=0)
+
+    def test_bf16_autocast_leaves_the_relations_in_float32(self, batch, name):
+        expected = RELATIONS[name](*batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = RELATIONS[name](*batch)
+            half = RELATIONS[name](batch[0].bfloat16(), batch[1].bfloat16(), batch[2])
+        assert torch.equal(got, expected) and half.dtype == torch.float32
+        torch.testing.assert_close(half, expected, rtol=0.1, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["wr_triple", "ltr_triple"])
+def test_angles_do_not_change_under_translation(batch, name):
+    student, teacher, mask = batch
+    expected = RELATIONS[name](student, teacher, mask)
+    torch.testing.assert_close(RELATIONS[name](student + 100, teacher - 100, mask), expected, rtol=1e-3, atol=0)
+
+
+def test_window_reaches_by_position_and_wide_windows_are_all_triples(batch):
+    student, teacher, mask = batch
+    every = wr_triple(student, teacher, mask, window=None)
+    torch.testing.assert_close(wr_triple(student, teacher, mask, window=19), every)
+    assert abs(wr_triple(student, teacher, mask, window=3) - every) > 1e-3
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_small_batch_equals_the_reference(data):
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    b, layers, t, seed = draw(1, 3), draw(3, 4), draw(1, 8), draw(0, 999)
+    mask = torch.tensor(data.draw(st.lists(st.lists(st.booleans(), min_size=t, max_size=t), min_size=b, max_size=b)))
+    student, teacher = hidden(seed, b, layers, t, 6), hidden(seed + 1, b, layers, t, 5)
+    window = data.draw(st.sampled_from([3, 5, 7, 21, None]))
+    for name, loss in RELATIONS.items():
+        options = {"window": window} if name == "wr_triple" else {}
+        torch.testing.assert_close(
+            loss(student, teacher, mask, **options).double(), reference(name, student, teacher, mask, **options),
+            rtol=1e-3, atol=1e-7,
+        )  # fmt: skip
+
+
+def test_blocks_of_triples_add_up(batch, monkeypatch):
+    expected = [wr_triple(*batch, window=w) for w in (5, None)]
+    monkeypatch.setitem(losses.BLOCK, "cpu", 20)  # one centre at a time
+    for want, window in zip(expected, (5, None), strict=True):
+        torch.testing.assert_close(wr_triple(*batch, window=window), want)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda s, t, m: wr_triple(s, t, m, window=4), "window 4 must be odd"),
+        (lambda s, t, m: wr_triple(s, t, m, window=1), "window 1 must be odd"),
+        (lambda s, t, m: wr_triple(s, t, m, criterion="kl"), "choose one of mse"),
+        (lambda s, t, m: wr_pair(s, t, m, distance="l2", criterion="kl"), "pass 'mse'"),
+        (lambda s, t, m: wr_pair(s, t, m, distance="dot"), "unknown distance 'dot'"),
+        (lambda s, t, m: ltr_pair(s, t, m, criterion="mae"), "unknown criterion 'mae'"),
+        (lambda s, t, m: ltr_pair(s[:, :1], t[:, :1], m), "ltr_pair relates 2 layers but only 1"),
+        (lambda s, t, m: ltr_triple(s[:, :2], t[:, :2], m), "ltr_triple relates 3 layers but only 2"),
+        (lambda s, t, m: wr_pair(s[:, :2], t, m), "do not share batch, layers and tokens"),
+        (lambda s, t, m: wr_pair(s, t, m[:, :3]), "do not share batch, layers and tokens"),
+        (lambda s, t, m: soft_logits(s, s, temperature=0), "temperature 0 must be positive"),
+    ],
+)
+def test_impossible_requests_say_what_to_pass(batch, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(*batch)
+
+
+class TestSoftLogits:
+    def test_equals_the_formula(self):
+        s, t = hidden(1, 5, 3, 7), hidden(2, 5, 3, 7)
+        p, q = (t.double() / 2.5).softmax(-1), (s.double() / 2.5).softmax(-1)
+        expected = 2.5**2 * (p * (p / q).log()).sum(-1).mean()
+        torch.testing.assert_close(soft_logits(s, t, temperature=2.5).double(), expected, rtol=1e-5, atol=0)
+
+    def test_impossible_classes_count_nothing(self):
+        s, t = hidden(1, 5, 7).requires_grad_(), hidden(2, 5, 7)
+        expected = soft_logits(s[:, :4], t[:, :4])
+        for fill in (float("-inf"), -1e4):
+            closed = F.pad(s[:, :4], (0, 3), value=fill)
+            value = soft_logits(closed, F.pad(t[:, :4], (0, 3), value=fill))
+            torch.testing.assert_close(value, expected)
+            assert torch.autograd.grad(value, s)[0].isfinite().all()
+
+    def test_no_rows_give_zero_with_a_graph(self):
+        s = torch.zeros(0, 3, requires_grad=True)
+        value = soft_logits(s, torch.zeros(0, 3))
+        value.backward()
+        assert value.item() == 0
+
+    def test_gradients_reach_the_student_only(self):
+        s, t = hidden(1, 5, 7).requires_grad_(), hidden(2, 5, 7).requires_grad_()
+        soft_logits(s, t, temperature=3.0).backward()
+        assert s.grad.abs().sum() > 0 and t.grad is None
+
+
+class TestTerms:
+    def test_every_relation_term_is_its_public_function(self, batch):
+        student, teacher, mask = batch
+        args = argparse.Namespace(distance="l2", pair_criterion="mse", triple_criterion="l1", window=5, temperature=2.0)
+        views = []
+        for x in (student, teacher):
+            out = OutputStub(hidden_states=[x[:, 3], *x.unbind(1)], logits=x[:, 0, 0, :3])
+            views.append(losses.ModelView(out, (1, 2, 3, 4), mask))
+        expected = {
+            "wr_pair": wr_pair(*batch, distance="l2", criterion="mse"),
+            "wr_triple": wr_triple(*batch, window=5, criterion="l1"),
+            "ltr_pair": ltr_pair(*batch, distance="l2", criterion="mse"),
+            "ltr_triple": ltr_triple(*batch, criterion="l1"),
+            "logits": soft_logits(student[:, 0, 0, :3], teacher[:, 0, 0, :3], temperature=2.0),
+        }
+        for name, value in expected.items():
+            torch.testing.assert_close(losses.TERMS[name](*views, {}, args), value, msg=name)
+
+    def test_regression_logits_are_compared_by_squared_error(self):
+        view = lambda x: losses.ModelView(OutputStub(logits=x), (), None)  # noqa: E731
+        value = losses.TERMS["logits"](view(torch.tensor([[1.0], [3.0]])), view(torch.tensor([[2.0], [1.0]])), {}, None)
+        assert value.item() == pytest.approx((1 + 4) / 2)
+
+    def test_a_preset_fills_only_what_was_not_given(self):
+        assert losses.parse_terms(["wr_triple=5", "ckd", "ltr_pair=0"]) == {
+            "logits": 1.0, "wr_pair": 1.0, "wr_triple": 5.0, "ltr_triple": 10.0,
+        }  # fmt: skip
+        assert losses.parse_terms(["kd"]) == {"logits": 1.0}
+
+    @pytest.mark.parametrize(
+        "words, said",
+        [
+            (["wr_pairs=1"], "unknown term 'wr_pairs'"),
+            (["cdk"], "neither a preset"),
+            (["wr_pair"], "neither a preset"),
+            (["ckd", "kd"], "two presets"),
+            (["logits=1", "logits=2"], "twice"),
+            (["logits=-1"], "number >= 0"),
+            (["logits=nan"], "number >= 0"),
+            (["logits=inf"], "number >= 0"),
+            (["logits=x"], "number >= 0"),
+            (["kd", "logits=0"], "every weight is 0"),
+        ],
+    )
+    def test_wrong_terms_are_named(self, words, said):
+        with pytest.raises(ValueError, match=said):
+            losses.parse_terms(words)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.text(max_size=9) | st.sampled_from(["ckd", "kd", "logits=1", "wr_pair=0"]), min_size=1))
+    def test_any_words_give_weights_or_one_line(self, words):
+        try:
+            weights = losses.parse_terms(words)
+        except ValueError as error:
+            assert str(error)
+        else:
+            assert weights and set(weights) <= set(losses.TERMS) and all(w > 0 for w in weights.values())
+
+
+class OutputStub(dict):
+    """As much of a transformers ModelOutput as ModelView reads."""
+
+    __getattr__ = dict.__getitem__

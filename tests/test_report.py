@@ -1,0 +1,319 @@
+"""report.py: numbers against hand-computed ones, what is kept apart, what is refused, and the plots."""
+
+import copy
+import json
+import math
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import report
+
+STUDENT = {"layers": 3, "hidden_size": 384, "heads": 12, "intermediate_size": 1536, "vocab_size": 30522,
+           "parameters": 17_390_000, "parameters_without_embeddings": 5_500_000, "seq_length": 128,
+           "flops_per_sequence": 1.4e9}
+TEACHER = STUDENT | {"layers": 12, "hidden_size": 768, "intermediate_size": 3072, "parameters": 109_500_000,
+                     "parameters_without_embeddings": 85_600_000, "flops_per_sequence": 22.4e9}
+CPU = {"device": "cpu", "cpu": "AMD EPYC", "cpu_count": 2, "gpu": None, "gpu_count": 0, "processes": 1,
+       "precision": "no"}
+GPU = CPU | {"device": "cuda", "gpu": "NVIDIA H200", "gpu_count": 1}
+
+
+def make_run(name="ckd", task="cola", seed=1, score=0.25, *, last=None, metrics=None, **changes):
+    """A finished run.json as training.py writes it; `changes` replace whole entries."""
+    metric = next(iter(metrics)) if metrics else "matthews_correlation"
+    entry = {"step": 268, "epoch": 1.0, "score": score, "metrics": metrics or {metric: score}}
+    taught = name not in ("teacher", "finetune")
+    latency = {"seq_length": 128, "student_ms": {"1": 3.0, "32": 60.0}}
+    if taught:
+        latency |= {"teacher_ms": {"1": 6.0, "32": 150.0}, "speedup": {"1": 2.0, "32": 2.5}}
+    return {
+        "status": "complete", "stage": "finetune", "task": task, "name": name, "seed": seed,
+        "options": {"learning_rate": 5e-5, "window": 21, "terms": {"logits": 1.0, "wr_triple": 10.0}},
+        "git": {"commit": "abcdef0123456789", "dirty": True}, "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "hardware": CPU, "model": TEACHER if name == "teacher" else STUDENT,
+        "teacher": TEACHER | {"path": "runs/cola/teacher/seed1"} if taught else None, "latency": latency,
+        "time": {"train_s": 300.0, "total_s": 320.0}, "throughput": {"examples_per_s": 140.0, "tokens_per_s": 1600.0},
+        "max_mem_gb": 1.9, "metric": metric, "history": [entry], "best": entry,
+        "last": entry | {"score": score if last is None else last},
+    } | changes
+
+
+def write(root, *runs):
+    """Writes the runs into the folders that training.py gives them; returns the root as a command-line argument."""
+    for run in runs:
+        folder = root / run["task"] / run["name"] / f"seed{run['seed']}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    return str(root)
+
+
+@pytest.fixture
+def tables(capsys, monkeypatch):
+    """Runs report.main without the plots (the slow part) and returns what it printed."""
+    def call(*argv):
+        monkeypatch.setattr(report, "write_plots", lambda runs, folder: [])
+        assert report.main([str(arg) for arg in argv]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    return call
+
+
+def refused(capsys, *argv):
+    """Runs report.main, which must end with status 2 and one line; returns the line."""
+    with pytest.raises(SystemExit) as caught:
+        report.main([str(arg) for arg in argv])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("report.py: error: ") and err.count("\n") == 1 and err.endswith("\n")
+    return err
+
+
+def cells(text, method):
+    """The cells of every table row of that method, tables in order of appearance."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return [row[1:] for row in rows if row[0].strip() == method]
+
+
+def test_one_task_is_one_table_with_hand_computed_numbers(tmp_path, tables):
+    root = write(tmp_path, make_run("teacher", score=0.5), make_run("finetune", score=-0.02),
+                 *(make_run("ckd", seed=seed, score=score, last=score - 0.1, time={"train_s": 100.0 * seed})
+                   for seed, score in ((1, 0.20), (2, 0.22), (3, 0.30))))
+    text = tables(root)
+    # mean 24, deviations -4 -2 6: sample variance (16 + 4 + 36) / 2 = 28, std 5.29
+    assert cells(text, "ckd") == [["24.0 ± 5.3 (3)",
+                                   "14.0 ± 5.3 (3)", "17.39", "5.50", "1.4", "2.00x / 2.50x", "200.0"]]
+    # The plain student borrows the speed of its shape, the teacher is the reference.
+    assert cells(text, "finetune") == [["-2.0 (1)", "-2.0 (1)", "17.39", "5.50", "1.4", "2.00x / 2.50x", "300.0"]]
+    assert cells(text, "teacher") == [["50.0 (1)", "50.0 (1)", "109.50", "85.60", "22.4", "1.00x / 1.00x", "300.0"]]
+    for part in ("cola (Matthews) best", "train (s)", "AMD EPYC (2 cores)", "torch 2.13.0", "abcdef0123 (dirty)"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_no_speed_is_invented(tmp_path, tables):
+    assert cells(tables(write(tmp_path / "a", make_run("finetune"))), "finetune")[0][5] == "-"
+    # Another machine's, another task's and another shape's speed-up are not borrowed.
+    other = make_run("kd", model=STUDENT | {"layers": 4})
+    root = write(tmp_path / "b", make_run("finetune"), other, make_run("ckd", hardware=GPU), make_run("pkd", "rte"))
+    assert [row[3] for row in cells(tables(root), "finetune")[2:]] == ["-"]
+
+
+def test_rows_stand_in_the_conventional_order(tmp_path, tables):
+    names = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd", "alpha", "zeta"]
+    text = tables(write(tmp_path, *(make_run(name) for name in reversed(names))))
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line[:1] == "|"][2:] == names
+    assert cells(tables(tmp_path, "--methods", "zeta,kd"), "ckd") == []
+
+
+def test_several_tasks_with_two_metrics_and_average(tmp_path, tables):
+    mrpc = {"f1": 0.8, "accuracy": 0.7}
+    squad = {"f1": 0.9, "exact_match": 0.6}
+    text = tables(write(tmp_path, make_run("kd", score=0.4), make_run("kd", "mrpc", score=0.8, metrics=mrpc),
+                        make_run("kd", "squad", score=0.9, metrics=squad), make_run("ckd", score=0.5)))
+    best, _, cost = cells(text, "kd")
+    assert best == ["40.0 (1)", "80.0 / 70.0 (1)", "60.0 / 90.0 (1)", "70.0"]  # (40 + 80 + 90) / 3
+    assert cost == ["17.39", "5.50", "1.4", "2.00x / 2.50x", "300.0", "300.0", "300.0"]
+    assert cells(text, "ckd")[0] == ["50.0 (1)", "-", "-", "-"]
+    assert "mrpc (F1 / acc)" in text and "squad (EM / F1)" in text
+
+
+def test_pretraining_has_a_table_of_its_own(tmp_path, tables):
+    metrics = {"perplexity": 12.5, "mlm_loss": 2.5257, "teacher_agreement": 0.615}
+    text = tables(write(tmp_path, make_run(), make_run("ckd", "mlm", score=12.5, metrics=metrics, stage="pretrain")))
+    assert cells(text, "ckd")[1][0] == "12.50 / 2.526 / 61.5 (1)"
+    assert "average" not in text.split("Scores:")[0] and text.index("## Fine-tuning") < text.index("## Pre-training")
+
+
+@pytest.mark.parametrize("degrees, expected", [
+    (1, 12.7062), (2, 4.30265), (4, 2.77645), (29, 2.04523), (1000, 1.96234)])
+def test_t_quantile_against_the_printed_table(degrees, expected):
+    assert report.t_quantile(degrees) == pytest.approx(expected, rel=2e-5)
+
+
+def test_baseline_interval_is_paired_by_seed(tmp_path, tables):
+    runs = [make_run("kd", seed=seed, score=score) for seed, score in ((1, 0.10), (2, 0.30), (3, 0.20), (7, 0.9))]
+    runs += [make_run("ckd", seed=seed, score=score) for seed, score in ((1, 0.11), (2, 0.32), (3, 0.23), (8, 0.1))]
+    text = tables(write(tmp_path, *runs, make_run("pkd", seed=2, score=0.25), make_run("minilm", seed=99)),
+                  "--baseline", "kd")
+    # differences 1, 2, 3: mean 2, std 1, half width 4.30265 / sqrt(3) = 2.484
+    assert cells(text, "ckd")[1] == ["+2.0 [-0.5, +4.5] (3)"]
+    assert cells(text, "pkd")[1] == ["-5.0 (n=1, no interval)"]
+    assert cells(text, "minilm")[1] == ["-"]
+    assert math.isclose(report.t_quantile(2) / math.sqrt(3), 2.484, abs_tol=1e-3)
+
+
+def test_incomplete_runs_are_named_and_left_out(tmp_path, tables):
+    running = {"status": "running", "task": "cola", "name": "kd", "seed": 2}
+    text = tables(write(tmp_path, make_run("kd", score=0.3), running, make_run("ckd", seed=5, status="failed")))
+    assert cells(text, "kd")[0][0] == "30.0 (1)" and cells(text, "ckd") == []
+    assert f"- {tmp_path / 'cola/kd/seed2'} (running)\n" in text
+    assert f"- {tmp_path / 'cola/ckd/seed5'} (failed)\n" in text
+
+
+def test_times_of_different_hardware_are_kept_apart(tmp_path, tables):
+    runs = [make_run("ckd", seed=1, time={"train_s": 100.0}),
+            make_run("ckd", seed=2, time={"train_s": 20.0}, hardware=GPU),
+            make_run("ckd", seed=3, time={"train_s": 50.0}, hardware=CPU | {"processes": 2})]
+    text = tables(write(tmp_path, *runs))
+    assert sorted(row[-1] for row in cells(text, "ckd")[2:]) == ["100.0", "20.0", "50.0"]
+    assert "time: 1 x NVIDIA H200, AMD EPYC (2 cores), 1 process(es), float32" in text
+    assert cells(text, "ckd")[0] == ["25.0 ± 0.0 (3)"]
+
+
+def test_wide_tables_continue_below(tmp_path, tables):
+    tasks = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+    text = tables(write(tmp_path, *(make_run(name, task, seed) for name in ("teacher", "kd") for task in tasks
+                                    for seed in (1, 2))), "--baseline", "kd")
+    assert max(map(len, text.splitlines())) <= 120
+    assert len([row for row in cells(text, "kd") for _ in row]) == 9 + 9 + 4 + 8
+
+
+def test_refusals_name_the_value_and_the_remedy(tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no run.json found" in refused(capsys, empty)
+    assert "is not a folder" in refused(capsys, tmp_path / "absent")
+    write(empty, {"status": "running", "task": "cola", "name": "kd", "seed": 2})
+    assert "no complete run" in refused(capsys, empty)
+    one, two = write(tmp_path / "one", make_run("kd")), write(tmp_path / "two", make_run("kd"))
+    line = refused(capsys, one, two)
+    assert f"{one}/cola/kd/seed1" in line and f"{two}/cola/kd/seed1" in line
+    assert "--baseline nope" in refused(capsys, one, "--baseline", "nope")
+    assert "--methods nope" in refused(capsys, one, "--methods", "kd,nope")
+    assert "unrecognized" in refused(capsys, one, "--base", "kd")
+    write(tmp_path / "one", make_run("kd", seed=2, metrics={"accuracy": 0.5}))
+    assert "headline metric" in refused(capsys, one)
+    (tmp_path / "file").write_text("")
+    assert "--output_dir" in refused(capsys, two, "--output_dir", tmp_path / "file" / "below")
+
+
+def test_a_folder_given_twice_is_read_once(tmp_path, tables):
+    root = write(tmp_path, make_run("kd"))
+    assert cells(tables(root, Path(root) / "cola", root), "kd")[0][0] == "25.0 (1)"
+
+
+DAMAGED = [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000, b"1" * 5000, b'{"status": "done"}',
+           b'{"status": "complete"}', b'{"status": []}']
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_files_are_named(tmp_path, capsys, content):
+    root = write(tmp_path, make_run("kd"))
+    path = tmp_path / "cola" / "kd" / "seed1" / "run.json"
+    path.write_bytes(content)
+    assert str(path) in refused(capsys, root)
+
+
+@pytest.mark.parametrize("where, value, said", [
+    (("best", "score"), float("nan"), "best.score is nan"), (("best", "score"), None, "best.score is None"),
+    (("best",), 3, "best is 3, not an object"), (("model", "layers"), True, "model.layers is True"),
+    (("time", "train_s"), -1, "time.train_s is -1"), (("name",), "a\nb", "name is 'a\\nb'"),
+    (("seed",), "1", "seed is '1'"),
+    (("latency", "speedup"), [], "latency.speedup is []"), (("teacher", "heads"), 0, "teacher.heads is 0"),
+    (("best", "metrics"), {"f1": "x"}, "best.metrics.f1 is 'x'"), (("stage",), [], "stage is []")])
+def test_wrong_values_are_named(tmp_path, capsys, where, value, said):
+    run = copy.deepcopy(make_run("kd"))
+    parent = run
+    for key in where[:-1]:
+        parent = parent[key]
+    parent[where[-1]] = value
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(run))
+    assert f"{folder}/run.json: {said}" in refused(capsys, tmp_path)
+    del parent[where[-1]]
+    (folder / "run.json").write_text(json.dumps(run))
+    if where != ("latency", "speedup"):  # the only one of these that may be absent
+        assert f"{'.'.join(where)} is missing" in refused(capsys, tmp_path)
+
+
+def leaves(value, path=()):
+    """Every path into a JSON value, the inner ones too."""
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from leaves(value[key], (*path, key))
+
+
+JUNK = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+                    | st.sampled_from([0, 10**400, 1e300, 1e-300, "", "$x_1$ \\ |", "\ud800", "running", "pretrain"]),
+                    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+                    max_leaves=4)
+PATHS = [path for path in leaves(make_run("kd")) if path]
+
+
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.sampled_from(PATHS), JUNK | st.just("DELETE")), min_size=1, max_size=3))
+def test_a_damaged_file_never_gives_a_traceback(tmp_path, tables, capsys, changes):
+    run = copy.deepcopy(make_run("kd"))
+    for path, value in changes:
+        try:
+            parent = run
+            for key in path[:-1]:
+                parent = parent[key]
+            if value == "DELETE":
+                del parent[path[-1]]
+            else:
+                parent[path[-1]] = value
+        except (KeyError, TypeError, IndexError):  # an earlier change took the place away
+            continue
+    root = write(tmp_path, make_run("ckd"), make_run("kd", seed=2))
+    (tmp_path / "changed").mkdir(exist_ok=True)
+    (tmp_path / "changed" / "run.json").write_text(json.dumps(run))
+    try:
+        tables(root, "--baseline", "ckd")
+    except SystemExit as stop:
+        err = capsys.readouterr().err
+        assert stop.code == 2 and err.startswith("report.py: error: ") and err.count("\n") == 1
+
+
+@settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=40))
+def test_any_bytes_are_refused(tmp_path, capsys, content):
+    (tmp_path / "run.json").write_bytes(content)
+    refused(capsys, tmp_path)
+
+
+def assert_picture(path):
+    """The PNG is readable, of sensible size and not one colour."""
+    pixels = matplotlib.image.imread(path)
+    assert min(pixels.shape[:2]) > 150 and pixels[..., :3].std() > 0.02
+
+
+def test_plots_and_report_file(tmp_path, capsys):
+    long = "a very long method name that goes on and on with $x_1$ | and {braces} in it"
+    runs = [make_run(name, seed=seed, score=0.1 * seed - 0.2) for name in ("kd", long) for seed in (1, 2)]
+    root = write(tmp_path / "runs", *runs, make_run("teacher", hardware=GPU))
+    out = tmp_path / "out"
+    assert report.main([root, "--output_dir", str(out), "--baseline", "kd"]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "report.md", "report_scores.png", "report_flops.png", "report_time.png"}
+    printed, err = capsys.readouterr()
+    assert err == "" and printed.startswith((out / "report.md").read_text(encoding="utf-8"))
+    assert long.replace("|", "\\|") in printed
+    for path in out.glob("*.png"):
+        assert_picture(path)
+    assert not list((tmp_path / "runs").glob("*.png"))
+
+
+def test_window_curve_needs_two_windows_of_one_recipe(tmp_path):
+    def run(window, seed, **options):
+        options = {"window": window, "terms": {"wr_triple": 1.0}, "output_dir": f"/x/{window}/{seed}"} | options
+        return make_run(f"w{window}", seed=seed, score=0.1 * seed, options=options)
+
+    runs = [run(window, seed) for window in (None, 21, 5) for seed in (1, 2)]
+    curves = report.window_curves(report.read_runs([Path(write(tmp_path, *runs))])[0])
+    assert list(curves) == ["w21"] and sorted(curves["w21"]) == [5, 21, math.inf]
+    assert [len(curves["w21"][window]) for window in (5, 21, math.inf)] == [2, 2, 2]
+    assert report.main([str(tmp_path)]) == 0  # plots go into the first folder
+    assert_picture(tmp_path / "report_window.png")
+    # A run that does not use the window, or differs in more than the window, is no point of a curve.
+    other = [run(5, 1, terms={"logits": 1.0}), run(21, 1), run(7, 1, learning_rate=1.0)]
+    assert report.window_curves(report.read_runs([Path(write(tmp_path / "b", *other))])[0]) == {}

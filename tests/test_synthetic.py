@@ -1,0 +1,212 @@
+"""The artificial language: files, offsets, tokenizer, and that counting words does not solve it."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+import synthetic
+
+SIZES = {"train_size": 3000, "dev_size": 1000, "text_size": 60, "squad_train_size": 120, "squad_dev_size": 60}
+
+
+def write(folder, seed=1, **sizes):
+    argv = ["--output_dir", str(folder), "--seed", str(seed)]
+    for name, value in {**SIZES, **sizes}.items():
+        argv += [f"--{name}", str(value)]
+    synthetic.main(argv)
+    return folder
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def cola_rows(folder, split):
+    lines = (folder / "glue" / "CoLA" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+    return [line.split("\t") for line in lines]
+
+
+def questions(folder, name):
+    for article in json.loads((folder / "squad" / name).read_text(encoding="utf-8"))["data"]:
+        for paragraph in article["paragraphs"]:
+            for qa in paragraph["qas"]:
+                yield article["title"], paragraph["context"], qa
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("synthetic") / "data")
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path):
+    small = {"train_size": 50, "dev_size": 20, "text_size": 10, "squad_train_size": 20, "squad_dev_size": 10}
+    one, same, other = (contents(write(tmp_path / str(i), seed, **small)) for i, seed in enumerate((1, 1, 2)))
+    assert one == same
+    assert one.keys() == other.keys()
+    fixed = {"bert/config.json", "bert/tokenizer.json", "bert/tokenizer_config.json", "bert/vocab.txt"}
+    assert {name for name in one if one[name] == other[name]} == fixed
+
+
+def test_dev_does_not_depend_on_the_training_size(tmp_path, folder):
+    other = write(tmp_path / "data", train_size=10, squad_train_size=4)
+    for name in ("glue/CoLA/dev.tsv", "glue/CoLA/test.tsv", "squad/dev-v1.1.json", "squad/dev-v2.0.json"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_finished_folder_is_kept_and_other_options_are_refused(tmp_path, capsys):
+    small = {"train_size": 20, "dev_size": 10, "text_size": 5, "squad_train_size": 8, "squad_dev_size": 4}
+    data = write(tmp_path / "data", **small)
+    before = contents(data)
+    write(data, **small)
+    with pytest.raises(SystemExit) as error:
+        write(data, seed=2, **small)
+    assert error.value.code == 2
+    assert "other seed" in capsys.readouterr().err
+    assert contents(data) == before
+    (data / "synthetic.json").unlink()
+    with pytest.raises(SystemExit):
+        write(data, **small)
+
+
+def test_sizes_below_one_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        write(tmp_path / "data", dev_size=0)
+    assert error.value.code == 2
+    assert "--dev_size 0" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_cola_files_look_as_published(folder):
+    for split, size in (("train", SIZES["train_size"]), ("dev", SIZES["dev_size"])):
+        rows = cola_rows(folder, split)
+        assert len(rows) == size
+        assert all(len(row) == 4 and (row[1], row[2]) in {("1", ""), ("0", "*")} for row in rows)
+        assert all((row[0] == "ok") == (row[1] == "1") for row in rows)
+        assert all(4 <= len(row[3].split()) <= 16 and row[3][0].isupper() and row[3][-1] == "." for row in rows)
+        assert 0.5 < sum(row[1] == "1" for row in rows) / size < 0.7
+        assert {row[0] for row in rows} == {"ok", *synthetic.EDIT_WEIGHTS}
+    header, *rows = cola_rows(folder, "test")
+    assert header == ["index", "sentence"]
+    assert [row[0] for row in rows] == [str(i) for i in range(SIZES["dev_size"])]
+    assert {len(row) for row in rows} == {2}
+
+
+def test_no_sentence_stands_in_two_places(folder):
+    sentences = [row[-1] for split in ("train", "dev", "test") for row in cola_rows(folder, split)[split == "test":]]
+    assert len(sentences) == len(set(sentences))
+    held_out = {row[-1] for split in ("dev", "test") for row in cola_rows(folder, split)}
+    for name in ("train.txt", "valid.txt"):
+        text = (folder / "text" / name).read_text(encoding="utf-8").replace("\n", " ")
+        assert not held_out & {sentence.strip() + "." for sentence in text.split(".")}
+
+
+@pytest.mark.parametrize("version", ["1.1", "2.0"])
+def test_squad_offsets_are_exact(folder, version):
+    contexts, ids = {}, []
+    for split in ("train", "dev"):
+        rows = list(questions(folder, f"{split}-v{version}.json"))
+        assert len(rows) == SIZES[f"squad_{split}_size"]
+        contexts[split] = {context for _, context, _ in rows}
+        for _, context, qa in rows:
+            ids.append(qa["id"])
+            assert qa["question"][0].isupper() and qa["question"][-1] == "?"
+            assert bool(qa["answers"]) != qa.get("is_impossible", False)
+            assert len(qa["answers"]) <= (3 if split == "dev" else 1)
+            for answer in qa["answers"]:
+                start, text = answer["answer_start"], answer["text"]
+                assert context[start:start + len(text)] == text
+                # Whole words: what stands on either side is a border.
+                assert start == 0 or context[start - 1] == " "
+                assert context[start + len(text)] in " ."
+        if split == "dev":
+            assert {len(qa["answers"]) for *_, qa in rows} >= {1, 2, 3}
+        impossible = sum(qa.get("is_impossible", False) for *_, qa in rows)
+        assert impossible == 0 if version == "1.1" else 0.15 < impossible / len(rows) < 0.5
+    assert len(ids) == len(set(ids))
+    assert not contexts["train"] & contexts["dev"]
+
+
+def test_squad_answers_fit_their_questions(folder):
+    """Subject and verb of "Who does the cat chase?" stand before the answer in its sentence; impossible: nowhere."""
+    checked = {False: 0, True: 0}
+    for _, context, qa in questions(folder, "train-v2.0.json"):
+        words = qa["question"][:-1].lower().split()
+        if len(words) != 5:
+            continue  # questions for the subject
+        sentences = [sentence.lower().split() for sentence in context.split(".")]
+        forms = {words[4], synthetic.add_s(words[4])}
+        matching = [sentence for sentence in sentences if words[3] in sentence and forms & set(sentence)]
+        checked[qa["is_impossible"]] += 1
+        if qa["is_impossible"]:
+            assert not matching
+        else:
+            (sentence,) = matching
+            assert " ".join(sentence).endswith(qa["answers"][0]["text"].lower())
+    assert min(checked.values()) > 5
+
+
+def test_tokenizer_knows_every_word(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "bert")
+    texts = [row[-1] for split in ("train", "dev", "test") for row in cola_rows(folder, split)[split == "test":]]
+    lines = (folder / "text" / "train.txt").read_text(encoding="utf-8").splitlines()
+    squad = list(questions(folder, "train-v2.0.json")) + list(questions(folder, "dev-v1.1.json"))
+    texts += lines + [context for _, context, _ in squad] + [qa["question"] for *_, qa in squad]
+    encoded = tokenizer(texts)["input_ids"]
+    assert tokenizer.unk_token_id not in {token for ids in encoded for token in ids}
+    # One piece a word: [CLS], the words, the full stops and question marks, [SEP].
+    for text, ids in zip(texts, encoded, strict=True):
+        assert len(ids) == 2 + len(text.split()) + text.count(".") + text.count("?")
+    assert tokenizer.unk_token_id not in tokenizer("Unseen words, 42 of them!")["input_ids"]
+
+
+def test_bert_folder_loads_as_a_pretrained_model(folder):
+    config = AutoConfig.from_pretrained(folder / "bert")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "bert")
+    assert config.vocab_size == len(tokenizer)
+    one, two = (AutoModelForSequenceClassification.from_pretrained(folder / "bert").bert for _ in range(2))
+    one.pooler = two.pooler = None  # as in published BERT folders for masked words, the pooler is not stored
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def bag_of_words(tokenizer, sentences):
+    counts = torch.zeros(len(sentences), len(tokenizer))
+    for row, ids in zip(counts, tokenizer(sentences, add_special_tokens=False)["input_ids"], strict=True):
+        row.index_add_(0, torch.tensor(ids), torch.ones(len(ids)))
+    return counts
+
+
+def matthews(predicted, labels):
+    return torch.corrcoef(torch.stack([predicted.float(), labels.float()]))[0, 1].nan_to_num(0.0).item()
+
+
+def fit_bag_of_words(features, labels):
+    weight = torch.zeros(features.shape[1] + 1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        scores = features @ weight[:-1] + weight[-1]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, labels) + 1e-3 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weight.detach()
+
+
+def test_counting_words_does_not_solve_the_task(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "bert")
+    data = {}
+    for split in ("train", "dev"):
+        rows = cola_rows(folder, split)
+        labels = torch.tensor([float(row[1]) for row in rows])
+        data[split] = bag_of_words(tokenizer, [row[3] for row in rows]), labels
+    weight = fit_bag_of_words(*data["train"])
+    features, labels = data["dev"]
+    assert matthews(features @ weight[:-1] + weight[-1] > 0, labels) < 0.3
+    # The same regression does learn what counts can tell, so the bound above says something.
+    plural = (features[:, tokenizer.convert_tokens_to_ids("the")] > 0).float()
+    weight = fit_bag_of_words(features, plural)
+    assert matthews(features @ weight[:-1] + weight[-1] > 0, plural) > 0.9
