@@ -355,6 +355,10 @@ def tokenize(examples, tokenizer, max_length):
     return encoded.rename_column("label", "labels")
 
 
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+TRAINING = (*INPUTS, "labels", "start_positions", "end_positions")
+
+
 # --- batches ----------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +401,13 @@ def collate(examples, pad_id):
     return batch
 
 
+def labels_of(batch):
+    """Labels [B] of a batch; of question answering the start and end positions [B, 2]."""
+    if "labels" in batch:
+        return batch["labels"]
+    return torch.stack([batch["start_positions"], batch["end_positions"]], 1)
+
+
 # --- options ----------------------------------------------------------------------------------------------------
 
 
@@ -414,14 +425,25 @@ def add_arguments(parser):
     add("--max_seq_length", type=int, default=128, help="tokens of the longest input; longer ones are cut")
     add("--max_train_samples", type=int, default=0, help="use only that many training examples, 0 = all")
     add("--max_eval_samples", type=int, default=0, help="use only that many examples of each dev set, 0 = all")
+    add("--doc_stride", type=int, default=128, help="squad: tokens that two windows of one context share")
+    add("--max_query_length", type=int, default=64, help="squad: tokens of the longest question; longer ones are cut")
+    add("--n_best_size", type=int, default=20, help="squad: starts and ends that are paired to find an answer")
+    add("--max_answer_length", type=int, default=30, help="squad: tokens of the longest answer")
     add("--skip_bad_examples", action="store_true", help="count and report broken examples instead of stopping")
 
 
 def check_args(args):
     """Check the options of `add_arguments`; raises ValueError."""
-    for name, low in (("max_seq_length", 8), ("max_train_samples", 0), ("max_eval_samples", 0)):
+    lowest = {"max_seq_length": 8, "max_train_samples": 0, "max_eval_samples": 0, "doc_stride": 0,
+              "max_query_length": 1, "n_best_size": 1, "max_answer_length": 1}  # fmt: skip
+    for name, low in lowest.items():
         if getattr(args, name) < low:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least {low}")
+    if TASKS[args.task].kind == "qa" and args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
+        raise ValueError(
+            f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
+            f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
+        )
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]
     if args.task != "custom":
         if files or args.regression:

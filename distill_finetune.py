@@ -16,6 +16,7 @@ import losses
 import metrics
 import models
 import runs
+import squad
 import training
 
 
@@ -39,6 +40,8 @@ def check_args(args):
     data.check_args(args)
     models.check_args(args)
     losses.check_args(args)
+    if args.do_predict and data.TASKS[args.task].kind == "qa":
+        raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json for its dev set anyway")
     if args.task == "ax" and (args.teacher or not args.do_predict):
         raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
@@ -50,7 +53,11 @@ def check_args(args):
 def load_everything(args):
     """(task, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
     skipped = data.Skipped(args.skip_bad_examples)
-    task, splits = data.load_examples(args, skipped)
+    task, splits = data.TASKS[args.task], None
+    if task.kind == "qa":
+        questions = squad.load_questions(args, skipped)
+    else:
+        task, splits = data.load_examples(args, skipped)
     source = args.student or "bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
@@ -64,16 +71,24 @@ def load_everything(args):
                              f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
     if skipped.reports:
         print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
-    splits = {name: data.tokenize(split, tokenizer, args.max_seq_length) for name, split in splits.items()}
+    if task.kind == "qa":
+        splits = {name: squad.windows(split, tokenizer, args) for name, split in questions.items()}
+        splits["questions"] = questions["validation"]
+    else:
+        splits = {name: data.tokenize(split, tokenizer, args.max_seq_length) for name, split in splits.items()}
     return task, splits, student, teacher, tokenizer
 
 
 def hard_loss(logits, labels):
-    """Loss on the true labels: cross-entropy of logits [B, C], squared error where C = 1; mean over examples."""
+    """Loss on the true labels, mean over examples.
+
+    logits [B, C] and labels [B]: cross-entropy, squared error where C = 1. logits [B, 2, T] and labels [B, 2] of
+    question answering: cross-entropy of start and end positions, averaged.
+    """
     if logits.shape[-1] == 1:
         values = (logits.float().squeeze(-1) - labels.float()).square()
     else:
-        values = F.cross_entropy(logits.float(), labels, reduction="none")
+        values = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none")
     return losses.masked_mean(values.sum(), torch.tensor(values.numel(), device=values.device))
 
 
@@ -85,7 +100,7 @@ def make_loss(args, teacher):
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
 
     def loss(student, batch):
-        mask, labels = batch["attention_mask"], batch["labels"]
+        mask, labels = batch["attention_mask"], data.labels_of(batch)
         inner = getattr(student, "module", student)
         s_out = student(**models.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = None
@@ -95,13 +110,13 @@ def make_loss(args, teacher):
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
             mask, labels = mask[:0], labels[:0]
             s_out, t_out = losses.no_rows(s_out), t_out and losses.no_rows(t_out)
+        view = losses.ModelView(s_out, s_layers, mask)
         with losses.global_batch():
             values = {}
             if teacher:
-                views = losses.ModelView(s_out, s_layers, mask), losses.ModelView(t_out, t_layers, mask)
-                values = losses.distillation_losses(*views, batch, args)
+                values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, args)
             if hard:
-                values["hard"] = hard_loss(s_out.logits, labels)
+                values["hard"] = hard_loss(view.logits, labels)
         total = sum(weights.get(name, hard) * value for name, value in values.items())
         return total, {name: value.detach() for name, value in values.items()}
 
@@ -110,42 +125,58 @@ def make_loss(args, teacher):
 
 @torch.no_grad()
 def predict(model, dataset, pad_id, args, accelerator):
-    """Logits [N, C] for every example of a tokenised dataset, in its order, on the CPU, the same in all processes."""
+    """Logits for every example of a tokenised dataset, in its order, on the CPU, the same in all processes.
+
+    [N, C], or [N, 2, max_seq_length] of start and end for question answering, -inf at padding.
+    """
+    dataset = dataset.select_columns([c for c in data.INPUTS if c in dataset.column_names])
     batches = data.sorted_batches([len(ids) for ids in dataset["input_ids"]], args.per_device_eval_batch_size)
     found = []
     for indices in batches[accelerator.process_index :: accelerator.num_processes]:
         batch = data.collate([dataset[i] for i in indices], pad_id)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
-            logits = model(**models.model_inputs(model, batch)).logits.float().cpu()
+            out = model(**models.model_inputs(model, batch))
+        logits = losses.ModelView(out, (), batch["attention_mask"]).logits.float().cpu()
+        if logits.ndim == 3:
+            logits = F.pad(logits, (0, args.max_seq_length - logits.shape[-1]), value=float("-inf"))
         found += zip(indices, logits, strict=True)
     if accelerator.num_processes > 1:
         found = gather_object(found)
     return torch.stack([logits for _, logits in sorted(found, key=lambda pair: pair[0])])
 
 
-def make_evaluate(args, task, splits, pairs_of_models, tokenizer, accelerator):
-    """The function model -> (metrics, score, figures) for the task's dev sets."""
-    dev = {split: splits[split] for split in splits if split.startswith("validation")}
-    teacher = pairs_of_models
-    first = next(iter(dev.values()))[0]
+def evaluate_glue(model, task, splits, tokenizer, args, accelerator):
+    """Metrics on the dev sets of a classification or regression task."""
+    result = {}
+    for split in [split for split in splits if split.startswith("validation")]:
+        names = [name for name in task.metrics if name.endswith(split.removeprefix("validation"))]
+        logits = predict(model, splits[split], tokenizer.pad_token_id, args, accelerator)
+        result |= metrics.compute_metrics(names, logits, torch.tensor(splits[split]["labels"]))
+    return result, None
+
+
+def evaluate_squad(model, task, splits, tokenizer, args, accelerator):
+    """Metrics on the dev set of question answering, and the predictions {id: text}."""
+    logits = predict(model, splits["validation"], tokenizer.pad_token_id, args, accelerator)
+    questions = splits["questions"]
+    found = squad.answers(questions, splits["validation"], logits, args.n_best_size, args.max_answer_length)
+    golds = dict(zip(questions["id"], questions["texts"], strict=True))
+    return metrics.squad_metrics(found, golds, args.task == "squad_v2")
+
+
+def make_evaluate(args, task, splits, teacher, tokenizer, accelerator, latest):
+    """The function model -> (metrics, score, figures) for the task's dev sets; it leaves its predictions in latest."""
+    evaluate_task = evaluate_squad if task.kind == "qa" else evaluate_glue
+    first = next(split for name, split in splits.items() if name.startswith("validation"))[0]
     tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
-    sentence = {
-        k: torch.tensor([first[k][:24]], device=accelerator.device)
-        for k in ("input_ids", "attention_mask", "token_type_ids")
-        if k in first
-    }
+    sentence = {k: torch.tensor([first[k][:24]], device=accelerator.device) for k in data.INPUTS if k in first}
 
     def evaluate(model):
         model = accelerator.unwrap_model(model)
-        result = {}
-        for split, dataset in dev.items():
-            suffix = split.removeprefix("validation")
-            names = [n for n in task.metrics if n.endswith(suffix)]
-            logits = predict(model, dataset, tokenizer.pad_token_id, args, accelerator)
-            result |= metrics.compute_metrics(names, logits, torch.tensor(dataset["labels"]))
+        result, latest["predictions"] = evaluate_task(model, task, splits, tokenizer, args, accelerator)
         figures = {}
-        if teacher and accelerator.is_main_process:
+        if teacher and args.layer_pairs and accelerator.is_main_process:
             figures["relations/words"] = models.relation_figure(model, teacher, args.layer_pairs, sentence, tokens)
         return result, metrics.score(result, task.metrics), figures
 
@@ -157,18 +188,22 @@ def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator):
     train = splits["train"]
     lengths = [len(ids) for ids in train["input_ids"]]
     loss, weights = make_loss(args, teacher)
+    train = train.select_columns([c for c in data.TRAINING if c in train.column_names])
+    latest = {}
 
     def save(folder, model, entry):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(args, task, entry), encoding="utf-8")
+        if latest["predictions"]:
+            runs.write_json(folder / "predictions.json", latest["predictions"])
 
     return training.Recipe(
         lengths=lengths,
         plan=lambda size, epoch: data.grouped_batches(lengths, size, args.seed, epoch),
         collate=lambda indices, epoch: data.collate([train[i] for i in indices], tokenizer.pad_token_id),
         loss=loss,
-        evaluate=make_evaluate(args, task, splits, teacher, tokenizer, accelerator),
+        evaluate=make_evaluate(args, task, splits, teacher, tokenizer, accelerator, latest),
         save=save,
         weights=weights,
     )
@@ -250,6 +285,8 @@ def main(argv=None):
                   f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
     if args.do_predict:
         folder = args.student if args.task == "ax" else args.output_dir
+        remedy = f"python distill_finetune.py --task {'mnli' if args.task == 'ax' else args.task} --student ..."
+        models.check_labels(models.load_config(folder), task.kind, task.labels, folder, remedy)
         best, missing = models.load_model(folder, task.kind, labels=task.labels)
         if missing:
             raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")

@@ -465,7 +465,14 @@ class ModelView:
 
     def __init__(self, out, layers, mask):
         self.out, self.layers, self.mask = out, layers, mask
-        self.logits = out.get("logits")
+
+    @cached_property
+    def logits(self):
+        """Logits [B, C]; of question answering those of start and end [B, 2, T], never over padding."""
+        if "start_logits" not in self.out:
+            return self.out["logits"]
+        both = torch.stack([self.out["start_logits"], self.out["end_logits"]], 1)
+        return both.float().masked_fill(self.mask[:, None] == 0, float("-inf"))
 
     @cached_property
     def hidden(self):

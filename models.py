@@ -130,20 +130,25 @@ def load_model(name, kind, what="model", *, labels=None, attentions=False):
     return model.eval(), sorted(info["missing_keys"])
 
 
+def check_labels(config, kind, labels, what, remedy):
+    """Raise ValueError if a trained classifier has other labels, or the same in another order, than the task."""
+    if kind != "classification" or not labels:
+        return
+    stored = [config.id2label[i] for i in sorted(config.id2label)]
+    generic = all(re.fullmatch(r"LABEL_\d+", word) for word in stored)
+    if len(stored) != len(labels) or (not generic and stored != list(labels)):
+        raise ValueError(
+            f"{what} was trained on labels {stored}, the task has {list(labels)}: make a model for this task first: "
+            f"{remedy}"
+        )
+
+
 def load_teacher(name, kind, *, labels=None, attentions=False, fine_tune_command="distill_finetune.py"):
     """The frozen teacher; its head must have been trained.
 
     Arguments as in `load_model`. Raises ValueError if the head would be freshly initialised or has other labels.
     """
-    config = load_config(name, "--teacher")
-    if kind == "classification" and labels:
-        stored = [config.id2label[i] for i in sorted(config.id2label)]
-        generic = all(re.fullmatch(r"LABEL_\d+", word) for word in stored)
-        if len(stored) != len(labels) or (not generic and stored != list(labels)):
-            raise ValueError(
-                f"--teacher {name!r} was trained on labels {stored}, the task has {list(labels)}: fine-tune a teacher "
-                f"on this task first: {fine_tune_command}"
-            )
+    check_labels(load_config(name, "--teacher"), kind, labels, f"--teacher {name!r}", fine_tune_command)
     model, missing = load_model(name, kind, "--teacher", labels=labels, attentions=attentions)
     if missing:
         needs = "language-model" if kind == "mlm" else "task"
@@ -196,10 +201,15 @@ def encoder_layers(model):
 def copy_weights(student, source, init):
     """Copy the source's layers into the student by an initialisation strategy, and all else whose shape fits.
 
-    init: "uniform", "first" or "last", as in `layer_map`. Raises ValueError if the layers' shapes differ.
+    init: "uniform", "first" or "last", as in `layer_map`. Raises ValueError if the layers' shapes or heads differ.
     Returns the names of student parameters that kept their random values.
     """
     to_layers, from_layers = encoder_layers(student), encoder_layers(source)
+    if student.config.num_attention_heads != source.config.num_attention_heads:
+        raise ValueError(
+            f"--student_init {init} copies layers with {source.config.num_attention_heads} heads, the student has "
+            f"{student.config.num_attention_heads}: use --student_init random"
+        )
     for s, t in layer_map(len(to_layers), len(from_layers), init)[1:]:
         try:
             # A student more than twice as deep aligns its first layers with the embeddings: those take layer 1.
@@ -232,8 +242,11 @@ def build_student(source, kind, shape, init=None):
     config = student_config(source.config, **shape)
     student = AUTO[kind].from_config(config, attn_implementation=source.config._attn_implementation)
     if init is None:
-        same = [p.shape for p in encoder_layers(student)[0].parameters()]
-        init = "uniform" if same == [p.shape for p in encoder_layers(source)[0].parameters()] else "random"
+        shapes = [
+            [model.config.num_attention_heads, *(p.shape for p in encoder_layers(model)[0].parameters())]
+            for model in (student, source)
+        ]
+        init = "uniform" if shapes[0] == shapes[1] else "random"
     if init != "random":
         copy_weights(student, source, init)
     return student

@@ -24,8 +24,8 @@ def finetune(world):
         AcceleratorState._reset_state(reset_partial_state=True)
         distill_finetune.main([
             "--task", "cola", "--data_dir", str(world / "glue"),
-            "--max_train_samples", "96", "--max_eval_samples", "32", "--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--max_seq_length", "32",
-            "--logging_steps", "2", *map(str, options),
+            "--max_train_samples", "96", "--max_eval_samples", "32", "--num_train_epochs", "2",
+            "--per_device_train_batch_size", "16", "--max_seq_length", "32", "--logging_steps", "2", *map(str, options),
         ])  # fmt: skip
 
     return run

@@ -1,0 +1,202 @@
+"""SQuAD 1.1 and 2.0: reading, cutting long contexts into windows, and joining the windows' answers again."""
+import hashlib
+import json
+from pathlib import Path
+
+import datasets
+import torch
+from datasets import Dataset
+
+from data import TASKS, load_hub, read_lines
+
+VERSION = 1  # of the windows below; raise it when they change, so that old caches are not used
+FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0.json", "dev-v2.0.json")}
+
+
+# --- questions ----------------------------------------------------------------------------------------------------
+
+
+def _question(qa, context, where, v2, skipped):
+    """One row of the data set, or None for a broken question that is to be skipped."""
+    try:
+        key, question, answers = qa["id"], qa["question"], qa["answers"]
+        impossible = qa.get("is_impossible", False)
+        texts, starts = [a["text"] for a in answers], [a["answer_start"] for a in answers]
+        good = isinstance(key, str) and isinstance(question, str) and isinstance(impossible, bool)
+        good = good and all(isinstance(t, str) for t in texts) and all(type(s) is int for s in starts)
+    except (KeyError, TypeError, AttributeError):
+        good, key = False, qa.get("id") if isinstance(qa, dict) else qa
+    if not good:
+        return skipped.bad(f"{where}: question {key!r} is not as SQuAD has it: id, question and answers are needed")
+    if impossible:
+        if not v2:
+            return skipped.bad(f"{where}: question {key!r} has no answer: use --task squad_v2")
+        texts, starts = [], []
+    elif not texts:
+        return skipped.bad(f"{where}: question {key!r} has no answers and is not marked is_impossible")
+    for text, start in zip(texts, starts, strict=True):
+        if start < 0 or context[start : start + len(text)] != text or not text:
+            return skipped.bad(
+                f"{where}: question {key!r}: the answer {text!r} does not stand at answer_start {start}; mend the file "
+                "or pass --skip_bad_examples"
+            )
+    return {"id": key, "question": question, "context": context, "texts": texts, "starts": starts}
+
+
+def read_squad(path, v2, skipped):
+    """Questions of a SQuAD file as a Dataset with id, question, context, texts and starts of the answers.
+
+    Raises ValueError, naming file and question id, for a file that is not SQuAD's JSON, an id that comes twice, or an
+    answer that does not stand where answer_start says; `skipped` may count the latter instead.
+    """
+    text = "\n".join(line for _, line in read_lines(path))
+    try:
+        articles = json.loads(text)["data"]
+        paragraphs = [(p["context"], p["qas"]) for article in articles for p in article["paragraphs"]]
+        if not all(isinstance(context, str) and isinstance(qas, list) for context, qas in paragraphs):
+            raise TypeError("a context is not text or its questions are not a list")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a SQuAD file ({type(error).__name__}: {error}); download it again") from error
+    rows, seen = [], set()
+    for context, qas in paragraphs:
+        for qa in qas:
+            row = _question(qa, context, path, v2, skipped)
+            if row and row["id"] in seen:
+                skipped.bad(f"{path}: the question id {row['id']!r} comes twice")
+            elif row:
+                seen.add(row["id"])
+                rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: holds no questions")
+    return Dataset.from_dict({key: [row[key] for row in rows] for key in rows[0]}, features=FEATURES)
+
+
+FEATURES = datasets.Features({
+    "id": datasets.Value("string"), "question": datasets.Value("string"), "context": datasets.Value("string"),
+    "texts": datasets.List(datasets.Value("string")), "starts": datasets.List(datasets.Value("int64")),
+})  # fmt: skip
+
+
+def load_questions(args, skipped):
+    """{"train": Dataset, "validation": Dataset} of questions from args.data_dir or the hub."""
+    v2 = args.task == "squad_v2"
+    if args.data_dir:
+        if not Path(args.data_dir).is_dir():
+            raise ValueError(f"--data_dir {args.data_dir!r} is not a folder")
+        paths = dict(zip(("train", "validation"), FILES[args.task], strict=True))
+        splits = {split: read_squad(Path(args.data_dir) / name, v2, skipped) for split, name in paths.items()}
+    else:
+        splits = dict(load_hub(TASKS[args.task].hub))
+        for split, data in splits.items():
+            flat = data.map(lambda row: {"texts": row["answers"]["text"], "starts": row["answers"]["answer_start"]})
+            splits[split] = flat.select_columns(list(FEATURES))
+    for split, limit in (("train", args.max_train_samples), ("validation", args.max_eval_samples)):
+        if limit:
+            splits[split] = splits[split].select(range(min(limit, len(splits[split]))))
+    return splits
+
+
+# --- windows ------------------------------------------------------------------------------------------------------
+
+
+def _cut_questions(questions, tokenizer, length):
+    """The questions' texts, ending where their first `length` tokens end."""
+    encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        q if len(offsets) <= length else q[: offsets[length - 1][1]]
+        for q, offsets in zip(questions, encoded["offset_mapping"], strict=True)
+    ]
+
+
+def _answer_tokens(offsets, begin, end, cls):
+    """Token positions (first, last) of the characters begin:end; ([CLS], [CLS]) if the window lacks any of them."""
+    inside = [i for i, (a, b) in enumerate(offsets) if a >= 0 and a < end and b > begin]
+    if not inside or offsets[inside[0]][0] > begin or offsets[inside[-1]][1] < end:
+        return cls, cls
+    return inside[0], inside[-1]
+
+
+def windows(questions, tokenizer, args, cache_dir="cache"):
+    """Questions -> Dataset of windows of at most args.max_seq_length tokens that share args.doc_stride tokens.
+
+    Columns: input_ids, attention_mask, (token_type_ids), start_positions and end_positions of the first answer ([CLS]
+    where the window lacks it), question (index of its question), offsets (begin and end characters in the context,
+    [-1, -1] outside it). Kept on disk under a name made from all that they depend on.
+    """
+    def cut(rows, indices):
+        asked = _cut_questions(rows["question"], tokenizer, args.max_query_length)
+        out = tokenizer(asked, rows["context"], truncation="only_second", max_length=args.max_seq_length,
+                        stride=args.doc_stride, return_overflowing_tokens=True, return_offsets_mapping=True)
+        extra = {"start_positions": [], "end_positions": [], "question": [], "offsets": []}
+        for i, source in enumerate(out.pop("overflow_to_sample_mapping")):
+            parts = out.sequence_ids(i)
+            offsets = [list(o) if p == 1 else [-1, -1] for o, p in zip(out["offset_mapping"][i], parts, strict=True)]
+            cls = out["input_ids"][i].index(tokenizer.cls_token_id)
+            start = end = cls
+            if rows["texts"][source]:
+                begin = rows["starts"][source][0]
+                start, end = _answer_tokens(offsets, begin, begin + len(rows["texts"][source][0]), cls)
+            for column, value in zip(extra.values(), (start, end, indices[source], offsets), strict=True):
+                column.append(value)
+        out.pop("offset_mapping")
+        return {**out, **extra}
+
+    tokenizer.backend_tokenizer.no_truncation()  # left from an earlier call, they would be part of the name
+    tokenizer.backend_tokenizer.no_padding()
+    content = hashlib.sha256()
+    for batch in questions.iter(1000):
+        content.update(json.dumps(batch).encode())
+    settings = (VERSION, datasets.__version__, args.max_seq_length, args.doc_stride, args.max_query_length,
+                tokenizer.backend_tokenizer.to_str(), content.hexdigest())  # fmt: skip
+    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+    Path(cache_dir).mkdir(exist_ok=True)
+    return questions.map(cut, batched=True, with_indices=True, remove_columns=questions.column_names,
+                         cache_file_name=f"{cache_dir}/squad-{name}.arrow", new_fingerprint=name)  # fmt: skip
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+
+def best_spans(logits, context, n_best, max_answer_length):
+    """The best span of each window among the n_best starts and n_best ends.
+
+    logits [N, 2, S]: of start and end. context [N, S]: bool, True = context token. A span ends where it starts or
+    later, holds at most max_answer_length tokens and lies in the context.
+    Returns (score [N], start [N], end [N]); the score is -inf where no span is possible.
+    """
+    n_best = min(n_best, logits.shape[-1])
+    (start_score, start), (end_score, end) = (
+        logits[:, i].masked_fill(~context, float("-inf")).topk(n_best, dim=-1) for i in (0, 1)
+    )
+    length = end[:, None, :] - start[:, :, None] + 1
+    scores = start_score[:, :, None] + end_score[:, None, :]
+    scores = scores.masked_fill((length < 1) | (length > max_answer_length), float("-inf"))
+    score, best = scores.flatten(1).max(-1)
+    return score, start.gather(1, best[:, None] // n_best).squeeze(1), end.gather(1, best[:, None] % n_best).squeeze(1)
+
+
+def answers(questions, cut, logits, n_best, max_answer_length):
+    """Join the windows: {id: (text of the best span over all windows, null score - its score)}.
+
+    questions: Dataset of `load_questions`; cut: its `windows`; logits [N, 2, S] of the windows, in their order. The
+    null score is the lowest of the windows' [CLS] scores; the difference is inf where no span is possible.
+    """
+    size = logits.shape[-1]
+    offsets = torch.full((len(cut), size, 2), -1)
+    for i, row in enumerate(cut["offsets"]):
+        offsets[i, : len(row)] = torch.tensor(row)
+    cls = torch.zeros(len(cut), dtype=torch.long)  # every model here has its [CLS] first
+    score, start, end = best_spans(logits, offsets[..., 0] >= 0, n_best, max_answer_length)
+    rows = torch.arange(len(cut))
+    null = (logits[rows, 0, cls] + logits[rows, 1, cls]).tolist()
+    begin, stop = offsets[rows, start, 0].tolist(), offsets[rows, end, 1].tolist()
+    best = {}
+    for i, (question, value) in enumerate(zip(cut["question"], score.tolist(), strict=True)):
+        old = best.get(question, (float("-inf"), None, float("inf")))
+        lowest = min(old[2], null[i])
+        best[question] = (value, (begin[i], stop[i]), lowest) if value > old[0] else (*old[:2], lowest)
+    result = {}
+    for question, (key, context) in enumerate(zip(questions["id"], questions["context"], strict=True)):
+        value, span, lowest = best[question]
+        result[key] = (context[span[0] : span[1]] if span else "", lowest - value)
+    return result

@@ -1,0 +1,668 @@
+"""data.py: files as GLUE publishes them, the user's own files, broken files, batches."""
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertTokenizerFast
+
+import data
+import distill_finetune
+
+FUZZ = settings(max_examples=20, deadline=None)
+
+
+def tsv(*lines, tail="\n"):
+    return "\n".join("\t".join(fields) for fields in lines) + tail
+
+
+def parse(task, *options):
+    args = distill_finetune.build_parser().parse_args(["--task", task, *map(str, options)])
+    data.check_args(args)
+    return args
+
+
+def load(task, *options, skip=False):
+    """(task, {split: Dataset}, reports of skipped examples)."""
+    skipped = data.Skipped(skip)
+    return *data.load_examples(parse(task, *options), skipped), skipped.reports
+
+
+def write(folder, files):
+    for name, text in files.items():
+        path = Path(folder) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def rows(dataset):
+    """Examples as (text_a, [text_b,] label); idx must count them."""
+    assert dataset["idx"] == list(range(len(dataset)))
+    return list(zip(*(dataset[c] for c in ("text_a", "text_b", "label") if c in dataset.column_names), strict=True))
+
+
+# --- GLUE's files, with GLUE's quirks: one task, its files, what has to be read -------------------------------
+
+PARSES = tuple(f"sentence{i}_{kind}" for kind in ("binary_parse", "parse") for i in (1, 2))
+MNLI_HEADER = ("index", "promptID", "pairID", "genre", *PARSES, "sentence1", "sentence2")
+MNLI_DEV = (*MNLI_HEADER, *(f"label{i}" for i in range(1, 6)), "gold_label")
+MRPC_IDS = ("#1 ID", "#2 ID", "#1 String", "#2 String")
+STSB_HEADER = ("index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2")
+PAIRS = ("index", "sentence1", "sentence2")
+
+
+def mnli(index, first, second, *labels):
+    return (index, "31193", "31193n", "government", "( a )", "( b )", "(ROOT a)", "(ROOT b)", first, second, *labels)
+
+
+def stsb(index, first, second, *score):
+    return (index, "main-captions", "MSRvid", "2012test", "0001", "none", "none", first, second, *score)
+
+
+GLUE = {
+    "cola": (
+        {
+            "CoLA/train.tsv": tsv(("gj04", "1", "", 'She said "no.'), ("cj99", "0", "*", "They drank the pub.")),
+            "CoLA/dev.tsv": tsv(("gj04", "0", "*", "Him ran.")),
+            "CoLA/test.tsv": tsv(("index", "sentence"), ("0", "Bill whistled past the house."), ("1", "He ran.")),
+        },
+        {
+            "train": [('She said "no.', 1), ("They drank the pub.", 0)],
+            "validation": [("Him ran.", 0)],
+            "test": [("Bill whistled past the house.", -1), ("He ran.", -1)],
+        },
+    ),
+    "sst2": (
+        {
+            "SST-2/train.tsv": tsv(("sentence", "label"), ("hide new secretions ", "0"), ("a gem ", "1")),
+            "SST-2/dev.tsv": tsv(("sentence", "label"), ("it 's a charming journey . ", "1")),
+            "SST-2/test.tsv": tsv(("index", "sentence"), ("0", "uneasy mishmash .")),
+        },
+        {
+            "train": [("hide new secretions ", 0), ("a gem ", 1)],
+            "validation": [("it 's a charming journey . ", 1)],
+            "test": [("uneasy mishmash .", -1)],
+        },
+    ),
+    "mrpc": (
+        {
+            "MRPC/train.tsv": "\ufeff" + tsv(
+                ("Quality", *MRPC_IDS),
+                ("1", "702876", "702977", 'He called him " the witness " .', '" The witness " , he said'),
+                ("0", "2108705", "2108831", '" A quote left open .', "Sold for $ 2.5 billion ."),
+            ),
+            "MRPC/dev.tsv": "\ufeff" + tsv(("Quality", *MRPC_IDS), ("1", "1", "2", "Pies .", '" Pies .'), tail=""),
+            "MRPC/test.tsv": "\ufeff" + tsv(("index", *MRPC_IDS), ("0", "1089874", "1089925", "PCCW 's", "Chief")),
+        },
+        {
+            "train": [
+                ('He called him " the witness " .', '" The witness " , he said', 1),
+                ('" A quote left open .', "Sold for $ 2.5 billion .", 0),
+            ],
+            "validation": [("Pies .", '" Pies .', 1)],
+            "test": [("PCCW 's", "Chief", -1)],
+        },
+    ),
+    "stsb": (
+        {
+            "STS-B/train.tsv": tsv(
+                (*STSB_HEADER, "score"),
+                stsb("0", "A plane takes off.", "An air plane is taking off.", "5.000"),
+                stsb("1", 'A "man.', "A woman.", "0.25"),
+            ),
+            "STS-B/dev.tsv": tsv((*STSB_HEADER, "score"), stsb("0", "A hard hat.", "A hat.", "3")),
+            "STS-B/test.tsv": tsv(STSB_HEADER, stsb("0", "A girl.", "A boy.")),
+        },
+        {
+            "train": [("A plane takes off.", "An air plane is taking off.", 5.0), ('A "man.', "A woman.", 0.25)],
+            "validation": [("A hard hat.", "A hat.", 3.0)],
+            "test": [("A girl.", "A boy.", -1)],
+        },
+    ),
+    "qqp": (
+        {
+            "QQP/train.tsv": tsv(
+                ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+                ("133273", "213221", "213222", "How is the life?", "", "0"),
+                ("402555", "536040", "536041", 'What "is?', "What is it?", "1"),
+            ),
+            "QQP/dev.tsv": tsv(
+                ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+                ("1", "2", "3", "Why?", "Why so?", "1"),
+            ),
+            "QQP/test.tsv": tsv(("id", "question1", "question2"), ("0", "Would it?", "What if?")),
+        },
+        {
+            "train": [("How is the life?", "", 0), ('What "is?', "What is it?", 1)],
+            "validation": [("Why?", "Why so?", 1)],
+            "test": [("Would it?", "What if?", -1)],
+        },
+    ),
+    "mnli": (
+        {
+            "MNLI/train.tsv": tsv(
+                (*MNLI_HEADER, "label1", "gold_label"),
+                mnli("0", "Cream skimming.", "Products matter.", "neutral", "neutral"),
+                mnli("1", "You know.", "You lose.", "neutral", "entailment"),
+                mnli("2", "One.", "Two.", "contradiction", "contradiction"),
+            ),
+            "MNLI/dev_matched.tsv": tsv(MNLI_DEV, mnli("0", "Hm.", "Oh.", *["entailment"] * 5, "contradiction")),
+            "MNLI/dev_mismatched.tsv": tsv(MNLI_DEV, mnli("0", "Boats.", "Ships.", *["neutral"] * 5, "entailment")),
+            "MNLI/test_matched.tsv": tsv(MNLI_HEADER, mnli("0", "Hotels.", "Inns.")),
+            "MNLI/test_mismatched.tsv": tsv(MNLI_HEADER, mnli("0", "What?", "Nothing.")),
+        },
+        {
+            "train": [("Cream skimming.", "Products matter.", 1), ("You know.", "You lose.", 0), ("One.", "Two.", 2)],
+            "validation_matched": [("Hm.", "Oh.", 2)],
+            "validation_mismatched": [("Boats.", "Ships.", 0)],
+            "test_matched": [("Hotels.", "Inns.", -1)],
+            "test_mismatched": [("What?", "Nothing.", -1)],
+        },
+    ),
+    "qnli": (
+        {
+            "QNLI/train.tsv": tsv(
+                ("index", "question", "sentence", "label"),
+                ("0", "When did it end?", 'It "ended in 1899.', "entailment"),
+                ("1", "Who?", "It rained.", "not_entailment"),
+            ),
+            "QNLI/dev.tsv": tsv(("index", "question", "sentence", "label"), ("0", "Where?", "Here.", "entailment")),
+            "QNLI/test.tsv": tsv(("index", "question", "sentence"), ("0", "What?", "That.")),
+        },
+        {
+            "train": [("When did it end?", 'It "ended in 1899.', 0), ("Who?", "It rained.", 1)],
+            "validation": [("Where?", "Here.", 0)],
+            "test": [("What?", "That.", -1)],
+        },
+    ),
+    "rte": (
+        {
+            "RTE/train.tsv": tsv(
+                (*PAIRS, "label"), ("0", "None found.", "Found.", "not_entailment"), ("1", "A.", "B.", "entailment")
+            ),
+            "RTE/dev.tsv": tsv((*PAIRS, "label"), ("0", "Reeve died.", "An accident.", "not_entailment")),
+            "RTE/test.tsv": tsv(PAIRS, ("0", "Mangla was summoned.", "Shukla is related.")),
+        },
+        {
+            "train": [("None found.", "Found.", 1), ("A.", "B.", 0)],
+            "validation": [("Reeve died.", "An accident.", 1)],
+            "test": [("Mangla was summoned.", "Shukla is related.", -1)],
+        },
+    ),
+    "wnli": (
+        {
+            "WNLI/train.tsv": tsv(
+                (*PAIRS, "label"), ("0", "I stuck a pin.", "It has a hole.", "1"), ("1", "A", "B", "0")
+            ),
+            "WNLI/dev.tsv": tsv((*PAIRS, "label"), ("0", "The drain is clogged.", "The hair is clean.", "0")),
+            "WNLI/test.tsv": tsv(PAIRS, ("0", "Maude and Dora.", "The trains.")),
+        },
+        {
+            "train": [("I stuck a pin.", "It has a hole.", 1), ("A", "B", 0)],
+            "validation": [("The drain is clogged.", "The hair is clean.", 0)],
+            "test": [("Maude and Dora.", "The trains.", -1)],
+        },
+    ),
+    "ax": (
+        {"AX/AX.tsv": tsv(PAIRS, ("0", "The cat sat.", "The cat did not sit."), ("1", 'A "b', "C"))},
+        {"test": [("The cat sat.", "The cat did not sit.", -1), ('A "b', "C", -1)]},
+    ),
+}  # fmt: skip
+LAYOUTS = [(task, name) for task, (files, _) in GLUE.items() for name in files]
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_glue_files_as_published(task, tmp_path):
+    files, expected = GLUE[task]
+    name, splits, reports = load(task, "--data_dir", write(tmp_path, files))
+    assert name == data.TASKS[task]
+    assert {split: rows(dataset) for split, dataset in splits.items()} == expected
+    assert reports == []
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_crlf_and_no_test_set_change_nothing(task, tmp_path):
+    files, expected = GLUE[task]
+    files = {name: text.replace("\n", "\r\n") for name, text in files.items() if task == "ax" or "test" not in name}
+    splits = load(task, "--data_dir", write(tmp_path, files))[1]
+    kept = {split: expected[split] for split in expected if task == "ax" or not split.startswith("test")}
+    assert {split: rows(dataset) for split, dataset in splits.items()} == kept
+
+
+@pytest.mark.parametrize("name", data.AX_FILES)
+def test_diagnostic_set_under_each_of_its_names(name, tmp_path):
+    files, expected = GLUE["ax"]
+    splits = load("ax", "--data_dir", write(tmp_path, {name: files["AX/AX.tsv"]}))[1]
+    assert rows(splits["test"]) == expected["test"]
+
+
+def test_limits_cut_training_and_dev_sets_but_never_a_test_set(tmp_path):
+    files = GLUE["cola"][0] | {"CoLA/dev.tsv": GLUE["cola"][0]["CoLA/train.tsv"]}
+    options = ("--data_dir", write(tmp_path, files), "--max_train_samples", 1, "--max_eval_samples", 1)
+    assert {split: len(d) for split, d in load("cola", *options)[1].items()} == {"train": 1, "validation": 1, "test": 2}
+
+
+ENTAIL = {"entailment": 0, "not_entailment": 1}
+NLI = {"entailment": 0, "neutral": 1, "contradiction": 2}
+ZERO_ONE = {"0": 0, "1": 1}
+
+
+@pytest.mark.parametrize(
+    ("task", "ids"),
+    [*((task, ZERO_ONE) for task in ("cola", "sst2", "mrpc", "qqp", "wnli")),
+     *((task, ENTAIL) for task in ("qnli", "rte")), *((task, NLI) for task in ("mnli", "ax")), ("stsb", {})],
+)  # fmt: skip
+def test_label_ids_are_the_hubs(task, ids):
+    assert {word: i for i, word in enumerate(data.TASKS[task].labels)} == ids
+
+
+@pytest.mark.parametrize("task", ["cola", "mnli"])
+def test_hub_columns_get_the_common_names(task, monkeypatch):
+    columns = {name: [f"{name} {i}" for i in range(2)] for name in data.TASKS[task].columns}
+    table = Dataset.from_dict({"idx": [7, 9], "label": [1, 0], **columns})
+    asked = []
+    monkeypatch.setattr(data, "load_dataset", lambda *hub: asked.append(hub) or DatasetDict(train=table, test=table))
+    splits = load(task)[1]
+    assert asked == [("nyu-mll/glue", task)]
+    assert splits["test"]["idx"] == [7, 9]
+    texts = [splits["train"][c] for c in ("text_a", "text_b")[: len(columns)]]
+    assert texts == list(columns.values())
+    texts = {"text_a", "text_b"} if len(columns) == 2 else {"text_a"}
+    assert set(splits["train"].column_names) == texts | {"label", "idx"}
+
+
+def test_unreachable_hub_says_what_to_pass(monkeypatch):
+    def fail(*hub):
+        raise ConnectionError("two\nlines")
+
+    monkeypatch.setattr(data, "load_dataset", fail)
+    with pytest.raises(ValueError, match=r"nyu-mll/glue.*--data_dir") as error:
+        load("cola")
+    assert "\n" not in str(error.value)
+
+
+# --- broken files ---------------------------------------------------------------------------------------------
+
+COLA = GLUE["cola"][0]["CoLA/train.tsv"]
+
+
+def cola(tmp_path, train, skip=False):
+    return load("cola", "--data_dir", write(tmp_path, GLUE["cola"][0] | {"CoLA/train.tsv": train}), skip=skip)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (COLA + "gj04\t1\tno star\n", r"CoLA/train\.tsv, line 3: 3 columns where 4 are due \(source, label, star"),
+        (COLA + "gj04\t1\t\ta\tb\n", r"train\.tsv, line 3: 5 columns"),
+        (COLA + "\n" + COLA, r"train\.tsv, line 3: 1 columns"),
+        (COLA + "gj04\t2\t\tYes.\n", r"train\.tsv, line 3: unknown label '2'.* 0, 1"),
+        (COLA + "gj04\t\t\tYes.\n", r"train\.tsv, line 3: unknown label ''"),
+        (COLA.encode() + b"gj04\t1\t\tcaf\xe9\n", r"train\.tsv, line 3: not UTF-8"),
+        (COLA.encode("utf-16"), r"train\.tsv, line 1: not UTF-8"),
+        (COLA + "gj04\t1\t\ta\0b\n", r"train\.tsv, line 3: holds a NUL"),
+        ("", r"train\.tsv: the file is empty"),
+        ("\ufeff", r"train\.tsv, line 1: 1 columns"),
+    ],
+)
+def test_first_broken_line_is_named(train, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        cola(tmp_path, train)
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "message"),
+    [
+        ("index\tsentence1\tsentence2\tgold", "0\ta\tb\tentailment", r"line 2: no column 'label'; there are: index"),
+        ("index\tsentence1\tsentence1\tlabel", "0\ta\tb\tentailment", r"line 1: the header names a column twice"),
+        ("index\tsentence1\tsentence2\tlabel", "", r"holds no examples"),
+    ],
+)
+def test_wrong_header(header, line, message, tmp_path):
+    files = GLUE["rte"][0] | {"RTE/train.tsv": header + ("\n" + line if line else "")}
+    with pytest.raises(ValueError, match=r"RTE/train\.tsv.*" + message):
+        load("rte", "--data_dir", write(tmp_path, files))
+
+
+@pytest.mark.parametrize("missing", ["CoLA/train.tsv", "CoLA/dev.tsv"])
+def test_missing_file(missing, tmp_path):
+    write(tmp_path, {name: text for name, text in GLUE["cola"][0].items() if name != missing})
+    with pytest.raises(ValueError, match=f"{missing}: no such file.*--data_dir"):
+        load("cola", "--data_dir", tmp_path)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"--data_dir '.*/none' is not a folder"):
+        load("cola", "--data_dir", tmp_path / "none")
+
+
+@pytest.mark.parametrize("score", ["", "high", "nan", "inf"])
+def test_score_that_is_no_number(score, tmp_path):
+    train = tsv((*STSB_HEADER, "score"), stsb("0", "a", "b", score))
+    with pytest.raises(ValueError, match=r"train\.tsv, line 2: the score '.*' is not a finite number"):
+        load("stsb", "--data_dir", write(tmp_path, GLUE["stsb"][0] | {"STS-B/train.tsv": train}))
+
+
+def test_skipping_counts_every_broken_line_and_keeps_the_rest(tmp_path):
+    train = "short\n" + COLA + "gj04\t2\t\tYes.\n\n" + tsv(("gj04", "1", "", "Last."))
+    _, splits, reports = cola(tmp_path, train, skip=True)
+    assert [int(report.split("line ")[1].split(":")[0]) for report in reports] == [1, 4, 5]
+    assert list(splits["train"]["text_a"]) == ['She said "no.', "They drank the pub.", "Last."]
+    with pytest.raises(ValueError, match="holds no examples"):
+        cola(tmp_path, "short\n", skip=True)
+
+
+def test_a_skipped_line_of_a_test_set_does_not_shift_the_indices_of_a_submission(tmp_path):
+    test = tsv(("index", "sentence"), ("0", "a"), ("1",), ("2", "c"))
+    splits = load("cola", "--data_dir", write(tmp_path, GLUE["cola"][0] | {"CoLA/test.tsv": test}), skip=True)[1]
+    assert list(zip(splits["test"]["idx"], splits["test"]["text_a"], strict=True)) == [(0, "a"), (2, "c")]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "a\rb"])
+def test_only_newlines_end_a_line(sign, tmp_path):
+    splits = cola(tmp_path, tsv(("gj04", "1", "", f"one{sign}two"), ("gj04", "0", "*", "three")))[1]
+    assert rows(splits["train"]) == [(f"one{sign}two", 1), ("three", 0)]
+
+
+# --- the user's own files -------------------------------------------------------------------------------------
+
+TABLE = [
+    {"text": "plain", "label": "pos"},
+    {"text": 'a, "b"', "label": "neg"},
+    {"text": "ü\u2028x", "label": "neutral"},
+]
+
+
+def render(ending, table=TABLE):
+    """The table as the text of a file of that ending ("list" is a JSON list)."""
+    if ending == "csv":
+        return "text,label\r\n" + "".join('"{}",{}\r\n'.format(r["text"].replace('"', '""'), r["label"]) for r in table)
+    if ending == "tsv":
+        return tsv(("text", "label"), *(r.values() for r in table))
+    if ending == "list":
+        return json.dumps(table, indent=1)
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in table)
+
+
+OTHER = '{"text": "b", "label": 1}\n'
+
+
+def custom(folder, train, validation=None, ending="csv", options=(), skip=False):
+    ending = ending.replace("list", "json")
+    files = {f"train.{ending}": train, f"dev.{ending}": train if validation is None else validation}
+    write(folder, files)
+    paths = ("--train_file", folder / f"train.{ending}", "--validation_file", folder / f"dev.{ending}")
+    return load("custom", *paths, *options, skip=skip)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "list"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_custom_files(ending, bom, tmp_path):
+    table = TABLE + ([{"text": "two\nlines", "label": "pos"}] if ending != "tsv" else [])
+    task, splits, _ = custom(tmp_path, bom + render(ending, table), ending=ending)
+    assert (task.labels, task.kind, task.columns) == (("neg", "neutral", "pos"), "classification", ("text",))
+    expected = [(row["text"], task.labels.index(row["label"])) for row in table]
+    assert rows(splits["train"]) == rows(splits["validation"]) == expected
+
+
+def test_custom_pairs_numbers_as_labels_and_an_unlabelled_test_file(tmp_path):
+    lines = '{"q": "a", "s": "b", "y": 1}\n\n{"q": "c", "s": "d", "y": 0}\n'
+    write(tmp_path, {"test.csv": "s,q\nb,a\n"})
+    options = ("--text_columns", "q", "s", "--label_column", "y", "--test_file", tmp_path / "test.csv")
+    task, splits, _ = custom(tmp_path, lines, ending="json", options=options)
+    assert task.labels == ("0", "1")
+    assert rows(splits["train"]) == [("a", "b", 1), ("c", "d", 0)]
+    assert rows(splits["test"]) == [("a", "b", -1)]
+
+
+def test_custom_regression(tmp_path):
+    task, splits, _ = custom(tmp_path, "text,label\na,1.5\nb,-2\n", options=("--regression",))
+    assert (task.kind, task.metrics, task.labels) == ("regression", ("pearson", "spearman"), ())
+    assert rows(splits["train"]) == [("a", 1.5), ("b", -2.0)]
+
+
+@pytest.mark.parametrize(
+    ("ending", "train", "message"),
+    [
+        ("txt", "text\tlabel\n", r"train\.txt: unknown ending '\.txt'; use \.csv"),
+        ("csv", "text,tag\na,b\n", r"train\.csv, line 2: no column 'label'; there are: text, tag"),
+        ("csv", "text,label\na,b,c\n", r"train\.csv, line 2: 3 columns where 2 are due"),
+        ("csv", 'text,label\n"a\nb",0\nc\n', r"train\.csv, line 4: 1 columns"),
+        ("csv", 'text,label\na,0\n"open,1\n', r"train\.csv, line 3: not valid csv"),
+        ("csv", "text,text\na,0\n", r"train\.csv, line 1: the header names a column twice"),
+        ("csv", "text,label\na,x\nb,x\n", r"train\.csv: column 'label' holds only the label \['x'\]"),
+        ("csv", "text,label\n", r"train\.csv"),
+        ("tsv", "text\tlabel\na\n", r"train\.tsv, line 2: 1 columns"),
+        ("json", '{"text": "a", "label": 0}\n{"text": \n', r"train\.json, line 2: not valid JSON"),
+        ("json", '[{"text": "a", "label": 0},\n{"text": ]', r"train\.json, line 2: not valid JSON"),
+        ("json", '{"text": "a", "label": 0}\n3\n', r"train\.json, line 2: not a JSON object"),
+        ("json", '[{"text": "a", "label": 0}, []]', r"train\.json, line item 2: not a JSON object"),
+        ("json", OTHER + '{"text": null, "label": 0}\n', r"train\.json, line 2: column 'text' holds a null, not text"),
+        ("json", OTHER + '{"text": ["a"], "label": 0}\n', r"train\.json, line 2: column 'text' holds a list, not text"),
+        ("json", OTHER + '{"text": "\\ud800", "label": 0}\n', r"train\.json, line 2: column 'text' holds half a surr"),
+        ("json", f'{{"text": "a", "label": {"1" * 5000}}}\n', r"train\.json, line 1: not valid JSON"),
+        ("json", '{"a": ' * 50_000, r"train\.json, line 1: not valid JSON"),
+        ("json", "[" * 50_000, r"train\.json, line 1: not valid JSON"),
+        ("json", "[]", r"train\.json"),
+        ("json", "\n\n", r"train\.json"),
+        ("json", "", r"train\.json: the file is empty"),
+    ],
+    ids=lambda value: repr(value)[1:40],
+)
+def test_broken_custom_files(ending, train, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        custom(tmp_path, train, ending=ending)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_message_stays_one_short_line_whatever_the_column_names_hold(tmp_path):
+    with pytest.raises(ValueError, match="line 3: no column 'label'") as error:
+        custom(tmp_path, '"te\nxt",' + ",".join(f"c{i}" for i in range(2000)) + "\n" + "," * 2000 + "\n")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+def test_label_that_training_does_not_know(tmp_path):
+    message = r"dev\.csv, line 3: unknown label 'c'; the labels of this task are a, b"
+    files = ("text,label\nx,a\ny,b\n", 'text,label\nx,a\n"two\nlines",c\n')
+    with pytest.raises(ValueError, match=message):
+        custom(tmp_path, *files)
+    _, splits, reports = custom(tmp_path, *files, skip=True)
+    assert (len(splits["validation"]), len(reports)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("custom", (), "needs --train_file"),
+        ("custom", ("--train_file", "a.csv"), "needs --validation_file"),
+        ("custom", ("--train_file", "a", "--validation_file", "b", "--text_columns", *"abc"), "one or two columns"),
+        ("cola", ("--train_file", "a.csv"), "--train_file is for --task custom, not cola"),
+        ("stsb", ("--regression",), "--regression is for --task custom, not stsb"),
+        ("cola", ("--max_seq_length", "4"), "--max_seq_length 4 must be at least 8"),
+        ("cola", ("--max_eval_samples", "-1"), "--max_eval_samples -1"),
+    ],
+)
+def test_options_that_cannot_be(task, options, message):
+    with pytest.raises(ValueError, match=message):
+        parse(task, *options)
+
+
+# --- any bytes at all -----------------------------------------------------------------------------------------
+
+BITS = st.one_of(
+    st.sampled_from([b"\t", b"\n", b"\r\n", b"\r", b'"', b",", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
+                     b"\x85", b"[", b"]", b"{", b"}", b":", b"1", b"0", b"-1", b"1e999", b"NaN", b"\\ud800",
+                     b"\n\n", b"\t\n"]),
+    st.binary(max_size=4),
+    st.text("ab \t\n\u2028é", max_size=6).map(str.encode),
+)  # fmt: skip
+EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 5), BITS), min_size=1, max_size=3)
+DAMAGE = st.one_of(EDITS, EDITS, st.binary(max_size=60))
+
+
+def damaged(content, damage):
+    """The damage itself where it is bytes, else content with some places cut out and overwritten."""
+    if isinstance(damage, bytes):
+        return damage
+    for place, cut, bits in damage:
+        at = place % (len(content) + 1)
+        content = content[:at] + bits + content[at + cut :]
+    return content
+
+
+def lines_of(content, header):
+    lines = content.split(b"\n")
+    return lines[header : -1 if lines[-1] == b"" else None]
+
+
+def attempt(folder, loader):
+    """What the loader returns, or None where it raised one line of ValueError that names a file in the folder."""
+    try:
+        return loader()
+    except ValueError as error:
+        assert str(folder) in str(error)
+        assert len(str(error).splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    return tmp_path_factory.mktemp("glue")
+
+
+@pytest.mark.parametrize(("task", "name"), LAYOUTS)
+@FUZZ
+@given(damage=DAMAGE, skip=st.booleans())
+def test_damaged_glue_file_is_refused_or_read_line_by_line(glue, task, name, damage, skip):
+    whole = GLUE[task][0][name].removesuffix("\n").split("\n")
+    content = damaged("\n".join(whole + whole[-1:] * 3).encode(), damage)
+    write(glue, GLUE[task][0] | {name: content})
+    found = attempt(glue, lambda: load(task, "--data_dir", glue, skip=skip))
+    if found is None:
+        return
+    _, splits, reports = found
+    split = "test" if task == "ax" else Path(name).stem.replace("dev", "validation")
+    lines = lines_of(content, header=not (data.TASKS[task].header and "test" not in name))
+    assert len(splits[split]) + len(reports) == len(lines)
+    assert skip or not reports
+    for text, idx in zip(splits[split]["text_a"], splits[split]["idx"], strict=True):
+        assert text.encode() in lines[idx]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "list"])
+@settings(FUZZ, max_examples=60)
+@given(damage=DAMAGE, skip=st.booleans())
+def test_damaged_custom_file_is_refused_or_read_whole(tmp_path_factory, ending, damage, skip):
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    good = render(ending)
+    content = damaged(good.encode(), damage)
+    for files in ((good, content), (content, good)):
+        found = attempt(folder, lambda files=files: custom(folder, *files, ending=ending, skip=skip))
+        if found is None:
+            continue
+        _, splits, reports = found
+        text = content.decode("utf-8-sig")
+        if ending == "tsv":
+            due = len(lines_of(content, header=True))
+        elif ending == "csv":
+            due = sum(1 for _ in csv.reader(line + "\n" for line in text.removesuffix("\n").split("\n"))) - 1
+        elif text.lstrip().startswith("["):
+            due = len(json.loads(text))
+        else:
+            due = sum(1 for line in text.split("\n") if line.strip())
+        assert sum(map(len, splits.values())) + len(reports) == due + len(TABLE)
+        assert skip or not reports
+
+
+# --- tokens and batches ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(words) + "\n")
+    return BertTokenizerFast(str(path))
+
+
+def test_tokenize_single_sentences(tokenizer):
+    examples = Dataset.from_dict({"text_a": ["a b", "c d e f g h a b c"], "label": [1, 0], "idx": [0, 1]})
+    tokens = data.tokenize(examples, tokenizer, 8)
+    assert list(tokens["input_ids"]) == [[2, 5, 6, 3], [2, 7, 8, 9, 10, 11, 12, 3]]
+    assert list(tokens["labels"]) == [1, 0]
+    assert set(tokens.column_names) == {"input_ids", "token_type_ids", "attention_mask", "labels", "idx"}
+
+
+def test_tokenize_pairs_with_token_types_cutting_the_longer_text(tokenizer):
+    table = {"text_a": ["a b c d e f g h", "a"], "text_b": ["g h", ""], "label": [0.5, 1.5], "idx": [0, 1]}
+    tokens = data.tokenize(Dataset.from_dict(table), tokenizer, 8)
+    assert tokens[0] == {"input_ids": [2, 5, 6, 7, 3, 11, 12, 3], "token_type_ids": [0, 0, 0, 0, 0, 1, 1, 1],
+                         "attention_mask": [1] * 8, "labels": 0.5, "idx": 0}  # fmt: skip
+    assert tokens[1]["token_type_ids"] == [0, 0, 0, 1]
+
+
+def test_collate_pads_to_the_longest_and_marks_real_tokens_with_one():
+    examples = [
+        {"input_ids": [2, 5, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 1, 1], "labels": 1, "idx": 4},
+        {"input_ids": [2], "attention_mask": [1], "token_type_ids": [0], "labels": 0, "idx": 2},
+    ]
+    batch = data.collate(examples, pad_id=9)
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [[2, 5, 3], [2, 9, 9]], "attention_mask": [[1, 1, 1], [1, 0, 0]],
+        "token_type_ids": [[0, 1, 1], [0, 0, 0]], "labels": [1, 0], "idx": [4, 2],
+    }  # fmt: skip
+    assert batch["input_ids"].dtype == batch["labels"].dtype == torch.long
+    assert data.collate([{"labels": 0.5}, {"labels": 2.0}], 0)["labels"].dtype == torch.float32
+
+
+LENGTHS = st.lists(st.integers(1, 50), max_size=300)
+
+
+@FUZZ
+@given(LENGTHS, st.integers(1, 7), st.integers(0, 2**31), st.integers(0, 99))
+def test_grouped_batches_hold_each_example_once(lengths, size, seed, epoch):
+    batches = data.grouped_batches(lengths, size, seed, epoch)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) == size for batch in batches[:-1])
+    assert all(0 < len(batch) <= size for batch in batches)
+    assert batches == data.grouped_batches(lengths, size, seed, epoch)
+
+
+@FUZZ
+@given(LENGTHS, st.integers(1, 7))
+def test_sorted_batches_hold_each_example_once_longest_first(lengths, size):
+    batches = data.sorted_batches(lengths, size)
+    order = [i for batch in batches for i in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
+    assert [len(batch) for batch in batches] == [min(size, len(lengths) - i) for i in range(0, len(lengths), size)]
+
+
+def cola_like_lengths(count=8551):
+    """Token counts with CoLA's shape under a word-piece vocabulary: median 10, a long tail, from 4 to 48."""
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(count, generator=generator) * 0.42 + 2.3).exp().clamp(4, 48).round().int().tolist()
+
+
+def padding(lengths, batches):
+    fed = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    return 1 - sum(lengths) / fed
+
+
+def test_grouped_batches_are_random_yet_hold_little_padding():
+    lengths = cola_like_lengths()
+    epochs = [data.grouped_batches(lengths, 32, 1, epoch) for epoch in range(3)]
+    assert max(padding(lengths, batches) for batches in epochs) < 0.15
+    shuffled = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(1)).tolist()
+    assert padding(lengths, [shuffled[i : i + 32] for i in range(0, len(lengths), 32)]) > 0.3  # what grouping saves
+    others = [*epochs[1:], data.grouped_batches(lengths, 32, 2, 0)]
+    assert all({frozenset(b) for b in epochs[0]}.isdisjoint({frozenset(b) for b in other}) for other in others)
+    means = [sum(lengths[i] for i in batch) / len(batch) for batch in epochs[0][:-1]]
+    rises = sum(a < b for a, b in itertools.pairwise(means)) / len(means)
+    assert 0.4 < rises < 0.6  # short and long batches in a random order

@@ -1,0 +1,499 @@
+"""models.py on tiny random models: layer maps, students, teachers' heads, counts, and what is refused."""
+import argparse
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    DistilBertConfig,
+    RobertaConfig,
+)
+
+import models
+
+V, H, FF, P, T = 40, 8, 16, 20, 6  # vocabulary, width, feed-forward width, positions, tokens of a sequence
+NO_YES = ("no", "yes")
+CONFIGS = {
+    "bert": lambda layers, hidden=H, **more: BertConfig(
+        vocab_size=V, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=FF,
+        max_position_embeddings=P, **more),
+    "roberta": lambda layers, hidden=H, **more: RobertaConfig(
+        vocab_size=V, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=FF,
+        max_position_embeddings=P, type_vocab_size=1, **more),
+    "distilbert": lambda layers, hidden=H, **more: DistilBertConfig(
+        vocab_size=V, dim=hidden, n_layers=layers, n_heads=2, hidden_dim=FF, max_position_embeddings=P, **more),
+}  # fmt: skip
+
+
+def make(family="bert", layers=4, kind="classification", scramble=True, **more):
+    """A tiny model; scramble draws every parameter anew, so that no two layers share a bias or a norm."""
+    torch.manual_seed(0)
+    model = models.AUTO[kind].from_config(CONFIGS[family](layers, **more)).eval()
+    if scramble:
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter.data, std=0.5)
+    return model
+
+
+def batch(tokens=T):
+    ids = torch.arange(5, 5 + tokens)[None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids),
+            "labels": torch.tensor([1]), "idx": torch.tensor([0])}  # fmt: skip
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(**models.model_inputs(model, batch())).logits
+
+
+def same(one, other):
+    """Whether two modules have the same parameters under the same names."""
+    one, other = dict(one.named_parameters()), dict(other.named_parameters())
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def one_line(error):
+    assert len(str(error.value).splitlines()) == 1
+    return True
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+# --- layer maps -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_student", "n_teacher", "strategy", "pairs"),
+    [
+        (6, 12, "uniform", [(0, 0), (1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12)]),
+        (3, 6, "uniform", [(0, 0), (1, 2), (2, 4), (3, 6)]),
+        (4, 6, "uniform", [(0, 0), (1, 2), (2, 3), (3, 4), (4, 6)]),
+        (1, 2, "uniform", [(0, 0), (1, 2)]),
+        (2, 1, "uniform", [(0, 0), (1, 0), (2, 1)]),
+        (6, 12, "last", [(0, 0), (1, 7), (2, 8), (3, 9), (4, 10), (5, 11), (6, 12)]),
+        (3, 6, "last", [(0, 0), (1, 4), (2, 5), (3, 6)]),
+        (4, 6, "last", [(0, 0), (1, 3), (2, 4), (3, 5), (4, 6)]),
+        (1, 2, "last", [(0, 0), (1, 2)]),
+        (6, 12, "first", [(i, i) for i in range(7)]),
+        (1, 2, "first", [(0, 0), (1, 1)]),
+        (6, 12, "ends", [(0, 0), (3, 6), (6, 12)]),
+        (3, 6, "ends", [(0, 0), (1, 3), (3, 6)]),
+        (4, 6, "ends", [(0, 0), (2, 3), (4, 6)]),
+        (1, 2, "ends", [(0, 0), (1, 2)]),
+        (6, 12, "0:0,1:2,6:12", [(0, 0), (1, 2), (6, 12)]),
+        (3, 6, "3:6,1:0", [(3, 6), (1, 0)]),
+    ],
+)
+def test_layer_map(n_student, n_teacher, strategy, pairs):
+    assert models.layer_map(n_student, n_teacher, strategy) == pairs
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ("middle", "unknown layer map 'middle': choose uniform, last, first, ends, or pairs"),
+        ("", "unknown layer map ''"),
+        ("0:0,", "unknown layer map"),
+        ("0:-1", "unknown layer map"),
+        ("0:0\n", "unknown layer map"),
+        ("٣:٣", "unknown layer map"),
+        ("0:0,7:12", "pair 7:12 lies outside the models: the student has hidden states 0 to 6, the teacher 0 to 12"),
+        ("0:13", "pair 0:13 lies outside the models"),
+        ("1:1,1:1", "holds a pair twice"),
+    ],
+)
+def test_impossible_layer_map(strategy, message):
+    with pytest.raises(ValueError, match=message) as error:
+        models.layer_map(6, 12, strategy)
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("strategy", ["first", "last"])
+def test_layer_map_of_a_student_deeper_than_its_teacher(strategy):
+    with pytest.raises(ValueError, match=f"{strategy}.*at least as deep"):
+        models.layer_map(4, 3, strategy)
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=4)
+EXPLICIT = PAIRS.map(lambda pairs: ",".join(f"{s}:{t}" for s, t in pairs))
+WORDS = st.one_of(st.sampled_from(models.STRATEGIES), EXPLICIT, st.text("0123:,- ", max_size=12), st.text(max_size=6))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), WORDS)
+def test_any_layer_map_is_refused_or_inside_the_models(n_student, n_teacher, strategy):
+    try:
+        pairs = models.layer_map(n_student, n_teacher, strategy)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
+        assert strategy not in ("uniform", "ends")
+        return
+    assert pairs
+    assert len(set(pairs)) == len(pairs)
+    assert all(0 <= s <= n_student and 0 <= t <= n_teacher for s, t in pairs)
+    if strategy in models.STRATEGIES:
+        assert pairs[0] == (0, 0)
+        assert pairs == sorted(pairs)
+
+
+def test_aligned_reads_the_depths_and_can_leave_out_the_embeddings():
+    student, teacher = make(layers=2), make("distilbert", layers=4)
+    assert models.aligned(student, teacher, "uniform") == [(0, 0), (1, 2), (2, 4)]
+    assert models.aligned(student, teacher, "uniform", no_embeddings=True) == [(1, 2), (2, 4)]
+    assert models.aligned(student, teacher, "0:1,0:0", no_embeddings=True) == [(0, 1)]
+
+
+# --- students ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_student_config_changes_what_is_asked_for_and_nothing_else(family):
+    source = CONFIGS[family](4)
+    config = models.student_config(source, layers=2, intermediate=32)
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, H, 2)
+    student = models.AUTO["classification"].from_config(config)
+    assert len(models.encoder_layers(student)) == 2
+    assert {p.shape[0] for p in models.encoder_layers(student)[0].parameters()} == {H, 32}
+    assert source.to_dict() == CONFIGS[family](4).to_dict()
+    config = models.student_config(source, hidden=12, heads=3)
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (4, 12, 3)
+    with pytest.raises(ValueError, match="--student_hidden 9 is not a multiple of 2 heads"):
+        models.student_config(source, hidden=9)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(("init", "copied"), [(None, (2, 4)), ("uniform", (2, 4)), ("first", (1, 2)), ("last", (3, 4))])
+def test_student_takes_its_layers_embeddings_and_head_from_the_source(family, init, copied):
+    source = make(family)
+    student = models.build_student(source, "classification", {"layers": 2}, init)
+    for layer, number in zip(models.encoder_layers(student), copied, strict=True):
+        fits = [i for i, other in enumerate(models.encoder_layers(source), 1) if same(layer, other)]
+        assert fits == [number]
+    theirs = source.state_dict()
+    for name, value in student.state_dict().items():
+        assert "layer." in name or torch.equal(value, theirs[name]), name
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_student_of_the_same_depth_is_the_source(family):
+    source = make(family, kind="mlm")
+    student = models.build_student(source, "mlm", {"layers": 4})
+    assert same(student, source)
+    torch.testing.assert_close(logits(student), logits(source))
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    assert same(source, make(family, kind="mlm"))  # the student's weights are its own
+
+
+def test_random_copies_nothing():
+    source = make()
+    student = models.build_student(source, "classification", {"layers": 2}, "random")
+    theirs = source.state_dict()
+    assert not [name for name, value in student.state_dict().items() if torch.equal(value, theirs[name])]
+
+
+@pytest.mark.parametrize("shape", [{"hidden": 4}, {"intermediate": 32}, {"layers": 2, "hidden": 12, "heads": 3}])
+def test_student_of_another_width_starts_at_random_unless_told_otherwise(shape):
+    source = make()
+    student = models.build_student(source, "classification", shape)
+    assert not any(same(a, b) for a in models.encoder_layers(student) for b in models.encoder_layers(source))
+    assert logits(student).shape == (1, 2)
+    with pytest.raises(ValueError, match=r"uniform copies layers .*use --student_init random") as error:
+        models.build_student(source, "classification", shape, "uniform")
+    assert one_line(error)
+
+
+def test_student_deeper_than_its_source_repeats_layers_in_order():
+    source = make(layers=2)
+    student = models.build_student(source, "classification", {"layers": 5}, "uniform")
+    layers = models.encoder_layers(source)
+    fits = [[i for i, other in enumerate(layers, 1) if same(layer, other)] for layer in models.encoder_layers(student)]
+    assert fits == [[1], [1], [1], [2], [2]]
+    with pytest.raises(ValueError, match="at least as deep"):
+        models.build_student(source, "classification", {"layers": 5}, "last")
+
+
+def test_copy_weights_names_what_stayed_random():
+    source, student = make(kind="mlm"), make(layers=2)
+    left = models.copy_weights(student, source, "uniform")
+    assert left == ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"]
+
+
+@pytest.mark.parametrize(("kind", "auto"), [
+    ("classification", AutoModelForSequenceClassification), ("mlm", AutoModelForMaskedLM)])  # fmt: skip
+@pytest.mark.parametrize("family", CONFIGS)
+def test_built_student_saved_and_loaded_again_is_the_same(family, kind, auto, tmp_path):
+    student = models.build_student(make(family, kind=kind), kind, {"layers": 2})
+    student.save_pretrained(tmp_path)
+    loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert loaded.config.num_hidden_layers == 2
+    assert same(loaded, student)
+    torch.testing.assert_close(logits(loaded), logits(student))
+    assert len(models.encoder_layers(AutoModel.from_pretrained(tmp_path))) == 2
+
+
+# --- loading ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Saved models: with a head for two named labels, for two nameless ones, for a number, for words, with none."""
+    root = tmp_path_factory.mktemp("models")
+    named = {"id2label": dict(enumerate(NO_YES)), "label2id": {word: i for i, word in enumerate(NO_YES)}}
+    make(layers=2, **named).save_pretrained(root / "named")
+    make(layers=2).to(torch.bfloat16).save_pretrained(root / "nameless")
+    make(layers=2, num_labels=1).save_pretrained(root / "number")
+    make(layers=2, kind="mlm").save_pretrained(root / "mlm")
+    BertModel(CONFIGS["bert"](2)).save_pretrained(root / "encoder")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "labels"),
+    [("named", "classification", NO_YES), ("nameless", "classification", NO_YES), ("number", "regression", ()),
+     ("mlm", "mlm", None)],
+)  # fmt: skip
+def test_teacher_is_frozen_in_eval_mode_and_float32(folders, folder, kind, labels):
+    teacher = models.load_teacher(str(folders / folder), kind, labels=labels)
+    assert not teacher.training
+    assert {(p.requires_grad, p.dtype) for p in teacher.parameters()} == {(False, torch.float32)}
+    if labels:
+        assert teacher.config.id2label == dict(enumerate(NO_YES))
+    saved = models.AUTO[kind].from_pretrained(folders / folder, dtype=torch.float32)
+    torch.testing.assert_close(logits(teacher), logits(saved), rtol=1e-5, atol=1e-5)
+    student = models.build_student(teacher, kind, {"layers": 1})
+    assert {(p.requires_grad, p.dtype) for p in student.parameters()} == {(True, torch.float32)}
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "labels", "message"),
+    [
+        ("encoder", "classification", NO_YES, "no trained task head .*random.*: make one first: TUNE"),
+        ("mlm", "classification", NO_YES, "no trained task head"),
+        ("mlm", "regression", (), "no trained task head|another number of labels"),
+        ("encoder", "qa", None, "no trained task head"),
+        ("encoder", "mlm", None, "no trained language-model head"),
+        ("named", "mlm", None, "no trained language-model head"),
+        ("named", "classification", ("yes", "no"), r"trained on labels \['no', 'yes'\], the task has \['yes', .*TUNE"),
+        ("named", "classification", ("no", "yes", "maybe"), r"trained on labels \['no', 'yes'\]"),
+        ("nameless", "classification", ("no", "yes", "maybe"), r"trained on labels \['LABEL_0', 'LABEL_1'\]"),
+        ("named", "regression", (), "head for another number of labels"),
+    ],
+)
+def test_teacher_without_the_tasks_head_is_refused(folders, folder, kind, labels, message):
+    with pytest.raises(ValueError, match=f"--teacher '.*{folder}'.*{message}") as error:
+        models.load_teacher(str(folders / folder), kind, labels=labels, fine_tune_command="TUNE")
+    assert one_line(error)
+
+
+def test_student_gets_a_new_head_and_the_tasks_labels(folders):
+    student, missing = models.load_model(str(folders / "encoder"), "classification", labels=("a", "b", "c"))
+    assert missing == ["classifier.bias", "classifier.weight"]
+    assert (student.config.id2label, student.config.label2id["b"]) == ({0: "a", 1: "b", 2: "c"}, 1)
+    student, missing = models.load_model(str(folders / "encoder"), "regression")
+    assert (student.config.num_labels, student.config.problem_type) == (1, "regression")
+    with pytest.raises(ValueError, match=r"--student '.*named' has a head for another number of labels") as error:
+        models.load_model(str(folders / "named"), "classification", "--student", labels=("a", "b", "c"))
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("attentions", [False, True])
+def test_attention_probabilities_come_where_they_were_asked_for(folders, attentions):
+    model, _ = models.load_model(str(folders / "mlm"), "mlm", attentions=attentions)
+    student = models.build_student(model, "mlm", {"layers": 1})
+    kinds = {m.config._attn_implementation for m in (model, student)}
+    assert kinds == {"eager" if attentions else "sdpa"}
+
+
+LOADERS = {
+    "config": lambda name: models.load_config(name, "--teacher"),
+    "tokenizer": lambda name: models.load_tokenizer(name, "--teacher"),
+    "model": lambda name: models.load_model(name, "mlm", "--teacher"),
+    "teacher": lambda name: models.load_teacher(name, "mlm"),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{root}/none", "is not a folder: check the path"),
+        ("./none", "is not a folder"),
+        ("a/b/c", "is not a folder"),
+        ("nobody/nothing", r"is no local folder and could not be had from the Hugging Face hub .*pass its folder"),
+        ("{root}/empty", "could not be loaded: "),
+        ("{root}/garbled", "could not be loaded: .*config.json"),
+    ],
+)
+def test_model_that_cannot_be_had(loader, name, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "garbled").mkdir()
+    (tmp_path / "garbled" / "config.json").write_text("{\n")
+    with pytest.raises(ValueError, match=f"--teacher '{name.format(root=tmp_path)}' {message}") as error:
+        LOADERS[loader](name.format(root=tmp_path))
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:500])])
+def test_weights_missing_or_cut_short(damage, tmp_path):
+    make(kind="mlm").save_pretrained(tmp_path)
+    damage(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"could not be loaded: .+") as error:
+        models.load_model(str(tmp_path), "mlm")
+    assert one_line(error)
+
+
+def tokenizer(folder, words):
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return str(folder)
+
+
+def test_folder_without_tokenizer_files_gives_no_made_up_tokenizer(folders, tmp_path):
+    assert models.load_tokenizer(tokenizer(tmp_path / "a", "ab"))("a b")["input_ids"] == [2, 5, 6, 3]
+    with pytest.raises(ValueError, match=r"tokenizer of '.*named' has no words: tokenizer\.json is missing") as error:
+        models.load_tokenizer(str(folders / "named"))
+    assert one_line(error)
+
+
+@pytest.mark.parametrize(("words", "fits"), [("abc", True), ("acb", False), ("ab", False), ("abd", False)])
+def test_check_vocabulary(words, fits, tmp_path):
+    student = models.load_tokenizer(tokenizer(tmp_path / "s", words))
+    teacher = models.load_tokenizer(tokenizer(tmp_path / "t", "abc"))
+    if fits:
+        models.check_vocabulary(student, teacher, "S", "T")
+        return
+    message = rf"student 'S' \({5 + len(words)} words\) and teacher 'T' \(8 words\) have different vocabularies"
+    with pytest.raises(ValueError, match=message):
+        models.check_vocabulary(student, teacher, "S", "T")
+
+
+# --- options ----------------------------------------------------------------------------------------------------
+
+
+def parse(*options):
+    parser = argparse.ArgumentParser()
+    models.add_arguments(parser)
+    return parser.parse_args(list(options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--student is missing"),
+        (("--teacher", "t"), "pass --student .*or --student_layers"),
+        (("--student", "s", "--student_layers", "0"), "--student_layers 0 must be at least 1"),
+        (("--teacher", "t", "--student_hidden", "-4"), "--student_hidden -4 must be at least 1"),
+        (("--student", "s", "--student_init", "random"), "--student_init random is for a student built"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        models.check_args(parse(*options))
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A teacher's folder with its tokenizer."""
+    folder = tokenizer(tmp_path / "teacher", "abc")
+    make(layers=4, id2label=dict(enumerate(NO_YES))).save_pretrained(folder)
+    return folder
+
+
+def test_load_pair_cuts_the_student_from_the_teacher_or_from_its_own_source(trained, tmp_path):
+    other = tokenizer(tmp_path / "other", "abc")
+    torch.manual_seed(5)
+    AutoModel.from_config(CONFIGS["bert"](2)).save_pretrained(other)
+    for options, layers, source in (
+        (("--teacher", trained, "--student_layers", "2"), 2, trained),
+        (("--teacher", trained, "--student", other), 2, other),
+        (("--teacher", trained, "--student", other, "--student_layers", "1"), 1, other),
+        (("--student", trained), 4, trained),
+    ):
+        args = parse(*options)
+        models.check_args(args)
+        student, teacher, words = models.load_pair(args, "classification", labels=NO_YES)
+        assert len(models.encoder_layers(student)) == layers
+        theirs = AutoModel.from_pretrained(source).embeddings
+        assert same(student.base_model.embeddings, theirs)
+        assert all(p.requires_grad for p in student.parameters())
+        assert (teacher is None) == ("--teacher" not in options)
+        assert words("a")["input_ids"] == [2, 5, 3]
+
+
+def test_load_pair_refuses_another_vocabulary(trained, tmp_path):
+    args = parse("--teacher", trained, "--student", tokenizer(tmp_path / "other", "abd"))
+    with pytest.raises(ValueError, match="different vocabularies"):
+        models.load_pair(args, "classification", labels=NO_YES)
+
+
+# --- inputs and counts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "types"), [("bert", True), ("roberta", False), ("distilbert", False)])
+def test_model_inputs_leave_out_labels_and_token_types_that_a_model_has_not(family, types):
+    model, given_batch = make(family), batch()
+    inputs = models.model_inputs(model, given_batch)
+    assert set(inputs) == {"input_ids", "attention_mask"} | ({"token_type_ids"} if types else set())
+    assert all(inputs[name] is given_batch[name] for name in inputs)
+    del given_batch["token_type_ids"]
+    assert set(models.model_inputs(model, given_batch)) == {"input_ids", "attention_mask"}
+    assert model(**models.model_inputs(model, batch())).logits.shape == (1, 2)
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", P), ("distilbert", P), ("roberta", P - 2)])
+def test_max_tokens_is_the_longest_input_that_a_model_takes(family, longest):
+    model = make(family)
+    assert models.max_tokens(model.config) == longest
+    model(input_ids=torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, longest + 1), 5))
+
+
+EMBEDDINGS = (V + P + 2) * H + 2 * H  # words, positions, token types; norm
+LAYER = 4 * (H * H + H) + 2 * H + (H * FF + FF) + (FF * H + H) + 2 * H  # attention; norm; feed-forward; norm
+
+
+def test_count_parameters_by_hand():
+    heads = H * H + H + 3 * H + 3  # pooler, classifier
+    assert models.count_parameters(make(layers=2, num_labels=3)) == (EMBEDDINGS + 2 * LAYER + heads, 2 * LAYER + heads)
+    head = H * H + H + 2 * H + V  # transform, norm, bias; the decoder is the word embedding, counted once
+    assert models.count_parameters(make(layers=2, kind="mlm")) == (EMBEDDINGS + 2 * LAYER + head, 2 * LAYER + head)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("tokens", [1, T])
+def test_count_flops_by_hand(layers, tokens):
+    # Multiply-adds of the projections, of scores and context, of the feed-forward layers.
+    layer = 4 * tokens * H * H + 2 * tokens * tokens * H + 2 * tokens * H * FF
+    classifier = H * H + 2 * H
+    model = make(layers=layers)
+    assert models.count_flops(model, tokens) == 2 * (layers * layer + classifier)
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert model.config._attn_implementation == "sdpa"
+    mlm = make(layers=layers, kind="mlm")
+    assert models.count_flops(mlm, tokens) == 2 * (layers * layer + tokens * (H * H + H * V))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_describe_names_the_shape_of_every_family(family):
+    model = make(family)
+    found = models.describe(model, T)
+    assert (found["layers"], found["hidden_size"], found["heads"], found["intermediate_size"]) == (4, H, 2, FF)
+    assert (found["type"], found["vocab_size"], found["seq_length"]) == (family, V, T)
+    assert found["flops_per_sequence"] == models.count_flops(model, T) > 0
+    assert found["parameters"] == sum(p.numel() for p in model.parameters())

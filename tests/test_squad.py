@@ -1,0 +1,244 @@
+"""SQuAD: reading, windows, the search for answers, the official scores, and a run through the command line."""
+import argparse
+import json
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.text import squad as torchmetrics_squad
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+import data
+import distill_finetune
+import losses
+import metrics
+import squad
+
+
+def squad_file(path, qas, context="The cat sat on the mat ."):
+    article = {"title": "t", "paragraphs": [{"context": context, "qas": qas}]}
+    path.write_text(json.dumps({"version": "1.1", "data": [article]}))
+    return path
+
+
+def qa(key="q1", text="cat", start=4, **more):
+    return {"id": key, "question": "who ?", "answers": [{"text": text, "answer_start": start}], **more}
+
+
+class TestReading:
+    def test_questions_answers_and_impossible_ones(self, tmp_path):
+        path = squad_file(tmp_path / "f.json", [qa(), {**qa("q2"), "answers": [], "is_impossible": True}])
+        rows = squad.read_squad(path, True, data.Skipped())
+        assert rows["id"] == ["q1", "q2"] and rows["texts"] == [["cat"], []] and rows["starts"] == [[4], []]
+
+    @pytest.mark.parametrize(
+        "qas, said",
+        [
+            ([qa(start=5)], "question 'q1': the answer 'cat' does not stand at answer_start 5"),
+            ([qa(start=-3)], "does not stand"),
+            ([qa(text="")], "does not stand"),
+            ([qa(), qa()], "'q1' comes twice"),
+            ([{**qa(), "answers": []}], "no answers and is not marked"),
+            ([{**qa(), "answers": [], "is_impossible": True}], "use --task squad_v2"),
+            ([{"id": "q9"}], "'q9' is not as SQuAD has it"),
+            ([["odd"]], "is not as SQuAD has it"),
+            ([], "holds no questions"),
+        ],
+    )
+    def test_a_broken_question_is_named_with_its_file(self, tmp_path, qas, said):
+        path = squad_file(tmp_path / "f.json", qas)
+        with pytest.raises(ValueError, match=said) as error:
+            squad.read_squad(path, False, data.Skipped())
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+    def test_bad_examples_are_counted_where_skipping_was_asked_for(self, tmp_path):
+        skipped = data.Skipped(True)
+        rows = squad.read_squad(squad_file(tmp_path / "f.json", [qa(start=5), qa("q2")]), False, skipped)
+        assert rows["id"] == ["q2"] and len(skipped.reports) == 1 and "'q1'" in skipped.reports[0]
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data())
+    def test_damaged_files_end_in_one_line_or_in_all_their_questions(self, tmp_path_factory, data_):
+        path = squad_file(tmp_path_factory.mktemp("fuzz") / "f.json", [qa(), qa("q2", "mat", 19)])
+        raw = bytearray(path.read_bytes())
+        for _ in range(data_.draw(st.integers(1, 4))):
+            at = data_.draw(st.integers(0, len(raw) - 1))
+            raw[at : at + data_.draw(st.integers(0, 3))] = data_.draw(st.binary(max_size=3))
+        path.write_bytes(raw)
+        try:
+            rows = squad.read_squad(path, False, data.Skipped())
+        except ValueError as error:
+            assert "\n" not in str(error)
+        else:
+            questions = [q for a in json.loads(raw.decode())["data"] for p in a["paragraphs"] for q in p["qas"]]
+            assert len(rows) == len(questions)
+
+
+@pytest.fixture
+def args():
+    return argparse.Namespace(max_seq_length=24, max_query_length=5, doc_stride=6)
+
+
+@pytest.fixture
+def tokenizer(world):
+    return AutoTokenizer.from_pretrained(world / "bert")
+
+
+def test_windows_cover_the_context_and_hold_the_answers(world, tokenizer, args, tmp_path):
+    questions = squad.read_squad(world / "squad" / "dev-v2.0.json", True, data.Skipped())
+    cut = squad.windows(questions, tokenizer, args, tmp_path)
+    covered, answered = [set() for _ in range(len(questions))], set()
+    for row in cut:
+        source = questions[row["question"]]
+        assert len(row["input_ids"]) <= 24 and row["input_ids"][0] == tokenizer.cls_token_id
+        covered[row["question"]] |= {i for a, b in row["offsets"] if a >= 0 for i in range(a, b)}
+        assert row["offsets"].index(next(o for o in row["offsets"] if o[0] >= 0)) <= 5 + 2  # [CLS] question [SEP]
+        if row["start_positions"]:
+            span = row["offsets"][row["start_positions"]][0], row["offsets"][row["end_positions"]][1]
+            assert source["context"][slice(*span)] == source["texts"][0]
+            answered.add(row["question"])
+        else:
+            assert row["end_positions"] == 0
+    for i, source in enumerate(questions):
+        assert covered[i] == {k for k, c in enumerate(source["context"]) if not c.isspace()}
+        assert (i in answered) == bool(source["texts"])
+
+
+def test_the_cache_is_keyed_by_all_that_windows_depend_on(world, tokenizer, args, tmp_path):
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    squad.windows(questions, tokenizer, args, tmp_path)
+    squad.windows(questions, tokenizer, args, tmp_path)
+    assert len(list(tmp_path.glob("*.arrow"))) == 1
+    args.doc_stride = 4
+    squad.windows(questions, tokenizer, args, tmp_path)
+    squad.windows(questions.select(range(5)), tokenizer, args, tmp_path)
+    tokenizer.add_tokens(["zebra"])
+    squad.windows(questions, tokenizer, args, tmp_path)
+    assert len(list(tmp_path.glob("*.arrow"))) == 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 6), st.integers(1, 5))
+def test_best_spans_equal_the_search_one_by_one(seed, size, n_best, longest):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 2, size, generator=generator)
+    context = torch.rand(3, size, generator=generator) < 0.7
+    score, start, end = squad.best_spans(logits, context, n_best, longest)
+    for i in range(3):
+        inside = [k for k in range(size) if context[i, k]]
+        starts, ends = (sorted(inside, key=lambda k, s=side: -logits[i, s, k])[:n_best] for side in (0, 1))
+        spans = [(float(logits[i, 0, a] + logits[i, 1, b]), a, b) for a in starts for b in ends if a <= b < a + longest]
+        if spans:
+            assert (score[i].item(), start[i].item(), end[i].item()) == pytest.approx(max(spans))
+        else:
+            assert score[i] == float("-inf")
+
+
+def test_answers_are_the_best_over_the_windows_of_a_question(tokenizer, world, args, tmp_path):
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    cut = squad.windows(questions, tokenizer, args, tmp_path)
+    logits = torch.zeros(len(cut), 2, 24)
+    for i, row in enumerate(cut):
+        if row["start_positions"]:
+            logits[i, 0, row["start_positions"]] = logits[i, 1, row["end_positions"]] = 5.0
+    found = squad.answers(questions, cut, logits, 20, 30)
+    assert {key: text for key, (text, _) in found.items()} == {q["id"]: q["texts"][0] for q in questions}
+    assert all(difference == -10.0 for _, difference in found.values())
+
+
+# Prediction, gold texts, (exact match, F1) by the official scripts of SQuAD 1.1 and 2.0.
+WORKED = [
+    ("the Cat!", ["cat"], (1, 1), (1, 1)),
+    ("a big cat", ["cat", "big cat"], (1, 1), (1, 1)),
+    ("big dog", ["a big cat", "dog house"], (0, 0.5), (0, 0.5)),
+    ("cat cat sat", ["cat sat sat"], (0, 2 / 3), (0, 2 / 3)),
+    ("", ["cat"], (0, 0), (0, 0)),
+    ("café", ["cafe"], (0, 0), (0, 0)),
+    ("Éire\u2019s coast", ["éire\u2019s coast"], (1, 1), (1, 1)),
+    ("Éire\u2019s coast", ["Éire's coast"], (0, 0.5), (0, 0.5)),  # drops ASCII punctuation only
+    ("1,000", ["1000"], (1, 1), (1, 1)),
+    ("theatre", ["atre"], (0, 0), (0, 0)),
+    ("an", ["the"], (1, 0), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("prediction, golds, v1, v2", WORKED)
+def test_scores_equal_the_official_evaluation(prediction, golds, v1, v2):
+    assert metrics.squad_scores(prediction, golds) == pytest.approx(v1)
+    assert metrics.squad_scores(prediction, golds, True) == pytest.approx(v2)
+
+
+def test_impossible_questions_of_v2():
+    assert metrics.squad_scores("", [], True) == (1, 1)
+    assert metrics.squad_scores("cat", [], True) == (0, 0)
+
+
+def test_totals_agree_with_torchmetrics():
+    answers = {str(i): (prediction, 0.0) for i, (prediction, *_) in enumerate(WORKED[:-1])}
+    golds = {str(i): row[1] for i, row in enumerate(WORKED[:-1])}
+    got, _ = metrics.squad_metrics(answers, golds)
+    other = torchmetrics_squad(
+        [{"id": k, "prediction_text": text} for k, (text, _) in answers.items()],
+        [{"id": k, "answers": {"text": v, "answer_start": [0] * len(v)}} for k, v in golds.items()],
+    )
+    assert got["f1"] * 100 == pytest.approx(other["f1"].item(), rel=1e-5)
+    assert got["exact_match"] * 100 == pytest.approx(other["exact_match"].item(), rel=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["cat", "dog", ""]), st.integers(-3, 3), st.sampled_from([[], ["cat"]])),
+                min_size=1, max_size=8))  # fmt: skip
+def test_the_threshold_is_the_best_of_all(rows):
+    answers = {str(i): (text, float(difference)) for i, (text, difference, _) in enumerate(rows)}
+    golds = {str(i): gold for i, (_, _, gold) in enumerate(rows)}
+    got, texts = metrics.squad_metrics(answers, golds, True)
+
+    def f1_at(limit):
+        chosen = {k: text if d <= limit else "" for k, (text, d) in answers.items()}
+        return sum(metrics.squad_scores(chosen[k], golds[k], True)[1] for k in golds) / len(golds), chosen
+
+    assert got["f1"] == pytest.approx(max(f1_at(limit)[0] for limit in range(-5, 5)))
+    assert f1_at(got["null_threshold"]) == (pytest.approx(got["f1"]), texts)
+    assert got["f1_at_0"] == pytest.approx(f1_at(0)[0])
+
+
+def test_the_logit_term_sees_no_padding():
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    student, teacher = torch.randn(2, 1, 5), torch.randn(2, 1, 5)
+    values = []
+    for junk in (0.0, 99.0):
+        views = []
+        for x in (student, teacher):
+            x = torch.where(mask.bool(), x, junk)
+            views.append(losses.ModelView({"start_logits": x[0], "end_logits": x[1]}, (), mask))
+        values.append(losses.TERMS["logits"](*views, {}, argparse.Namespace(temperature=2.0)))
+    torch.testing.assert_close(values[0], values[1])
+    expected = losses.soft_logits(student[:, :, :3], teacher[:, :, :3], temperature=2.0)
+    torch.testing.assert_close(values[0], expected)
+
+
+@pytest.mark.parametrize("task", ["squad", "squad_v2"])
+def test_teacher_and_student_through_the_command_line(world, tmp_path, monkeypatch, task):
+    monkeypatch.chdir(tmp_path)  # the cache
+    common = ["--task", task, "--data_dir", str(world / "squad"), "--max_seq_length", "64", "--max_query_length", "16",
+              "--doc_stride", "16", "--max_steps", "2"]  # fmt: skip
+    teacher = ["--student", str(world / "bert"), "--output_dir", "teacher"]
+    student = ["--teacher", "teacher", "--student_layers", "2", "--hard_weight", "1", "--output_dir", "s"]
+    for options in (teacher, student):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        distill_finetune.main(common + options)
+    record = json.loads((tmp_path / "s" / "run.json").read_text())
+    assert {"f1", "exact_match"} <= set(record["best"]["metrics"]) and record["metric"] == "f1"
+    assert ("null_threshold" in record["best"]["metrics"]) == (task == "squad_v2")
+    predictions = json.loads((tmp_path / "s" / "predictions.json").read_text())
+    dev = squad.read_squad(world / "squad" / squad.FILES[task][1], task == "squad_v2", data.Skipped())
+    assert set(predictions) == set(dev["id"]) and all(isinstance(text, str) for text in predictions.values())
+    assert AutoModelForQuestionAnswering.from_pretrained(tmp_path / "s").config.num_hidden_layers == 2
+
+
+def test_no_room_for_a_context_is_refused(finetune, world, tmp_path):
+    with pytest.raises(ValueError, match=r"leaves no room for a context.*--max_seq_length 384"):
+        finetune("--task", "squad", "--data_dir", world / "squad", "--student", world / "bert",
+                 "--max_seq_length", "128", "--output_dir", tmp_path / "run")  # fmt: skip
