@@ -64,7 +64,9 @@ def load_everything(args):
         args, task.kind, labels=task.labels, fine_tune_command=command
     )
     args.layer_pairs = models.aligned(student, teacher, args.layer_map, args.no_embeddings) if teacher else []
-    losses.check_terms(args.terms, args.layer_pairs)
+    if teacher:
+        losses.check_terms(args.terms, args.layer_pairs, student.config, teacher.config)
+        models.add_term_outputs(args, student, teacher)
     for model in filter(None, (student, teacher)):
         if args.max_seq_length > models.max_tokens(model.config):
             raise ValueError(f"--max_seq_length {args.max_seq_length} exceeds the model's "
@@ -96,7 +98,7 @@ def make_loss(args, teacher):
     """The function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises."""
     weights = dict(args.terms)
     hard = args.hard_weight if teacher else 1.0
-    need_hidden = any(name != "logits" for name in weights)
+    need_hidden = any(name not in losses.NEEDS_NO_HIDDEN for name in weights)
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
 
     def loss(student, batch):
@@ -192,7 +194,7 @@ def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator):
     latest = {}
 
     def save(folder, model, entry):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=models.saved_state(model))
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(args, task, entry), encoding="utf-8")
         if latest["predictions"]:
@@ -244,12 +246,7 @@ def write_predictions(args, task, splits, model, tokenizer, accelerator):
 
 def finish(args, record, student, teacher, accelerator):
     """Add the latency of both models to the record and write it as complete."""
-    timed = {"student": student} | ({"teacher": teacher} if teacher else {})
-    milliseconds = models.measure_latency(timed, args.max_seq_length)
-    record["latency"] = {"seq_length": args.max_seq_length, "student_ms": milliseconds["student"]}
-    if teacher:
-        t, s = milliseconds["teacher"], milliseconds["student"]
-        record["latency"] |= {"teacher_ms": t, "speedup": {size: round(t[size] / s[size], 3) for size in s}}
+    record["latency"] = models.latency_record(student, teacher, args.max_seq_length)
     record["status"] = "complete"
     runs.write_json(Path(args.output_dir) / "run.json", record)
 

@@ -9,6 +9,7 @@ Every relation is elementwise in a Gram matrix G = H H^T, so no difference of tw
 That costs T^2 D + T W^2 operations where the differences cost T W^2 D, and memory that does not grow with D.
 """
 import contextlib
+import math
 import re
 from functools import cached_property
 from typing import NamedTuple
@@ -453,14 +454,101 @@ def soft_logits(student, teacher, *, temperature=1.0):
         return temperature**2 * masked_mean(rows.sum(), torch.tensor(rows.numel(), device=rows.device))
 
 
+# --- language-model heads, a chunk of the vocabulary's logits at a time -------------------------------------------
+
+
+class Head(NamedTuple):
+    """What a language-model head needs to give logits: inputs [M, D], weight [V, D], bias [V] or None."""
+
+    inputs: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def logits(self, rows):
+        """Float32 logits [m, V] of a slice of rows, the product in the precision of autocast."""
+        kind = self.inputs.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        return F.linear(self.inputs[rows].to(dtype), self.weight.to(dtype), self.bias).float()
+
+    def chunks(self):
+        """Slices of rows whose logits together stay below a block."""
+        step = max(1, BLOCK.get(self.inputs.device.type, BLOCK["cuda"]) * 16 // self.weight.shape[0])
+        return [slice(i, i + step) for i in range(0, len(self.inputs), step)]
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Sum over rows of T^2 KL(teacher || student), or of the cross-entropy with labels where there is no teacher.
+
+    Gradients are taken chunk by chunk in the forward pass: at most a chunk of logits exists, and none is computed
+    twice.
+    """
+
+    @staticmethod
+    def forward(ctx, inputs, weight, bias, teacher, labels, temperature):
+        student = Head(inputs, weight, bias)
+        need = inputs.requires_grad or weight.requires_grad
+        grads = [torch.zeros_like(x, dtype=torch.float32) if need and x is not None else None for x in student]
+        total = inputs.new_zeros((), dtype=torch.float32)
+        for rows in student.chunks():
+            log_s = (student.logits(rows) / temperature).log_softmax(-1)
+            if teacher is None:
+                total -= log_s.gather(1, labels[rows, None]).sum()
+                slope = log_s.exp_()
+                slope.scatter_add_(1, labels[rows, None], slope.new_full((len(slope), 1), -1.0))
+            else:
+                log_t = (teacher.logits(rows) / temperature).log_softmax(-1)
+                p_t = log_t.exp()
+                total += temperature**2 * (log_t.sub_(log_s).mul_(p_t)).sum()
+                slope = log_s.exp_().sub_(p_t).mul_(temperature)
+            if need:
+                with _full_float32(inputs):
+                    narrow = slope.to(student.inputs.dtype)
+                    grads[0][rows] = (narrow @ weight.to(narrow.dtype)).float()
+                    grads[1].addmm_(slope.mT, inputs[rows].float())
+                if bias is not None:
+                    grads[2] += slope.sum(0)
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output):
+        grads = [None if g is None else g * grad_output for g in ctx.saved_tensors]
+        return *grads, None, None, None
+
+
+def soft_head_logits(student, teacher, *, temperature=1.0):
+    """`soft_logits` of two Heads over the same M rows, without ever holding [M, V]; float32 scalar.
+
+    Gradients flow to the student's inputs, weight and bias. Widths may differ, the vocabulary may not.
+    """
+    teacher = Head(*(x if x is None else x.detach() for x in teacher))
+    total = _HeadLoss.apply(*student, teacher, None, temperature)
+    return masked_mean(total, torch.tensor(len(student.inputs), device=total.device))
+
+
+def head_cross_entropy(student, labels):
+    """Mean cross-entropy of a Head with labels [M], without ever holding [M, V]; float32 scalar."""
+    total = _HeadLoss.apply(*student, None, labels, 1.0)
+    return masked_mean(total, torch.tensor(len(labels), device=total.device))
+
+
+def agreement(student, teacher):
+    """Number of rows (float scalar) whose most likely word is the same for two Heads."""
+    total = student.inputs.new_zeros((), dtype=torch.float32)
+    for rows in student.chunks():
+        total += (student.logits(rows).argmax(-1) == teacher.logits(rows).argmax(-1)).sum()
+    return total
+
+
 # --- terms -------------------------------------------------------------------------------------------------------
 
 
 class ModelView:
     """What the terms see of one model's outputs: its logits, aligned hidden states, and Gram matrices made once.
 
-    out: a transformers ModelOutput. layers: the indices into out.hidden_states that are aligned with the other
-    model's, in order. mask [B, T]: 1 = real token.
+    out: a transformers ModelOutput or dict. layers: the indices into its hidden_states that are aligned with the other
+    model's, in order. mask [B, T]: 1 = real token. `models.add_outputs` puts "qkv" and "projected" into out.
     """
 
     def __init__(self, out, layers, mask):
@@ -477,7 +565,28 @@ class ModelView:
     @cached_property
     def hidden(self):
         """Aligned hidden states [B, L, T, D]."""
-        return torch.stack([self.out.hidden_states[i] for i in self.layers], 1)
+        return torch.stack([self.out["hidden_states"][i] for i in self.layers], 1)
+
+    @cached_property
+    def valid(self):
+        """The mask as bool [B, T]."""
+        return self.mask.bool()
+
+    def states(self, layer, term=None):
+        """Hidden states [B, T, D] of a layer, in the teacher's width where the term has a learned projection."""
+        projected = self.out.get("projected", {})
+        return projected.get(term, self.out["hidden_states"])[layer]
+
+    def heads(self, layer):
+        """(number of attention heads, width of all of them together) of a layer."""
+        heads, size = self.out["qkv"][layer][0].shape[-2:]
+        return heads, heads * size
+
+    def qkv(self, layer, heads):
+        """Queries, keys and values of a layer, float32 [B, heads, T, D / heads], 0 at padding whatever it held."""
+        found = (x.float().flatten(-2) for x in self.out["qkv"][layer])
+        found = (torch.where(self.valid[..., None], x, 0.0) for x in found)
+        return [x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2) for x in found]
 
     @cached_property
     def words(self):
@@ -491,6 +600,8 @@ class ModelView:
 
 
 def _logits_term(student, teacher, batch, args):
+    if "head" in student.out:  # masked language modelling
+        return soft_head_logits(student.out["head"], teacher.out["head"], temperature=args.temperature)
     if student.logits.shape[-1] == 1:  # regression: a distribution over one class says nothing
         error = (student.logits.float() - teacher.logits.detach().float()).square()
         return masked_mean(error.sum(), torch.tensor(error.numel(), device=error.device))
@@ -513,6 +624,145 @@ def _ltr_triple_term(student, teacher, batch, args):
     return _triple_loss(student.layers_of_words, teacher.layers_of_words, None, args.triple_criterion)
 
 
+# --- terms of the methods CKD is compared with: (student, teacher, batch, args) -> scalar, as in TERMS ---------------
+
+
+def transformer_pairs(layer_pairs):
+    """The aligned pairs (student layer, teacher layer) without those that hold an embedding output."""
+    return [(s, t) for s, t in layer_pairs if s and t]
+
+
+def _aligned(student, teacher):
+    return transformer_pairs(zip(student.layers, teacher.layers, strict=True))
+
+
+def _squared_error(student, teacher, valid):
+    """Sum of squared differences of [B, T, D] over real tokens."""
+    difference = student.float() - teacher.detach().float()
+    return torch.where(valid[..., None], difference, 0.0).square().sum()
+
+
+def _scores(x, y):
+    """Scaled products x y^T / sqrt(d), float32 [B, H, T, T], of x and y [B, H, T, d]."""
+    with torch.autocast(x.device.type, enabled=False), _full_float32(x):
+        return x @ y.mT / math.sqrt(x.shape[-1])
+
+
+def _attention_kl(student, teacher, valid):
+    """Sum of KL(softmax teacher || softmax student) of scores [B, H, T, T] over heads and real rows."""
+    keys = ~valid[:, None, None]
+    # Finite fill: a sentence without real tokens becomes uniform, where -inf would give NaN.
+    log_s, log_t = (x.masked_fill(keys, -1e4).log_softmax(-1) for x in (student, teacher.detach()))
+    rows = (log_t.exp() * (log_t - log_s)).sum(-1)
+    return torch.where(valid[:, None], rows, 0.0).sum()
+
+
+def _pkd_term(student, teacher, batch, args):
+    """Mean squared difference of the normalised [CLS] states of aligned layers, over sentences, layers and components.
+
+    Source: L_PT in section 3.2 of arXiv:1908.09355, layers as there: neither the embeddings nor the student's last
+    layer, which the logits train. The paper sums where the authors' code, and this, takes the mean.
+    """
+    pairs = pkd_pairs(_aligned(student, teacher), len(student.out["hidden_states"]) - 1)
+    s, t = (
+        torch.stack([F.normalize(view.states(i)[:, 0].float(), dim=-1) for i in layers], 1)
+        for view, layers in zip((student, teacher), zip(*pairs, strict=True), strict=True)
+    )
+    real = student.valid[:, 0]
+    total = _squared_error(s, t, real[:, None].expand(s.shape[:2]))
+    return masked_mean(total, real.sum() * len(pairs) * s.shape[-1])
+
+
+def pkd_pairs(pairs, last):
+    """The pairs that `pkd` compares: those without the student's last layer."""
+    return [(s, t) for s, t in pairs if s != last]
+
+
+def _hidden_mse_term(student, teacher, batch, args):
+    """Mean squared error of hidden states, over real tokens, aligned transformer layers and components.
+
+    Where widths differ, one learned projection for all layers brings the student's to the teacher's width.
+    Source: L_hidn, equation (8) of arXiv:1909.10351 (TinyBERT), which is the value of one layer.
+    """
+    pairs = _aligned(student, teacher)
+    states = [(student.states(s, "hidden_mse"), teacher.states(t)) for s, t in pairs]
+    total = sum(_squared_error(s, t, student.valid) for s, t in states)
+    return masked_mean(total, student.valid.sum() * len(pairs) * states[0][1].shape[-1])
+
+
+def _embedding_mse_term(student, teacher, batch, args):
+    """Mean squared error of the embedding outputs, over real tokens and components, whatever layers are aligned.
+
+    Where widths differ, a learned projection of its own brings the student's to the teacher's width.
+    Source: L_embd, equation (9) of arXiv:1909.10351 (TinyBERT).
+    """
+    s, t = student.states(0, "embedding_mse"), teacher.states(0)
+    return masked_mean(_squared_error(s, t, student.valid), student.valid.sum() * t.shape[-1])
+
+
+def _attention_mse_term(student, teacher, batch, args):
+    """Mean squared error of the attention scores Q K^T / sqrt(d), as they are before the softmax.
+
+    Over aligned transformer layers, heads and pairs of real tokens; the numbers of heads must agree.
+    Source: L_attn, equation (7) of arXiv:1909.10351 (TinyBERT), which is the value of one layer.
+    """
+    pairs, valid = _aligned(student, teacher), student.valid
+    both, total = valid[:, None, :, None] & valid[:, None, None, :], 0
+    for s, t in pairs:
+        heads, _ = student.heads(s)
+        a_s, a_t = (_scores(*view.qkv(i, heads)[:2]) for view, i in ((student, s), (teacher, t)))
+        total = total + torch.where(both, a_s - a_t.detach(), 0.0).square().sum()
+    return masked_mean(total, both.sum() * len(pairs) * heads)
+
+
+def _hidden_cosine_term(student, teacher, batch, args):
+    """1 - cosine of the hidden states of the last aligned pair of layers, mean over real tokens.
+
+    Source: L_cos in section 2 of arXiv:1910.01108 (DistilBERT).
+    """
+    s, t = _aligned(student, teacher)[-1]
+    valid = student.valid
+    s, t = (torch.where(valid[..., None], x.float(), 0.0) for x in (student.states(s), teacher.states(t).detach()))
+    distance = torch.where(valid, 1 - F.cosine_similarity(s, t, dim=-1), 0.0)
+    return masked_mean(distance.sum(), valid.sum())
+
+
+def relation_heads(student, teacher):
+    """Heads to compare attention in; student, teacher: (heads, width). Their own number where they agree.
+
+    Else, as in arXiv:2012.15828 (MiniLMv2), the vectors of all heads are joined and split anew into relation heads: as
+    many as the smaller model has heads if that divides both widths, or the greatest common divisor of both numbers.
+    """
+    heads = min(student[0], teacher[0])
+    return heads if student[1] % heads == teacher[1] % heads == 0 else math.gcd(student[0], teacher[0])
+
+
+def _minilm_term(student, teacher, batch, args):
+    """KL(teacher || student) of attention distributions plus that of value relations softmax(V V^T / sqrt(d)).
+
+    Of the last aligned pair of layers; each a mean over heads and real tokens (rows). Where the numbers of heads
+    differ, in relation heads. Source: L_AT and L_VR in sections 3.1 and 3.2 of arXiv:2002.10957 (MiniLM).
+    """
+    s, t = _aligned(student, teacher)[-1]
+    heads = relation_heads(student.heads(s), teacher.heads(t))
+    (q_s, k_s, v_s), (q_t, k_t, v_t) = student.qkv(s, heads), teacher.qkv(t, heads)
+    total = _attention_kl(_scores(q_s, k_s), _scores(q_t, k_t), student.valid)
+    total = total + _attention_kl(_scores(v_s, v_s), _scores(v_t, v_t), student.valid)
+    return masked_mean(total, student.valid.sum() * heads)
+
+
+def qkv_pairs(terms, layer_pairs):
+    """The aligned pairs of layers whose queries, keys and values the terms need; [] for terms that need none."""
+    pairs = transformer_pairs(layer_pairs)
+    return pairs if "attention_mse" in terms else pairs[-1:] if "minilm" in terms else []
+
+
+def projected_layers(terms, layer_pairs):
+    """{term: student layers that it compares through a learned projection where widths differ}."""
+    layers = {"hidden_mse": [s for s, _ in transformer_pairs(layer_pairs)], "embedding_mse": [0]}
+    return {name: layers[name] for name in terms if name in layers}
+
+
 # name -> (student, teacher, batch, args) -> scalar. student, teacher: ModelView; batch: the collated inputs.
 TERMS = {
     "logits": _logits_term,
@@ -520,11 +770,29 @@ TERMS = {
     "wr_triple": _wr_triple_term,
     "ltr_pair": _ltr_pair_term,
     "ltr_triple": _ltr_triple_term,
+    "pkd": _pkd_term,
+    "hidden_mse": _hidden_mse_term,
+    "attention_mse": _attention_mse_term,
+    "embedding_mse": _embedding_mse_term,
+    "hidden_cosine": _hidden_cosine_term,
+    "minilm": _minilm_term,
 }
+NEEDS_NO_HIDDEN = ("logits", "attention_mse", "minilm")
 
+# Weights of terms only: --hard_weight and --temperature are options of their own.
 PRESETS = {
     "kd": {"logits": 1.0},
     "ckd": {"logits": 1.0, "wr_pair": 1.0, "wr_triple": 10.0, "ltr_pair": 1.0, "ltr_triple": 10.0},
+    # The paper searches beta in 10, 100, 500, 1000, beside alpha * logits and (1 - alpha) * labels, alpha 0.2 to 0.7.
+    "pkd": {"logits": 1.0, "pkd": 100.0},
+    # The paper's lambda = 1 for every layer. It sums over layers, these terms are means: for its proportions multiply
+    # hidden_mse and attention_mse by the number of layers. It trains on the three first, then on the logits alone.
+    "tinybert": {"logits": 1.0, "hidden_mse": 1.0, "attention_mse": 1.0, "embedding_mse": 1.0},
+    # The authors' published training command: alpha_ce 5, alpha_cos 1, with alpha_mlm 2 (--hard_weight 2) and
+    # temperature 2; the paper itself gives none.
+    "distilbert": {"logits": 5.0, "hidden_cosine": 1.0},
+    # The paper adds both parts unweighted and uses no logits, which a task's head could not be trained without.
+    "minilm": {"logits": 1.0, "minilm": 1.0},
 }
 
 
@@ -597,18 +865,45 @@ def check_args(args):
         args.terms = {}
 
 
-def check_terms(terms, layer_pairs):
-    """Raise ValueError for a term that the aligned layers cannot give."""
+def check_terms(terms, layer_pairs, student=None, teacher=None):
+    """Raise ValueError for a term that the aligned layers or the shapes of the models cannot give.
+
+    student, teacher: the models' configurations; only the terms of CKD can do without.
+    """
     for name, needed in (("ltr_pair", 2), ("ltr_triple", 3)):
         if name in terms:
             check_layers(len(layer_pairs), needed)
     if not layer_pairs and any(name != "logits" for name in terms):
         raise ValueError("no layers are aligned: widen --layer_map or drop --no_embeddings")
+    pairs = transformer_pairs(layer_pairs)
+    for name in ("pkd", "hidden_mse", "attention_mse", "hidden_cosine", "minilm"):
+        if name in terms and not pairs:
+            raise ValueError(f"{name} compares transformer layers but only embeddings are aligned: widen --layer_map")
+    if "pkd" in terms and not pkd_pairs(pairs, student.num_hidden_layers):
+        raise ValueError("pkd leaves out the student's last layer and no other is aligned: take a deeper student, or "
+                         "widen --layer_map")  # fmt: skip
+    for name in ("pkd", "hidden_cosine"):
+        if name in terms and student.hidden_size != teacher.hidden_size:
+            raise ValueError(
+                f"{name} compares states of equal width, the student has {student.hidden_size} and the teacher "
+                f"{teacher.hidden_size}: use hidden_mse, which learns a projection, or --student_hidden "
+                f"{teacher.hidden_size}"
+            )
+    if "attention_mse" in terms and student.num_attention_heads != teacher.num_attention_heads:
+        raise ValueError(
+            f"attention_mse compares head by head, the student has {student.num_attention_heads} heads and the teacher "
+            f"{teacher.num_attention_heads}: use minilm, which regroups heads, or --student_heads "
+            f"{teacher.num_attention_heads}"
+        )
 
 
 def no_rows(out):
     """A model's outputs without any example, still with a graph: every term of them is 0."""
-    return type(out)({k: tuple(x[:0] for x in v) if isinstance(v, tuple) else v[:0] for k, v in out.items()})
+    if isinstance(out, torch.Tensor):
+        return out[:0]
+    if isinstance(out, tuple):
+        return tuple(no_rows(x) for x in out)
+    return type(out)({k: no_rows(v) for k, v in out.items()})
 
 
 def distillation_losses(student, teacher, batch, args):

@@ -17,6 +17,8 @@ from transformers import (
     AutoTokenizer,
 )
 
+import losses
+
 AUTO = {
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
@@ -110,14 +112,14 @@ def load_tokenizer(name, what="tokenizer of"):
     return tokenizer
 
 
-def load_model(name, kind, what="model", *, labels=None, attentions=False):
+def load_model(name, kind, what="model", *, labels=None):
     """Model of a hub id or folder with the head of its kind, and the names of parameters the files did not hold.
 
     kind: "classification", "regression", "qa" or "mlm". labels: label words in the order of their ids, for
-    classification. attentions: whether attention probabilities will be asked for. Weights are float32, on the CPU.
+    classification. Weights are float32, on the CPU.
     Returns (model in eval mode, list of missing parameter names). Raises ValueError in one line.
     """
-    options = {"attn_implementation": "eager" if attentions else "sdpa", "dtype": torch.float32}
+    options = {"attn_implementation": "sdpa", "dtype": torch.float32}
     if kind == "regression":
         options |= {"num_labels": 1, "problem_type": "regression"}
     elif labels:
@@ -143,14 +145,14 @@ def check_labels(config, kind, labels, what, remedy):
         )
 
 
-def load_teacher(name, kind, *, labels=None, attentions=False, fine_tune_command="distill_finetune.py"):
-    """The frozen teacher; its head must have been trained.
+def load_teacher(name, kind, *, labels=None, need_head=True, fine_tune_command="distill_finetune.py"):
+    """The frozen teacher; its head must have been trained, unless need_head is false.
 
     Arguments as in `load_model`. Raises ValueError if the head would be freshly initialised or has other labels.
     """
     check_labels(load_config(name, "--teacher"), kind, labels, f"--teacher {name!r}", fine_tune_command)
-    model, missing = load_model(name, kind, "--teacher", labels=labels, attentions=attentions)
-    if missing:
+    model, missing = load_model(name, kind, "--teacher", labels=labels)
+    if missing and need_head:
         needs = "language-model" if kind == "mlm" else "task"
         raise ValueError(
             f"--teacher {name!r} carries no trained {needs} head ({', '.join(missing[:2])} would be random): "
@@ -288,7 +290,7 @@ def check_args(args):
         raise ValueError(f"--student_init {args.student_init} is for a student built with --student_layers: add that")
 
 
-def load_pair(args, kind, *, labels=None, attentions=False, fine_tune_command=""):
+def load_pair(args, kind, *, labels=None, need_head=True, fine_tune_command=""):
     """(student, teacher or None, tokenizer) as the options say; the student is float32, in train mode later.
 
     Raises ValueError in one line for a model that cannot be had, other vocabularies or an untrained teacher.
@@ -298,14 +300,110 @@ def load_pair(args, kind, *, labels=None, attentions=False, fine_tune_command=""
         check_vocabulary(load_tokenizer(args.student, "tokenizer of --student"), tokenizer, args.student, args.teacher)
     teacher = None
     if args.teacher:
-        teacher = load_teacher(args.teacher, kind, labels=labels, attentions=attentions,
+        teacher = load_teacher(args.teacher, kind, labels=labels, need_head=need_head,
                                fine_tune_command=fine_tune_command)  # fmt: skip
     if args.student:
-        student, _ = load_model(args.student, kind, "--student", labels=labels, attentions=attentions)
+        student, _ = load_model(args.student, kind, "--student", labels=labels)
     shape = student_shape(args)
     if shape:
         student = build_student(student if args.student else teacher, kind, shape, args.student_init)
     return student, teacher, tokenizer
+
+
+class MaskedLM(torch.nn.Module):
+    """A masked language model whose head is applied at the masked positions only.
+
+    forward(inputs, positions [M] in the flattened batch) -> {"hidden_states": tuple of [B, T, D], "features": [M, D]},
+    where the features times the decoder (`decoder`) are the logits. A multilingual head of 119,547 words would
+    otherwise cost as much as twelve layers.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs, positions):
+        """See the class."""
+        hidden = self.model.base_model(**inputs, output_hidden_states=True).hidden_states
+        chosen = hidden[-1].flatten(0, 1)[positions]
+        return {"hidden_states": hidden, "features": self._transform(chosen)}
+
+    def _transform(self, x):
+        model = self.model
+        if hasattr(model, "cls"):  # BERT
+            return model.cls.predictions.transform(x)
+        if hasattr(model, "lm_head"):  # RoBERTa, XLM-R
+            return model.lm_head.layer_norm(torch.nn.functional.gelu(model.lm_head.dense(x)))
+        return model.vocab_layer_norm(model.activation(model.vocab_transform(x)))  # DistilBERT
+
+    @property
+    def decoder(self):
+        """(weight [V, D], bias [V]) of the decoder."""
+        layer = self.model.get_output_embeddings()
+        return layer.weight, layer.bias
+
+
+# --- what terms need besides hidden states -------------------------------------------------------------------------
+
+
+def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
+    """Add to what the model's forward returns, which becomes a dict, the inputs of the terms of other methods.
+
+    qkv_layers: layers, counted as in hidden_states, whose queries, keys and values come as out["qkv"]: layer -> three
+    [B, T, heads, D / heads], taken from the linear layers, so any kernel of attention will do. projected: term ->
+    layers whose hidden states come projected to `width`, as out["projected"]: term -> layer -> [B, T, width]; the
+    weights, drawn from the seed, are parameters in model.projections. All within forward, where DDP wants it.
+    """
+    inner, captured = model.model if isinstance(model, MaskedLM) else model, {}
+    for layer in qkv_layers:
+        for i, linear in enumerate(_qkv_linears(encoder_layers(inner)[layer - 1])):
+            linear.register_forward_hook(lambda _, args, out, key=(layer, i): captured.__setitem__(key, out))
+    if projected:
+        generator = torch.Generator().manual_seed(seed)
+        model.projections = torch.nn.ModuleDict()
+        for term in projected:
+            linear = torch.nn.Linear(inner.config.hidden_size, width, bias=False)
+            torch.nn.init.normal_(linear.weight, std=0.02, generator=generator)  # as BERT's own layers
+            model.projections[term] = linear
+
+    def extend(model, args, out):
+        out, heads = dict(out), inner.config.num_attention_heads
+        if qkv_layers:
+            out["qkv"] = {
+                layer: tuple(captured.pop((layer, i)).unflatten(-1, (heads, -1)) for i in range(3))
+                for layer in qkv_layers
+            }
+        if projected and "hidden_states" in out:
+            with torch.autocast(out["hidden_states"][0].device.type, enabled=False):
+                out["projected"] = {
+                    term: {layer: model.projections[term](out["hidden_states"][layer].float()) for layer in layers}
+                    for term, layers in projected.items()
+                }
+        return out
+
+    if qkv_layers or projected:
+        model.register_forward_hook(extend)
+
+
+def add_term_outputs(args, student, teacher):
+    """Make both models (or their MaskedLM) return what args.terms need besides logits and hidden states."""
+    configs = [(m.model if isinstance(m, MaskedLM) else m).config for m in (student, teacher)]
+    qkv, width = losses.qkv_pairs(args.terms, args.layer_pairs), configs[1].hidden_size
+    projected = {} if configs[0].hidden_size == width else losses.projected_layers(args.terms, args.layer_pairs)
+    add_outputs(student, [s for s, _ in qkv], projected, width, args.seed)
+    add_outputs(teacher, [t for _, t in qkv])
+
+
+def _qkv_linears(layer):
+    """The query, key and value layers of a BERT, RoBERTa or DistilBERT layer."""
+    attention = getattr(layer.attention, "self", layer.attention)
+    names = ("query", "key", "value") if hasattr(attention, "query") else ("q_lin", "k_lin", "v_lin")
+    return [getattr(attention, name) for name in names]
+
+
+def saved_state(model):
+    """The model's state dict without what `add_outputs` added to it."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith("projections.")}
 
 
 # --- inputs, counts and latency ------------------------------------------------------------------------------------
@@ -327,9 +425,9 @@ def max_tokens(config):
 
 
 def count_parameters(model):
-    """(all parameters, parameters without the embedding block), tied ones counted once."""
+    """(all parameters, parameters without the embedding block), tied ones counted once; no learned projections."""
     embeddings = sum(p.numel() for p in model.base_model.embeddings.parameters())
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("projections."))
     return total, total - embeddings
 
 
@@ -362,6 +460,16 @@ def describe(model, seq_len):
         "seq_length": seq_len,
         "flops_per_sequence": count_flops(model, seq_len),
     }
+
+
+def latency_record(student, teacher, seq_length):
+    """Latency of the student, and of the teacher and the speed-up where there is one, as it stands in run.json."""
+    found = measure_latency({"student": student} | ({"teacher": teacher} if teacher else {}), seq_length)
+    record = {"seq_length": seq_length, "student_ms": found["student"]}
+    if teacher:
+        t, s = found["teacher"], found["student"]
+        record |= {"teacher_ms": t, "speedup": {size: round(t[size] / s[size], 3) for size in s}}
+    return record
 
 
 @torch.no_grad()
@@ -402,7 +510,7 @@ def relation_figure(student, teacher, pairs, inputs, tokens):
     for axes, name, model, layer in zip(
         figure.subplots(1, 2), ("teacher", "student"), (teacher, student), (t, s), strict=True
     ):
-        hidden = model(**model_inputs(model, inputs), output_hidden_states=True).hidden_states[layer][0].float()
+        hidden = model(**model_inputs(model, inputs), output_hidden_states=True)["hidden_states"][layer][0].float()
         unit = torch.nn.functional.normalize(hidden, dim=-1)
         image = axes.imshow((unit @ unit.T).cpu(), vmin=-1, vmax=1, cmap="RdBu_r")
         axes.set_title(f"{name}, layer {layer}")

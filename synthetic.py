@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-GRAMMAR_VERSION = 1  # raise it when the same seed gives other files, so that old folders are noticed
+GRAMMAR_VERSION = 2  # raise it when the same seed gives other files, so that old folders are noticed
 
 # Every noun and adjective begins with a consonant, so that "a" never has to become "an".
 MALE = ["man", "boy", "king", "monk"]
@@ -46,6 +46,8 @@ FUNCTION_WORDS = ["that", "and", "does", "do", "not", "who", "what", "where"]
 EDIT_WEIGHTS = {"agr": 4, "det": 3, "refl": 3, "sel": 2, "order": 3}
 ACCEPTABLE_SHARE = 0.55
 MIN_WORDS, MAX_WORDS = 4, 16
+FACT_WEIGHTS = {2: 60, 3: 28, 4: 10, 8: 2}  # facts of a SQuAD paragraph; 8 make two windows of 48 tokens
+FACT_ADJECTIVE_SHARE = 0.1
 # Adjacent words of these roles are never acceptable in the other order.
 FIXED_ORDER = {("det", "noun"), ("det", "adj"), ("adj", "noun"), ("prep", "det"), ("verb", "det"), ("verb", "refl")}
 
@@ -270,42 +272,51 @@ def write_text(folder, args, seen):
         write_lines(folder / f"{split}.txt", lines)
 
 
+def plain_noun_phrase(rng, lemma):
+    """Return (words, number) of a determiner, rarely an adjective, and the noun, as strings."""
+    number = rng.choice(["sg", "pl"])
+    words = [rng.choice(DETERMINERS[rng.choice(["any", number])]), noun_form(lemma, number)]
+    if rng.random() < FACT_ADJECTIVE_SHARE:
+        words.insert(1, rng.choice(ADJECTIVES))
+    return words, number
+
+
 def fact(rng, nouns, verbs):
-    """Return (sentence, [(question, answer words)]) about nouns and verbs taken from the pools, which shrink."""
-    subject, number = noun_phrase(rng, "animate", lemma=nouns["animate"].pop())
+    """Return (sentence, [(question, answer words)]) about nouns and a verb taken from the pools, which shrink."""
     kind = rng.choice([kind for kind in verbs if verbs[kind]])
     lemma = verbs[kind].pop()
-    target_class = rng.choice(list(NOUNS)) if kind == "place" else kind
-    target, _ = noun_phrase(rng, target_class, lemma=nouns[target_class].pop())
-    if kind == "place":
-        target = [Word(rng.choice(PREPOSITIONS), "prep"), *target]
-    sentence = as_text(subject + [Word(verb_form(lemma, number), "verb")] + target)
-    auxiliary = verb_form("do", number)
-    asked = {"animate": "who", "thing": "what", "place": "where"}[kind]
-    questions = [(as_text([asked, auxiliary, "the", subject[-1], lemma], "?"), [word.form for word in target])]
-    if kind == "place":
-        questions.append((as_text(["who", add_s(lemma)], "?"), [word.form for word in subject]))
-    else:
-        questions.append((as_text(["who", add_s(lemma), "the", target[-1]], "?"), [word.form for word in subject]))
-    return sentence, questions
+    subject, number = plain_noun_phrase(rng, nouns["animate"].pop())
+    target, _ = plain_noun_phrase(rng, nouns[kind].pop())
+    asked = {"animate": "who", "thing": "what"}[kind]
+    finite, tail = verb_form(lemma, number), [verb_form("do", number), "the", subject[-1], lemma]
+    # The last two name the noun of the answer: easier, and what a model learns first.
+    questions = [
+        (as_text([asked, *tail], "?"), target),
+        (as_text(["who", add_s(lemma), "the", target[-1]], "?"), subject),
+        (as_text(["what", target[-1], *tail], "?"), target),
+        (as_text(["what", subject[-1], finite, "the", target[-1]], "?"), subject),
+    ]
+    return as_text([*subject, finite, *target]), questions
 
 
 def paragraph(rng):
-    """Return (context, answerable, impossible): questions with answer words and offset, and questions without."""
+    """Return (context, answerable, impossible): questions with answer words and offset, and questions without.
+
+    No noun and no verb stands in two facts of a paragraph, so that one sentence answers a question; its question word
+    and its form fit other sentences just as well.
+    """
     nouns = {key: rng.sample(lemmas, len(lemmas)) for key, lemmas in NOUNS.items()}
     verbs = {key: rng.sample(lemmas, len(lemmas)) for key, lemmas in TRANSITIVE.items()}
-    verbs["place"] = rng.sample(INTRANSITIVE["animate"], len(INTRANSITIVE["animate"]))
-    facts = [fact(rng, nouns, verbs) for _ in range(rng.randint(3, 6))]
+    facts = [fact(rng, nouns, verbs) for _ in range(rng.choices(list(FACT_WEIGHTS), FACT_WEIGHTS.values())[0])]
     context = " ".join(sentence for sentence, _ in facts)
     answerable, start = [], 0
     for sentence, questions in facts:
         for question, words in questions:
             # A subject opens its sentence with a capital; every noun stands once, so the place is the only one.
-            at = sentence.lower().index(" ".join(words))
-            answerable.append((question, words, start + at))
+            answerable.append((question, words, start + sentence.lower().index(" ".join(words))))
         start += len(sentence) + 1
     # The subject of one fact with the verb of another: all words occur, the answer does not.
-    heads = [question[:-1].split() for _, ((question, _), _) in facts]
+    heads = [question[:-1].split() for _, ((question, _), *_) in facts]
     pairs = zip(heads, heads[1:] + heads[:1], strict=True)
     impossible = [" ".join([*mine[:1], *other[1:-1], mine[-1]]) + "?" for mine, other in pairs]
     return context, answerable, impossible
@@ -335,9 +346,9 @@ def squad_articles(rng, size, split, seen, *, impossible_share=0.0):
             for question, words, start in rng.sample(answerable, min(4, len(answerable), size - count)):
                 qa = {"id": f"{split}-{count:06d}", "question": question}
                 if impossible_share:
-                    qa["is_impossible"] = rng.random() < impossible_share
+                    qa["is_impossible"] = bool(impossible) and rng.random() < impossible_share
                 if qa.get("is_impossible"):
-                    qa |= {"question": impossible.pop() if impossible else question, "answers": []}
+                    qa |= {"question": impossible.pop(), "answers": []}
                 else:
                     qa["answers"] = gold_answers(rng, context, words, start, several=split.startswith("dev"))
                 qas.append(qa)
@@ -348,7 +359,7 @@ def squad_articles(rng, size, split, seen, *, impossible_share=0.0):
 
 
 def write_squad(folder, args):
-    """Write train and dev files of SQuAD 1.1 and of SQuAD 2.0; a third of the questions of 2.0 have no answer."""
+    """Write train and dev files of SQuAD 1.1 and of SQuAD 2.0; about a third of the questions of 2.0 have no answer."""
     for version, share in {"1.1": 0.0, "2.0": 1 / 3}.items():
         rng = random.Random(f"{args.seed}-squad-{version}")
         seen = set()
@@ -397,7 +408,7 @@ def build_parser():
                         help="CoLA dev sentences, and as many test sentences (default: %(default)s)")
     parser.add_argument("--text_size", type=int, default=2000,
                         help="paragraphs of train.txt; valid.txt has a tenth (default: %(default)s)")
-    parser.add_argument("--squad_train_size", type=int, default=6000,
+    parser.add_argument("--squad_train_size", type=int, default=16000,
                         help="SQuAD training questions per version (default: %(default)s)")
     parser.add_argument("--squad_dev_size", type=int, default=500,
                         help="SQuAD dev questions per version (default: %(default)s)")

@@ -19,7 +19,7 @@ import datasets
 import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -93,6 +93,7 @@ def quiet():
     datasets.disable_progress_bars()
     disable_hub_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once; it warns of that each time
 
 
 def run_script(main):
@@ -145,7 +146,9 @@ def make_accelerator(args, unused_parameters=False):
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--mixed_precision fp16 needs a CUDA device: use bf16 or no")
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
+    # Without cpu=True, processes that torchrun starts on a machine without GPU would not know of each other.
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp], cpu=cpu)
     set_seed(args.seed)
     return accelerator
 
@@ -165,6 +168,24 @@ def learning_rate(args, step, total):
     warmup = math.ceil(args.warmup_ratio * total)
     factor = (step + 1) / warmup if step < warmup else (total - step) / max(1, total - warmup)
     return args.learning_rate * factor
+
+
+class Constant:
+    """A sequence of unknown length whose every element is the same."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __getitem__(self, index):
+        return self.value
+
+
+def sum_over_processes(accelerator, values):
+    """{name: scalar tensor} -> {name: float}, each summed over all processes; some may lack a name."""
+    if accelerator.num_processes == 1:
+        return {name: value.item() for name, value in values.items()}
+    gathered = gather_object([{name: value.item() for name, value in values.items()}])
+    return {name: sum(part.get(name, 0.0) for part in gathered) for name in {n for part in gathered for n in part}}
 
 
 class Parts(torch.utils.data.Dataset):

@@ -46,7 +46,7 @@ def test_a_distilled_student_and_all_that_belongs_to_it(finetune, teacher, tmp_p
     assert record["hardware"]["cpu"] and record["versions"]["torch"] == torch.__version__
     events = scalars(folder)
     tags = set(events.Tags()["scalars"])
-    assert {f"loss/{name}" for name in ("total", *losses.TERMS)} <= tags
+    assert {f"loss/{name}" for name in ("total", *losses.PRESETS["ckd"])} <= tags
     assert {"optim/lr", "optim/grad_norm", "perf/examples_per_s", "perf/tokens_per_s", "perf/max_mem_gb"} <= tags
     assert "eval/matthews_correlation" in tags and "relations/words" in events.Tags()["images"]
     unweighted, weighted = (events.Scalars(tag) for tag in ("loss/wr_triple", "loss_weighted/wr_triple"))

@@ -310,14 +310,6 @@ def test_student_gets_a_new_head_and_the_tasks_labels(folders):
     assert one_line(error)
 
 
-@pytest.mark.parametrize("attentions", [False, True])
-def test_attention_probabilities_come_where_they_were_asked_for(folders, attentions):
-    model, _ = models.load_model(str(folders / "mlm"), "mlm", attentions=attentions)
-    student = models.build_student(model, "mlm", {"layers": 1})
-    kinds = {m.config._attn_implementation for m in (model, student)}
-    assert kinds == {"eager" if attentions else "sdpa"}
-
-
 LOADERS = {
     "config": lambda name: models.load_config(name, "--teacher"),
     "tokenizer": lambda name: models.load_tokenizer(name, "--teacher"),

@@ -1,0 +1,264 @@
+"""Task-agnostic distillation of a masked language model on plain text; without --teacher: plain MLM pre-training.
+
+    python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
+        --corpus wikimedia/wikipedia:20231101.en --streaming
+"""
+import hashlib
+import math
+import re
+from pathlib import Path
+
+import torch
+
+import corpus
+import losses
+import models
+import runs
+import training
+
+# About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
+ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
+
+
+def build_parser():
+    """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime."""
+    parser = training.Parser(description=__doc__.split("\n")[0])
+    add = parser.add_argument_group("paths").add_argument
+    add("--output_dir", help="run folder; runs/pretrain/<run_name>/seed<seed> by default")
+    add("--run_name", help="method's name in tables; mlm without a teacher, else made from --terms")
+    add = parser.add_argument_group("data").add_argument
+    add("--corpus", required=True, help="text to train on: file, folder, glob, or hub id as owner/name:config")
+    add("--validation_corpus", help="text to evaluate on; by default blocks held out of --corpus")
+    add("--streaming", action="store_true", help="read a corpus that does not fit the disk as it comes")
+    add("--seq_length", type=training.number(int, 8), default=128, help="tokens of a block")
+    add("--mlm_probability", type=training.number(float, 0, 1, True), default=0.15, help="share of tokens masked")
+    add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
+    add("--max_train_samples", type=training.number(int, 0), default=0, help="use only that many blocks, 0 = all")
+    add("--max_eval_samples", type=training.number(int, 1), default=512, help="blocks to evaluate on")
+    models.add_arguments(parser)
+    losses.add_arguments(parser)
+    training.add_arguments(parser)
+    return parser
+
+
+def check_args(args):
+    """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
+    words = args.terms
+    models.check_args(args)
+    losses.check_args(args)
+    if args.streaming and not (args.max_steps and args.validation_corpus):
+        raise ValueError("--streaming knows no epochs and holds nothing out: pass --max_steps and --validation_corpus")
+    if args.streaming and args.num_workers:
+        raise ValueError(f"--streaming reads in order: --num_workers {args.num_workers} must be 0")
+    args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "mlm")
+    if not re.fullmatch(r"[\w.+-]+", args.run_name):
+        raise ValueError(f"--run_name {args.run_name!r} becomes a folder: use letters, digits and . _ + - only")
+    args.output_dir = args.output_dir or f"runs/pretrain/{args.run_name}/seed{args.seed}"
+
+
+def load_everything(args):
+    """(training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError."""
+    student, teacher, tokenizer = models.load_pair(
+        args, "mlm", need_head="logits" in args.terms,
+        fine_tune_command="leave out logits (--terms ckd logits=0), or python distill_pretrain.py --student ...",
+    )  # fmt: skip
+    args.layer_pairs = models.aligned(student, teacher, args.layer_map, args.no_embeddings) if teacher else []
+    losses.check_terms(args.terms, args.layer_pairs, student.config, teacher and teacher.config)
+    for model in filter(None, (student, teacher)):
+        if args.seq_length > models.max_tokens(model.config):
+            raise ValueError(f"--seq_length {args.seq_length} exceeds the model's "
+                             f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
+    blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.streaming)
+    if args.validation_corpus:
+        held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length)
+        held_out = held_out.select(range(min(args.max_eval_samples, len(held_out))))
+    else:
+        size = min(args.max_eval_samples, len(blocks) // 10)
+        if not size:
+            raise ValueError(f"--corpus {args.corpus!r} has {len(blocks)} blocks, too few to hold any out: pass "
+                             "--validation_corpus")  # fmt: skip
+        held_out, blocks = blocks.select(range(size)), blocks.select(range(size, len(blocks)))
+    if args.streaming:
+        blocks = corpus.Stream(blocks, args.seed)
+    elif args.max_train_samples:
+        blocks = blocks.select(range(min(args.max_train_samples, len(blocks))))
+    return blocks, held_out, student, teacher, tokenizer
+
+
+def make_collate(args, blocks, tokenizer, vocab_size):
+    """The function (indices, epoch) -> batch with masks that depend on seed, epoch and block alone."""
+    special = torch.zeros(vocab_size, dtype=torch.bool)
+    special[tokenizer.all_special_ids] = True
+    starts = corpus.word_starts(tokenizer) if args.whole_word_mask else None
+
+    def collate(indices, epoch):
+        ids = blocks[indices]["input_ids"].long()
+        seeds = [int.from_bytes(hashlib.blake2b(f"{args.seed} {epoch} {i}".encode(), digest_size=6).digest())
+                 for i in indices]  # fmt: skip
+        masked, positions, labels = corpus.draw_masks(
+            ids, seeds, args.mlm_probability, tokenizer.mask_token_id, special, len(tokenizer), starts
+        )
+        mask = torch.ones_like(masked)
+        return {"input_ids": masked, "attention_mask": mask, "positions": positions, "labels": labels}
+
+    return collate
+
+
+def outputs(model, inner, batch):
+    """What the terms see of a model: hidden states, the head at the masked positions, what terms asked for."""
+    out = model(models.model_inputs(inner.model, batch), batch["positions"])
+    if batch.get("empty"):  # this process had no block left: all it computed counts nothing
+        out = losses.no_rows(out)
+    return {**out, "head": losses.Head(out["features"], *inner.decoder)}
+
+
+def make_losses(args, teacher):
+    """The function (student, batch) -> {term: unweighted scalar} and the weights; the hard loss is named hard."""
+    weights = dict(args.terms) | ({"hard": args.hard_weight or 1.0} if args.hard_weight or not teacher else {})
+    s_layers, t_layers = zip(*args.layer_pairs, strict=True) if args.layer_pairs else ((), ())
+
+    def terms(student, batch):
+        s_out = outputs(student, getattr(student, "module", student), batch)
+        mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
+        values = {}
+        if teacher:
+            with torch.no_grad():
+                t_out = outputs(teacher, teacher, batch)
+            views = losses.ModelView(s_out, s_layers, mask), losses.ModelView(t_out, t_layers, mask)
+            values = losses.distillation_losses(*views, batch, args)
+        if "hard" in weights:
+            values["hard"] = losses.head_cross_entropy(s_out["head"], batch["labels"][: len(s_out["head"].inputs)])
+        return values, s_out, t_out if teacher else None
+
+    return terms, weights
+
+
+def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator):
+    """The function model -> (metrics, score, figures) over the held-out blocks, with masks that never change."""
+    size = args.per_device_eval_batch_size
+    batches = [list(range(i, min(i + size, len(held_out)))) for i in range(0, len(held_out), size)]
+    trained_head = "logits" in weights or "hard" in weights
+
+    @torch.no_grad()
+    def evaluate(model):
+        model, sums = accelerator.unwrap_model(model), {}
+        for indices in batches[accelerator.process_index :: accelerator.num_processes]:
+            batch = {k: v.to(accelerator.device) for k, v in collate(indices, "evaluation").items()}
+            with accelerator.autocast():
+                values, s_out, t_out = terms(model, batch)
+                count = len(batch["labels"])
+                values = {k: v * len(indices) for k, v in values.items() if k != "hard"}
+                values |= {"blocks": torch.tensor(float(len(indices))), "masked": torch.tensor(float(count))}
+                if trained_head:
+                    values["mlm_loss"] = losses.head_cross_entropy(s_out["head"], batch["labels"]) * count
+                if trained_head and teacher and "logits" in weights:
+                    values["teacher_agreement"] = losses.agreement(s_out["head"], t_out["head"])
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0) + value.double().to(accelerator.device)
+        sums = training.sum_over_processes(accelerator, sums)
+        result = {name: sums[name] / sums["blocks"] for name in weights if name in sums}
+        total = sum(weights[name] * value for name, value in result.items())
+        if trained_head:
+            loss = sums["mlm_loss"] / sums["masked"]
+            result = {"mlm_loss": loss, "perplexity": math.exp(min(loss, 50)), **result}
+            if "teacher_agreement" in sums:
+                result["teacher_agreement"] = sums["teacher_agreement"] / sums["masked"]
+            return result, -loss, {}
+        return {"relation_loss": total, **result}, -total, {}
+
+    return evaluate
+
+
+def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator):
+    """What the loop needs to know of this corpus and objective."""
+    terms, weights = make_losses(args, teacher)
+    vocab_size = student.model.config.vocab_size
+    count = 0 if args.streaming else len(blocks)
+
+    def loss(model, batch):
+        with losses.global_batch():
+            values, _, _ = terms(model, batch)
+        return sum(weights[k] * v for k, v in values.items()), {k: v.detach() for k, v in values.items()}
+
+    def plan(size, epoch):
+        if args.streaming:
+            return [list(range(i * size, (i + 1) * size)) for i in range(args.max_steps)]
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(args.seed * 1_000_003 + epoch)).tolist()
+        return [order[i : i + size] for i in range(0, count, size)]
+
+    def save(folder, model, entry):
+        model.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(args, entry), encoding="utf-8")
+
+    check = make_collate(args, held_out, tokenizer, vocab_size)
+    return training.Recipe(
+        lengths=training.Constant(args.seq_length), plan=plan, loss=loss, save=save, weights=weights,
+        collate=make_collate(args, blocks, tokenizer, vocab_size),
+        evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator),
+    )  # fmt: skip
+
+
+def model_card(args, entry):
+    """Text of the README.md that goes with a saved model."""
+    how = f"distilled from `{args.teacher}` with {args.terms}" if args.teacher else "pre-trained"
+    scores = "\n".join(f"- {name}: {value:.4f}" for name, value in entry["metrics"].items())
+    return (
+        f"---\nlibrary_name: transformers\ntags: [knowledge-distillation, fill-mask]\n---\n\n# {args.run_name}, "
+        f"seed {args.seed}\n\nA masked language model {how} on `{args.corpus}`, blocks of {args.seq_length} tokens. "
+        f"Held-out text, step {entry['step']}:\n\n{scores}\n\n`run.json` holds options, hardware and time.\n"
+    )
+
+
+def finish(args, record, student, teacher, accelerator):
+    """Add latency and the paper's accounting (tokens, rate, hours) to the record and write it as complete."""
+    record["latency"] = models.latency_record(student.model, teacher.model if teacher else None, args.seq_length)
+    rate = record["throughput"]["tokens_per_s"]
+    record["accounting"] = {
+        "tokens_seen": record["tokens_seen"],
+        "tokens_per_s": rate,
+        "hours": round(record["time"]["train_s"] / 3600, 4),
+        "english_wikipedia_tokens_assumed": ENGLISH_WIKIPEDIA_TOKENS,
+        "hours_for_one_epoch_of_english_wikipedia": round(ENGLISH_WIKIPEDIA_TOKENS / max(rate, 1e-9) / 3600, 1),
+    }
+    record["status"] = "complete"
+    runs.write_json(Path(args.output_dir) / "run.json", record)
+    best = ", ".join(f"{k} {v:.4f}" for k, v in record["best"]["metrics"].items())
+    account = record["accounting"]
+    print(f"{args.output_dir}: best {best} at step {record['best']['step']}\n{account['tokens_seen']} tokens at "
+          f"{rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
+          f"{account['hours_for_one_epoch_of_english_wikipedia']} h on this machine")  # fmt: skip
+
+
+def main(argv=None):
+    """Run the script with the given arguments, sys.argv's by default."""
+    args = build_parser().parse_args(argv)
+    check_args(args)
+    training.quiet()
+    if runs.inspect_run(args) == "complete":
+        print(f"{args.output_dir}: complete already, nothing to do")
+        return
+    # Relations alone give the language-model head no gradient.
+    headless = bool(args.terms) and "logits" not in args.terms and not args.hard_weight
+    accelerator = training.make_accelerator(args, unused_parameters=headless)
+    blocks, held_out, student, teacher, tokenizer = load_everything(args)
+    how = runs.open_run_everywhere(args, accelerator)
+    student, teacher = models.MaskedLM(student), teacher and models.MaskedLM(teacher).eval()
+    if teacher:
+        models.add_term_outputs(args, student, teacher)
+        teacher.to(accelerator.device)
+    student.to(accelerator.device)
+    recipe = make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator)
+    record = runs.new_record(
+        args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs,
+        train_examples=None if args.streaming else len(blocks),
+        metric="relation_loss" if headless else "mlm_loss", model=models.describe(student.model, args.seq_length),
+        teacher=teacher and models.describe(teacher.model, args.seq_length) | {"path": args.teacher},
+    )  # fmt: skip
+    record = training.train(args, accelerator, recipe, student, record, how)
+    if accelerator.is_main_process:
+        finish(args, record, accelerator.unwrap_model(student), teacher, accelerator)
+
+
+if __name__ == "__main__":
+    training.run_script(main)

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Task-specific distillation on SQuAD: fine-tune a teacher, distil students with each method over seeds, print the table
+# of EM and F1, sizes, speed and time (arXiv:2109.08359, table of SQuAD results).
+#
+#   bash run_squad.sh demo             artificial language, no downloads, two CPU cores: under 6 minutes
+#   bash run_squad.sh                  multilingual BERT on SQuAD 1.1 from the hub; needs a GPU
+#   TASK=squad_v2 bash run_squad.sh    SQuAD 2.0
+#
+# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+TASK=${TASK:-squad}                               # squad or squad_v2
+SEEDS=${SEEDS:-1}                                 # one run of every method each
+METHODS=${METHODS:-finetune kd ckd}               # finetune: labels only; the others are presets of --terms
+TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
+STUDENT=${STUDENT:-}                              # a small pre-trained model; empty: cut from TEACHER
+STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
+DATA_DIR=${DATA_DIR:-}                            # folder with train-v1.1.json, dev-v1.1.json; empty: the hub
+RUNS=${RUNS:-runs}                                # results go to $RUNS/<task>/<method>/seed<seed>
+TERMS=${TERMS:-ckd}                               # terms of ckd, e.g. "ckd wr_triple=50"
+TEMPERATURE=${TEMPERATURE:-1}
+MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-384}
+TEACHER_EPOCHS=${TEACHER_EPOCHS:-2}
+TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-3e-5}
+EPOCHS=${EPOCHS:-3}                               # of the students
+LEARNING_RATE=${LEARNING_RATE:-5e-5}              # of the students
+
+source setup.sh
+demo_options=() student_options=()
+if [ "${1:-}" = demo ]; then
+    shift
+    RUNS=$RUNS/demo
+    python synthetic.py --output_dir cache/synthetic
+    TEACHER=cache/synthetic/bert DATA_DIR=cache/synthetic/squad STUDENT_LAYERS=${STUDENT_LAYERS:-2} MAX_SEQ_LENGTH=48
+    # Small batches: from random weights, finding the right sentence takes many steps.
+    demo_options=(--max_query_length 12 --doc_stride 16 --per_device_train_batch_size 16)
+    TEACHER_LEARNING_RATE=5e-4 TEACHER_EPOCHS=3 LEARNING_RATE=5e-4 EPOCHS=2
+    student_options=(--max_train_samples 8000) TEMPERATURE=3
+    [ "$TERMS" != ckd ] || TERMS="ckd wr_pair=9 ltr_pair=9 wr_triple=90 ltr_triple=90"
+fi
+[ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
+common=(--task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} --max_seq_length "$MAX_SEQ_LENGTH" "${demo_options[@]}")
+teacher=$RUNS/$TASK/teacher/seed1
+python distill_finetune.py "${common[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
+    --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" "$@"
+for seed in $SEEDS; do
+    for method in $METHODS; do
+        options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$TASK/$method/seed$seed"
+            --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
+            --learning_rate "$LEARNING_RATE" --num_train_epochs "$EPOCHS")
+        if [ "$method" != finetune ]; then
+            terms=$method
+            [ "$method" != ckd ] || terms=$TERMS
+            options+=(--teacher "$teacher" --temperature "$TEMPERATURE" --terms $terms)
+        fi
+        python distill_finetune.py "${common[@]}" "${options[@]}" "${student_options[@]}" "$@"
+    done
+done
+python report.py "$RUNS/$TASK" --output_dir "$RUNS/$TASK"
