@@ -106,8 +106,8 @@ def run_script(main):
         if os.environ.get("CKD_TRACEBACK"):
             raise
         status = 2 if isinstance(error, ValueError) else 1
-        if os.environ.get("RANK", "0") == "0" or status == 1:
-            print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
+        print(f"{name}: error{process}: {' '.join(str(error).split())}", file=sys.stderr)
     except torch.OutOfMemoryError as error:
         status = 1
         print(f"{name}: error: the GPU's memory is full: lower --per_device_train_batch_size and raise "

@@ -1,0 +1,77 @@
+"""CoLA distillation as the scripts do it, against sentences padded to 128 tokens and relations from differences.
+
+    python bench/bench_epoch.py --data_dir glue --teacher runs/cola/teacher/seed1 --student_layers 3
+"""
+import functools
+
+import timing
+import torch
+from accelerate import Accelerator
+from bench_losses import direct_pair, direct_triple
+
+import data
+import distill_finetune
+import losses
+import training
+
+
+def direct_terms(student, teacher, mask):
+    """The four relations from differences; padding is left in, which costs the same."""
+    transposed = [x.transpose(1, 2) for x in (student, teacher)]
+    return {
+        "wr_pair": direct_pair(student, teacher, mask), "wr_triple": direct_triple(student, teacher, mask, 21),
+        "ltr_pair": direct_pair(*transposed, mask), "ltr_triple": direct_triple(*transposed, mask),
+    }  # fmt: skip
+
+
+def direct_losses(student, teacher, batch, args):
+    """As losses.distillation_losses, the relations by the direct formulation."""
+    logits = losses.TERMS["logits"](student, teacher, batch, args)
+    return {"logits": logits, **direct_terms(student.hidden, teacher.hidden, student.mask)}
+
+
+def pad(batch, length):
+    """The batch with every sentence padded to the given length."""
+    return {k: torch.nn.functional.pad(v, (0, length - v.shape[1])) if v.ndim == 2 else v for k, v in batch.items()}
+
+
+def run_steps(args, accelerator, recipe, model, optimizer, steps, length, terms):
+    """Take the optimiser steps, padded to length where one is given."""
+    kept = losses.distillation_losses
+    losses.distillation_losses = terms
+    for indices in steps:
+        batch = recipe.collate(indices, 0)
+        batch = {**(pad(batch, length) if length else batch), "empty": False}
+        training.training_step(args, accelerator, recipe, model, optimizer, [(batch, 1.0)], 1e-5)
+    losses.distillation_losses = kept
+
+
+def main():
+    """Print the table."""
+    parser = timing.parser(__doc__)
+    parser.add_argument("--steps", type=int, default=8, help="steps of an epoch to measure, spread over its lengths")
+    options, rest = parser.parse_known_args()
+    args = distill_finetune.build_parser().parse_args(["--task", "cola", "--terms", "ckd", *rest])
+    distill_finetune.check_args(args)
+    training.quiet()
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=options.device == "cpu")
+    task, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
+    recipe = distill_finetune.make_recipe(args, task, splits, student, teacher, tokenizer, accelerator)
+    model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
+    plan = data.grouped_batches(recipe.lengths, args.per_device_train_batch_size, args.seed, 0)
+    steps = plan[: options.steps]  # a random sample: the order of batches is shuffled
+    take = functools.partial(run_steps, args, accelerator, recipe, model, optimizer, steps)
+    sides = {
+        "here": lambda: take(0, losses.distillation_losses),
+        "padded to 128, direct": lambda: take(args.max_seq_length, direct_losses),
+    }
+    times = timing.alternate(sides, options.device, options.rounds)
+    print(f"{timing.machine(options.device)}; {len(steps)} of {len(plan)} steps of an epoch, batch "
+          f"{args.per_device_train_batch_size}, precision {args.mixed_precision}. Seconds are extrapolated.\n")
+    rows = [[name, f"{sorted(t)[len(t) // 2] * len(plan) / len(steps):.0f}"] for name, t in times.items()]
+    timing.table(["loop", "seconds an epoch"], rows)
+    print(f"\nratio {timing.ratio(times['padded to 128, direct'], times['here']):.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Shared by the benchmarks: alternating timing, peak memory in a fresh process, and the line that names the machine."""
+import argparse
+import platform
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import runs
+
+
+def parser(doc):
+    """Options that every benchmark has."""
+    p = argparse.ArgumentParser(description=doc.split("\n")[0], allow_abbrev=False)
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    p.add_argument("--rounds", type=int, default=5, help="measurements of each side, taken in turns")
+    return p
+
+
+def machine(device):
+    """One line: hardware and versions."""
+    class Stub:
+        num_processes, mixed_precision = 1, "no"
+
+    Stub.device = torch.device(device)
+    found = runs.machine(Stub)
+    name = found["gpu"] or f"{found['cpu']}, {torch.get_num_threads()} threads"
+    return f"{name}; torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"
+
+
+def once(function, device):
+    """Seconds of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def alternate(functions, device, rounds):
+    """{name: [seconds, ...]}: all functions warm up once, then take turns."""
+    for function in functions.values():
+        once(function, device)
+    times = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(once(function, device))
+    return times
+
+
+def spread(times):
+    """Median with the range in brackets, in milliseconds."""
+    low, middle, high = (1000 * f(times) for f in (min, statistics.median, max))
+    return f"{middle:.1f} [{low:.1f}-{high:.1f}]"
+
+
+def ratio(slow, fast):
+    """Median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def _resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def _measure(queue, make, arguments, device, extra):
+    function = make(*arguments)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if extra else 0
+        function()
+        return queue.put((torch.cuda.max_memory_allocated() - before) / 1e9)
+    before, peak, done = _resident() if extra else 0, [0], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            peak[0] = max(peak[0], _resident())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    function()
+    done.set()
+    watcher.join()
+    return queue.put((peak[0] - before) / 1e9)
+
+
+def peak_memory(make, arguments, device, extra=True):
+    """Peak memory in 10^9 bytes of one call of make(*arguments)() in a fresh process.
+
+    extra: count only what comes on top of what make has left.
+    """
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_measure, args=(queue, make, arguments, device, extra))
+    process.start()
+    value = queue.get()
+    process.join()
+    return value
+
+
+def table(header, rows):
+    """Print a Markdown table."""
+    print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)

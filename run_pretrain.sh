@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Task-agnostic distillation: a general student from a masked language model on plain text, then fine-tuned on GLUE by
+# run_glue.sh as STUDENT (arXiv:2109.08359, task-agnostic results).
+#
+#   bash run_pretrain.sh demo          artificial language, no downloads, two CPU cores: under 8 minutes
+#   bash run_pretrain.sh               multilingual BERT on English Wikipedia (streamed), then CoLA; needs GPUs
+#   LAUNCH="torchrun --nproc_per_node 8" bash run_pretrain.sh --mixed_precision bf16
+#
+# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_pretrain.py.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+TEACHER=${TEACHER:-bert-base-multilingual-cased}        # masked language model
+STUDENT_LAYERS=${STUDENT_LAYERS:-6}                     # copied evenly from the teacher's
+CORPUS=${CORPUS:-wikimedia/wikipedia:20231101.en}       # file, folder, glob or hub id
+VALIDATION_CORPUS=${VALIDATION_CORPUS:-wikimedia/wikipedia:20231101.simple}
+STREAMING=${STREAMING:---streaming}                     # empty: keep the tokenised corpus on disk
+TERMS=${TERMS:-ckd}                                     # terms of the distillation
+MAX_STEPS=${MAX_STEPS:-100000}                          # optimiser steps
+LEARNING_RATE=${LEARNING_RATE:-5e-4}
+SEQ_LENGTH=${SEQ_LENGTH:-128}                           # tokens of a block
+RUNS=${RUNS:-runs}                                      # the student goes to $RUNS/pretrain/ckd/seed1
+TASKS=${TASKS:-cola}                                    # tasks it is fine-tuned on; empty: none
+SEEDS=${SEEDS:-1 2 3}
+LAUNCH=${LAUNCH:-python}
+
+source setup.sh
+if [ "${1:-}" = demo ]; then
+    shift
+    RUNS=$RUNS/demo-pretrain
+    python synthetic.py --output_dir cache/synthetic
+    text=(--corpus cache/synthetic/text/train.txt --validation_corpus cache/synthetic/text/valid.txt --seq_length 64
+        --per_device_train_batch_size 16 --logging_steps 100 --eval_steps 500)
+    teacher=$RUNS/pretrain/teacher/seed1
+    # The teacher: plain MLM pre-training of the four-layer model.
+    python distill_pretrain.py "${text[@]}" --student cache/synthetic/bert --run_name teacher --max_steps 3000 \
+        --learning_rate 3e-4 --output_dir "$teacher" "$@"
+    # The general student, with all terms.
+    python distill_pretrain.py "${text[@]}" --teacher "$teacher" --student_layers 2 --terms $TERMS --run_name ckd \
+        --max_steps 1000 --learning_rate 5e-4 --output_dir "$RUNS/pretrain/ckd/seed1" "$@"
+    # Three students of the same shape, each fine-tuned on the acceptability task in the same way.
+    for seed in $SEEDS; do
+        for start in random layers ckd; do
+            case $start in
+                random) student=(--student "$teacher" --student_layers 2 --student_init random) ;;
+                layers) student=(--student "$teacher" --student_layers 2 --student_init uniform) ;;
+                ckd) student=(--student "$RUNS/pretrain/ckd/seed1") ;;
+            esac
+            python distill_finetune.py --task cola --data_dir cache/synthetic/glue "${student[@]}" --seed "$seed" \
+                --run_name "from-$start" --max_train_samples 8000 --num_train_epochs 2 --learning_rate 5e-4 \
+                --output_dir "$RUNS/cola/from-$start/seed$seed"
+        done
+    done
+    python report.py "$RUNS" --output_dir "$RUNS"
+    exit
+fi
+
+student=$RUNS/pretrain/ckd/seed1
+$LAUNCH distill_pretrain.py --corpus "$CORPUS" --validation_corpus "$VALIDATION_CORPUS" $STREAMING --teacher "$TEACHER" \
+    --student_layers "$STUDENT_LAYERS" --terms $TERMS --run_name ckd --max_steps "$MAX_STEPS" \
+    --learning_rate "$LEARNING_RATE" --seq_length "$SEQ_LENGTH" --eval_steps 5000 --save_steps 1000 \
+    --output_dir "$student" "$@"
+if [ -n "$TASKS" ]; then
+    TASKS=$TASKS SEEDS=$SEEDS STUDENT=$student TEACHER=$TEACHER RUNS=$RUNS bash run_glue.sh
+fi
