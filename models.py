@@ -410,12 +410,17 @@ def saved_state(model):
 
 
 def model_inputs(model, batch):
-    """The part of a batch that a model's forward takes: no token types where it has none, no labels."""
-    names = ["input_ids", "attention_mask"]
-    takes = inspect.signature(model.forward).parameters
-    if "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1:
-        names.append("token_type_ids")
-    return {name: batch[name] for name in names if name in batch}
+    """The part of a batch that a model's forward takes: no token types where it has none, no labels.
+
+    The mask goes in as bool [B, 1, 1, T], the form in which attention wants it: from [B, T] transformers would make it
+    itself, after asking the device whether there is any padding.
+    """
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"].bool()[:, None, None]}
+    # Of the class: what the model's own attribute is wrapped in may hide the signature.
+    takes = inspect.signature(type(model).forward).parameters
+    if "token_type_ids" in batch and "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = batch["token_type_ids"]
+    return inputs
 
 
 def max_tokens(config):

@@ -441,7 +441,14 @@ def test_model_inputs_leave_out_labels_and_token_types_that_a_model_has_not(fami
     model, given_batch = make(family), batch()
     inputs = models.model_inputs(model, given_batch)
     assert set(inputs) == {"input_ids", "attention_mask"} | ({"token_type_ids"} if types else set())
-    assert all(inputs[name] is given_batch[name] for name in inputs)
+    assert all(inputs[name] is given_batch[name] for name in inputs if name != "attention_mask")
+    given_batch["attention_mask"] = torch.tensor([[1] * (given_batch["input_ids"].shape[1] - 2) + [0, 0]])
+    plain = {name: given_batch[name] for name in inputs}
+    expected, got = (
+        model.eval()(**given, output_hidden_states=True).hidden_states[-1][:, :-2]
+        for given in (plain, models.model_inputs(model, given_batch))
+    )
+    torch.testing.assert_close(got, expected)
     del given_batch["token_type_ids"]
     assert set(models.model_inputs(model, given_batch)) == {"input_ids", "attention_mask"}
     assert model(**models.model_inputs(model, batch())).logits.shape == (1, 2)
