@@ -246,7 +246,8 @@ def write_predictions(args, task, splits, model, tokenizer, accelerator):
 
 def finish(args, record, student, teacher, accelerator):
     """Add the latency of both models to the record and write it as complete."""
-    record["latency"] = models.latency_record(student, teacher, args.max_seq_length)
+    with accelerator.autocast():  # the student's forward is wrapped in it already, the teacher's is not
+        record["latency"] = models.latency_record(student, teacher, args.max_seq_length)
     record["status"] = "complete"
     runs.write_json(Path(args.output_dir) / "run.json", record)
 

@@ -212,7 +212,8 @@ def model_card(args, entry):
 
 def finish(args, record, student, teacher, accelerator):
     """Add latency and the paper's accounting (tokens, rate, hours) to the record and write it as complete."""
-    record["latency"] = models.latency_record(student.model, teacher.model if teacher else None, args.seq_length)
+    with accelerator.autocast():  # for both alike
+        record["latency"] = models.latency_record(student.model, teacher.model if teacher else None, args.seq_length)
     rate = record["throughput"]["tokens_per_s"]
     record["accounting"] = {
         "tokens_seen": record["tokens_seen"],

@@ -478,15 +478,20 @@ def latency_record(student, teacher, seq_length):
 
 
 @torch.no_grad()
-def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=5):
+def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=5, seconds=0.5):
     """Median milliseconds of a forward pass of each model, taken in turns so that noise meets all alike.
+
+    At least `repeats` passes of each, and up to 100 as long as they take fewer than `seconds` in all.
 
     models: name -> model, all on one device, put into eval mode. Returns name -> {batch size: milliseconds}.
     """
     result = {name: {} for name in models}
     for size in batch_sizes:
         times = {name: [] for name in models}
-        for repeat in range(repeats + 1):
+        begun = time.perf_counter()
+        for repeat in range(101):
+            if repeat > repeats and time.perf_counter() - begun > seconds:
+                break
             for name, model in models.items():
                 ids = torch.full((size, seq_len), 5, device=model.device)
                 inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
