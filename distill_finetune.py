@@ -17,6 +17,7 @@ import metrics
 import models
 import runs
 import squad
+import teacher_cache
 import training
 
 
@@ -31,6 +32,10 @@ def build_parser():
     losses.add_arguments(parser)
     training.add_arguments(parser)
     parser.add_argument("--do_predict", action="store_true", help="write GLUE's submission file for the test set")
+    parser.add_argument("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training "
+                        "set once and keep them on disk in half precision")  # fmt: skip
+    parser.add_argument("--cache_limit_gb", type=training.number(float, 0, open_low=True), default=20.0,
+                        help="largest cache that --cache_teacher may write, in 10^9 bytes")  # fmt: skip
     return parser
 
 
@@ -40,6 +45,8 @@ def check_args(args):
     data.check_args(args)
     models.check_args(args)
     losses.check_args(args)
+    if args.cache_teacher and not args.teacher:
+        raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
     if args.do_predict and data.TASKS[args.task].kind == "qa":
         raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json for its dev set anyway")
     if args.task == "ax" and (args.teacher or not args.do_predict):
@@ -105,8 +112,8 @@ def make_loss(args, teacher):
         mask, labels = batch["attention_mask"], data.labels_of(batch)
         inner = getattr(student, "module", student)
         s_out = student(**models.model_inputs(inner, batch), output_hidden_states=need_hidden)
-        t_out = None
-        if teacher:
+        t_out = teacher_cache.outputs(batch)
+        if teacher and t_out is None:
             with torch.no_grad():
                 t_out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=need_hidden)
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
@@ -185,13 +192,17 @@ def make_evaluate(args, task, splits, teacher, tokenizer, accelerator, latest):
     return evaluate
 
 
-def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator):
-    """What the loop needs to know of this task and objective."""
+def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, cache=None):
+    """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
     train = splits["train"]
     lengths = [len(ids) for ids in train["input_ids"]]
     loss, weights = make_loss(args, teacher)
     train = train.select_columns([c for c in data.TRAINING if c in train.column_names])
     latest = {}
+
+    def collate(indices, epoch):
+        batch = data.collate([train[i] for i in indices], tokenizer.pad_token_id)
+        return batch | cache.batch(indices) if cache else batch
 
     def save(folder, model, entry):
         model.save_pretrained(folder, state_dict=models.saved_state(model))
@@ -203,7 +214,7 @@ def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator):
     return training.Recipe(
         lengths=lengths,
         plan=lambda size, epoch: data.grouped_batches(lengths, size, args.seed, epoch),
-        collate=lambda indices, epoch: data.collate([train[i] for i in indices], tokenizer.pad_token_id),
+        collate=collate,
         loss=loss,
         evaluate=make_evaluate(args, task, splits, teacher, tokenizer, accelerator, latest),
         save=save,
@@ -257,19 +268,23 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     check_args(args)
     training.quiet()
-    if runs.inspect_run(args) == "complete" and not args.do_predict:
+    complete = runs.inspect_run(args) == "complete"
+    if complete and not args.do_predict:
         print(f"{args.output_dir}: complete already, nothing to do")
         return
     # Relations alone give the task head no gradient.
     headless = bool(args.terms) and "logits" not in args.terms and not args.hard_weight
     accelerator = training.make_accelerator(args, unused_parameters=headless)
     task, splits, student, teacher, tokenizer = load_everything(args)
-    how = runs.open_run_everywhere(args, accelerator)
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
+    cache = None
+    if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
+        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator)
+    how = runs.open_run_everywhere(args, accelerator)
     if how != "complete" and args.task != "ax":
-        recipe = make_recipe(args, task, splits, student, teacher, tokenizer, accelerator)
+        recipe = make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, cache)
         record = runs.new_record(
             args, accelerator, "finetune", args.task, train_examples=len(recipe.lengths), metric=task.metrics[0],
             layer_map=args.layer_pairs, model=models.describe(student, args.max_seq_length),

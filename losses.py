@@ -757,6 +757,12 @@ def qkv_pairs(terms, layer_pairs):
     return pairs if "attention_mse" in terms else pairs[-1:] if "minilm" in terms else []
 
 
+def teacher_layers(terms, layer_pairs):
+    """The teacher's hidden states that the terms read, in order; [] for terms that need none."""
+    layers = {t for _, t in layer_pairs} if any(name not in NEEDS_NO_HIDDEN for name in terms) else set()
+    return sorted(layers | ({0} if "embedding_mse" in terms else set()))
+
+
 def projected_layers(terms, layer_pairs):
     """{term: student layers that it compares through a learned projection where widths differ}."""
     layers = {"hidden_mse": [s for s, _ in transformer_pairs(layer_pairs)], "embedding_mse": [0]}

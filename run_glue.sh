@@ -24,6 +24,7 @@ TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
 LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the task's preset
 EPOCHS=${EPOCHS:-}                                # of the students; empty: the task's preset
+CACHE_TEACHER=${CACHE_TEACHER:-}                  # 1: its outputs for the training set are computed once, for all runs
 
 # Published for a 6-layer student: temperature, pair weight, triple weight, learning rate, epochs, with logits that are
 # not scaled by temperature^2. Here they are, so the weights below are multiplied by temperature^2.
@@ -71,7 +72,8 @@ for task in $TASKS; do
             if [ "$method" != finetune ]; then
                 terms=$method
                 [ "$method" != ckd ] || terms=${TERMS:-ckd $weights}
-                options+=(--teacher "$teacher" --temperature "$temperature" --terms $terms)
+                options+=(--teacher "$teacher" --temperature "$temperature" --terms $terms
+                    ${CACHE_TEACHER:+--cache_teacher})
             fi
             python distill_finetune.py --task "$task" "${data[@]}" "${options[@]}" "${student_options[@]}" "$@"
         done

@@ -19,7 +19,7 @@ import transformers
 from accelerate.utils import broadcast_object_list
 
 # Options that a resumed or finished run may change: they do not touch its result.
-FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers")
+FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "cache_limit_gb")
 
 
 class TrainingError(RuntimeError):

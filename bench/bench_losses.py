@@ -85,8 +85,24 @@ def direct_gb(name, b, layers, t, d):
     return 6 * b * layers * t * w * d * 4 / 1e9
 
 
+def measure(args, shape):
+    """Yield the rows of the table."""
+    for name in SIDES:
+        sides = {"here": make(name, 0, shape, args.device)}
+        fits = direct_gb(name, *shape) <= args.limit_gb
+        if fits:
+            sides["direct"] = make(name, 1, shape, args.device)
+        times = timing.alternate(sides, args.device, args.rounds)
+        memory = [timing.peak_memory(make, (name, i, shape, args.device), args.device) for i in range(1 + fits)]
+        direct = more = ["--", "--"]
+        if fits:
+            direct = [timing.spread(times["direct"]), f"{timing.ratio(times['direct'], times['here']):.1f}"]
+            more = [f"{memory[1]:.3f}", f"{memory[1] / max(memory[0], 1e-9):.1f}"]
+        yield [name, timing.spread(times["here"]), *direct, f"{memory[0]:.3f}", *more]
+
+
 def main():
-    """Print the table."""
+    """Print the table, row by row."""
     parser = timing.parser(__doc__)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--layers", type=int, default=7)
@@ -98,20 +114,8 @@ def main():
     print(f"B={args.batch} L={args.layers} T={args.tokens} D={args.width}, float32, forward and backward. "
           f"{timing.machine(args.device)}. Milliseconds: median [range] of {args.rounds}; 'all four' is compared with "
           "a direct wr_triple W=21.\n")  # fmt: skip
-    rows = []
-    for name in SIDES:
-        sides = {"here": make(name, 0, shape, args.device)}
-        fits = direct_gb(name, *shape) <= args.limit_gb
-        if fits:
-            sides["direct"] = make(name, 1, shape, args.device)
-        times = timing.alternate(sides, args.device, args.rounds)
-        memory = [timing.peak_memory(make, (name, i, shape, args.device), args.device) for i in range(1 + fits)]
-        direct = more = "--"
-        if fits:
-            direct = [timing.spread(times["direct"]), f"{timing.ratio(times['direct'], times['here']):.1f}"]
-            more = [f"{memory[1]:.3f}", f"{memory[1] / max(memory[0], 1e-9):.1f}"]
-        rows.append([name, timing.spread(times["here"]), *direct, f"{memory[0]:.3f}", *more])
-    timing.table(["term", "here ms", "direct ms", "time ratio", "here GB", "direct GB", "memory ratio"], rows)
+    header = ["term", "here ms", "direct ms", "time ratio", "here GB", "direct GB", "memory ratio"]
+    timing.table(header, measure(args, shape))
 
 
 if __name__ == "__main__":

@@ -73,8 +73,20 @@ def step_flops(stage, options):
     return options.layers * layer + head + 3 * (options.layers // 2 * layer + head)
 
 
+def measure(args, rate):
+    """Yield the rows of the table."""
+    for stage in args.stages:
+        times = timing.alternate({t: make(stage, t, args) for t in ("kd", "ckd")}, args.device, args.rounds)
+        memory = [timing.peak_memory(make, (stage, terms, args), args.device, extra=False) for terms in ("kd", "ckd")]
+        share = step_flops(stage, args) / min(times["ckd"]) / 1e12 / rate
+        yield [stage, timing.spread(times["kd"]), timing.spread(times["ckd"]),
+               f"{timing.ratio(times['ckd'], times['kd']):.3f}", *(f"{m:.2f}" for m in memory),
+               f"{memory[1] / memory[0]:.3f}", f"{args.batch * args.tokens / min(times['ckd']):.0f}",
+               f"{100 * share:.0f} %"]  # fmt: skip
+
+
 def main():
-    """Print the table."""
+    """Print the table, row by row."""
     parser = timing.parser(__doc__)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
@@ -87,17 +99,9 @@ def main():
     print(f"B={args.batch} T={args.tokens}, {args.layers} to {args.layers // 2} layers of {args.width}, vocabulary "
           f"{SHAPE['vocab_size']}, precision {args.precision}. {timing.machine(args.device)}. bf16 matrix product: "
           f"{rate:.2f} TFLOP/s. Milliseconds: median [range] of {args.rounds}.\n")  # fmt: skip
-    rows = []
-    for stage in args.stages:
-        times = timing.alternate({t: make(stage, t, args) for t in ("kd", "ckd")}, args.device, args.rounds)
-        memory = [timing.peak_memory(make, (stage, terms, args), args.device, extra=False) for terms in ("kd", "ckd")]
-        share = step_flops(stage, args) / min(times["ckd"]) / 1e12 / rate
-        rows.append([stage, timing.spread(times["kd"]), timing.spread(times["ckd"]),
-                     f"{timing.ratio(times['ckd'], times['kd']):.3f}", *(f"{m:.2f}" for m in memory),
-                     f"{memory[1] / memory[0]:.3f}", f"{args.batch * args.tokens / min(times['ckd']):.0f}",
-                     f"{100 * share:.0f} %"])  # fmt: skip
-    timing.table(["stage", "kd ms", "ckd ms", "time ckd/kd", "kd GB", "ckd GB", "memory ckd/kd", "ckd tokens/s",
-                  "share of matrix rate"], rows)  # fmt: skip
+    header = ["stage", "kd ms", "ckd ms", "time ckd/kd", "kd GB", "ckd GB", "memory ckd/kd", "ckd tokens/s",
+              "share of matrix rate"]  # fmt: skip
+    timing.table(header, measure(args, rate))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def peak_memory(make, arguments, device, extra=True):
 
 
 def table(header, rows):
-    """Print a Markdown table."""
-    print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+    """Print a Markdown table, each row as soon as the iterable gives it."""
+    print("| " + " | ".join(header) + " |\n|" + "---|" * len(header), flush=True)
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)

@@ -1,0 +1,181 @@
+"""The frozen teacher's outputs for the training set, computed once and kept on disk in half precision.
+
+A cache belongs to one teacher, one set of tokenised examples and the outputs that the terms need; runs that agree in
+these share it, whatever their student, seed or weights. One flat file a field, read through a memory map.
+"""
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from array import array
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from accelerate.utils import broadcast_object_list
+from torch.nn.utils.rnn import pad_sequence
+
+import data
+import losses
+import models
+
+FOLDER = Path("cache")
+PREFIX = "teacher."  # of a field's name in a batch
+
+
+def fields_of(out, layers, qkv_layers):
+    """The tensors of a teacher's outputs that are kept: {name: tensor}, logits first.
+
+    layers: the hidden states wanted. qkv_layers: layers whose queries, keys and values are wanted.
+    """
+    names = [name for name in ("logits", "start_logits", "end_logits") if name in out]
+    fields = {name: out[name] for name in names}
+    fields |= {f"hidden_states.{i}": out["hidden_states"][i] for i in layers}
+    return fields | {f"qkv.{layer}.{i}": out["qkv"][layer][i] for layer in qkv_layers for i in range(3)}
+
+
+def outputs(batch):
+    """The teacher's outputs of a batch made by `TeacherCache.batch`, as the terms want them; None if it has none."""
+    fields = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
+    if not fields:
+        return None
+    out = {name: value for name, value in fields.items() if "logits" in name}
+    out["hidden_states"] = {int(n.split(".")[1]): v for n, v in fields.items() if n.startswith("hidden_states.")}
+    layers = sorted({int(name.split(".")[1]) for name in fields if name.startswith("qkv.")})
+    out["qkv"] = {layer: tuple(fields[f"qkv.{layer}.{i}"] for i in range(3)) for layer in layers}
+    return out
+
+
+class TeacherCache:
+    """Reads the fields of a finished cache.
+
+    folder: its folder. starts: first row of each example in the files that hold a row a token, and their end.
+    """
+
+    def __init__(self, folder, starts):
+        self.starts, self.files = starts, {}
+        for name, (kind, shape, per_token) in json.loads((folder / "fields.json").read_text()).items():
+            self.files[name] = np.memmap(folder / f"{name}.bin", kind, "r", shape=tuple(shape)), per_token
+
+    def batch(self, indices):
+        """The fields of some examples, padded with 0 to the longest: {"teacher.<field>": [B, T, ...] or [B, ...]}."""
+        found = {}
+        for name, (rows, per_token) in self.files.items():
+            if per_token:
+                parts = [torch.from_numpy(rows[self.starts[i] : self.starts[i + 1]].copy()) for i in indices]
+                found[PREFIX + name] = pad_sequence(parts, batch_first=True)
+            else:
+                found[PREFIX + name] = torch.from_numpy(rows[indices])
+        return found
+
+
+def open_cache(args, teacher, examples, accelerator):
+    """The TeacherCache of these examples (a tokenised Dataset), computed by all processes unless it is on disk.
+
+    Raises ValueError if it would not fit args.cache_limit_gb, or half precision cannot hold what the teacher says;
+    OSError if the disk is full.
+    """
+    layers = losses.teacher_layers(args.terms, args.layer_pairs)
+    qkv_layers = [t for _, t in losses.qkv_pairs(args.terms, args.layer_pairs)]
+    examples = examples.select_columns([c for c in data.INPUTS if c in examples.column_names])
+    lengths = [len(ids) for ids in examples["input_ids"]]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+
+    @torch.no_grad()
+    def compute(indices):
+        batch = data.collate([examples[i] for i in indices], teacher.config.pad_token_id or 0)
+        batch = {k: v.to(accelerator.device) for k, v in batch.items()}
+        with accelerator.autocast():
+            out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=bool(layers))
+        return fields_of(out, layers, qkv_layers)
+
+    files = plan_files(compute([0]), len(lengths), int(starts[-1]))
+    size = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape, _ in files.values())
+    if size > args.cache_limit_gb * 1e9:
+        raise ValueError(f"--cache_teacher needs {size / 1e9:.3g} GB for {len(lengths)} examples, above "
+                         f"--cache_limit_gb {args.cache_limit_gb:g}: raise it or drop --cache_teacher")  # fmt: skip
+    batches = data.sorted_batches(lengths, args.per_device_eval_batch_size)
+    made_by = [accelerator.mixed_precision, accelerator.num_processes, args.per_device_eval_batch_size]
+    folder = FOLDER / f"teacher-{key(teacher, examples, [files, *made_by])}"
+    with only_one_builder(accelerator):
+        there = [folder.exists()]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(there)
+        if not there[0]:
+            if accelerator.is_main_process:
+                print(f"{folder}: {size / 1e9:.2f} GB of the teacher's outputs, computed once")
+            fill(folder, files, compute, batches, starts, accelerator)
+    return TeacherCache(folder, starts)
+
+
+@contextlib.contextmanager
+def only_one_builder(accelerator):
+    """Another run that wants to build a cache waits here for this one; a dead one holds no lock."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    FOLDER.mkdir(exist_ok=True)
+    handle = os.open(FOLDER, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def plan_files(fields, examples, tokens):
+    """{field: (NumPy type, shape of its file, whether a row is a token)} from the fields of one example."""
+    files = {}
+    for name, value in fields.items():
+        per_token = name not in ("logits",)
+        # Logits are few: they keep their digits.
+        kind = "float32" if "logits" in name else "float16"
+        files[name] = (kind, [tokens, *value.shape[2:]] if per_token else [examples, *value.shape[1:]], per_token)
+    return files
+
+
+def key(teacher, examples, settings):
+    """Hexadecimal name of a cache: the teacher's weights, the examples' tokens, the settings and versions."""
+    digest = hashlib.sha256(json.dumps([settings, torch.__version__, transformers.__version__]).encode())
+    for name, value in teacher.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for column in examples.column_names:
+        for row in examples[column]:
+            digest.update(array("q", row).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fill(folder, files, compute, batches, starts, accelerator):
+    """Compute every batch and write it; the folder appears only once it is whole."""
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, (kind, shape, _) in files.items():
+            with open(temporary / f"{name}.bin", "wb") as f:  # a full disk shows here, not as a fault of the memory map
+                os.posix_fallocate(f.fileno(), 0, np.dtype(kind).itemsize * int(np.prod(shape)))
+        (temporary / "fields.json").write_text(json.dumps(files))
+    accelerator.wait_for_everyone()
+    maps = {name: np.memmap(temporary / f"{name}.bin", kind, "r+", shape=tuple(shape))
+            for name, (kind, shape, _) in files.items()}  # fmt: skip
+    for indices in batches[rank::processes]:
+        for name, value in compute(indices).items():
+            value = value.to(getattr(torch, files[name][0])).cpu().numpy()
+            if not np.isfinite(value).all():
+                raise ValueError(f"--cache_teacher: {name} of the teacher does not fit half precision: leave it out")
+            for row, i in zip(value, indices, strict=True):
+                if files[name][2]:
+                    maps[name][starts[i] : starts[i + 1]] = row[: starts[i + 1] - starts[i]]
+                else:
+                    maps[name][i] = row
+    for rows in maps.values():
+        rows.flush()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        os.replace(temporary, folder)
+    accelerator.wait_for_everyone()
