@@ -29,15 +29,15 @@ if [ "${1:-}" = demo ]; then
     shift
     RUNS=$RUNS/demo-pretrain
     python synthetic.py --output_dir cache/synthetic
-    text=(--corpus cache/synthetic/text/train.txt --validation_corpus cache/synthetic/text/valid.txt --seq_length 64
-        --per_device_train_batch_size 16 --logging_steps 100 --eval_steps 500)
+    text=(--corpus cache/synthetic/text/train.txt --validation_corpus cache/synthetic/text/valid.txt --seq_length 32
+        --logging_steps 100 --eval_steps 500)
     teacher=$RUNS/pretrain/teacher/seed1
     # The teacher: plain MLM pre-training of the four-layer model.
-    python distill_pretrain.py "${text[@]}" --student cache/synthetic/bert --run_name teacher --max_steps 3000 \
-        --learning_rate 3e-4 --output_dir "$teacher" "$@"
+    python distill_pretrain.py "${text[@]}" --student cache/synthetic/bert --run_name teacher --max_steps 2000 \
+        --learning_rate 1e-3 --output_dir "$teacher" "$@"
     # The general student, with all terms.
     python distill_pretrain.py "${text[@]}" --teacher "$teacher" --student_layers 2 --terms $TERMS --run_name ckd \
-        --max_steps 1000 --learning_rate 5e-4 --output_dir "$RUNS/pretrain/ckd/seed1" "$@"
+        --max_steps 1000 --learning_rate 1e-3 --output_dir "$RUNS/pretrain/ckd/seed1" "$@"
     # Three students of the same shape, each fine-tuned on the acceptability task in the same way.
     for seed in $SEEDS; do
         for start in random layers ckd; do

@@ -17,6 +17,7 @@ import torch
 import torchmetrics
 import transformers
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
 # Options that a resumed or finished run may change: they do not touch its result.
 FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "cache_limit_gb")
@@ -26,6 +27,29 @@ class TrainingError(RuntimeError):
     """The run cannot go on; what it had saved is intact."""
 
 
+@contextlib.contextmanager
+def writing(folder, temporary=None):
+    """Within it, a run folder that is gone, full or read-only ends in a TrainingError; temporary is then removed.
+
+    Disk errors reach us as OSError, or as the writers' own errors with the OSError behind them.
+    """
+    if not folder.is_dir():
+        raise TrainingError(f"{folder} was removed while this run was using it: run the same command again")
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+        chain = [error]
+        while chain[-1].__context__:
+            chain.append(chain[-1].__context__)
+        reason = next((e.strerror for e in reversed(chain) if isinstance(e, OSError) and e.strerror), error)
+        raise TrainingError(f"could not write to {folder} ({reason}): is the disk full? What was saved before is "
+                            "intact; make room, then run the same command again") from error  # fmt: skip
+
+
 # --- the record --------------------------------------------------------------------------------------------------
 
 
@@ -33,12 +57,16 @@ def write_json(path, content):
     """Write JSON so that the file is either the old or the new one, whole."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as f:
-        json.dump(content, f, indent=1, ensure_ascii=False)
-        f.write("\n")
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as f:
+            json.dump(content, f, indent=1, ensure_ascii=False)
+            f.write("\n")
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_record(folder):
@@ -106,8 +134,11 @@ def open_run(args):
     """Make and lock the run folder, empty it if --overwrite was passed; what it holds, as `inspect_run` says."""
     folder = Path(args.output_dir)
     inspect_run(args)
-    folder.mkdir(parents=True, exist_ok=True)
-    args.lock = _lock(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        args.lock = _lock(folder)
+    except OSError as error:
+        raise ValueError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another one") from error
     if args.overwrite:
         for path in folder.iterdir():
             if path.name != ".lock":
@@ -192,29 +223,39 @@ def _sync_folder(path):
 
 
 def save_checkpoint(accelerator, folder, state, keep):
-    """Write model, optimiser, random states and `state`, whole or not at all, and drop all but the newest `keep`."""
+    """Write model, optimiser, random states and `state`, whole or not at all, and drop all but the newest `keep`.
+
+    Raises TrainingError if the folder is full, read-only or gone; the checkpoints before are intact.
+    """
     final = folder / "checkpoints" / f"step-{state['step']:08d}"
     temporary = final.with_name(f".tmp-{final.name}")
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary), safe_serialization=True)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_json(temporary / "state.json", state | {"rng": rng_digest()})
-        files = sorted(p for p in temporary.iterdir() if p.is_file())
-        for path in files:
-            with path.open("rb") as f:
-                os.fsync(f.fileno())
-        write_json(temporary / "checksums.json", {p.name: _digest(p) for p in files})
-        shutil.rmtree(final, ignore_errors=True)
-        _sync_folder(temporary)
-        os.replace(temporary, final)
-        _sync_folder(final.parent)
-        for old in sorted(final.parent.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+    with writing(folder, temporary):
+        if accelerator.is_main_process:
+            for left in final.parent.glob(".tmp-*"):
+                shutil.rmtree(left)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(temporary), safe_serialization=True)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _seal(temporary, final, state)
+            for old in sorted(final.parent.glob("step-*"))[:-keep]:
+                shutil.rmtree(old)
+        accelerator.wait_for_everyone()
+
+
+def _seal(temporary, final, state):
+    """Add `state` and the checksums, flush everything to the disk, and give the folder its name."""
+    write_json(temporary / "state.json", state | {"rng": rng_digest()})
+    files = sorted(p for p in temporary.iterdir() if p.is_file())
+    for path in files:
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+    write_json(temporary / "checksums.json", {p.name: _digest(p) for p in files})
+    shutil.rmtree(final, ignore_errors=True)
+    _sync_folder(temporary)
+    os.replace(temporary, final)
+    _sync_folder(final.parent)
 
 
 def newest_checkpoint(folder):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 GRAMMAR_VERSION = 2  # raise it when the same seed gives other files, so that old folders are noticed
 
@@ -394,6 +395,7 @@ def write_bert(folder, args):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         model = BertForMaskedLM(config)
+    disable_progress_bar()
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from runs import TrainingError, load_checkpoint, max_mem_gb, save_checkpoint, write_json
+from runs import TrainingError, load_checkpoint, max_mem_gb, save_checkpoint, write_json, writing
 
 # --- the command line ---------------------------------------------------------------------------------------------
 
@@ -293,19 +293,23 @@ class Log:
         means = self.read()
         seconds = time.perf_counter() - self.start
         if self.writer:
-            for name, value in means.items():
-                if name == "grad_norm":
-                    continue
-                self.writer.add_scalar(f"loss/{name}", value, step)
-                if name in self.recipe.weights:
-                    self.writer.add_scalar(f"loss_weighted/{name}", value * self.recipe.weights[name], step)
-            self.writer.add_scalar("optim/lr", lr, step)
-            self.writer.add_scalar("optim/grad_norm", means["grad_norm"], step)
-            self.writer.add_scalar("perf/examples_per_s", self.examples / seconds, step)
-            self.writer.add_scalar("perf/tokens_per_s", self.tokens / seconds, step)
-            self.writer.add_scalar("perf/max_mem_gb", max_mem_gb(self.accelerator), step)
+            points = {f"loss/{name}": value for name, value in means.items() if name != "grad_norm"}
+            points |= {f"loss_weighted/{name}": means[name] * weight for name, weight in self.recipe.weights.items()}
+            points |= {"optim/lr": lr, "optim/grad_norm": means["grad_norm"],
+                       "perf/examples_per_s": self.examples / seconds, "perf/tokens_per_s": self.tokens / seconds,
+                       "perf/max_mem_gb": max_mem_gb(self.accelerator)}  # fmt: skip
+            self.scalars(points, step)
         self.restart()
         return means
+
+    def scalars(self, points, step, figures=None):
+        """Write {tag: value} and {tag: figure} to TensorBoard."""
+        with writing(Path(self.args.output_dir)):
+            for tag, value in points.items():
+                self.writer.add_scalar(tag, value, step)
+            for tag, figure in (figures or {}).items():
+                self.writer.add_figure(tag, figure, step)
+            self.writer.flush()
 
     def restart(self):
         """Start the clock anew: after a point, an evaluation or a checkpoint."""
@@ -325,23 +329,20 @@ def evaluate(args, accelerator, recipe, model, state, log):
         if accelerator.is_main_process:
             save_best(args, accelerator, recipe, model, entry)
     if accelerator.is_main_process:
-        for name, value in metrics.items():
-            log.writer.add_scalar(f"eval/{name}", value, state["step"])
-        for name, figure in figures.items():
-            log.writer.add_figure(name, figure, state["step"])
-        log.writer.flush()
+        log.scalars({f"eval/{name}": value for name, value in metrics.items()}, state["step"], figures)
     return entry
 
 
 def save_best(args, accelerator, recipe, model, entry):
     """Put the model into the run folder file by file, each of them whole."""
     folder, temporary = Path(args.output_dir), Path(args.output_dir) / ".tmp-model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    recipe.save(temporary, accelerator.unwrap_model(model), entry)
-    for path in sorted(temporary.iterdir()):
-        os.replace(path, folder / path.name)
-    temporary.rmdir()
+    with writing(folder, temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        recipe.save(temporary, accelerator.unwrap_model(model), entry)
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, folder / path.name)
+        temporary.rmdir()
 
 
 def _stop_on_sigterm():
@@ -369,15 +370,16 @@ def _start(args, accelerator, recipe, model, record, how):
     state = load_checkpoint(accelerator, folder) if how == "resume" else None
     if state is None:
         state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0, "sessions": 0,
-                 "examples": 0, "tokens": 0}  # fmt: skip
+                 "examples": 0, "tokens": 0, "skipped_steps": 0}  # fmt: skip
     state["sessions"] += 1
-    log = Log(args, accelerator, recipe, state["step"])
     if accelerator.is_main_process:
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
-        write_json(folder / "run.json", record | results(accelerator, state))
-        if state["step"] == 0:
-            rows = "".join(f"|{name}|{value}|\n" for name, value in record["options"].items())
-            log.writer.add_text("options", f"|option|value|\n|-|-|\n{rows}", 0)
+        with writing(folder):  # before anything else stands there: it tells a run's folder from a stranger's
+            write_json(folder / "run.json", record | results(accelerator, state))
+    log = Log(args, accelerator, recipe, state["step"])
+    if accelerator.is_main_process and state["step"] == 0:
+        rows = "".join(f"|{name}|{value}|\n" for name, value in record["options"].items())
+        log.writer.add_text("options", f"|option|value|\n|-|-|\n{rows}", 0)
     return model, optimizer, state, log
 
 
@@ -404,6 +406,7 @@ def train(args, accelerator, recipe, model, record, how):
             lr = learning_rate(args, state["step"], total)
             values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
             step = count_step(state, recipe, indices, per_epoch)
+            state["skipped_steps"] += optimizer.step_was_skipped  # by the scaler of fp16; known without another read
             log.add(step, indices, values)
             bar.update()
             at_end, at_log = step == total, step % args.logging_steps == 0
@@ -420,7 +423,8 @@ def train(args, accelerator, recipe, model, record, how):
             if step % save_steps == 0 or at_end or stop:
                 save_checkpoint(accelerator, Path(args.output_dir), state, args.keep_checkpoints)
             if accelerator.is_main_process:
-                write_json(Path(args.output_dir) / "run.json", record | results(accelerator, state))
+                with writing(Path(args.output_dir)):
+                    write_json(Path(args.output_dir) / "run.json", record | results(accelerator, state))
             if stop and not at_end:
                 raise SystemExit(143)
             if at_end:
@@ -449,6 +453,7 @@ def results(accelerator, state):
     seconds = max(state["train_s"], 1e-9)
     return {
         "steps": state["step"],
+        "skipped_steps": state["skipped_steps"],
         "time": {name: round(state[name], 2) for name in ("train_s", "total_s", "sessions")},
         "throughput": {
             "examples_per_s": round(state["examples"] / seconds, 2),

@@ -1,0 +1,111 @@
+"""Full disks, folders that cannot be written or vanish, skipped steps: one clear line, and nothing lost."""
+import json
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from safetensors.torch import load_file
+
+import runs
+import training
+
+OPTIONS = ("--max_train_samples", "96", "--max_eval_samples", "32", "--num_train_epochs", "2",
+           "--per_device_train_batch_size", "16", "--max_seq_length", "32", "--save_steps", "3",
+           "--logging_steps", "2")  # fmt: skip
+
+
+def cut_at(monkeypatch, call, action):
+    """Call `action` instead of the given training step."""
+    calls, step = [], training.training_step
+
+    def wrapped(*args):
+        calls.append(1)
+        if len(calls) == call:
+            action()
+        return step(*args)
+
+    monkeypatch.setattr(training, "training_step", wrapped)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def with_file_limit(limit, world, folder):
+    """The run in a process whose files cannot grow beyond `limit` bytes, which writers meet like a full disk."""
+    command = ["distill_finetune.py", "--task", "cola", "--data_dir", world / "glue", "--student", world / "bert",
+               *OPTIONS, "--output_dir", folder]  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", [300_000, 3_000_000], ids=["model", "optimiser"])
+def test_a_full_disk_leaves_the_last_checkpoint(finetune, world, tmp_path, monkeypatch, limit):
+    run, options = tmp_path / "run", ("--student", world / "bert", *OPTIONS)
+    finetune(*options, "--output_dir", tmp_path / "whole")
+    cut_at(monkeypatch, 5, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(*options, "--output_dir", run)
+    monkeypatch.undo()
+    record = (run / "run.json").read_bytes()
+    done = with_file_limit(limit, world, run)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1 and f"could not write to {run} (" in errors[0]
+    assert "is the disk full? What was saved before is intact; make room" in errors[0]
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000003"]
+    assert runs.newest_checkpoint(run).name == "step-00000003"
+    assert json.loads(record)["steps"] == 3 == json.loads((run / "run.json").read_text())["steps"]
+    finetune(*options, "--output_dir", run)
+    a, b = (load_file(f / "checkpoints/step-00000012/model.safetensors") for f in (tmp_path / "whole", run))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_that_could_not_even_begin_can_be_started_again(finetune, world, tmp_path):
+    done = with_file_limit(50, world, tmp_path / "run")
+    assert done.returncode == 1 and "could not write to" in done.stderr and "Traceback" not in done.stderr
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+    finetune("--student", world / "bert", "--max_steps", "1", "--output_dir", tmp_path / "run")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a folder where even root may not write")
+def test_a_folder_that_cannot_be_written_is_refused(finetune, world):
+    with pytest.raises(ValueError, match=r"--output_dir /proc/run cannot be written .*: choose another one"):
+        finetune("--student", world / "bert", "--max_steps", "1", "--output_dir", "/proc/run")
+
+
+def test_a_folder_removed_meanwhile_is_named(finetune, world, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    cut_at(monkeypatch, 2, lambda: shutil.rmtree(folder))
+    with pytest.raises(training.TrainingError, match="run was removed while this run was using it"):
+        finetune("--student", world / "bert", *OPTIONS, "--output_dir", folder)
+    assert not folder.exists()
+
+
+def test_a_checkpoint_file_removed_meanwhile_is_named_and_an_older_one_used(finetune, world, tmp_path, monkeypatch,
+                                                                            capsys):  # fmt: skip
+    options = ("--student", world / "bert", *OPTIONS, "--keep_checkpoints", "2")
+    finetune(*options, "--output_dir", tmp_path / "whole")
+    cut_at(monkeypatch, 8, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(*options, "--output_dir", tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "step-00000006" / "model.safetensors").unlink()
+    monkeypatch.undo()
+    finetune(*options, "--output_dir", tmp_path / "run")
+    assert "step-00000006 is damaged" in capsys.readouterr().err
+    a, b = (load_file(tmp_path / f / "checkpoints/step-00000012/model.safetensors") for f in ("whole", "run"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_steps_that_the_scaler_skips_are_counted(finetune, world, tmp_path, monkeypatch):
+    skips = iter([False, True, True, False])
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(skips)))
+    finetune("--student", world / "bert", "--max_steps", "4", "--output_dir", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["steps"] == 4 and record["skipped_steps"] == 2
