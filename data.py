@@ -150,7 +150,11 @@ def _read_csv(path, skipped):
         except StopIteration:
             return
         except csv.Error as error:
-            raise ValueError(f"{path}, line {position['line']}: not valid csv ({error}); mend the quotes") from error
+            if header is None:
+                raise ValueError(f"{path}, line {position['line']}: the header is not valid csv ({error})") from error
+            skipped.bad(f"{path}, line {position['line']}: not valid csv ({error}); mend the quotes or pass "
+                        "--skip_bad_examples")  # fmt: skip
+            continue
         if header is None:
             header = fields
             if len(set(header)) < len(header):
@@ -164,25 +168,32 @@ def _read_csv(path, skipped):
             )
 
 
-def _read_json(path):
+def _parsed(texts, path, skipped):
+    """(place, value) of JSON texts given as (place, text)."""
+    for place, text in texts:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:  # ValueError alone: a whole number of thousands of digits
+            line = place or getattr(error, "lineno", 1)
+            skipped.bad(f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', error)})")
+        else:
+            yield place, value
+
+
+def _read_json(path, skipped):
     """JSON lines, or one JSON list of objects."""
     lines = list(read_lines(path))
     whole = "\n".join(text for _, text in lines)
-    try:
-        if whole.lstrip().startswith("["):
-            rows = [(f"item {i}", row) for i, row in enumerate(json.loads(whole), 1)]
-        else:
-            rows = []
-            for number, text in lines:
-                if text.strip():
-                    rows.append((number, json.loads(text)))
-    except (ValueError, RecursionError) as error:  # ValueError alone: a whole number of thousands of digits
-        at = getattr(error, "lineno", 1) if whole.lstrip().startswith("[") else number
-        raise ValueError(f"{path}, line {at}: not valid JSON ({getattr(error, 'msg', error)})") from error
+    if whole.lstrip().startswith("["):
+        ((_, items),) = _parsed([(None, whole)], path, Skipped())
+        rows = ((f"item {i}", row) for i, row in enumerate(items, 1))
+    else:
+        rows = _parsed(((number, text) for number, text in lines if text.strip()), path, skipped)
     for place, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {place}: not a JSON object with the columns as keys")
-    yield from rows
+        if isinstance(row, dict):
+            yield place, row
+        else:
+            skipped.bad(f"{path}, line {place}: not a JSON object with the columns as keys")
 
 
 def read_table(path, skipped=None):
@@ -193,7 +204,7 @@ def read_table(path, skipped=None):
     if suffix == ".csv":
         return _read_csv(path, skipped or Skipped())
     if suffix in (".json", ".jsonl"):
-        return _read_json(path)
+        return _read_json(path, skipped or Skipped())
     raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json or .jsonl")
 
 
@@ -216,19 +227,19 @@ def _number(word, where, skipped):
     skipped.bad(f"{where}: the score {word!r} is not a finite number")
 
 
-def _pick(row, columns, path, number):
-    """The named columns as strings; ValueError where one is missing."""
+def _pick(row, columns, path, number, skipped):
+    """The named columns as strings, or None where one is missing or holds no text and the row is skipped."""
     missing = [c for c in columns if c not in row]
     if missing:
-        raise ValueError(f"{path}, line {number}: no column {missing[0]!r}; there are: {_listed(row)}")
-    values = [row[c] for c in columns]
-    for column, value in zip(columns, values, strict=True):
+        return skipped.bad(f"{path}, line {number}: no column {missing[0]!r}; there are: {_listed(row)}")
+    for column in columns:
+        value = row[column]
         if isinstance(value, (dict, list)) or value is None:
             kind = "null" if value is None else type(value).__name__
-            raise ValueError(f"{path}, line {number}: column {column!r} holds a {kind}, not text")
+            return skipped.bad(f"{path}, line {number}: column {column!r} holds a {kind}, not text")
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # JSON can spell what UTF-8 cannot
-            raise ValueError(f"{path}, line {number}: column {column!r} holds half a surrogate pair, which is no text")
-    return [str(value) for value in values]
+            return skipped.bad(f"{path}, line {number}: column {column!r} holds half a surrogate pair, not text")
+    return [str(row[column]) for column in columns]
 
 
 def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
@@ -239,7 +250,9 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
     before = len(skipped.reports)
     columns = {"text_a": [], "text_b": [], "label": [], "idx": []}
     for number, row in rows:
-        values = _pick(row, text_columns + ((label_column,) if label_column else ()), path, number)
+        values = _pick(row, text_columns + ((label_column,) if label_column else ()), path, number, skipped)
+        if values is None:
+            continue
         label = -1
         if label_column:
             where = f"{path}, line {number}"
@@ -254,7 +267,8 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
         columns["label"].append(label)
         columns["idx"].append(len(columns["idx"]) + len(skipped.reports) - before)
     if not columns["idx"]:
-        raise ValueError(f"{path}: holds no examples")
+        broken = skipped.reports[before:]
+        raise ValueError(f"{path}: holds no examples" + (f" that are whole; the first: {broken[0]}" if broken else ""))
     if len(text_columns) == 1:
         del columns["text_b"]
     return Dataset.from_dict(columns)
@@ -308,7 +322,9 @@ def _custom(args, skipped):
     text = tuple(args.text_columns)
     label = args.label_column
     rows = list(read_table(args.train_file, skipped))
-    words = sorted({_pick(row, (label,), args.train_file, number)[0] for number, row in rows})
+    once = Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
+    picked = (_pick(row, (label,), args.train_file, number, once) for number, row in rows)
+    words = sorted({values[0] for values in picked if values})
     if args.regression:
         task = task._replace(kind="regression", metrics=("pearson", "spearman"))
     elif len(words) < 2:

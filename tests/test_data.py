@@ -2,6 +2,7 @@
 import csv
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -459,6 +460,35 @@ def test_broken_custom_files(ending, train, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         custom(tmp_path, train, ending=ending)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "train", "broken"),
+    [
+        ("csv", 'text,label\na,x\n"b" c,x\nd,y\n', ["line 3: not valid csv"]),
+        ("csv", 'text,label\na,x\nd,y\n"open,1\n', ["line 4: not valid csv"]),
+        ("jsonl", '{"text": "a", "label": "x"}\n{"text": \nnull\n{"text": "d", "label": "y"}\n',
+         ["line 2: not valid JSON", "line 3: not a JSON object"]),
+        ("json", '[{"text": "a", "label": "x"}, [], null, {"text": "d", "label": "y"}]',
+         ["line item 2: not a JSON object", "line item 3: not a JSON object"]),
+        ("jsonl", '{"text": "a", "label": "x"}\n{"text": null, "label": "x"}\n{"text": "c"}\n'
+         '{"text": "d", "label": "y"}\n', ["line 2: column 'text' holds a null", "line 3: no column 'label'"]),
+        ("jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": {}}\n{"text": "d", "label": "y"}\n',
+         ["line 2: column 'label' holds a dict"]),
+    ],
+)  # fmt: skip
+def test_every_broken_custom_row_is_skipped_on_request_and_counted_once(ending, train, broken, tmp_path):
+    dev = render(ending, [{"text": "e", "label": "y"}])
+    with pytest.raises(ValueError, match="|".join(map(re.escape, broken))):
+        custom(tmp_path, train, dev, ending=ending)
+    _, splits, reports = custom(tmp_path, train, dev, ending=ending, skip=True)
+    assert list(zip(splits["train"]["text_a"], splits["train"]["label"], strict=True)) == [("a", 0), ("d", 1)]
+    assert [report.split(", ", 1)[1][: len(said)] for report, said in zip(reports, broken, strict=True)] == broken
+
+
+def test_a_file_of_broken_rows_only_says_what_is_wrong_with_them(tmp_path):
+    with pytest.raises(ValueError, match=r"dev\.csv: holds no examples that are whole; .* no column 'label'"):
+        custom(tmp_path, "text,label\na,x\nb,y\n", "text,tag\na,x\n", skip=True)
 
 
 def test_message_stays_one_short_line_whatever_the_column_names_hold(tmp_path):
