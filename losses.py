@@ -90,33 +90,48 @@ def _full_float32(x):
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-class _SelfProduct(torch.autograd.Function):
-    """x x^T for x [..., n, D]; its backward is one product, (g + g^T) x, where autograd would take two."""
+class _CentredGram(torch.autograd.Function):
+    """(inner, shift) of a Gram for vectors [..., n, D] of any float type and valid [..., n] bool.
+
+    Passes over the vectors cost more than the product, so the mean is a row of the product, and centring, masking and
+    the mean's own gradient are done to the [n, n + 1] factor of the backward product. Padding may hold anything, also
+    NaN; its rows and columns of inner, and its shifts, are 0.
+    """
 
     @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        with _full_float32(x):
-            return x @ x.mT
+    def forward(ctx, vectors, valid):
+        real, n = valid[..., None], valid.shape[-1]
+        count = real.sum(-2, keepdim=True).clamp(min=1)
+        rows = torch.empty(*valid.shape[:-1], n + 1, vectors.shape[-1], device=vectors.device)
+        rows[..., :n, :] = torch.where(real, vectors, 0.0)
+        mean = rows[..., :n, :].sum(-2, keepdim=True) / count
+        rows[..., :n, :] -= mean
+        rows[..., n:, :] = mean
+        with _full_float32(rows):
+            products = rows @ rows.mT
+        ctx.save_for_backward(rows, real, count)
+        ctx.dtype = vectors.dtype
+        inner = products[..., :n, :n] * real * real.mT
+        # h_i h_j = x_i x_j + shift_i + shift_j with x_i = h_i - mean, shift_i = x_i mean + |mean|^2 / 2.
+        return inner, (products[..., :n, n] + products[..., n, n:] / 2) * valid
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        with _full_float32(x):
-            return (grad + grad.mT) @ x
+    def backward(ctx, inner, shift):
+        rows, real, count = ctx.saved_tensors
+        shift = shift[..., None] * real
+        of_vectors = torch.cat([(inner + inner.mT) * real * real.mT, shift], -1)
+        of_mean = torch.cat([shift.mT, shift.sum(-2, keepdim=True)], -1)
+        # A vector counts through itself and, as one of `count`, through the mean of the real ones.
+        factor = of_vectors + (of_mean - of_vectors.sum(-2, keepdim=True)) / count * real
+        with _full_float32(rows):
+            return (factor @ rows).to(ctx.dtype), None
 
 
 def _gram(vectors, valid):
     """vectors [..., n, D] of any float type, valid [..., n] bool -> Gram in float32."""
     with torch.autocast(vectors.device.type, enabled=False):
-        # where, not a product: padding may hold anything, also NaN.
-        x = torch.where(valid[..., None], vectors.float(), 0.0)
-        n = valid.sum(-1, keepdim=True).clamp(min=1)
-        mean = x.sum(-2) / n
-        x = torch.where(valid[..., None], x - mean[..., None, :], 0.0)
-        shift = (x @ mean[..., None]).squeeze(-1) + mean.square().sum(-1, keepdim=True) / 2
-        return Gram(_SelfProduct.apply(x), shift, valid)
+        return Gram(*_CentredGram.apply(vectors, valid), valid)
 
 
 def word_gram(hidden, mask):

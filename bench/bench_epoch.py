@@ -1,8 +1,9 @@
 """CoLA distillation as the scripts do it, against sentences padded to 128 tokens and relations from differences.
 
-    python bench/bench_epoch.py --data_dir glue --teacher runs/cola/teacher/seed1 --student_layers 3
+    python bench/bench_epoch.py --data_dir glue --teacher runs/cola/teacher/seed1 --student_layers 3 [--cache_teacher]
 """
 import functools
+import statistics
 
 import timing
 import torch
@@ -12,6 +13,7 @@ from bench_losses import direct_pair, direct_triple
 import data
 import distill_finetune
 import losses
+import teacher_cache
 import training
 
 
@@ -35,7 +37,7 @@ def pad(batch, length):
     return {k: torch.nn.functional.pad(v, (0, length - v.shape[1])) if v.ndim == 2 else v for k, v in batch.items()}
 
 
-def run_steps(args, accelerator, recipe, model, optimizer, steps, length, terms):
+def run_steps(args, accelerator, model, optimizer, steps, recipe, length, terms):
     """Take the optimiser steps, padded to length where one is given."""
     kept = losses.distillation_losses
     losses.distillation_losses = terms
@@ -56,21 +58,27 @@ def main():
     training.quiet()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=options.device == "cpu")
     task, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
-    recipe = distill_finetune.make_recipe(args, task, splits, student, teacher, tokenizer, accelerator)
+    everything = args, task, splits, student, teacher, tokenizer, accelerator
+    recipe = distill_finetune.make_recipe(*everything)
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
     plan = data.grouped_batches(recipe.lengths, args.per_device_train_batch_size, args.seed, 0)
     steps = plan[: options.steps]  # a random sample: the order of batches is shuffled
-    take = functools.partial(run_steps, args, accelerator, recipe, model, optimizer, steps)
+    take = functools.partial(run_steps, args, accelerator, model, optimizer, steps)
     sides = {
-        "here": lambda: take(0, losses.distillation_losses),
-        "padded to 128, direct": lambda: take(args.max_seq_length, direct_losses),
+        "here": lambda: take(recipe, 0, losses.distillation_losses),
+        "padded to 128, direct": lambda: take(recipe, args.max_seq_length, direct_losses),
     }
+    if args.cache_teacher:
+        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator)
+        cached = distill_finetune.make_recipe(*everything, cache)
+        sides["here, --cache_teacher"] = lambda: take(cached, 0, losses.distillation_losses)
     times = timing.alternate(sides, options.device, options.rounds)
     print(f"{timing.machine(options.device)}; {len(steps)} of {len(plan)} steps of an epoch, batch "
           f"{args.per_device_train_batch_size}, precision {args.mixed_precision}. Seconds are extrapolated.\n")
-    rows = [[name, f"{sorted(t)[len(t) // 2] * len(plan) / len(steps):.0f}"] for name, t in times.items()]
-    timing.table(["loop", "seconds an epoch"], rows)
-    print(f"\nratio {timing.ratio(times['padded to 128, direct'], times['here']):.1f}")
+    whole, slow = len(plan) / len(steps), times["padded to 128, direct"]
+    rows = [[name, f"{statistics.median(t) * whole:.0f} [{min(t) * whole:.0f}-{max(t) * whole:.0f}]",
+             f"{timing.ratio(slow, t):.1f}"] for name, t in times.items()]  # fmt: skip
+    timing.table(["loop", "seconds an epoch", "times as fast"], rows)
 
 
 if __name__ == "__main__":
