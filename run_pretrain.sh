@@ -33,11 +33,11 @@ if [ "${1:-}" = demo ]; then
         --logging_steps 100 --eval_steps 500)
     teacher=$RUNS/pretrain/teacher/seed1
     # The teacher: plain MLM pre-training of the four-layer model.
-    python distill_pretrain.py "${text[@]}" --student cache/synthetic/bert --run_name teacher --max_steps 2000 \
+    python distill_pretrain.py "${text[@]}" --student cache/synthetic/bert --run_name teacher --max_steps 1600 \
         --learning_rate 1e-3 --output_dir "$teacher" "$@"
     # The general student, with all terms.
     python distill_pretrain.py "${text[@]}" --teacher "$teacher" --student_layers 2 --terms $TERMS --run_name ckd \
-        --max_steps 1000 --learning_rate 1e-3 --output_dir "$RUNS/pretrain/ckd/seed1" "$@"
+        --max_steps 800 --learning_rate 1e-3 --output_dir "$RUNS/pretrain/ckd/seed1" "$@"
     # Three students of the same shape, each fine-tuned on the acceptability task in the same way.
     for seed in $SEEDS; do
         for start in random layers ckd; do
