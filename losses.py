@@ -91,58 +91,93 @@ def _full_float32(x):
 
 
 class _CentredGram(torch.autograd.Function):
-    """(inner, shift) of a Gram for vectors [..., n, D] of any float type and valid [..., n] bool.
+    """(inner, shift) of a Gram for the hidden states of L layers, each [B, T, D] of any float type, valid [B, T] bool.
 
-    Passes over the vectors cost more than the product, so the mean is a row of the product, and centring, masking and
-    the mean's own gradient are done to the [n, n + 1] factor of the backward product. Padding may hold anything, also
-    NaN; its rows and columns of inner, and its shifts, are 0.
+    over "words": inner [B, L, T, T], shift [B, L, T]; over "layers": inner [B, T, L, L], shift [B, T, L].
+    Passes over the vectors cost more than the products, so it takes some sentences at a time, which stay in the cache;
+    the mean is a row of the product; centring, masking and the mean's own gradient are done to the small factor of the
+    backward product; and nothing of the vectors' size is kept for the backward pass but the vectors themselves.
+    Padding may hold anything, also NaN; its rows and columns of inner, and its shifts, are 0.
     """
 
     @staticmethod
-    def forward(ctx, vectors, valid):
-        real, n = valid[..., None], valid.shape[-1]
-        count = real.sum(-2, keepdim=True).clamp(min=1)
-        rows = torch.empty(*valid.shape[:-1], n + 1, vectors.shape[-1], device=vectors.device)
-        rows[..., :n, :] = torch.where(real, vectors, 0.0)
-        mean = rows[..., :n, :].sum(-2, keepdim=True) / count
-        rows[..., :n, :] -= mean
-        rows[..., n:, :] = mean
-        with _full_float32(rows):
-            products = rows @ rows.mT
-        ctx.save_for_backward(rows, real, count)
-        ctx.dtype = vectors.dtype
-        inner = products[..., :n, :n] * real * real.mT
-        # h_i h_j = x_i x_j + shift_i + shift_j with x_i = h_i - mean, shift_i = x_i mean + |mean|^2 / 2.
-        return inner, (products[..., :n, n] + products[..., n, n:] / 2) * valid
+    def forward(ctx, valid, over, *states):
+        ctx.save_for_backward(valid, *states)
+        ctx.over = over
+        inner, shift = [], []
+        for sentences in _sentences(states):
+            rows, real, _ = _centred_rows(states, valid, over, sentences)
+            n = real.shape[-1]
+            with _full_float32(rows):
+                products = rows @ rows.mT
+            inner.append(products[..., :n, :n] * real[..., None] * real[..., None, :])
+            # h_i h_j = x_i x_j + shift_i + shift_j with x_i = h_i - mean, shift_i = x_i mean + |mean|^2 / 2.
+            shift.append((products[..., :n, n] + products[..., n, n:] / 2) * real)
+        return torch.cat(inner), torch.cat(shift)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, inner, shift):
-        rows, real, count = ctx.saved_tensors
-        shift = shift[..., None] * real
-        of_vectors = torch.cat([(inner + inner.mT) * real * real.mT, shift], -1)
-        of_mean = torch.cat([shift.mT, shift.sum(-2, keepdim=True)], -1)
-        # A vector counts through itself and, as one of `count`, through the mean of the real ones.
-        factor = of_vectors + (of_mean - of_vectors.sum(-2, keepdim=True)) / count * real
-        with _full_float32(rows):
-            return (factor @ rows).to(ctx.dtype), None
+        valid, *states = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2:]
+        grads = [torch.empty_like(h) if need else None for h, need in zip(states, needed, strict=True)]
+        for sentences in _sentences(states):
+            rows, real, count = _centred_rows(states, valid, ctx.over, sentences)
+            real = real[..., None]
+            of_shift = shift[sentences, ..., None] * real
+            of_vectors = inner[sentences] + inner[sentences].mT
+            of_vectors = torch.cat([of_vectors * real * real.mT, of_shift], -1)
+            of_mean = torch.cat([of_shift.mT, of_shift.sum(-2, keepdim=True)], -1)
+            # A vector counts through itself and, as one of `count`, through the mean of the real ones.
+            factor = of_vectors + (of_mean - of_vectors.sum(-2, keepdim=True)) / count * real
+            with _full_float32(rows):
+                found = factor @ rows
+            for grad, part in zip(grads, found.unbind(1 if ctx.over == "words" else 2), strict=True):
+                if grad is not None:
+                    grad[sentences] = part
+        return None, None, *grads
 
 
-def _gram(vectors, valid):
-    """vectors [..., n, D] of any float type, valid [..., n] bool -> Gram in float32."""
-    with torch.autocast(vectors.device.type, enabled=False):
-        return Gram(*_CentredGram.apply(vectors, valid), valid)
+def _sentences(states):
+    """Slices of the batch whose vectors together make a block, one sentence at least."""
+    _, tokens, width = states[0].shape
+    block = 4 * BLOCK.get(states[0].device.type, BLOCK["cuda"])
+    step = max(1, block // max(1, len(states) * tokens * width))
+    return [slice(i, i + step) for i in range(0, max(1, len(states[0])), step)]
 
 
-def word_gram(hidden, mask):
-    """Gram over the words of each layer: hidden [B, L, T, D], mask [B, T] -> leading axes [B, L], n = T."""
-    return _gram(hidden, mask.bool()[:, None].expand(hidden.shape[:3]))
+def _centred_rows(states, valid, over, sentences):
+    """Vectors of some sentences less the mean of the real ones of their set, then that mean: [b, ..., n + 1, D].
+
+    Also real [b, ..., n], which of the n are, and count [b, ..., 1, 1], their number but at least 1.
+    """
+    valid = valid[sentences]
+    (b, tokens), width, layers = valid.shape, states[0].shape[-1], len(states)
+    shape = (b, layers, tokens + 1, width) if over == "words" else (b, tokens, layers + 1, width)
+    rows = torch.empty(shape, dtype=torch.float32, device=valid.device)
+    n = shape[2] - 1
+    parts = rows[..., :n, :].unbind(1 if over == "words" else 2)
+    for part, h in zip(parts, states, strict=True):
+        torch.where(valid[..., None], h[sentences].float(), part.new_zeros(()), out=part)
+    real = (valid[:, None] if over == "words" else valid[:, :, None]).expand(shape[:2] + (n,))
+    count = real.sum(-1).clamp(min=1)[..., None, None]
+    mean = rows[..., :n, :].sum(-2, keepdim=True) / count
+    rows[..., :n, :] -= mean
+    rows[..., n:, :] = mean
+    return rows, real, count
 
 
-def layer_gram(hidden, mask):
-    """Gram over the layers of each word: hidden [B, L, T, D], mask [B, T] -> leading axes [B, T], n = L."""
-    hidden = hidden.transpose(1, 2)
-    return _gram(hidden, mask.bool()[:, :, None].expand(hidden.shape[:3]))
+def _gram(states, mask, over):
+    """Gram in float32 of a sequence of hidden states [B, T, D], one a layer."""
+    valid = mask.bool()
+    with torch.autocast(states[0].device.type, enabled=False):
+        inner, shift = _CentredGram.apply(valid, over, *states)
+    return Gram(inner, shift, (valid[:, None] if over == "words" else valid[:, :, None]).expand(shift.shape))
+
+
+def _both(student, teacher, mask, over):
+    """Grams of student and teacher [B, L, T, D]; no gradient flows to the teacher."""
+    return _gram(student.unbind(1), mask, over), _gram(teacher.detach().unbind(1), mask, over)
 
 
 def _inverse_root(x, floor):
@@ -410,7 +445,7 @@ def wr_pair(student, teacher, mask, *, distance="cosine", criterion="kl"):
     """
     check_options(distance, criterion)
     _check_shapes(student, teacher, mask)
-    return _pair_loss(word_gram(student, mask), word_gram(teacher.detach(), mask), distance, criterion)
+    return _pair_loss(*_both(student, teacher, mask, "words"), distance, criterion)
 
 
 def wr_triple(student, teacher, mask, *, window=21, criterion="mse"):
@@ -424,7 +459,7 @@ def wr_triple(student, teacher, mask, *, window=21, criterion="mse"):
     """
     check_options(triple_criterion=criterion, window=window)
     _check_shapes(student, teacher, mask)
-    return _triple_loss(word_gram(student, mask), word_gram(teacher.detach(), mask), window, criterion)
+    return _triple_loss(*_both(student, teacher, mask, "words"), window, criterion)
 
 
 def ltr_pair(student, teacher, mask, *, distance="cosine", criterion="kl"):
@@ -436,7 +471,7 @@ def ltr_pair(student, teacher, mask, *, distance="cosine", criterion="kl"):
     """
     check_options(distance, criterion)
     _check_shapes(student, teacher, mask, 2)
-    return _pair_loss(layer_gram(student, mask), layer_gram(teacher.detach(), mask), distance, criterion)
+    return _pair_loss(*_both(student, teacher, mask, "layers"), distance, criterion)
 
 
 def ltr_triple(student, teacher, mask, *, criterion="mse"):
@@ -448,7 +483,7 @@ def ltr_triple(student, teacher, mask, *, criterion="mse"):
     """
     check_options(triple_criterion=criterion)
     _check_shapes(student, teacher, mask, 3)
-    return _triple_loss(layer_gram(student, mask), layer_gram(teacher.detach(), mask), None, criterion)
+    return _triple_loss(*_both(student, teacher, mask, "layers"), None, criterion)
 
 
 def soft_logits(student, teacher, *, temperature=1.0):
@@ -577,10 +612,15 @@ class ModelView:
         both = torch.stack([self.out["start_logits"], self.out["end_logits"]], 1)
         return both.float().masked_fill(self.mask[:, None] == 0, float("-inf"))
 
+    @property
+    def aligned(self):
+        """Aligned hidden states, a tensor [B, T, D] for each of the L layers."""
+        return [self.out["hidden_states"][i] for i in self.layers]
+
     @cached_property
     def hidden(self):
-        """Aligned hidden states [B, L, T, D]."""
-        return torch.stack([self.out["hidden_states"][i] for i in self.layers], 1)
+        """Aligned hidden states [B, L, T, D]; a copy, for terms that need them in one tensor."""
+        return torch.stack(self.aligned, 1)
 
     @cached_property
     def valid(self):
@@ -606,12 +646,12 @@ class ModelView:
     @cached_property
     def words(self):
         """Gram matrices over the words of each layer."""
-        return word_gram(self.hidden, self.mask)
+        return _gram(self.aligned, self.mask, "words")
 
     @cached_property
     def layers_of_words(self):
         """Gram matrices over the layers of each word."""
-        return layer_gram(self.hidden, self.mask)
+        return _gram(self.aligned, self.mask, "layers")
 
 
 def _logits_term(student, teacher, batch, args):

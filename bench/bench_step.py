@@ -57,10 +57,10 @@ def make(stage, terms, options):
     return functools.partial(training.training_step, args, accelerator, recipe, model, optimizer, [(batch, 1.0)], 1e-5)
 
 
-def matrix_rate(device):
-    """TFLOP/s of a large bf16 matrix product."""
+def matrix_rate(device, precision):
+    """TFLOP/s of a large matrix product in the precision of the step's products."""
     n = 8192 if device == "cuda" else 2048
-    a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     seconds = min(timing.once(lambda: a @ a, device) for _ in range(5))
     return 2 * n**3 / seconds / 1e12
 
@@ -95,10 +95,10 @@ def main():
     parser.add_argument("--precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--stages", nargs="+", default=["fine-tuning", "pre-training"])
     args = parser.parse_args()
-    rate = matrix_rate(args.device)
+    rate = matrix_rate(args.device, args.precision)
     print(f"B={args.batch} T={args.tokens}, {args.layers} to {args.layers // 2} layers of {args.width}, vocabulary "
-          f"{SHAPE['vocab_size']}, precision {args.precision}. {timing.machine(args.device)}. bf16 matrix product: "
-          f"{rate:.2f} TFLOP/s. Milliseconds: median [range] of {args.rounds}.\n")  # fmt: skip
+          f"{SHAPE['vocab_size']}, precision {args.precision}. {timing.machine(args.device)}. Matrix product in that "
+          f"precision: {rate:.2f} TFLOP/s. Milliseconds: median [range] of {args.rounds}.\n")  # fmt: skip
     header = ["stage", "kd ms", "ckd ms", "time ckd/kd", "kd GB", "ckd GB", "memory ckd/kd", "ckd tokens/s",
               "share of matrix rate"]  # fmt: skip
     timing.table(header, measure(args, rate))
