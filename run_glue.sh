@@ -42,7 +42,7 @@ preset() {
     esac
 }
 
-teacher_options=() student_options=()
+student_options=()
 if [ "${1:-}" = demo ]; then
     shift
     source setup.sh
@@ -61,9 +61,10 @@ for task in $TASKS; do
     read -r temperature pair triple learning_rate epochs < <(preset "$task")
     weights=$(python -c "s = $temperature**2; print(f'wr_pair={$pair*s:g} ltr_pair={$pair*s:g} wr_triple={$triple*s:g} ltr_triple={$triple*s:g}')")
     teacher=$RUNS/$task/teacher/seed1
-    python distill_finetune.py --task "$task" "${data[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
-        --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" \
-        "${teacher_options[@]}" "$@"
+    if [ "$METHODS" != finetune ]; then
+        python distill_finetune.py --task "$task" "${data[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
+            --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" "$@"
+    fi
     for seed in $SEEDS; do
         for method in $METHODS; do
             options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$task/$method/seed$seed"
