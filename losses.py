@@ -233,17 +233,54 @@ def _softmax_kl(student, teacher, pairs):
     return (p * d.expm1()).sum(-1).log1p()
 
 
-def _pair_loss(student, teacher, distance, criterion):
-    """Mean over valid ordered pairs; student and teacher are Grams over the same sets."""
+def _pair_sum(student, teacher, distance, criterion):
+    """Sum of the criterion over valid ordered pairs; student and teacher are Grams over the same sets."""
     pairs = _pair_valid(student.valid)
     if distance == "cosine":
         a_s, a_t = _cosines(student), _cosines(teacher)
     else:
         a_s, a_t = _distances(student, pairs), _distances(teacher, pairs)
     if criterion == "kl":
-        return masked_mean(_softmax_kl(a_s, a_t, pairs).sum(), pairs.sum())
-    values = _compare(a_s, a_t, criterion)
-    return masked_mean((values * pairs).sum(), pairs.sum())
+        return _softmax_kl(a_s, a_t, pairs).sum()
+    return (_compare(a_s, a_t, criterion) * pairs).sum()
+
+
+class _PairSum(torch.autograd.Function):
+    """`_pair_sum` with its gradient, some sets after the other: of what lies between only a block exists at a time.
+
+    inner [N, n, n] and shift [N, n] of the student; teacher: a Gram of the same shape; valid [N, n].
+    """
+
+    @staticmethod
+    def forward(ctx, inner, shift, teacher, valid, distance, criterion):
+        need, n = inner.requires_grad, inner.shape[-1]
+        grads = torch.zeros_like(inner), torch.zeros_like(shift)
+        total = inner.new_zeros(())
+        step = max(1, BLOCK.get(inner.device.type, BLOCK["cuda"]) // max(1, n**2))
+        for r in (slice(i, i + step) for i in range(0, len(inner), step)):
+            leaves = [x[r].detach().requires_grad_(need) for x in (inner, shift)]
+            with torch.set_grad_enabled(need):
+                loss = _pair_sum(Gram(*leaves, valid[r]), Gram(*(x[r] for x in teacher)), distance, criterion)
+            total += loss.detach()
+            if need:
+                for grad, found in zip(grads, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True):
+                    if found is not None:  # distances do not see the shifts
+                        grad[r] = found
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output):
+        return *(grad * grad_output for grad in ctx.saved_tensors), None, None, None, None
+
+
+def _pair_loss(student, teacher, distance, criterion):
+    """Mean over valid ordered pairs; student and teacher are Grams over the same sets."""
+    s, t = (Gram(*(x.reshape(-1, *x.shape[2:]) for x in gram)) for gram in (student, teacher))
+    total = _PairSum.apply(s.inner, s.shift, Gram(*(x.detach() for x in t)), s.valid, distance, criterion)
+    real = s.valid.sum(-1)
+    return masked_mean(total, (real * (real - 1)).sum())
 
 
 # --- relations of triples ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pickle
 import platform
 import resource
 import shutil
@@ -281,7 +282,11 @@ def load_checkpoint(accelerator, folder):
     if not paths[0]:
         return None
     # Accelerate reads these with safetensors and torch.load(weights_only=True): nothing in them is executed.
-    accelerator.load_state(paths[0])
+    try:
+        accelerator.load_state(paths[0])
+    except pickle.UnpicklingError as error:
+        raise TrainingError(f"{paths[0]} holds more than weights and numbers, and was not loaded: delete it, or pass "
+                            "--overwrite to start anew") from error  # fmt: skip
     state = json.loads((Path(paths[0]) / "state.json").read_text())
     if accelerator.is_main_process and state["rng"] != rng_digest():  # Accelerate only logs a failure to restore it
         raise TrainingError(f"{paths[0]}: the random state could not be restored: pass --overwrite to start anew")

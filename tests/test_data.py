@@ -1,4 +1,5 @@
 """data.py: files as GLUE publishes them, the user's own files, broken files, batches."""
+import contextlib
 import csv
 import itertools
 import json
@@ -585,6 +586,15 @@ def test_damaged_glue_file_is_refused_or_read_line_by_line(glue, task, name, dam
         assert text.encode() in lines[idx]
 
 
+def csv_records(text):
+    """Number of records of a csv file, broken ones too."""
+    reader = csv.reader((line + "\n" for line in text.removesuffix("\n").split("\n")), strict=True)
+    for count in itertools.count():
+        with contextlib.suppress(csv.Error):
+            if next(reader, None) is None:
+                return count
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "list"])
 @settings(FUZZ, max_examples=60)
 @given(damage=DAMAGE, skip=st.booleans())
@@ -601,7 +611,7 @@ def test_damaged_custom_file_is_refused_or_read_whole(tmp_path_factory, ending, 
         if ending == "tsv":
             due = len(lines_of(content, header=True))
         elif ending == "csv":
-            due = sum(1 for _ in csv.reader(line + "\n" for line in text.removesuffix("\n").split("\n"))) - 1
+            due = csv_records(text) - 1
         elif text.lstrip().startswith("["):
             due = len(json.loads(text))
         else:

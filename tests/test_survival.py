@@ -1,5 +1,6 @@
 """Full disks, folders that cannot be written or vanish, skipped steps: one clear line, and nothing lost."""
 import json
+import pickle
 import resource
 import shutil
 import subprocess
@@ -109,3 +110,44 @@ def test_steps_that_the_scaler_skips_are_counted(finetune, world, tmp_path, monk
     finetune("--student", world / "bert", "--max_steps", "4", "--output_dir", tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["steps"] == 4 and record["skipped_steps"] == 2
+
+
+class Opens:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl"])
+def test_nothing_that_stands_in_a_checkpoint_is_executed(finetune, world, tmp_path, monkeypatch, name):
+    options = ("--student", world / "bert", *OPTIONS, "--output_dir", tmp_path / "run")
+    cut_at(monkeypatch, 5, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(*options)
+    monkeypatch.undo()
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000003"
+    with (checkpoint / name).open("wb") as f:
+        pickle.dump(Opens(tmp_path / "executed"), f)
+    sums = json.loads((checkpoint / "checksums.json").read_text())
+    runs.write_json(checkpoint / "checksums.json", sums | {name: runs._digest(checkpoint / name)})
+    if name == "optimizer.bin":
+        with pytest.raises(training.TrainingError, match=r"step-00000003 holds more than weights .* pass --overwrite"):
+            finetune(*options)
+    else:  # a model without dropout has not drawn a number yet: it can do without
+        finetune(*options)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_nothing_that_stands_in_a_model_folder_is_executed(finetune, world, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(world / "bert", folder)
+    (folder / "model.safetensors").unlink()
+    with (folder / "pytorch_model.bin").open("wb") as f:
+        pickle.dump(Opens(tmp_path / "executed"), f)
+    with pytest.raises(ValueError, match=r"--student .* could not be loaded"):
+        finetune("--student", folder, *OPTIONS, "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "executed").exists()
