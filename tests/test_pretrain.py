@@ -1,4 +1,5 @@
 """Task-agnostic distillation: packing, masks, the chunked head, and distill_pretrain.py through its command line."""
+import contextlib
 import itertools
 import json
 
@@ -51,6 +52,32 @@ def test_blocks_are_full_and_separators_stand_where_they_should(sizes, length):
     # Lost: what comes after the last block, and last tokens of documents.
     assert all(token > last or token == documents[owner[token]][-1] for token in lost)
     assert len([token for token in owner if token > last]) < 2 * length
+
+
+PIECES = st.one_of(
+    st.sampled_from([b"\n", b"\r\n", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x0b",
+                     b" ", "\u00e9".encode()]),
+    st.binary(max_size=3), st.sampled_from([b"the dog sleeps .", b"a"]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PIECES, max_size=8))
+def test_a_damaged_text_is_refused_by_name_or_read_whole(tmp_path_factory, pieces):
+    path = tmp_path_factory.mktemp("text", numbered=True) / "a.txt"
+    path.write_bytes(b"".join(pieces))
+    try:
+        rows = corpus.load_texts(str(path))["text"][:]
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        with contextlib.suppress(UnicodeDecodeError):  # refused for its bytes, or for holding nothing that can be read
+            text = b"".join(pieces).decode("utf-8-sig")
+            assert "\0" in text or not text.strip("\ufeff").strip()
+    else:
+        text = b"".join(pieces).decode()
+        assert "".join(rows).strip("\ufeff") == text.replace("\r", "").replace("\n", "").strip("\ufeff")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n")
+        assert len(rows) == lines.count("\n") + (not lines.endswith("\n"))
 
 
 class TestMasks:
