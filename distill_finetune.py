@@ -105,7 +105,7 @@ def make_loss(args, teacher):
     """The function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises."""
     weights = dict(args.terms)
     hard = args.hard_weight if teacher else 1.0
-    need_hidden = any(name not in losses.NEEDS_NO_HIDDEN for name in weights)
+    need_hidden = bool(losses.teacher_layers(weights, args.layer_pairs))
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
 
     def loss(student, batch):

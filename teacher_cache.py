@@ -130,7 +130,7 @@ def plan_files(fields, examples, tokens):
     """{field: (NumPy type, shape of its file, whether a row is a token)} from the fields of one example."""
     files = {}
     for name, value in fields.items():
-        per_token = name not in ("logits",)
+        per_token = name != "logits"
         # Logits are few: they keep their digits.
         kind = "float32" if "logits" in name else "float16"
         files[name] = (kind, [tokens, *value.shape[2:]] if per_token else [examples, *value.shape[1:]], per_token)

@@ -108,7 +108,7 @@ def main():
     parser.add_argument("--layers", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--limit_gb", type=float, default=18, help="leave out direct cases that would need more")
+    parser.add_argument("--limit_gb", type=float, default=12, help="leave out direct cases that would need more")
     args = parser.parse_args()
     shape = (args.batch, args.layers, args.tokens, args.width)
     print(f"B={args.batch} L={args.layers} T={args.tokens} D={args.width}, float32, forward and backward. "

@@ -5,6 +5,7 @@ from accelerate.state import AcceleratorState
 
 import distill_finetune
 import synthetic
+import training
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,27 @@ def finetune(world):
         ])  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def cut_at(monkeypatch):
+    """cut_at(call, action): do something, by default be interrupted, in place of the given call of a training step."""
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def cut(call, action=interrupt):
+        calls, step = [], training.training_step
+
+        def wrapped(*args):
+            calls.append(1)
+            if len(calls) == call:
+                action()
+            return step(*args)
+
+        monkeypatch.setattr(training, "training_step", wrapped)
+
+    return cut
 
 
 @pytest.fixture(scope="session")

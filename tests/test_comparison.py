@@ -12,7 +12,6 @@ from transformers import AutoModelForSequenceClassification, BertConfig, DistilB
 
 import losses
 import models
-import training
 
 TERMS = ("pkd", "hidden_mse", "attention_mse", "embedding_mse", "hidden_cosine", "minilm")
 PAIRS = [(0, 0), (1, 2), (2, 4)]  # uniform map of 2 layers onto 4
@@ -286,22 +285,13 @@ def test_terms_alone_train_without_logits_and_under_bf16(finetune, teacher, tmp_
     finetune(*options, "--max_steps", "2", "--mixed_precision", "bf16", "--output_dir", tmp_path / "run")
 
 
-def test_a_narrow_student_resumes_and_saves_a_clean_folder(finetune, teacher, tmp_path, monkeypatch):
+def test_a_narrow_student_resumes_and_saves_a_clean_folder(finetune, teacher, tmp_path, cut_at):
     options = ("--teacher", teacher, "--student_layers", "2", "--student_hidden", "24", "--terms", "tinybert",
                "--save_steps", "2", "--eval_steps", "3", "--max_steps", "6")  # fmt: skip
     finetune(*options, "--output_dir", tmp_path / "whole")
-    calls, step = [], training.training_step
-
-    def cut(*args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    monkeypatch.setattr(training, "training_step", cut)
+    cut_at(4)
     with pytest.raises(KeyboardInterrupt):
         finetune(*options, "--output_dir", tmp_path / "cut")
-    monkeypatch.undo()
     finetune(*options, "--output_dir", tmp_path / "cut")
     for name in ("model.safetensors", "checkpoints/step-00000006/model.safetensors"):
         a, b = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)

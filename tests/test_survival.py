@@ -19,23 +19,6 @@ OPTIONS = ("--max_train_samples", "96", "--max_eval_samples", "32", "--num_train
            "--logging_steps", "2")  # fmt: skip
 
 
-def cut_at(monkeypatch, call, action):
-    """Call `action` instead of the given training step."""
-    calls, step = [], training.training_step
-
-    def wrapped(*args):
-        calls.append(1)
-        if len(calls) == call:
-            action()
-        return step(*args)
-
-    monkeypatch.setattr(training, "training_step", wrapped)
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
 def with_file_limit(limit, world, folder):
     """The run in a process whose files cannot grow beyond `limit` bytes, which writers meet like a full disk."""
     command = ["distill_finetune.py", "--task", "cola", "--data_dir", world / "glue", "--student", world / "bert",
@@ -47,13 +30,12 @@ def with_file_limit(limit, world, folder):
 
 
 @pytest.mark.parametrize("limit", [300_000, 3_000_000], ids=["model", "optimiser"])
-def test_a_full_disk_leaves_the_last_checkpoint(finetune, world, tmp_path, monkeypatch, limit):
+def test_a_full_disk_leaves_the_last_checkpoint(finetune, world, tmp_path, cut_at, limit):
     run, options = tmp_path / "run", ("--student", world / "bert", *OPTIONS)
     finetune(*options, "--output_dir", tmp_path / "whole")
-    cut_at(monkeypatch, 5, interrupt)
+    cut_at(5)
     with pytest.raises(KeyboardInterrupt):
         finetune(*options, "--output_dir", run)
-    monkeypatch.undo()
     record = (run / "run.json").read_bytes()
     done = with_file_limit(limit, world, run)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -81,23 +63,22 @@ def test_a_folder_that_cannot_be_written_is_refused(finetune, world):
         finetune("--student", world / "bert", "--max_steps", "1", "--output_dir", "/proc/run")
 
 
-def test_a_folder_removed_meanwhile_is_named(finetune, world, tmp_path, monkeypatch):
+def test_a_folder_removed_meanwhile_is_named(finetune, world, tmp_path, cut_at):
     folder = tmp_path / "run"
-    cut_at(monkeypatch, 2, lambda: shutil.rmtree(folder))
+    cut_at(2, lambda: shutil.rmtree(folder))
     with pytest.raises(training.TrainingError, match="run was removed while this run was using it"):
         finetune("--student", world / "bert", *OPTIONS, "--output_dir", folder)
     assert not folder.exists()
 
 
-def test_a_checkpoint_file_removed_meanwhile_is_named_and_an_older_one_used(finetune, world, tmp_path, monkeypatch,
+def test_a_checkpoint_file_removed_meanwhile_is_named_and_an_older_one_used(finetune, world, tmp_path, cut_at,
                                                                             capsys):  # fmt: skip
     options = ("--student", world / "bert", *OPTIONS, "--keep_checkpoints", "2")
     finetune(*options, "--output_dir", tmp_path / "whole")
-    cut_at(monkeypatch, 8, interrupt)
+    cut_at(8)
     with pytest.raises(KeyboardInterrupt):
         finetune(*options, "--output_dir", tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step-00000006" / "model.safetensors").unlink()
-    monkeypatch.undo()
     finetune(*options, "--output_dir", tmp_path / "run")
     assert "step-00000006 is damaged" in capsys.readouterr().err
     a, b = (load_file(tmp_path / f / "checkpoints/step-00000012/model.safetensors") for f in ("whole", "run"))
@@ -123,12 +104,11 @@ class Opens:
 
 
 @pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl"])
-def test_nothing_that_stands_in_a_checkpoint_is_executed(finetune, world, tmp_path, monkeypatch, name):
+def test_nothing_that_stands_in_a_checkpoint_is_executed(finetune, world, tmp_path, cut_at, name):
     options = ("--student", world / "bert", *OPTIONS, "--output_dir", tmp_path / "run")
-    cut_at(monkeypatch, 5, interrupt)
+    cut_at(5)
     with pytest.raises(KeyboardInterrupt):
         finetune(*options)
-    monkeypatch.undo()
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000003"
     with (checkpoint / name).open("wb") as f:
         pickle.dump(Opens(tmp_path / "executed"), f)

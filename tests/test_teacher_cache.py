@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 import distill_finetune
 import teacher_cache
-import training
 
 
 @pytest.fixture(autouse=True)
@@ -67,18 +66,10 @@ def test_question_answering_too(world, tmp_path):
         assert cached[tag] == pytest.approx(direct[tag], rel=2e-3, abs=1e-7), tag
 
 
-def test_a_resumed_run_has_the_same_weights_bit_for_bit(finetune, teacher, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_same_weights_bit_for_bit(finetune, teacher, tmp_path, cut_at):
     options = ("--teacher", teacher, "--student_layers", "2", "--terms", "ckd", "--save_steps", "2", "--cache_teacher")
     finetune(*options, "--output_dir", tmp_path / "whole")
-    calls, step = [], training.training_step
-
-    def cut(*args):
-        calls.append(1)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    monkeypatch.setattr(training, "training_step", cut)
+    cut_at(9)
     with pytest.raises(KeyboardInterrupt):
         finetune(*options, "--output_dir", tmp_path / "cut")
     finetune(*options, "--output_dir", tmp_path / "cut")
