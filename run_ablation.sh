@@ -37,9 +37,16 @@ one() {
             local command=(python distill_finetune.py --task "$task" "${data[@]}" --teacher "$RUNS/$task/teacher/seed1"
                 --temperature "$TEMPERATURE" --run_name "$name" --seed "$seed"
                 --output_dir "$RUNS/ablation/$task/$name/seed$seed" "$@" "${extra[@]}")
-            if [ -n "$DRY_RUN" ]; then echo "${command[*]}"; else "${command[@]}"; fi
+            if [ -n "$DRY_RUN" ]; then printf '%q ' "${command[@]}" && echo; else "${command[@]}"; fi
         done
     done
+}
+
+# without TERM...: WEIGHTS with these terms at 0; a term may not be given twice
+without() {
+    local word kept=()
+    for word in $WEIGHTS; do [[ " $* " == *" ${word%%=*} "* ]] || kept+=("$word"); done
+    echo "${kept[@]}" "${@/%/=0}"
 }
 
 extra=("$@")
@@ -48,12 +55,12 @@ one ckd "${cut[@]}" --terms $WEIGHTS
 for part in $GRID; do
     case $part in
         leave_one_out)
-            one no-wr-pair "${cut[@]}" --terms $WEIGHTS wr_pair=0
-            one no-wr-triple "${cut[@]}" --terms $WEIGHTS wr_triple=0
-            one no-wr "${cut[@]}" --terms $WEIGHTS wr_pair=0 wr_triple=0
-            one no-ltr-pair "${cut[@]}" --terms $WEIGHTS ltr_pair=0
-            one no-ltr-triple "${cut[@]}" --terms $WEIGHTS ltr_triple=0
-            one no-ltr "${cut[@]}" --terms $WEIGHTS ltr_pair=0 ltr_triple=0
+            one no-wr-pair "${cut[@]}" --terms $(without wr_pair)
+            one no-wr-triple "${cut[@]}" --terms $(without wr_triple)
+            one no-wr "${cut[@]}" --terms $(without wr_pair wr_triple)
+            one no-ltr-pair "${cut[@]}" --terms $(without ltr_pair)
+            one no-ltr-triple "${cut[@]}" --terms $(without ltr_triple)
+            one no-ltr "${cut[@]}" --terms $(without ltr_pair ltr_triple)
             one no-relations "${cut[@]}" --terms kd ;;
         window)
             for window in $WINDOWS; do one "window-$window" "${cut[@]}" --terms $WEIGHTS --window "$window"; done ;;

@@ -1,5 +1,6 @@
 """Every command of the README: its script exists, its options are known, its variables are read by the script."""
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -54,6 +55,32 @@ def test_a_command_would_start(command):
         args = SCRIPTS[script].build_parser().parse_args(arguments)
         if hasattr(SCRIPTS[script], "check_args"):
             SCRIPTS[script].check_args(args)
+
+
+def test_every_command_of_the_ablation_would_start():
+    """DRY_RUN=1 prints what would run: each line is parsed and checked as distill_finetune.py would."""
+    environment = {**os.environ, "DRY_RUN": "1", "TASKS": "mrpc rte", "SEEDS": "1 2", "RUNS": "my runs"}
+    shown = subprocess.run(["bash", "run_ablation.sh", "--max_steps", "5"], env=environment, check=True,
+                           capture_output=True, text=True).stdout.splitlines()  # fmt: skip
+    runs = {}
+    for line in shown:
+        words = shlex.split(line)
+        assert words[:2] == ["python", "distill_finetune.py"]
+        args = distill_finetune.build_parser().parse_args(words[2:])
+        distill_finetune.check_args(args)
+        assert args.max_steps == 5 and args.teacher == f"my runs/{args.task}/teacher/seed1"
+        runs.setdefault(args.run_name, []).append(args)
+    assert all(len({run.output_dir for run in of}) == len(of) == 4 for of in runs.values())
+    relations = {"wr_pair", "wr_triple", "ltr_pair", "ltr_triple"}
+    for name, missing in (
+        ("ckd", set()), ("no-wr-pair", {"wr_pair"}), ("no-wr-triple", {"wr_triple"}),
+        ("no-wr", {"wr_pair", "wr_triple"}), ("no-ltr-pair", {"ltr_pair"}), ("no-ltr-triple", {"ltr_triple"}),
+        ("no-ltr", {"ltr_pair", "ltr_triple"}), ("no-relations", relations),
+    ):  # fmt: skip
+        assert set(runs[name][0].terms) == {"logits"} | relations - missing
+    assert [runs[f"window-{window}"][0].window for window in ("3", "5", "11", "21", "all")] == [3, 5, 11, 21, None]
+    sizes = [(of[0].student_layers, of[0].student_hidden) for name, of in runs.items() if name.startswith("size-")]
+    assert sizes == [(6, 768), (4, 512), (4, 312), (2, 128)]
 
 
 def test_scripts_say_what_they_are_and_stop_at_errors():
