@@ -1,9 +1,10 @@
-"""Tables (Markdown) and plots (PNG) of finished runs: `python report.py runs --baseline kd`. Reads run.json only."""
+"""Tables (Markdown) and plots (PNG) of finished runs: `python report.py runs/cola --baseline kd`; reads run.json."""
 
 import argparse
 import json
 import math
 import os
+import re
 import reprlib
 import statistics
 import sys
@@ -23,10 +24,11 @@ SIZES = (("params (M)", "parameters", 1e6, ".2f"),
          ("GFLOPs", "flops_per_sequence", 1e9, ".3g"))
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training"}
 NOTE = """Scores: mean over seeds ± sample standard deviation (number of seeds), fractions x 100. best: the checkpoint
-with the best headline score on the dev set; last: the end of training; average: mean of the headline scores, where a
-method has every task. Params: in millions, with and without embeddings. GFLOPs: 10^9 operations for one sequence.
-Speed-up: latency of the teacher / latency of the student, batch 1 / batch 32. Time: training time of one run, mean over
-seeds. Interval: Student t, confidence 95 %."""
+with the best headline score on the dev set; last: the end of training. The headline score is the only metric of a task
+or, where it has two, their mean; differences, plots and the average over tasks are taken from it. Params: in millions,
+with and without embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the teacher / latency of the
+student, batch 1 / batch 32. Time: training time of one run, mean over seeds; *: with the teacher's outputs read from a
+cache, which was filled before. Interval: Student t, confidence 95 %."""
 WIDTH = 120  # columns of a terminal; wider tables are continued below
 
 # Every entry of a finished run.json that is read here. "?": may be null or missing, with what is below it; "*": each.
@@ -52,9 +54,14 @@ FIELDS = {
 }
 REMEDY = "run it again or move this folder away"
 
-# Okabe and Ito's colours without the yellow (too faint on white); 7 and 8 have no common factor: 56 distinct looks.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX*"
+# Okabe and Ito's colours with wine for their yellow (too faint on white); 8 and 9 have no common factor: 72 looks.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+MARKERS = "osD^vPX*<"
+
+# Options in which the runs of one method may differ: they say where things are or how it runs, not what is trained.
+OUTSIDE_RECIPE = ("output_dir", "data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus",
+                  "run_name", "seed", "overwrite", "do_predict", "keep_checkpoints", "num_workers", "cache_teacher",
+                  "cache_limit_gb")
 
 
 class ReportError(Exception):
@@ -111,6 +118,8 @@ def read_run(path):
         for kind, fields in FIELDS.items() if run["status"] == "complete" else ():
             for field in fields:
                 check(run, field.split("."), kind)
+        for part in ("best", "last") if run["status"] == "complete" and run["stage"] == "pretrain" else ():
+            check(run, [part, "metrics", run["metric"]], "a finite number")
         run["recipe"] = recipe(run) if run["status"] == "complete" else None
     except ReportError as error:
         raise ReportError(f"{path}: {error}; {REMEDY}") from None
@@ -122,10 +131,9 @@ def read_run(path):
 
 
 def recipe(run):
-    """A text, equal for runs that differ in the window and the seed only; paths differ with seed and machine."""
-    own = {key: value for key, value in run["options"].items()
-           if key not in ("window", "seed", "name", "overwrite") and "/" not in str(value)}
-    return json.dumps([[run["model"][key] for key in SHAPE], own], sort_keys=True)
+    """{option: value} of what was trained: equal for runs that differ in the seed, in paths and in speed only."""
+    own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
+    return {key: re.sub(r"seed\d+", "seed", value) if isinstance(value, str) else value for key, value in own.items()}
 
 
 def read_runs(folders):
@@ -214,40 +222,43 @@ def t_quantile(degrees, confidence=0.95):
     return math.sqrt(degrees) * math.tan(np.interp(confidence, mass / mass[-1], u))
 
 
+def customary(runs):
+    """The customary Measures of the runs' task that every run has."""
+    wanted = CUSTOMARY.get("pretrain" if runs[0]["stage"] == "pretrain" else runs[0]["task"], ())
+    entries = [run[part]["metrics"] for run in runs for part in ("best", "last")]
+    return [measure for measure in wanted if all(measure.key in entry for entry in entries)]
+
+
 def headline(runs):
     """The Measure by which these runs of one task chose their best checkpoint."""
-    metric = runs[0]["metric"]
-    for measure in CUSTOMARY["pretrain"] if runs[0]["stage"] == "pretrain" else ():
-        if measure.key == metric:
-            return measure._replace(key=None)
-    return Measure(None, TITLES.get(metric, metric), *(() if runs[0]["stage"] == "finetune" else (1, 3)))
+    metric, found = runs[0]["metric"], customary(runs)
+    if runs[0]["stage"] == "pretrain":  # lower is better; the score is its negative
+        return next((one for one in found if one.key == metric), Measure(metric, metric.replace("_", " "), 1, 3))
+    return Measure(None, "mean of " + " and ".join(one.title for one in found) if found else TITLES.get(metric, metric))
 
 
 def measures(runs):
-    """The Measures printed for these runs of one task: the customary ones that every run has, else the headline."""
-    wanted = CUSTOMARY.get("pretrain" if runs[0]["stage"] == "pretrain" else runs[0]["task"], ())
-    entries = [run[part]["metrics"] for run in runs for part in ("best", "last")]
-    return [measure for measure in wanted if all(measure.key in entry for entry in entries)] or [headline(runs)]
+    """The Measures printed for these runs of one task: the customary ones, else the headline."""
+    return customary(runs) or [headline(runs)]
 
 
 def speedup(run, everyone):
     """{"1": teacher's latency / student's at batch 1, "32": ...}, or {} where nothing was measured.
 
-    Speed is a property of the shape: a run without teacher takes the number of a run of the same task, shape and
-    hardware, and a model of the teacher's own shape is the reference.
+    Speed is a property of the shape: the median of all runs of the same task, shape and hardware that measured it, also
+    for a run without teacher; a model of the teacher's own shape is the reference.
     """
     def shape(model):
         return [model[key] for key in SHAPE] if model else None
 
-    def measured(run):
-        return (run.get("latency") or {}).get("speedup") or {}
-
     peers = [other for other in everyone if (other["stage"], other["task"]) == (run["stage"], run["task"])]
-    if not measured(run) and shape(run["model"]) in [shape(other.get("teacher")) for other in peers]:
+    same = [(other.get("latency") or {}).get("speedup") or {} for other in peers
+            if shape(other["model"]) == shape(run["model"]) and other["hardware"] == run["hardware"]
+            and (not run.get("teacher") or shape(other.get("teacher")) == shape(run["teacher"]))]
+    if not any(same) and shape(run["model"]) in [shape(other.get("teacher")) for other in peers]:
         return {"1": 1.0, "32": 1.0}
-    same = [other for other in peers if shape(other["model"]) == shape(run["model"])
-            and other["hardware"] == run["hardware"]]
-    return measured(run) or next(filter(None, map(measured, same)), {})
+    found = {batch: [ratios[batch] for ratios in same if batch in ratios] for batch in ("1", "32")}
+    return {batch: statistics.median(ratios) for batch, ratios in found.items() if ratios}
 
 
 def markdown(names, columns):
@@ -315,10 +326,10 @@ def cost_columns(runs, everyone):
         if any(by_batch):
             cells[name] = " / ".join(f"{statistics.fmean(values):.2f}x" if values else "-" for values in by_batch)
     for (_, task), own in tasks.items():
-        times = {name: summary([run["time"]["train_s"] / seconds for run in of])[0]
-                 for name, of in split(own, lambda run: run["name"]).items()}
-        columns.append((f"{task} ({unit})" if len(tasks) > 1 else f"train ({unit})",
-                        {name: f"{mean:.1f}" for name, mean in times.items()}))
+        columns.append((f"{task} ({unit})" if len(tasks) > 1 else f"train ({unit})", cells := {}))
+        for name, of in split(own, lambda run: run["name"]).items():
+            mean, _ = summary([run["time"]["train_s"] / seconds for run in of])
+            cells[name] = f"{mean:.1f}" + "*" * any(run["options"].get("cache_teacher") for run in of)
     return columns
 
 
@@ -352,8 +363,20 @@ def stage_tables(runs, everyone, baseline):
                 ordered({run["name"] for run in own}, METHODS), cost_columns(own, everyone))]
     if differences and len(names) > 1:
         texts += [f"### Difference to {baseline} in best score: mean [95 % interval] (pairs of one seed)",
-                  markdown([name for name in names if name != baseline], differences)]
+                  markdown([name for name in names if name not in (baseline, "teacher")], differences)]
     return texts
+
+
+def mixed_options(runs):
+    """Lines that name the options in which the seeds of one method differ, whose mean then means little."""
+    lines = []
+    for (_, task, name), own in split(runs, lambda run: (run["stage"], run["task"], run["name"])).items():
+        shared = set.intersection(*(set(run["recipe"]) for run in own))  # an older run may lack a newer option
+        for key in sorted(shared):
+            values = list(dict.fromkeys(json.dumps(run["recipe"][key], sort_keys=True) for run in own))
+            if len(values) > 1:
+                lines.append(f"Mixed: the runs of {name} on {task} differ in --{key}: {', '.join(values)}")
+    return lines
 
 
 def report_text(runs, everyone, incomplete, baseline):
@@ -362,10 +385,12 @@ def report_text(runs, everyone, incomplete, baseline):
     for stage, own in split(sorted(runs, key=lambda run: run["stage"]), lambda run: run["stage"]).items():
         texts += [STAGES[stage], *stage_tables(own, everyone, baseline)]
     versions = {f"{name} {version}" for run in runs for name, version in run["versions"].items() if version}
-    commits = {run["git"]["commit"][:10] + (" (dirty)" if run["git"].get("dirty") else "")
-               for run in runs if (run.get("git") or {}).get("commit")}
-    lines = [NOTE, *(f"Hardware: {label}" for label in sorted({hardware(run) for run in runs})),
-             "Versions: " + ", ".join(sorted(versions)), "Code: " + (", ".join(sorted(commits)) or "no git commit")]
+    gits = [run.get("git") or {} for run in runs]
+    commits = {git["commit"][:10] + (" (dirty)" if git.get("dirty") else "") for git in gits if git.get("commit")}
+    unknown = sum(not git.get("commit") for git in gits)
+    code = [*sorted(commits), *([f"unknown for {unknown} of {len(runs)} runs"] if unknown else [])]
+    lines = [*mixed_options(runs), NOTE, *(f"Hardware: {label}" for label in sorted({hardware(run) for run in runs})),
+             "Versions: " + ", ".join(sorted(versions)), "Code: " + ", ".join(code)]
     texts += [textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines]
     if incomplete:
         folders = (f"- {run['folder']} ({run['status']})" for run in incomplete)
@@ -379,8 +404,10 @@ def draw(path, panels, caption):
     rows = -(-len(panels) // columns)
     names = ordered({name for _, curves, _ in panels for name in curves}, METHODS)
     by_row = "yticks" in panels[0][0]  # methods are named on the axis: no legend
-    height = 1.2 + 0.36 * len(names) if by_row else 3.0
-    fig = Figure(figsize=(2.4 + 3 * columns, 0.4 + max(1.8, height) * rows), dpi=120, layout="constrained")
+    height = max(1.8, 1.2 + 0.36 * len(names)) if by_row else 3.0
+    legend_columns = 1 + (len(names) - 1) // (10 * rows)
+    size = 3 * columns + 2.4 * legend_columns, 0.4 + height * rows + 0.16 * caption.count("\n")
+    fig = Figure(figsize=size, dpi=120, layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False, sharey=by_row).ravel()
     handles = {}
     for ax, (properties, curves, style) in zip(axes, panels, strict=False):
@@ -388,7 +415,7 @@ def draw(path, panels, caption):
             x, y, x_error, y_error = zip(*curves[name], strict=True)
             look = names.index(name)
             handles[name], *_ = ax.errorbar(x, y, xerr=x_error, yerr=y_error, linestyle=style, capsize=3,
-                                            color=COLOURS[look % 7], marker=MARKERS[look % 8])
+                                            color=COLOURS[look % 8], marker=MARKERS[look % 9])
         ax.set(**properties)
         if "xticks" not in properties and not by_row:  # costs: the axis starts at zero
             left, right = ax.get_xlim()
@@ -399,7 +426,7 @@ def draw(path, panels, caption):
         ax.remove()
     if not by_row and len(handles) > 1:
         fig.legend([handles[name] for name in names], map(short, names), loc="outside right upper", frameon=False,
-                   fontsize="small", ncols=1 + len(names) // (8 * rows))
+                   fontsize="small", ncols=1 if by_row else legend_columns)
     fig.supxlabel(caption, fontsize="small")
     fig.savefig(path)
 
@@ -416,8 +443,9 @@ def scatter(runs, x_of):
     for name, own in split(runs, lambda run: run["name"]).items():
         (x, dx), (y, dy) = summary([x_of(run) for run in own]), summary([main.of(run["best"]) for run in own])
         points[name] = (x, y, dx, dy)
-    step = 0.015 * max(x for x, *_ in points.values())
+    widest = max(x for x, *_ in points.values())
     for group in split(points, lambda name: points[name][0]).values():
+        step = min(0.015, 0.06 / len(group)) * widest
         for place, name in enumerate(ordered(group, METHODS)):
             x, *rest = points[name]
             points[name] = (x + step * (place - (len(group) - 1) / 2), *rest)
@@ -425,23 +453,29 @@ def scatter(runs, x_of):
 
 
 def window_curves(runs):
-    """{method: {window: runs}} of runs that differ only in window and seed, where two windows or more exist."""
+    """{method: {window: runs, one for each seed}} of runs that differ in these only; at least two windows."""
     def uses_window(run):
         terms, window = run["options"].get("terms"), run["options"].get("window", "")
         return (window is None or type(window) is int) and (not isinstance(terms, dict) or terms.get("wr_triple"))
 
+    def but_window(run):
+        other = {key: value for key, value in run["recipe"].items() if key != "window"}
+        return json.dumps([[run["model"][key] for key in SHAPE], other], sort_keys=True)
+
     curves = {}
-    for own in split(filter(uses_window, runs), lambda run: run["recipe"]).values():
+    for own in split(filter(uses_window, runs), but_window).values():
         windows = split(own, lambda run: run["options"]["window"] or math.inf)  # None and 0: all triples
         if len(windows) > 1:
-            curves[ordered({run["name"] for run in own}, METHODS)[0]] = windows
+            curves[ordered({run["name"] for run in own}, METHODS)[0]] = {
+                window: list({run["seed"]: run for run in of}.values()) for window, of in windows.items()}
     return curves
 
 
 def write_plots(runs, folder):
     """Writes the PNGs into the folder; returns their paths."""
     names = ordered({run["name"] for run in runs}, METHODS)[::-1]
-    (unit, seconds), several = time_unit(runs), len({hardware(run) for run in runs}) > 1
+    machines = sorted({hardware(run) for run in runs})
+    unit, seconds = time_unit(runs)
     plots = {"scores": [], "flops": [], "time": [], "window": []}
     for (_, task), own in by_task(runs).items():
         main = headline(own)
@@ -454,8 +488,8 @@ def write_plots(runs, folder):
         axes = {"title": task, "xlabel": "GFLOPs per sequence\n(equal values side by side)", "ylabel": label}
         plots["flops"].append((axes, scatter(own, lambda run: run["model"]["flops_per_sequence"] / 1e9), "none"))
         for machine, of in split(own, hardware).items():
-            axes = {"title": task + (f"\n{short(machine, 40)}" if several else ""), "ylabel": label,
-                    "xlabel": f"training time ({unit})"}
+            letter = f", machine {machines.index(machine) + 1}" if len(machines) > 1 else ""
+            axes = {"title": task + letter, "ylabel": label, "xlabel": f"training time ({unit})"}
             plots["time"].append((axes, scatter(of, lambda run: run["time"]["train_s"] / seconds), "none"))
         curves = window_curves(own)
         ticks = sorted({window for windows in curves.values() for window in windows})
@@ -466,10 +500,13 @@ def write_plots(runs, folder):
                   for name, windows in curves.items()}
         plots["window"] += [(axes, points, "-")] if points else []
     paths = {folder / f"report_{kind}.png": panels for kind, panels in plots.items() if panels}
+    by_time = folder / "report_time.png"
     # A name may hold "$", which must not start a formula.
     with matplotlib.rc_context({"text.parse_math": False}):
         for path, panels in paths.items():
-            draw(path, panels, "best dev score: mean over seeds, bars ± sample standard deviation")
+            key = [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)] if path == by_time else []
+            draw(path, panels, "\n".join(["best dev score: mean over seeds, bars ± sample standard deviation",
+                                          *(key if len(machines) > 1 else [])]))
     return list(paths)
 
 

@@ -27,6 +27,8 @@ GPU = CPU | {"device": "cuda", "gpu": "NVIDIA H200", "gpu_count": 1}
 def make_run(name="ckd", task="cola", seed=1, score=0.25, *, last=None, metrics=None, **changes):
     """A finished run.json as training.py writes it; `changes` replace whole entries."""
     metric = next(iter(metrics)) if metrics else "matthews_correlation"
+    if metrics and changes.get("stage") != "pretrain":
+        score = sum(metrics.values()) / len(metrics)
     entry = {"step": 268, "epoch": 1.0, "score": score, "metrics": metrics or {metric: score}}
     taught = name not in ("teacher", "finetune")
     latency = {"seq_length": 128, "student_ms": {"1": 3.0, "32": 60.0}}
@@ -116,19 +118,25 @@ def test_rows_stand_in_the_conventional_order(tmp_path, tables):
 def test_several_tasks_with_two_metrics_and_average(tmp_path, tables):
     mrpc = {"f1": 0.8, "accuracy": 0.7}
     squad = {"f1": 0.9, "exact_match": 0.6}
-    text = tables(write(tmp_path, make_run("kd", score=0.4), make_run("kd", "mrpc", score=0.8, metrics=mrpc),
-                        make_run("kd", "squad", score=0.9, metrics=squad), make_run("ckd", score=0.5)))
+    text = tables(write(tmp_path, make_run("kd", score=0.4), make_run("kd", "mrpc", metrics=mrpc),
+                        make_run("kd", "squad", metrics=squad), make_run("ckd", score=0.5),
+                        make_run("ckd", "mrpc", metrics={"f1": 0.9, "accuracy": 0.7})), "--baseline", "kd")  # fmt: skip
     best, _, cost = cells(text, "kd")
-    assert best == ["40.0 (1)", "80.0 / 70.0 (1)", "60.0 / 90.0 (1)", "70.0"]  # (40 + 80 + 90) / 3
+    assert best == ["40.0 (1)", "80.0 / 70.0 (1)", "60.0 / 90.0 (1)", "63.3"]  # (40 + 75 + 75) / 3
     assert cost == ["17.39", "5.50", "1.4", "2.00x / 2.50x", "300.0", "300.0", "300.0"]
-    assert cells(text, "ckd")[0] == ["50.0 (1)", "-", "-", "-"]
+    assert cells(text, "ckd")[0] == ["50.0 (1)", "90.0 / 70.0 (1)", "-", "-"]
     assert "mrpc (F1 / acc)" in text and "squad (EM / F1)" in text
+    # The difference is that of the headline, the mean of both, and says so.
+    assert cells(text, "ckd")[-1] == ["+10.0 (n=1, no interval)", "+5.0 (n=1, no interval)", "-"]
+    assert "mrpc (mean of F1 and acc)" in text
 
 
 def test_pretraining_has_a_table_of_its_own(tmp_path, tables):
     metrics = {"perplexity": 12.5, "mlm_loss": 2.5257, "teacher_agreement": 0.615}
-    text = tables(write(tmp_path, make_run(), make_run("ckd", "mlm", score=12.5, metrics=metrics, stage="pretrain")))
+    run = make_run("ckd", "mlm", score=-2.5257, metrics=metrics, stage="pretrain", metric="mlm_loss")
+    text = tables(write(tmp_path, make_run(), run))
     assert cells(text, "ckd")[1][0] == "12.50 / 2.526 / 61.5 (1)"
+    assert report.headline([run]).of(run["best"]) == 2.5257  # a loss, although the score is its negative
     assert "average" not in text.split("Scores:")[0] and text.index("## Fine-tuning") < text.index("## Pre-training")
 
 
@@ -166,6 +174,32 @@ def test_times_of_different_hardware_are_kept_apart(tmp_path, tables):
     assert sorted(row[-1] for row in cells(text, "ckd")[2:]) == ["100.0", "20.0", "50.0"]
     assert "time: 1 x NVIDIA H200, AMD EPYC (2 cores), 1 process(es), float32" in text
     assert cells(text, "ckd")[0] == ["25.0 ± 0.0 (3)"]
+
+
+def test_without_a_language_model_the_loss_of_the_relations_is_the_headline(tmp_path, tables):
+    run = make_run("ckd", "mlm", score=-0.065, metrics={"relation_loss": 0.065}, stage="pretrain")
+    assert cells(tables(write(tmp_path, run)), "ckd")[0][0] == "0.065 (1)"
+
+
+def test_cached_times_are_marked_and_unlike_seeds_are_named(tmp_path, tables):
+    def options(**changes):
+        return make_run()["options"] | {"output_dir": "/a", "run_name": "x"} | changes
+
+    runs = [make_run("kd", options=options(cache_teacher=True)), make_run("ckd", seed=1, options=options()),
+            make_run("ckd", seed=2, options=options(output_dir="/b", learning_rate=1e-3, new=1), git={"commit": None})]
+    text = tables(write(tmp_path, *runs))
+    assert cells(text, "kd")[0][-1] == "300.0*" and cells(text, "ckd")[0][-1] == "300.0"
+    assert "Mixed: the runs of ckd on cola differ in --learning_rate: 5e-05, 0.001\n" in text
+    assert text.count("Mixed:") == 1 and "Code: abcdef0123 (dirty), unknown for 1 of 3 runs" in text
+
+
+def test_the_speed_up_of_a_shape_is_the_median_of_its_runs(tmp_path, tables):
+    def latency(one):
+        return {"speedup": {"1": one, "32": 2.0}}
+
+    runs = [make_run("kd", seed=seed, latency=latency(one)) for seed, one in ((1, 1.0), (2, 2.0), (3, 9.0))]
+    text = tables(write(tmp_path, make_run("finetune"), *runs))
+    assert cells(text, "finetune")[0][-2] == cells(text, "kd")[0][-2] == "2.00x / 2.00x"
 
 
 def test_wide_tables_continue_below(tmp_path, tables):
@@ -305,15 +339,17 @@ def test_plots_and_report_file(tmp_path, capsys):
 
 def test_window_curve_needs_two_windows_of_one_recipe(tmp_path):
     def run(window, seed, **options):
-        options = {"window": window, "terms": {"wr_triple": 1.0}, "output_dir": f"/x/{window}/{seed}"} | options
-        return make_run(f"w{window}", seed=seed, score=0.1 * seed, options=options)
+        options = {"window": window, "terms": {"wr_triple": 1.0}, "run_name": f"w{window}",
+                   "output_dir": f"/x/{window}/{seed}", "teacher": f"runs/cola/teacher/seed{seed}"} | options
+        return make_run(options["run_name"], seed=seed, score=0.1 * seed, options=options)
 
     runs = [run(window, seed) for window in (None, 21, 5) for seed in (1, 2)]
+    runs += [run(21, seed, run_name="w21-again") for seed in (1, 2)]
     curves = report.window_curves(report.read_runs([Path(write(tmp_path, *runs))])[0])
     assert list(curves) == ["w21"] and sorted(curves["w21"]) == [5, 21, math.inf]
     assert [len(curves["w21"][window]) for window in (5, 21, math.inf)] == [2, 2, 2]
     assert report.main([str(tmp_path)]) == 0  # plots go into the first folder
     assert_picture(tmp_path / "report_window.png")
     # A run that does not use the window, or differs in more than the window, is no point of a curve.
-    other = [run(5, 1, terms={"logits": 1.0}), run(21, 1), run(7, 1, learning_rate=1.0)]
+    other = [run(5, 1, terms={"logits": 1.0}), run(21, 1), run(7, 1, learning_rate=1.0), run(3, 1, teacher="a/bert")]
     assert report.window_curves(report.read_runs([Path(write(tmp_path / "b", *other))])[0]) == {}
