@@ -26,21 +26,7 @@ LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the 
 EPOCHS=${EPOCHS:-}                                # of the students; empty: the task's preset
 CACHE_TEACHER=${CACHE_TEACHER:-}                  # 1: its outputs for the training set are computed once, for all runs
 
-# Published for a 6-layer student: temperature, pair weight, triple weight, learning rate, epochs, with logits that are
-# not scaled by temperature^2. Here they are, so the weights below are multiplied by temperature^2.
-preset() {
-    case $1 in
-        cola) echo 3 1 10 5e-5 4 ;;
-        sst2) echo 4 100 1000 4e-5 4 ;;
-        rte) echo 3 1 10 5e-5 6 ;;
-        qnli) echo 3 10 1 4e-5 4 ;;
-        mrpc) echo 4 1 1 3e-5 4 ;;
-        stsb) echo 1 0.1 0.1 5e-5 4 ;;
-        mnli) echo 4 100 1 4e-5 4 ;;
-        qqp) echo 2 10 10 5e-5 4 ;;
-        *) echo 3 1 10 5e-5 4 ;;  # wnli: not published, as cola
-    esac
-}
+source presets.sh
 
 student_options=()
 if [ "${1:-}" = demo ]; then
@@ -57,9 +43,10 @@ fi
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
 data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
 
+folders=()  # of the tasks alone: other scripts keep runs of the same names beside them
 for task in $TASKS; do
+    folders+=("$RUNS/$task")
     read -r temperature pair triple learning_rate epochs < <(preset "$task")
-    weights=$(python -c "s = $temperature**2; print(f'wr_pair={$pair*s:g} ltr_pair={$pair*s:g} wr_triple={$triple*s:g} ltr_triple={$triple*s:g}')")
     teacher=$RUNS/$task/teacher/seed1
     if [ "$METHODS" != finetune ]; then
         python distill_finetune.py --task "$task" "${data[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
@@ -72,7 +59,7 @@ for task in $TASKS; do
                 --learning_rate "${LEARNING_RATE:-$learning_rate}" --num_train_epochs "${EPOCHS:-$epochs}")
             if [ "$method" != finetune ]; then
                 terms=$method
-                [ "$method" != ckd ] || terms=${TERMS:-ckd $weights}
+                [ "$method" != ckd ] || terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
                 options+=(--teacher "$teacher" --temperature "$temperature" --terms $terms
                     ${CACHE_TEACHER:+--cache_teacher})
             fi
@@ -80,4 +67,4 @@ for task in $TASKS; do
         done
     done
 done
-python report.py "$RUNS" --output_dir "$RUNS"
+python report.py "${folders[@]}" --output_dir "$RUNS"

@@ -78,7 +78,12 @@ def test_every_command_of_the_ablation_would_start():
         ("no-ltr", {"ltr_pair", "ltr_triple"}), ("no-relations", relations),
     ):  # fmt: skip
         assert set(runs[name][0].terms) == {"logits"} | relations - missing
-    assert [runs[f"window-{window}"][0].window for window in ("3", "5", "11", "21", "all")] == [3, 5, 11, 21, None]
+    assert [runs[f"window-{window}"][0].window for window in ("3", "5", "11", "all")] == [3, 5, 11, None]
+    assert runs["ckd"][0].window == 21 and runs["ckd"][0].layer_map == "uniform"
+    # The presets of the tasks, with weights scaled by temperature^2 as the logits are.
+    assert [(run.temperature, run.terms["wr_pair"], run.terms["ltr_triple"]) for run in runs["ckd"][::2]] == [
+        (4, 16, 16), (3, 9, 90)
+    ]  # fmt: skip
     sizes = [(of[0].student_layers, of[0].student_hidden) for name, of in runs.items() if name.startswith("size-")]
     assert sizes == [(6, 768), (4, 512), (4, 312), (2, 128)]
 

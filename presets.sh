@@ -1,0 +1,23 @@
+# Sourced by run_glue.sh and run_ablation.sh: hyperparameters of CKD for each GLUE task.
+
+# preset TASK: temperature, pair weight, triple weight, learning rate, epochs. Published for a 6-layer student
+# (arXiv:2109.08359), where logits are not scaled by temperature^2.
+preset() {
+    case $1 in
+        cola) echo 3 1 10 5e-5 4 ;;
+        sst2) echo 4 100 1000 4e-5 4 ;;
+        rte) echo 3 1 10 5e-5 6 ;;
+        qnli) echo 3 10 1 4e-5 4 ;;
+        mrpc) echo 4 1 1 3e-5 4 ;;
+        stsb) echo 1 0.1 0.1 5e-5 4 ;;
+        mnli) echo 4 100 1 4e-5 4 ;;
+        qqp) echo 2 10 10 5e-5 4 ;;
+        *) echo 3 1 10 5e-5 4 ;;  # wnli: not published, as cola
+    esac
+}
+
+# ckd_terms TEMPERATURE PAIR TRIPLE: --terms with the weights times temperature^2, as logits are scaled by it here
+ckd_terms() {
+    awk -v t="$1" -v p="$2" -v a="$3" 'BEGIN { printf "ckd wr_pair=%g ltr_pair=%g wr_triple=%g ltr_triple=%g\n",
+        p * t * t, p * t * t, a * t * t, a * t * t }'
+}
