@@ -744,7 +744,8 @@ def _attention_kl(student, teacher, valid):
     """Sum of KL(softmax teacher || softmax student) of scores [B, H, T, T] over heads and real rows."""
     keys = ~valid[:, None, None]
     # Finite fill: a sentence without real tokens becomes uniform, where -inf would give NaN.
-    log_s, log_t = (x.masked_fill(keys, -1e4).log_softmax(-1) for x in (student, teacher.detach()))
+    lowest = torch.finfo(student.dtype).min
+    log_s, log_t = (x.masked_fill(keys, lowest).log_softmax(-1) for x in (student, teacher.detach()))
     rows = (log_t.exp() * (log_t - log_s)).sum(-1)
     return torch.where(valid[:, None], rows, 0.0).sum()
 
@@ -756,11 +757,13 @@ def _pkd_term(student, teacher, batch, args):
     layer, which the logits train. The paper sums where the authors' code, and this, takes the mean.
     """
     pairs = pkd_pairs(_aligned(student, teacher), len(student.out["hidden_states"]) - 1)
+    real = student.valid[:, 0]
+    # The [CLS] states of a sentence without real tokens may hold anything, so they go before the norm is taken.
     s, t = (
-        torch.stack([F.normalize(view.states(i)[:, 0].float(), dim=-1) for i in layers], 1)
+        torch.stack([torch.where(real[:, None], view.states(i)[:, 0].float(), 0.0) for i in layers], 1)
         for view, layers in zip((student, teacher), zip(*pairs, strict=True), strict=True)
     )
-    real = student.valid[:, 0]
+    s, t = F.normalize(s, dim=-1), F.normalize(t, dim=-1)
     total = _squared_error(s, t, real[:, None].expand(s.shape[:2]))
     return masked_mean(total, real.sum() * len(pairs) * s.shape[-1])
 
@@ -773,8 +776,8 @@ def pkd_pairs(pairs, last):
 def _hidden_mse_term(student, teacher, batch, args):
     """Mean squared error of hidden states, over real tokens, aligned transformer layers and components.
 
-    Where widths differ, one learned projection for all layers brings the student's to the teacher's width.
-    Source: L_hidn, equation (8) of arXiv:1909.10351 (TinyBERT), which is the value of one layer.
+    Where widths differ, one learned projection for all layers brings the student's to the teacher's width. (The paper's
+    W_h has no such condition.) Source: L_hidn, equation (8) of arXiv:1909.10351 (TinyBERT), the value of one layer.
     """
     pairs = _aligned(student, teacher)
     states = [(student.states(s, "hidden_mse"), teacher.states(t)) for s, t in pairs]
@@ -808,11 +811,11 @@ def _attention_mse_term(student, teacher, batch, args):
 
 
 def _hidden_cosine_term(student, teacher, batch, args):
-    """1 - cosine of the hidden states of the last aligned pair of layers, mean over real tokens.
+    """1 - cosine of the hidden states of the student's last aligned layer and its partner, mean over real tokens.
 
     Source: L_cos in section 2 of arXiv:1910.01108 (DistilBERT).
     """
-    s, t = _aligned(student, teacher)[-1]
+    s, t = max(_aligned(student, teacher))
     valid = student.valid
     s, t = (torch.where(valid[..., None], x.float(), 0.0) for x in (student.states(s), teacher.states(t).detach()))
     distance = torch.where(valid, 1 - F.cosine_similarity(s, t, dim=-1), 0.0)
@@ -832,10 +835,11 @@ def relation_heads(student, teacher):
 def _minilm_term(student, teacher, batch, args):
     """KL(teacher || student) of attention distributions plus that of value relations softmax(V V^T / sqrt(d)).
 
-    Of the last aligned pair of layers; each a mean over heads and real tokens (rows). Where the numbers of heads
-    differ, in relation heads. Source: L_AT and L_VR in sections 3.1 and 3.2 of arXiv:2002.10957 (MiniLM).
+    Of the student's last aligned layer and its partner; each a mean over heads and real tokens (rows). Where the
+    numbers of heads differ, in relation heads. Source: L_AT and L_VR, sections 3.1 and 3.2 of arXiv:2002.10957
+    (MiniLM).
     """
-    s, t = _aligned(student, teacher)[-1]
+    s, t = max(_aligned(student, teacher))
     heads = relation_heads(student.heads(s), teacher.heads(t))
     (q_s, k_s, v_s), (q_t, k_t, v_t) = student.qkv(s, heads), teacher.qkv(t, heads)
     total = _attention_kl(_scores(q_s, k_s), _scores(q_t, k_t), student.valid)
@@ -846,7 +850,7 @@ def _minilm_term(student, teacher, batch, args):
 def qkv_pairs(terms, layer_pairs):
     """The aligned pairs of layers whose queries, keys and values the terms need; [] for terms that need none."""
     pairs = transformer_pairs(layer_pairs)
-    return pairs if "attention_mse" in terms else pairs[-1:] if "minilm" in terms else []
+    return pairs if "attention_mse" in terms else [max(pairs)] if "minilm" in terms and pairs else []
 
 
 def teacher_layers(terms, layer_pairs):

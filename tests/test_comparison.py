@@ -14,9 +14,9 @@ import losses
 import models
 
 TERMS = ("pkd", "hidden_mse", "attention_mse", "embedding_mse", "hidden_cosine", "minilm")
-PAIRS = [(0, 0), (1, 2), (2, 4)]  # uniform map of 2 layers onto 4
-B, T = 3, 7
-LENGTHS = (7, 4, 1)
+PAIRS = [(0, 0), (1, 2), (2, 4), (3, 6)]  # uniform map of 3 layers onto 6
+B, T = 4, 7
+LENGTHS = (7, 4, 1, 0)
 
 
 def draw(seed, *shape):
@@ -72,16 +72,19 @@ def distributions(x, y):
 def slow(name, student, teacher, heads=2):
     values = []
     for b, n in enumerate(LENGTHS):
+        if n == 0:
+            continue
         s_h, t_h = ([h[b, :n].double() for h in out["hidden_states"]] for out in (student, teacher))
         if name == "pkd":  # neither embeddings nor the student's last layer
-            values += ((s_h[1][0] / s_h[1][0].norm() - t_h[2][0] / t_h[2][0].norm()) ** 2).tolist()
+            for s, t in ((1, 2), (2, 4)):
+                values += ((s_h[s][0] / s_h[s][0].norm() - t_h[t][0] / t_h[t][0].norm()) ** 2).tolist()
         elif name in ("hidden_mse", "embedding_mse"):
-            for s, t in [(0, 0)] if name == "embedding_mse" else [(1, 2), (2, 4)]:
+            for s, t in [(0, 0)] if name == "embedding_mse" else PAIRS[1:]:
                 values += ((s_h[s] - t_h[t]) ** 2).flatten().tolist()
         elif name == "hidden_cosine":
-            values += [1 - float(x @ y / x.norm() / y.norm()) for x, y in zip(s_h[2], t_h[4], strict=True)]
+            values += [1 - float(x @ y / x.norm() / y.norm()) for x, y in zip(s_h[3], t_h[6], strict=True)]
         elif name == "attention_mse":
-            for s, t in [(1, 2), (2, 4)]:
+            for s, t in PAIRS[1:]:
                 (q_s, k_s, _), (q_t, k_t, _) = (
                     [head_vectors(x[b, :n], heads) for x in out["qkv"][i]] for out, i in ((student, s), (teacher, t))
                 )
@@ -90,7 +93,7 @@ def slow(name, student, teacher, heads=2):
                            for h in range(heads) for i in range(n) for j in range(n)]  # fmt: skip
         else:
             three_s, three_t = (
-                [head_vectors(x[b, :n], heads) for x in out["qkv"][i]] for out, i in ((student, 2), (teacher, 4))
+                [head_vectors(x[b, :n], heads) for x in out["qkv"][i]] for out, i in ((student, 3), (teacher, 6))
             )
             for h in range(heads):
                 rows = [0.0] * n
@@ -104,7 +107,7 @@ def slow(name, student, teacher, heads=2):
 
 @pytest.fixture
 def pair():
-    return outputs(1, 2, 2, 8), outputs(5000, 4, 2, 8)
+    return outputs(1, 3, 2, 8), outputs(5000, 6, 2, 8)
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -133,7 +136,7 @@ class TestTerms:
 
     def test_student_equal_to_teacher_gives_zero(self, pair, name):
         same = mapped(pair[0], lambda x: x.clone().requires_grad_())
-        got = value(name, same, pair[0], mask_of(LENGTHS), [(0, 0), (1, 1), (2, 2)])
+        got = value(name, same, pair[0], mask_of(LENGTHS), [(i, i) for i in range(4)])
         got.backward()
         assert abs(got.item()) < 1e-6
         assert all(x.grad is None or x.grad.abs().max() < 1e-5 for x in tensors(same))
@@ -153,7 +156,7 @@ class TestTerms:
 
     def test_no_rows_give_zero_with_a_graph(self, pair, name):
         student = mapped(pair[0], lambda x: x.clone().requires_grad_())
-        for mask, cut in ((mask_of(LENGTHS)[:0], losses.no_rows), (mask_of((0, 0, 0)), lambda out: out)):
+        for mask, cut in ((mask_of(LENGTHS)[:0], losses.no_rows), (mask_of([0] * B), lambda out: out)):
             got = value(name, cut(student), cut(pair[1]), mask)
             got.backward()
             assert got.item() == 0
@@ -173,9 +176,33 @@ class TestTerms:
 )
 def test_minilm_regroups_heads(s_shape, t_shape, heads):
     assert losses.relation_heads(s_shape, t_shape) == heads == losses.relation_heads(t_shape, s_shape)
-    student, teacher = outputs(1, 2, *s_shape), outputs(5000, 4, *t_shape)
+    student, teacher = outputs(1, 3, *s_shape), outputs(5000, 6, *t_shape)
     got = value("minilm", student, teacher, mask_of(LENGTHS))
     assert got.item() == pytest.approx(slow("minilm", student, teacher, heads), rel=1e-5)
+
+
+@pytest.mark.parametrize("heads, s_width, t_width", [(2, 8, 12), (3, 18, 12)])
+def test_attention_scores_of_unlike_widths(heads, s_width, t_width):
+    student, teacher = outputs(1, 3, heads, s_width), outputs(5000, 6, heads, t_width)
+    got = value("attention_mse", student, teacher, mask_of(LENGTHS))
+    assert got.item() == pytest.approx(slow("attention_mse", student, teacher, heads), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hidden_cosine", "minilm"])
+def test_the_last_layer_is_the_last_of_the_student_however_the_map_is_typed(pair, name):
+    expected = value(name, *pair, mask_of(LENGTHS))
+    assert torch.equal(value(name, *pair, mask_of(LENGTHS), PAIRS[::-1]), expected)
+    assert losses.qkv_pairs({"minilm": 1.0}, PAIRS[::-1]) == [(3, 6)]
+
+
+def test_padding_stays_out_of_minilm_where_real_scores_are_very_low():
+    def out(seed, width):
+        queries, keys, values = (300 * draw(seed + i, 1, 3, 1, 4).abs()[:, :width] for i in range(3))
+        return {"hidden_states": (), "qkv": {1: (-queries, keys, values)}}
+
+    expected = value("minilm", out(1, 2), out(9, 2), mask_of([2], 2), [(1, 1)])
+    got = value("minilm", out(1, 3), out(9, 3), mask_of([2], 3), [(1, 1)])
+    torch.testing.assert_close(got, expected)
 
 
 # --- models -------------------------------------------------------------------------------------------------------
@@ -224,9 +251,15 @@ def test_learned_projections_are_seeded_counted_apart_and_trained():
     inputs = {"input_ids": torch.full((B, T), 5), "attention_mask": mask_of(LENGTHS)}
     out = first(**inputs, output_hidden_states=True)
     view = losses.ModelView(out, (0, 1, 3), inputs["attention_mask"])
-    teacher = losses.ModelView(outputs(9, 4, 2, 12), (0, 2, 4), inputs["attention_mask"])
+    out_t = outputs(9, 4, 2, 12)
+    teacher = losses.ModelView(out_t, (0, 2, 4), inputs["attention_mask"])
     torch.testing.assert_close(view.states(3, "hidden_mse"), out["hidden_states"][3] @ weights[0].T)
     got = [losses.TERMS[name](view, teacher, {}, None) for name in ("hidden_mse", "embedding_mse")]
+    real = inputs["attention_mask"].bool()
+    for term, pairs, mean in (("hidden_mse", ((1, 2), (3, 4)), got[0]), ("embedding_mse", ((0, 0),), got[1])):
+        projection = first.projections[term].weight
+        errors = [(out["hidden_states"][s] @ projection.T - out_t["hidden_states"][t])[real] ** 2 for s, t in pairs]
+        torch.testing.assert_close(mean, torch.cat(errors).mean())
     sum(got).backward()
     assert all(p.grad.abs().sum() > 0 for p in first.projections.parameters())
     assert "projected" not in first(**inputs)

@@ -22,7 +22,8 @@ def launch(port, *options):
 def common(world, teacher, tmp_path):
     """Options for a run without dropout whose last step leaves one process without an example: 65 = 4 x 16 + 1."""
     return ["--task", "cola", "--data_dir", world / "glue", "--teacher", teacher, "--student_layers", "2",
-            "--terms", "ckd", "--hard_weight", "0.5", "--max_train_samples", "65", "--max_eval_samples", "33",
+            "--terms", "ckd", "pkd=1", "hidden_mse=0.1", "attention_mse=0.1", "embedding_mse=0.1", "hidden_cosine=1",
+            "minilm=1", "--hard_weight", "0.5", "--max_train_samples", "65", "--max_eval_samples", "33",
             "--max_seq_length", "32", "--num_train_epochs", "1", "--logging_steps", "1"]  # fmt: skip
 
 
