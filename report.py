@@ -234,7 +234,8 @@ def headline(runs):
     metric, found = runs[0]["metric"], customary(runs)
     if runs[0]["stage"] == "pretrain":  # lower is better; the score is its negative
         return next((one for one in found if one.key == metric), Measure(metric, metric.replace("_", " "), 1, 3))
-    return Measure(None, "mean of " + " and ".join(one.title for one in found) if found else TITLES.get(metric, metric))
+    title = "mean of " + " and ".join(one.title for one in found) if len(found) > 1 else TITLES.get(metric, metric)
+    return Measure(None, title)
 
 
 def measures(runs):
@@ -405,7 +406,7 @@ def draw(path, panels, caption):
     names = ordered({name for _, curves, _ in panels for name in curves}, METHODS)
     by_row = "yticks" in panels[0][0]  # methods are named on the axis: no legend
     height = max(1.8, 1.2 + 0.36 * len(names)) if by_row else 3.0
-    legend_columns = 1 + (len(names) - 1) // (10 * rows)
+    legend_columns = 1 if by_row else 1 + (len(names) - 1) // (10 * rows)
     size = 3 * columns + 2.4 * legend_columns, 0.4 + height * rows + 0.16 * caption.count("\n")
     fig = Figure(figsize=size, dpi=120, layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False, sharey=by_row).ravel()
@@ -426,7 +427,7 @@ def draw(path, panels, caption):
         ax.remove()
     if not by_row and len(handles) > 1:
         fig.legend([handles[name] for name in names], map(short, names), loc="outside right upper", frameon=False,
-                   fontsize="small", ncols=1 if by_row else legend_columns)
+                   fontsize="small", ncols=legend_columns)
     fig.supxlabel(caption, fontsize="small")
     fig.savefig(path)
 
@@ -500,13 +501,13 @@ def write_plots(runs, folder):
                   for name, windows in curves.items()}
         plots["window"] += [(axes, points, "-")] if points else []
     paths = {folder / f"report_{kind}.png": panels for kind, panels in plots.items() if panels}
-    by_time = folder / "report_time.png"
     # A name may hold "$", which must not start a formula.
     with matplotlib.rc_context({"text.parse_math": False}):
         for path, panels in paths.items():
-            key = [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)] if path == by_time else []
-            draw(path, panels, "\n".join(["best dev score: mean over seeds, bars ± sample standard deviation",
-                                          *(key if len(machines) > 1 else [])]))
+            lines = ["best dev score: mean over seeds, bars ± sample standard deviation"]
+            if path.stem == "report_time" and len(machines) > 1:
+                lines += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
+            draw(path, panels, "\n".join(lines))
     return list(paths)
 
 
