@@ -51,6 +51,9 @@ def check_args(args):
         raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json for its dev set anyway")
     if args.task == "ax" and (args.teacher or not args.do_predict):
         raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
+    if args.teacher and "logits" not in args.terms and not args.hard_weight:
+        raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
+                         "alone are for distill_pretrain.py)")  # fmt: skip
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
     if not re.fullmatch(r"[\w.+-]+", args.run_name):
         raise ValueError(f"--run_name {args.run_name!r} becomes a folder: use letters, digits and . _ + - only")
@@ -88,7 +91,7 @@ def load_everything(args):
     return task, splits, student, teacher, tokenizer
 
 
-def hard_loss(logits, labels):
+def hard_loss(logits, labels, across_processes=False):
     """Loss on the true labels, mean over examples.
 
     logits [B, C] and labels [B]: cross-entropy, squared error where C = 1. logits [B, 2, T] and labels [B, 2] of
@@ -98,7 +101,7 @@ def hard_loss(logits, labels):
         values = (logits.float().squeeze(-1) - labels.float()).square()
     else:
         values = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none")
-    return losses.masked_mean(values.sum(), torch.tensor(values.numel(), device=values.device))
+    return losses.masked_mean(values.sum(), torch.tensor(values.numel(), device=values.device), across_processes)
 
 
 def make_loss(args, teacher):
@@ -119,13 +122,11 @@ def make_loss(args, teacher):
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
             mask, labels = mask[:0], labels[:0]
             s_out, t_out = losses.no_rows(s_out), t_out and losses.no_rows(t_out)
-        view = losses.ModelView(s_out, s_layers, mask)
-        with losses.global_batch():
-            values = {}
-            if teacher:
-                values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, args)
-            if hard:
-                values["hard"] = hard_loss(view.logits, labels)
+        view, values = losses.ModelView(s_out, s_layers, mask, losses.several_processes()), {}
+        if teacher:
+            values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, args)
+        if hard:
+            values["hard"] = hard_loss(view.logits, labels, view.across_processes)
         total = sum(weights.get(name, hard) * value for name, value in values.items())
         return total, {name: value.detach() for name, value in values.items()}
 
@@ -272,9 +273,7 @@ def main(argv=None):
     if complete and not args.do_predict:
         print(f"{args.output_dir}: complete already, nothing to do")
         return
-    # Relations alone give the task head no gradient.
-    headless = bool(args.terms) and "logits" not in args.terms and not args.hard_weight
-    accelerator = training.make_accelerator(args, unused_parameters=headless)
+    accelerator = training.make_accelerator(args)
     task, splits, student, teacher, tokenizer = load_everything(args)
     student.to(accelerator.device)
     if teacher:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import corpus
+import heads
 import losses
 import models
 import runs
@@ -109,25 +110,29 @@ def outputs(model, inner, batch):
     out = model(models.model_inputs(inner.model, batch), batch["positions"])
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
         out = losses.no_rows(out)
-    return {**out, "head": losses.Head(out["features"], *inner.decoder)}
+    return {**out, "head": heads.Head(out["features"], *inner.decoder)}
 
 
 def make_losses(args, teacher):
-    """The function (student, batch) -> {term: unweighted scalar} and the weights; the hard loss is named hard."""
+    """The function (student, batch) -> ({term: unweighted scalar}, outputs of both) and the weights.
+
+    The loss on the masked words is named hard. across_processes: as in `relations.masked_mean`.
+    """
     weights = dict(args.terms) | ({"hard": args.hard_weight or 1.0} if args.hard_weight or not teacher else {})
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if args.layer_pairs else ((), ())
 
-    def terms(student, batch):
+    def terms(student, batch, across_processes=False):
         s_out = outputs(student, getattr(student, "module", student), batch)
         mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
         values = {}
         if teacher:
             with torch.no_grad():
                 t_out = outputs(teacher, teacher, batch)
-            views = losses.ModelView(s_out, s_layers, mask), losses.ModelView(t_out, t_layers, mask)
-            values = losses.distillation_losses(*views, batch, args)
+            view = losses.ModelView(s_out, s_layers, mask, across_processes)
+            values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, args)
         if "hard" in weights:
-            values["hard"] = losses.head_cross_entropy(s_out["head"], batch["labels"][: len(s_out["head"].inputs)])
+            labels = batch["labels"][: len(s_out["head"].inputs)]
+            values["hard"] = heads.head_cross_entropy(s_out["head"], labels, across_processes=across_processes)
         return values, s_out, t_out if teacher else None
 
     return terms, weights
@@ -150,9 +155,9 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator)
                 values = {k: v * len(indices) for k, v in values.items() if k != "hard"}
                 values |= {"blocks": torch.tensor(float(len(indices))), "masked": torch.tensor(float(count))}
                 if trained_head:
-                    values["mlm_loss"] = losses.head_cross_entropy(s_out["head"], batch["labels"]) * count
+                    values["mlm_loss"] = heads.head_cross_entropy(s_out["head"], batch["labels"]) * count
                 if trained_head and teacher and "logits" in weights:
-                    values["teacher_agreement"] = losses.agreement(s_out["head"], t_out["head"])
+                    values["teacher_agreement"] = heads.agreement(s_out["head"], t_out["head"])
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value.double().to(accelerator.device)
         sums = training.sum_over_processes(accelerator, sums)
@@ -176,8 +181,7 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
     count = 0 if args.streaming else len(blocks)
 
     def loss(model, batch):
-        with losses.global_batch():
-            values, _, _ = terms(model, batch)
+        values, _, _ = terms(model, batch, losses.several_processes())
         return sum(weights[k] * v for k, v in values.items()), {k: v.detach() for k, v in values.items()}
 
     def plan(size, epoch):

@@ -17,7 +17,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-import losses
+import baselines
 
 AUTO = {
     "classification": AutoModelForSequenceClassification,
@@ -388,8 +388,8 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
 def add_term_outputs(args, student, teacher):
     """Make both models (or their MaskedLM) return what args.terms need besides logits and hidden states."""
     configs = [(m.model if isinstance(m, MaskedLM) else m).config for m in (student, teacher)]
-    qkv, width = losses.qkv_pairs(args.terms, args.layer_pairs), configs[1].hidden_size
-    projected = {} if configs[0].hidden_size == width else losses.projected_layers(args.terms, args.layer_pairs)
+    qkv, width = baselines.qkv_pairs(args.terms, args.layer_pairs), configs[1].hidden_size
+    projected = {} if configs[0].hidden_size == width else baselines.projected_layers(args.terms, args.layer_pairs)
     add_outputs(student, [s for s, _ in qkv], projected, width, args.seed)
     add_outputs(teacher, [t for _, t in qkv])
 

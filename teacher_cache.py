@@ -18,6 +18,7 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from torch.nn.utils.rnn import pad_sequence
 
+import baselines
 import data
 import losses
 import models
@@ -79,7 +80,7 @@ def open_cache(args, teacher, examples, accelerator):
     OSError if the disk is full.
     """
     layers = losses.teacher_layers(args.terms, args.layer_pairs)
-    qkv_layers = [t for _, t in losses.qkv_pairs(args.terms, args.layer_pairs)]
+    qkv_layers = [t for _, t in baselines.qkv_pairs(args.terms, args.layer_pairs)]
     examples = examples.select_columns([c for c in data.INPUTS if c in examples.column_names])
     lengths = [len(ids) for ids in examples["input_ids"]]
     starts = np.concatenate([[0], np.cumsum(lengths)])

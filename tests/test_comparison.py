@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, RobertaConfig
 
+import baselines
 import losses
 import models
 
@@ -175,7 +176,7 @@ class TestTerms:
     ids=["smaller", "teacher smaller", "gcd", "same heads, other width"],
 )
 def test_minilm_regroups_heads(s_shape, t_shape, heads):
-    assert losses.relation_heads(s_shape, t_shape) == heads == losses.relation_heads(t_shape, s_shape)
+    assert baselines.relation_heads(s_shape, t_shape) == heads == baselines.relation_heads(t_shape, s_shape)
     student, teacher = outputs(1, 3, *s_shape), outputs(5000, 6, *t_shape)
     got = value("minilm", student, teacher, mask_of(LENGTHS))
     assert got.item() == pytest.approx(slow("minilm", student, teacher, heads), rel=1e-5)
@@ -192,7 +193,7 @@ def test_attention_scores_of_unlike_widths(heads, s_width, t_width):
 def test_the_last_layer_is_the_last_of_the_student_however_the_map_is_typed(pair, name):
     expected = value(name, *pair, mask_of(LENGTHS))
     assert torch.equal(value(name, *pair, mask_of(LENGTHS), PAIRS[::-1]), expected)
-    assert losses.qkv_pairs({"minilm": 1.0}, PAIRS[::-1]) == [(3, 6)]
+    assert baselines.qkv_pairs({"minilm": 1.0}, PAIRS[::-1]) == [(3, 6)]
 
 
 def test_padding_stays_out_of_minilm_where_real_scores_are_very_low():
@@ -234,7 +235,7 @@ def test_captured_projections_give_the_attention_of_an_eager_twin(family):
     assert set(out["qkv"]) == {1, 3} and model.config._attn_implementation == "sdpa"
     for layer in (1, 3):
         queries, keys, _ = losses.ModelView(out, (), mask).qkv(layer, 2)
-        scores = losses._scores(queries, keys).masked_fill(mask[:, None, None] == 0, float("-inf"))
+        scores = baselines._scores(queries, keys).masked_fill(mask[:, None, None] == 0, float("-inf"))
         for b, n in enumerate(LENGTHS):
             got, want = scores[b, :, :n].softmax(-1), expected[layer - 1][b, :, :n]
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
@@ -314,7 +315,8 @@ def test_every_preset_runs(finetune, teacher, tmp_path, preset):
 
 
 def test_terms_alone_train_without_logits_and_under_bf16(finetune, teacher, tmp_path):
-    options = ("--teacher", teacher, "--student_layers", "2", "--terms", *(f"{name}=1" for name in TERMS))
+    options = ("--teacher", teacher, "--student_layers", "2", "--hard_weight", "1", "--terms",
+               *(f"{name}=1" for name in TERMS))  # fmt: skip
     finetune(*options, "--max_steps", "2", "--mixed_precision", "bf16", "--output_dir", tmp_path / "run")
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import losses
+import relations
 from losses import ltr_pair, ltr_triple, soft_logits, wr_pair, wr_triple
 
 RELATIONS = {"wr_pair": wr_pair, "wr_triple": wr_triple, "ltr_pair": ltr_pair, "ltr_triple": ltr_triple}
@@ -232,7 +233,7 @@ def test_any_small_batch_equals_the_reference(data):
 
 def test_blocks_of_triples_add_up(batch, monkeypatch):
     expected = [wr_triple(*batch, window=w) for w in (5, None)]
-    monkeypatch.setitem(losses.BLOCK, "cpu", 20)  # one centre at a time
+    monkeypatch.setitem(relations.BLOCK, "cpu", 20)  # one centre at a time
     for want, window in zip(expected, (5, None), strict=True):
         torch.testing.assert_close(wr_triple(*batch, window=window), want)
 
@@ -349,3 +350,86 @@ class OutputStub(dict):
     """As much of a transformers ModelOutput as ModelView reads."""
 
     __getattr__ = dict.__getitem__
+
+
+def test_all_four_at_once_equal_each_alone_also_in_blocks_and_threads(batch, monkeypatch):
+    student, teacher, mask = batch
+    for wide in (teacher, teacher[..., :16]):
+        expected, grads = [], []
+        for name in relations.NAMES:
+            leaf = student.clone().requires_grad_()
+            expected.append(RELATIONS[name](leaf, wide, mask))
+            grads.append(torch.autograd.grad(expected[-1], leaf)[0])
+        weights = (1.0, 10.0, 0.5, 3.0)
+        for block, threads in ((2**18, 1), (100, 1), (100, 2)):
+            monkeypatch.setitem(relations.BLOCK, "cpu", block)
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            leaf = student.clone().requires_grad_()
+            got = relations.relation_losses(leaf.unbind(1), wide.unbind(1), mask)
+            sum(w * got[name] for w, name in zip(weights, relations.NAMES, strict=True)).backward()
+            torch.set_num_threads(before)
+            torch.testing.assert_close(list(got.values()), expected)
+            whole = sum(w * g for w, g in zip(weights, grads, strict=True))
+            assert (leaf.grad - whole).norm() < 1e-5 * whole.norm()
+
+
+def test_short_sentences_in_a_window_equal_the_reference():
+    """No longer than the window: made densely, with what lies outside the window left out."""
+    student, teacher, mask = hidden(1, 2, 2, 7, 6), hidden(2, 2, 2, 7, 6), torch.ones(2, 7)
+    for window in (7, 9, 11, 13):
+        got = wr_triple(student, teacher, mask, window=window)
+        torch.testing.assert_close(got.double(), reference("wr_triple", student, teacher, mask, window=window),
+                                   rtol=1e-5, atol=0)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+@pytest.mark.parametrize("shape", [(0, 3, 5, 4), (1, 3, 0, 4), (0, 3, 0, 4)], ids=str)
+def test_an_empty_batch_or_token_axis_gives_zero_with_a_graph(name, shape):
+    student = torch.zeros(shape, requires_grad=True)
+    value = RELATIONS[name](student, torch.zeros(shape), torch.ones(shape[0], shape[2]))
+    value.backward()
+    assert value.item() == 0 and student.grad.shape == shape
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_a_non_finite_real_state_is_not_hidden(batch, name):
+    student, teacher, mask = batch
+    for junk in (float("nan"), float("inf")):
+        student = student.clone()
+        student[0, 1, 2, 3] = junk
+        assert not RELATIONS[name](student, teacher, mask).isfinite()
+
+
+@pytest.mark.parametrize("switch", ["new", "old", "medium"])
+def test_full_precision_whatever_the_process_has_chosen_and_left_as_found(batch, switch):
+    expected = [loss(*batch) for loss in RELATIONS.values()]
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision, torch.get_float32_matmul_precision()
+    try:
+        if switch == "new":
+            torch.backends.mkldnn.matmul.fp32_precision = matmul.fp32_precision = "tf32"
+        elif switch == "old":
+            matmul.allow_tf32 = True
+        else:
+            torch.set_float32_matmul_precision("medium")  # on a CPU that is bfloat16
+        chosen = matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+        assert [loss(*batch) for loss in RELATIONS.values()] == expected
+        assert (matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision) == chosen
+        if switch == "old":
+            assert matmul.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before[2])
+        matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = before[:2]
+
+
+def test_a_relation_is_made_with_the_others_that_the_options_name(batch, monkeypatch):
+    student, teacher, mask = batch
+    calls, whole = [], relations.relation_losses
+    monkeypatch.setattr(relations, "relation_losses", lambda *a, **k: calls.append(a[3]) or whole(*a, **k))
+    args = argparse.Namespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=5,
+                              terms={"wr_pair": 1.0, "ltr_triple": 2.0, "logits": 1.0})  # fmt: skip
+    views = [losses.ModelView({"hidden_states": x.unbind(1)}, range(4), mask) for x in (student, teacher)]
+    for name in ("ltr_triple", "wr_pair"):
+        losses.TERMS[name](*views, {}, args)
+    assert calls == [("wr_pair", "ltr_triple")]

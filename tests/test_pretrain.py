@@ -21,6 +21,7 @@ from transformers import (
 
 import corpus
 import distill_pretrain
+import heads
 import losses
 import models
 import training
@@ -126,25 +127,25 @@ class TestHead:
         g = torch.Generator().manual_seed(1)
         make = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
         student = [make(7, 6), make(30, 6), make(30) if bias else None]
-        return student, losses.Head(make(7, 4), make(30, 4), make(30))
+        return student, heads.Head(make(7, 4), make(30, 4), make(30))
 
     @pytest.mark.parametrize("bias", [True, False])
     @pytest.mark.parametrize("chunk", [1, 10**6])
     @pytest.mark.parametrize("kind", ["soft", "hard"])
     def test_chunks_equal_the_whole(self, monkeypatch, kind, chunk, bias):
-        monkeypatch.setitem(losses.BLOCK, "cpu", chunk)
+        monkeypatch.setitem(heads.CHUNK, "cpu", chunk)
         student, teacher = self.heads(bias)
         labels = torch.tensor([0, 3, 29, 3, 5, 6, 7])
         grads = []
         for whole in (False, True):
             leaves = [x if x is None else x.clone().requires_grad_() for x in student]
-            head = losses.Head(*leaves)
+            head = heads.Head(*leaves)
             if kind == "soft" and whole:
                 value = losses.soft_logits(F.linear(*leaves), teacher.logits(slice(None)), temperature=2.0)
             elif kind == "soft":
-                value = losses.soft_head_logits(head, teacher, temperature=2.0)
+                value = heads.soft_head_logits(head, teacher, temperature=2.0)
             else:
-                value = F.cross_entropy(F.linear(*leaves), labels) if whole else losses.head_cross_entropy(head, labels)
+                value = F.cross_entropy(F.linear(*leaves), labels) if whole else heads.head_cross_entropy(head, labels)
             (3 * value).backward()
             grads.append([value.detach(), *(x.grad for x in leaves if x is not None)])
         for a, b in zip(*grads, strict=True):
@@ -153,17 +154,17 @@ class TestHead:
     def test_no_masked_position_gives_zero_with_a_graph(self):
         student, teacher = self.heads()
         leaves = [x.requires_grad_() for x in student]
-        empty = losses.Head(leaves[0][:0], *leaves[1:])
-        value = losses.soft_head_logits(empty, losses.Head(teacher.inputs[:0], *teacher[1:]))
+        empty = heads.Head(leaves[0][:0], *leaves[1:])
+        value = heads.soft_head_logits(empty, heads.Head(teacher.inputs[:0], *teacher[1:]))
         value.backward()
         assert value.item() == 0 and leaves[1].grad.abs().sum() == 0
 
     def test_agreement_counts_rows(self):
         student, teacher = self.heads()
-        head = losses.Head(*student)
-        assert losses.agreement(head, head).item() == 7
+        head = heads.Head(*student)
+        assert heads.agreement(head, head).item() == 7
         expected = (F.linear(*student).argmax(-1) == F.linear(*teacher).argmax(-1)).sum()
-        assert losses.agreement(head, teacher) == expected
+        assert heads.agreement(head, teacher) == expected
 
 
 SMALL = {"vocab_size": 40, "max_position_embeddings": 20}
@@ -181,7 +182,7 @@ def test_the_head_at_masked_positions_equals_the_models_own_logits(config):
     inputs = {"input_ids": torch.randint(4, 40, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
     positions = torch.tensor([1, 8, 20, 26])
     out = masked(inputs, positions)
-    got = losses.Head(out["features"], *masked.decoder).logits(slice(None))
+    got = heads.Head(out["features"], *masked.decoder).logits(slice(None))
     expected = model(**inputs).logits.flatten(0, 1)[positions]
     torch.testing.assert_close(got, expected)
     assert len(out["hidden_states"]) == 3

@@ -1,0 +1,103 @@
+"""The head of a masked language model, a chunk of the vocabulary's logits at a time: imports torch and relations only.
+
+Axes: M masked positions, D width (student and teacher may differ), V vocabulary. [M, V] is never held: of 119,547
+words and 1,229 positions (64 x 128 tokens, 15 % masked) it would take 0.6 GB, and its gradients as much again.
+"""
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from relations import masked_mean
+
+# Logits of one chunk: on a CPU they shall stay near the cache, on a GPU be a large product in bounded memory (0.5 GB).
+CHUNK = {"cpu": 2**22, "cuda": 2**27}
+
+
+class Head(NamedTuple):
+    """What a language-model head needs to give logits: inputs [M, D], weight [V, D], bias [V] or None."""
+
+    inputs: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def narrow(self):
+        """The same head in the precision of autocast, in which its products are taken; cast once, not once a chunk."""
+        kind = self.inputs.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        return Head(*(x if x is None else x.to(dtype) for x in self))
+
+    def logits(self, rows):
+        """Float32 logits [m, V] of a slice of rows."""
+        return F.linear(self.inputs[rows], self.weight, self.bias).float()
+
+    def chunks(self):
+        """Slices of rows whose logits together make a chunk."""
+        step = max(1, CHUNK.get(self.inputs.device.type, CHUNK["cuda"]) // self.weight.shape[0])
+        return [slice(i, i + step) for i in range(0, len(self.inputs), step)]
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Sum over rows of T^2 KL(teacher || student), or of the cross-entropy with labels where there is no teacher.
+
+    Gradients are taken chunk by chunk in the forward pass, in the precision of autocast, and added up in float32: at
+    most a chunk of logits exists, and none is computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx, inputs, weight, bias, teacher, labels, temperature):
+        student, teacher = Head(inputs, weight, bias).narrow(), teacher and teacher.narrow()
+        need = any(ctx.needs_input_grad)
+        grads = [torch.zeros_like(x, dtype=torch.float32) if need and x is not None else None for x in student]
+        total = inputs.new_zeros((), dtype=torch.float32)
+        for rows in student.chunks():
+            log_s = student.logits(rows).div_(temperature).log_softmax(-1)
+            if teacher is None:
+                total -= log_s.gather(1, labels[rows, None]).sum()
+                slope = log_s.exp_()
+                slope.scatter_add_(1, labels[rows, None], slope.new_full((len(slope), 1), -1.0))
+            else:
+                log_t = teacher.logits(rows).div_(temperature).log_softmax(-1)
+                p_t = log_t.exp()
+                total += temperature**2 * (log_t.sub_(log_s).mul_(p_t)).sum()
+                slope = log_s.exp_().sub_(p_t).mul_(temperature)
+            if need:
+                narrow = slope.to(student.weight.dtype)
+                grads[0][rows] = (narrow @ student.weight).float()
+                grads[1].add_(narrow.mT @ student.inputs[rows])
+                if bias is not None:
+                    grads[2] += slope.sum(0)
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output):
+        grads = [None if g is None else g * grad_output for g in ctx.saved_tensors]
+        return *grads, None, None, None
+
+
+def soft_head_logits(student, teacher, *, temperature=1.0, across_processes=False):
+    """`losses.soft_logits` of two Heads over the same M rows, without ever holding [M, V]; float32 scalar.
+
+    Gradients flow to the student's inputs, weight and bias. Widths may differ, the vocabulary may not.
+    across_processes: as in `relations.masked_mean`.
+    """
+    teacher = Head(*(x if x is None else x.detach() for x in teacher))
+    total = _HeadLoss.apply(*student, teacher, None, temperature)
+    return masked_mean(total, torch.tensor(len(student.inputs), device=total.device), across_processes)
+
+
+def head_cross_entropy(student, labels, *, across_processes=False):
+    """Mean cross-entropy of a Head with labels [M], without ever holding [M, V]; float32 scalar."""
+    total = _HeadLoss.apply(*student, None, labels, 1.0)
+    return masked_mean(total, torch.tensor(len(labels), device=total.device), across_processes)
+
+
+def agreement(student, teacher):
+    """Number of rows (float scalar) whose most likely word is the same for two Heads."""
+    student, teacher = student.narrow(), teacher.narrow()
+    total = student.inputs.new_zeros((), dtype=torch.float32)
+    for rows in student.chunks():
+        total += (student.logits(rows).argmax(-1) == teacher.logits(rows).argmax(-1)).sum()
+    return total
