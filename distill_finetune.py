@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import data
 import losses
+import measure
 import metrics
 import models
 import runs
@@ -259,7 +260,7 @@ def write_predictions(args, task, splits, model, tokenizer, accelerator):
 def finish(args, record, student, teacher, accelerator):
     """Add the latency of both models to the record and write it as complete."""
     with accelerator.autocast():  # the student's forward is wrapped in it already, the teacher's is not
-        record["latency"] = models.latency_record(student, teacher, args.max_seq_length)
+        record["latency"] = measure.latency_record(student, teacher, args.max_seq_length)
     record["status"] = "complete"
     runs.write_json(Path(args.output_dir) / "run.json", record)
 
@@ -286,8 +287,8 @@ def main(argv=None):
         recipe = make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, cache)
         record = runs.new_record(
             args, accelerator, "finetune", args.task, train_examples=len(recipe.lengths), metric=task.metrics[0],
-            layer_map=args.layer_pairs, model=models.describe(student, args.max_seq_length),
-            teacher=teacher and models.describe(teacher, args.max_seq_length) | {"path": args.teacher},
+            layer_map=args.layer_pairs, model=measure.describe(student, args.max_seq_length),
+            teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
         )  # fmt: skip
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:

@@ -13,6 +13,7 @@ import torch
 import corpus
 import heads
 import losses
+import measure
 import models
 import runs
 import training
@@ -217,7 +218,7 @@ def model_card(args, entry):
 def finish(args, record, student, teacher, accelerator):
     """Add latency and the paper's accounting (tokens, rate, hours) to the record and write it as complete."""
     with accelerator.autocast():  # for both alike
-        record["latency"] = models.latency_record(student.model, teacher.model if teacher else None, args.seq_length)
+        record["latency"] = measure.latency_record(student.model, teacher.model if teacher else None, args.seq_length)
     rate = record["throughput"]["tokens_per_s"]
     record["accounting"] = {
         "tokens_seen": record["tokens_seen"],
@@ -257,8 +258,8 @@ def main(argv=None):
     record = runs.new_record(
         args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs,
         train_examples=None if args.streaming else len(blocks),
-        metric="relation_loss" if headless else "mlm_loss", model=models.describe(student.model, args.seq_length),
-        teacher=teacher and models.describe(teacher.model, args.seq_length) | {"path": args.teacher},
+        metric="relation_loss" if headless else "mlm_loss", model=measure.describe(student.model, args.seq_length),
+        teacher=teacher and measure.describe(teacher.model, args.seq_length) | {"path": args.teacher},
     )  # fmt: skip
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:

@@ -1,14 +1,11 @@
-"""Models: loading a teacher, building and initialising a student, aligning layers, counting parameters and FLOPs."""
+"""Models: loading a teacher, building and initialising a student, aligning layers."""
 import copy
 import inspect
 import re
-import statistics
-import time
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -406,7 +403,7 @@ def saved_state(model):
     return {name: value for name, value in model.state_dict().items() if not name.startswith("projections.")}
 
 
-# --- inputs, counts and latency ------------------------------------------------------------------------------------
+# --- inputs --------------------------------------------------------------------------------------------------------
 
 
 def model_inputs(model, batch):
@@ -427,86 +424,6 @@ def max_tokens(config):
     """Longest input in tokens. RoBERTa counts its positions from the padding id on."""
     offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     return config.max_position_embeddings - offset
-
-
-def count_parameters(model):
-    """(all parameters, parameters without the embedding block), tied ones counted once; no learned projections."""
-    embeddings = sum(p.numel() for p in model.base_model.embeddings.parameters())
-    total = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("projections."))
-    return total, total - embeddings
-
-
-def count_flops(model, seq_len):
-    """Floating-point operations (a multiply-add is two) of one forward pass over one sequence of seq_len tokens.
-
-    Counted by torch.utils.flop_counter on a copy without storage, with attention written out, because fused kernels
-    are not counted on every device.
-    """
-    with torch.device("meta"):
-        twin = type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager").eval()
-        ids = torch.zeros(1, seq_len, dtype=torch.long)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            twin(input_ids=ids)
-    return counter.get_total_flops()
-
-
-def describe(model, seq_len):
-    """Shape and size of a model as they stand in run.json."""
-    config, (total, without) = model.config, count_parameters(model)
-    return {
-        "type": config.model_type,
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "heads": config.num_attention_heads,
-        "intermediate_size": getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None),
-        "vocab_size": config.vocab_size,
-        "parameters": total,
-        "parameters_without_embeddings": without,
-        "seq_length": seq_len,
-        "flops_per_sequence": count_flops(model, seq_len),
-    }
-
-
-def latency_record(student, teacher, seq_length):
-    """Latency of the student, and of the teacher and the speed-up where there is one, as it stands in run.json."""
-    found = measure_latency({"student": student} | ({"teacher": teacher} if teacher else {}), seq_length)
-    record = {"seq_length": seq_length, "student_ms": found["student"]}
-    if teacher:
-        t, s = found["teacher"], found["student"]
-        record |= {"teacher_ms": t, "speedup": {size: round(t[size] / s[size], 3) for size in s}}
-    return record
-
-
-@torch.no_grad()
-def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=5, seconds=0.5):
-    """Median milliseconds of a forward pass of each model, taken in turns so that noise meets all alike.
-
-    At least `repeats` passes of each, and up to 100 as long as they take fewer than `seconds` in all.
-
-    models: name -> model, all on one device, put into eval mode. Returns name -> {batch size: milliseconds}.
-    """
-    result = {name: {} for name in models}
-    for size in batch_sizes:
-        times = {name: [] for name in models}
-        begun = time.perf_counter()
-        for repeat in range(101):
-            if repeat > repeats and time.perf_counter() - begun > seconds:
-                break
-            for name, model in models.items():
-                ids = torch.full((size, seq_len), 5, device=model.device)
-                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-                model.eval()
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize()
-                start = time.perf_counter()
-                model(**inputs)
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize()
-                if repeat:  # the first pass warms up
-                    times[name].append(1000 * (time.perf_counter() - start))
-        for name in models:
-            result[name][str(size)] = round(statistics.median(times[name]), 3)
-    return result
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, DistilB
 
 import baselines
 import losses
+import measure
 import models
 
 TERMS = ("pkd", "hidden_mse", "attention_mse", "embedding_mse", "hidden_cosine", "minilm")
@@ -247,7 +248,7 @@ def test_learned_projections_are_seeded_counted_apart_and_trained():
         models.add_outputs(model, projected={"hidden_mse": [1, 3], "embedding_mse": [0]}, width=12, seed=seed)
     weights = [m.projections["hidden_mse"].weight for m in (first, second, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    assert models.count_parameters(first) == models.count_parameters(plain)
+    assert measure.count_parameters(first) == measure.count_parameters(plain)
     assert models.saved_state(first).keys() == plain.state_dict().keys()
     inputs = {"input_ids": torch.full((B, T), 5), "attention_mask": mask_of(LENGTHS)}
     out = first(**inputs, output_hidden_states=True)

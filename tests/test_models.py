@@ -16,6 +16,7 @@ from transformers import (
     RobertaConfig,
 )
 
+import measure
 import models
 
 V, H, FF, P, T = 40, 8, 16, 20, 6  # vocabulary, width, feed-forward width, positions, tokens of a sequence
@@ -469,9 +470,9 @@ LAYER = 4 * (H * H + H) + 2 * H + (H * FF + FF) + (FF * H + H) + 2 * H  # attent
 
 def test_count_parameters_by_hand():
     heads = H * H + H + 3 * H + 3  # pooler, classifier
-    assert models.count_parameters(make(layers=2, num_labels=3)) == (EMBEDDINGS + 2 * LAYER + heads, 2 * LAYER + heads)
+    assert measure.count_parameters(make(layers=2, num_labels=3)) == (EMBEDDINGS + 2 * LAYER + heads, 2 * LAYER + heads)
     head = H * H + H + 2 * H + V  # transform, norm, bias; the decoder is the word embedding, counted once
-    assert models.count_parameters(make(layers=2, kind="mlm")) == (EMBEDDINGS + 2 * LAYER + head, 2 * LAYER + head)
+    assert measure.count_parameters(make(layers=2, kind="mlm")) == (EMBEDDINGS + 2 * LAYER + head, 2 * LAYER + head)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -481,18 +482,18 @@ def test_count_flops_by_hand(layers, tokens):
     layer = 4 * tokens * H * H + 2 * tokens * tokens * H + 2 * tokens * H * FF
     classifier = H * H + 2 * H
     model = make(layers=layers)
-    assert models.count_flops(model, tokens) == 2 * (layers * layer + classifier)
+    assert measure.count_flops(model, tokens) == 2 * (layers * layer + classifier)
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert model.config._attn_implementation == "sdpa"
     mlm = make(layers=layers, kind="mlm")
-    assert models.count_flops(mlm, tokens) == 2 * (layers * layer + tokens * (H * H + H * V))
+    assert measure.count_flops(mlm, tokens) == 2 * (layers * layer + tokens * (H * H + H * V))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_describe_names_the_shape_of_every_family(family):
     model = make(family)
-    found = models.describe(model, T)
+    found = measure.describe(model, T)
     assert (found["layers"], found["hidden_size"], found["heads"], found["intermediate_size"]) == (4, H, 2, FF)
     assert (found["type"], found["vocab_size"], found["seq_length"]) == (family, V, T)
-    assert found["flops_per_sequence"] == models.count_flops(model, T) > 0
+    assert found["flops_per_sequence"] == measure.count_flops(model, T) > 0
     assert found["parameters"] == sum(p.numel() for p in model.parameters())

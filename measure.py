@@ -1,0 +1,87 @@
+"""What a model costs: parameters, floating-point operations, milliseconds."""
+import copy
+import statistics
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model):
+    """(all parameters, parameters without the embedding block), tied ones counted once; no learned projections."""
+    embeddings = sum(p.numel() for p in model.base_model.embeddings.parameters())
+    total = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("projections."))
+    return total, total - embeddings
+
+
+def count_flops(model, seq_len):
+    """Floating-point operations (a multiply-add is two) of one forward pass over one sequence of seq_len tokens.
+
+    Counted by torch.utils.flop_counter on a copy without storage, with attention written out, because fused kernels
+    are not counted on every device.
+    """
+    with torch.device("meta"):
+        twin = type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager").eval()
+        ids = torch.zeros(1, seq_len, dtype=torch.long)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            twin(input_ids=ids)
+    return counter.get_total_flops()
+
+
+def describe(model, seq_len):
+    """Shape and size of a model as they stand in run.json."""
+    config, (total, without) = model.config, count_parameters(model)
+    return {
+        "type": config.model_type,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "intermediate_size": getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None),
+        "vocab_size": config.vocab_size,
+        "parameters": total,
+        "parameters_without_embeddings": without,
+        "seq_length": seq_len,
+        "flops_per_sequence": count_flops(model, seq_len),
+    }
+
+
+def latency_record(student, teacher, seq_length):
+    """Latency of the student, and of the teacher and the speed-up where there is one, as it stands in run.json."""
+    found = measure_latency({"student": student} | ({"teacher": teacher} if teacher else {}), seq_length)
+    record = {"seq_length": seq_length, "student_ms": found["student"]}
+    if teacher:
+        t, s = found["teacher"], found["student"]
+        record |= {"teacher_ms": t, "speedup": {size: round(t[size] / s[size], 3) for size in s}}
+    return record
+
+
+@torch.no_grad()
+def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=5, seconds=0.5):
+    """Median milliseconds of a forward pass of each model, taken in turns so that noise meets all alike.
+
+    At least `repeats` passes of each, and up to 100 as long as they take fewer than `seconds` in all.
+
+    models: name -> model, all on one device, put into eval mode. Returns name -> {batch size: milliseconds}.
+    """
+    result = {name: {} for name in models}
+    for size in batch_sizes:
+        times = {name: [] for name in models}
+        begun = time.perf_counter()
+        for repeat in range(101):
+            if repeat > repeats and time.perf_counter() - begun > seconds:
+                break
+            for name, model in models.items():
+                ids = torch.full((size, seq_len), 5, device=model.device)
+                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                model.eval()
+                if model.device.type == "cuda":
+                    torch.cuda.synchronize()
+                start = time.perf_counter()
+                model(**inputs)
+                if model.device.type == "cuda":
+                    torch.cuda.synchronize()
+                if repeat:  # the first pass warms up
+                    times[name].append(1000 * (time.perf_counter() - start))
+        for name in models:
+            result[name][str(size)] = round(statistics.median(times[name]), 3)
+    return result
