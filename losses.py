@@ -3,6 +3,8 @@
 The relations of CKD stand in relations.py, the language-model head in heads.py, other methods' terms in baselines.py.
 Axes: B batch, L aligned layers, T tokens, D width, C classes. mask [B, T]: 1 = real token.
 """
+import argparse
+import functools
 import re
 from functools import cached_property
 
@@ -217,15 +219,24 @@ def parse_terms(words):
     return weights
 
 
+class Typed(argparse.Action):
+    """Stores an option's value and notes in args.typed that it was given, for it may equal the default."""
+
+    def __call__(self, parser, args, values, option=None):
+        setattr(args, self.dest, self.const if self.nargs == 0 else values)
+        args.typed = [*getattr(args, "typed", []), option]
+
+
 def add_arguments(parser):
-    """Options of the distillation objective."""
-    add = parser.add_argument_group("distillation").add_argument
+    """Options of the distillation objective; those that were given stand in args.typed until `check_args`."""
+    add = functools.partial(parser.add_argument_group("distillation").add_argument, action=Typed)
     add("--terms", nargs="+", default=["ckd"], metavar="TERM",
         help=f"preset ({', '.join(PRESETS)}) and/or name=weight with names {', '.join(TERMS)}; weight 0: not computed")
     add("--hard_weight", type=float, default=0.0, help="weight of the loss on the true labels; 0 = soft targets only")
     add("--temperature", type=float, default=1.0, help="of the logits term, which is scaled by its square")
     add("--layer_map", default="uniform", help="uniform, last, first, ends, or pairs student:teacher: 0:0,1:2,6:12")
-    add("--no_embeddings", action="store_true", help="leave the pair 0:0 (embedding outputs) out of the layer map")
+    add("--no_embeddings", nargs=0, const=True, default=False,
+        help="leave the pair 0:0 (embedding outputs) out of the layer map")
     add("--window", default="21", help="words that an angle spans: odd, or 'all'")
     add("--distance", choices=DISTANCES, default="cosine", help="similarity of a pair")
     add("--pair_criterion", choices=CRITERIA, default="kl", help="criterion between pairs")
@@ -235,8 +246,13 @@ def add_arguments(parser):
 def check_args(args):
     """Check and convert the options of `add_arguments` in place; args.terms becomes {name: weight}.
 
-    Raises ValueError. Without args.teacher there is nothing to distil and the terms become {}.
+    Raises ValueError. Without args.teacher there is nothing to distil: the terms become {}, and any option given for
+    it is refused.
     """
+    typed = vars(args).pop("typed", [])
+    if typed and not args.teacher:
+        raise ValueError(f"{', '.join(dict.fromkeys(typed))} is for distilling from a teacher: pass --teacher too, or "
+                         "leave it out to train on the labels alone")  # fmt: skip
     if not re.fullmatch(r"\d{1,6}|all", args.window, re.ASCII):
         raise ValueError(f"--window {args.window!r} must be an odd number or 'all'")
     args.window = None if args.window == "all" else int(args.window)

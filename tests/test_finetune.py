@@ -226,6 +226,18 @@ def test_bad_input_is_one_line_before_anything_is_written(finetune, teacher, tmp
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("options", [
+    ("--terms", "ckd"), ("--layer_map", "uniform"), ("--temperature", "1"), ("--window", "21"), ("--hard_weight", "0"),
+    ("--no_embeddings",), ("--distance", "cosine"), ("--pair_criterion", "kl"), ("--triple_criterion", "mse"),
+    ("--cache_teacher",),
+])  # fmt: skip
+def test_options_of_distilling_without_a_teacher_are_refused(finetune, world, tmp_path, options):
+    """Also at their defaults: the run would train on the labels alone and say ckd."""
+    with pytest.raises(ValueError, match=f"^{options[0]} .*: pass --teacher"):
+        finetune("--student", world / "bert", "--output_dir", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_models_that_cannot_go_together_are_refused(finetune, teacher, world, tmp_path):
     with pytest.raises(ValueError, match=r"carries no trained task head .*distill_finetune.py --task cola"):
         finetune("--teacher", world / "bert", "--student_layers", "2", "--output_dir", tmp_path / "run")
