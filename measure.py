@@ -1,7 +1,9 @@
-"""What a model costs: parameters, floating-point operations, milliseconds."""
+"""What a model costs: parameters, floating-point operations, milliseconds, memory."""
 import copy
+import os
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,6 +24,7 @@ def count_flops(model, seq_len):
     """
     with torch.device("meta"):
         twin = type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager").eval()
+        twin.config.pad_token_id = None  # DeBERTa would look for it among ids that have no storage
         ids = torch.zeros(1, seq_len, dtype=torch.long)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             twin(input_ids=ids)
@@ -85,3 +88,11 @@ def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=5, seconds=0.5
         for name in models:
             result[name][str(size)] = round(statistics.median(times[name]), 3)
     return result
+
+
+def machine_memory():
+    """Bytes of memory that this machine has, or that its container may take."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    limit = limit.read_text().strip() if limit.is_file() else "max"
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(total, int(limit)) if limit.isdigit() else total

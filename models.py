@@ -1,8 +1,12 @@
 """Models: loading a teacher, building and initialising a student, aligning layers."""
 import copy
 import inspect
+import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -15,6 +19,7 @@ from transformers import (
 )
 
 import baselines
+import measure
 
 AUTO = {
     "classification": AutoModelForSequenceClassification,
@@ -24,6 +29,76 @@ AUTO = {
 }
 STRATEGIES = ("uniform", "last", "first", "ends")
 INITS = ("uniform", "first", "last", "random")
+
+
+# --- model types -------------------------------------------------------------------------------------------------
+
+
+def _bert_head(model, x):
+    return model.cls.predictions.transform(x)
+
+
+def _roberta_head(model, x):
+    return model.lm_head.layer_norm(torch.nn.functional.gelu(model.lm_head.dense(x)))
+
+
+def _distilbert_head(model, x):
+    return model.vocab_layer_norm(model.activation(model.vocab_transform(x)))
+
+
+def _electra_head(model, x):
+    return model.generator_predictions(x)
+
+
+class Family(NamedTuple):
+    """What this code knows of a model type; hidden states and logits are transformers' own for all of them.
+
+    fast_mask: a bool [B, 1, 1, T] mask means the same to it as a [B, T] mask. layers: the stack of layers, a path below
+    base_model; "" = its layers can be neither cut nor copied. qkv: the linear layers of query, key and value, paths
+    below a layer; () = no terms of attention. mlm: (model, last hidden states [M, D]) -> what its decoder multiplies;
+    None = no pre-training. skipped: config -> rows of the position table that no word takes.
+    """
+
+    fast_mask: bool
+    layers: str = ""
+    qkv: tuple = ()
+    mlm: Callable | None = None
+    skipped: Callable = lambda config: 0
+
+
+_BERT_QKV = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
+_ROBERTA = Family(True, "encoder.layer", _BERT_QKV, _roberta_head, lambda config: config.pad_token_id + 1)
+# config.model_type -> what works. The README has the same table.
+FAMILIES = {
+    "bert": Family(True, "encoder.layer", _BERT_QKV, _bert_head),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "distilbert": Family(True, "transformer.layer", tuple(f"attention.{x}_lin" for x in "qkv"), _distilbert_head),
+    "electra": Family(True, "encoder.layer", _BERT_QKV, _electra_head),
+    # Attention that adds its mask to biases of relative positions, or multiplies it, takes no bool [B, 1, 1, T].
+    "deberta-v2": Family(False, "encoder.layer"),
+    "mpnet": Family(False, "encoder.layer", skipped=lambda config: 2),  # whatever its padding id
+    "albert": Family(True),  # one layer, applied again and again: there is nothing to cut or to copy
+    "modernbert": Family(False),  # layers of two kinds, local and global, which may not take each other's place
+}
+
+
+def family(config, what, kind=None):
+    """The Family of a configuration; what: the model's name in errors.
+
+    Raises ValueError, listing the types that work, for a model type that this code does not know, for a decoder, and
+    if kind is "mlm" for one that works in fine-tuning only.
+    """
+    known = FAMILIES.get(config.model_type)
+    if not known or getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
+        decoder = " used as a decoder" if known else ""
+        raise ValueError(f"{what} is of type {config.model_type!r}{decoder}, which does not work here: take a model of "
+                         f"type {', '.join(FAMILIES)}")  # fmt: skip
+    if kind == "mlm" and not known.mlm:
+        raise ValueError(f"{what} is of type {config.model_type!r}, which works in fine-tuning only: pre-train one of "
+                         f"type {', '.join(name for name, f in FAMILIES.items() if f.mlm)}")  # fmt: skip
+    return known
 
 
 def layer_map(n_student, n_teacher, strategy):
@@ -63,7 +138,7 @@ def layer_map(n_student, n_teacher, strategy):
 
 def aligned(student, teacher, strategy, no_embeddings=False):
     """The layer map of two models; no_embeddings leaves out (0, 0)."""
-    pairs = layer_map(len(encoder_layers(student)), len(encoder_layers(teacher)), strategy)
+    pairs = layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, strategy)
     return [pair for pair in pairs if not (no_embeddings and pair == (0, 0))]
 
 
@@ -91,7 +166,7 @@ def _explain(what, name, error):
 def load_config(name, what="model"):
     """Configuration of a hub id or folder; ValueError in one line where there is none."""
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the hub, the file system and the parser each raise their own
         raise _explain(what, name, error) from error
 
@@ -99,7 +174,7 @@ def load_config(name, what="model"):
 def load_tokenizer(name, what="tokenizer of"):
     """Fast tokenizer of a hub id or folder; ValueError in one line where there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
         raise _explain(what, name, error) from error
     if not tokenizer.is_fast:
@@ -114,9 +189,11 @@ def load_model(name, kind, what="model", *, labels=None):
 
     kind: "classification", "regression", "qa" or "mlm". labels: label words in the order of their ids, for
     classification. Weights are float32, on the CPU.
-    Returns (model in eval mode, list of missing parameter names). Raises ValueError in one line.
+    Returns (model in eval mode, names of the parameters of a new head). Raises ValueError in one line, also where
+    anything but the head is missing; names on stderr what the files hold and the model does not take.
     """
-    options = {"attn_implementation": "sdpa", "dtype": torch.float32}
+    family(load_config(name, what), f"{what} {str(name)!r}", kind)
+    options = {"dtype": torch.float32, "trust_remote_code": False}
     if kind == "regression":
         options |= {"num_labels": 1, "problem_type": "regression"}
     elif labels:
@@ -126,7 +203,33 @@ def load_model(name, kind, what="model", *, labels=None):
         model, info = AUTO[kind].from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _explain(what, name, error) from error
-    return model.eval(), sorted(info["missing_keys"])
+    return model.eval(), check_loaded(model, info, f"{what} {str(name)!r}")
+
+
+# Of heads that fine-tuning or another task leaves behind, below or beside the encoder; position_ids of old files.
+DROPPED = re.compile(r"(cls|lm_head|pooler|classifier|pre_classifier|sop_classifier|qa_outputs|head|decoder|vocab_\w+|"
+                     r"predictions|\w+_predictions|generator_lm_head)\.|.*\bposition_ids$")  # fmt: skip
+
+
+def check_loaded(model, info, what):
+    """The sorted names of parameters that the files lacked, all of a head; info: transformers' loading info.
+
+    Raises ValueError if others are missing: transformers leaves them at random values. A head is what lies outside
+    base_model, and its pooler, which files of masked language models lack. Tensors that nothing takes are named in a
+    line on stderr.
+    """
+    prefix, missing = f"{model.base_model_prefix}.", sorted(info["missing_keys"])
+    lost = [name for name in missing if name.startswith(prefix) and not name.startswith(f"{prefix}pooler.")]
+    extra = sorted(n for n in info["unexpected_keys"] if not DROPPED.match(n.removeprefix(prefix)))
+    named = f", among them {', '.join(extra[:3])}" if extra else ""
+    if lost:
+        raise ValueError(
+            f"{what}: its files lack {len(lost)} tensors that its config.json describes, first {lost[0]}, which would "
+            f"be random, and hold {len(extra)} unknown ones{named}: take files that belong together"
+        )
+    if extra and os.environ.get("RANK", "0") == "0":
+        print(f"{what}: its files hold {len(extra)} tensors that the model does not take{named}", file=sys.stderr)
+    return missing
 
 
 def check_labels(config, kind, labels, what, remedy):
@@ -147,7 +250,8 @@ def load_teacher(name, kind, *, labels=None, need_head=True, fine_tune_command="
 
     Arguments as in `load_model`. Raises ValueError if the head would be freshly initialised or has other labels.
     """
-    check_labels(load_config(name, "--teacher"), kind, labels, f"--teacher {name!r}", fine_tune_command)
+    config = load_config(name, "--teacher")
+    check_labels(config, kind, labels, f"--teacher {name!r}", fine_tune_command)
     model, missing = load_model(name, kind, "--teacher", labels=labels)
     if missing and need_head:
         needs = "language-model" if kind == "mlm" else "task"
@@ -155,7 +259,32 @@ def load_teacher(name, kind, *, labels=None, need_head=True, fine_tune_command="
             f"--teacher {name!r} carries no trained {needs} head ({', '.join(missing[:2])} would be random): "
             f"make one first: {fine_tune_command}"
         )
+    head = type(model).__name__.partition("For")[2]
+    if need_head and kind != "mlm" and config.architectures and not config.architectures[0].endswith(head):
+        raise ValueError(  # ModernBERT's heads for questions and for classes have the same names and shapes
+            f"--teacher {name!r} is a {config.architectures[0]}, this task needs a {type(model).__name__}: make one "
+            f"first: {fine_tune_command}"
+        )
     return model.requires_grad_(False)
+
+
+def check_tokenizer(tokenizer, config, what, kind):
+    """Raise ValueError unless the model has a row for every word and the tokenizer the special words that are needed.
+
+    config: the model's. what: its name in errors. kind: as in `load_model`.
+    """
+    last = max(tokenizer.get_vocab().values())
+    if last >= config.vocab_size:
+        raise ValueError(f"tokenizer of {what} has words up to number {last}, the model's embedding only rows up to "
+                         f"{config.vocab_size - 1}: resize_token_embeddings, then save the model again")  # fmt: skip
+    for name in ("pad", "cls", "sep") + (("mask",) if kind == "mlm" else ()):
+        if getattr(tokenizer, f"{name}_token_id") is None:
+            raise ValueError(f"tokenizer of {what} has no {name}_token: name it in its tokenizer_config.json, or take "
+                             "the tokenizer that the model was trained with")  # fmt: skip
+    ids = tokenizer("")["input_ids"]
+    if kind != "mlm" and not {tokenizer.cls_token_id, tokenizer.sep_token_id} <= set(ids):
+        raise ValueError(f"tokenizer of {what} puts no {tokenizer.cls_token} and {tokenizer.sep_token} around a text: "
+                         "give its tokenizer.json a post_processor that does")  # fmt: skip
 
 
 def check_vocabulary(student, teacher, student_name, teacher_name):
@@ -176,6 +305,8 @@ def student_config(source, layers=None, hidden=None, heads=None, intermediate=No
     config = copy.deepcopy(source)
     names = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}
     names["hidden_dim" if config.model_type == "distilbert" else "intermediate_size"] = intermediate
+    if hasattr(config, "pooler_hidden_size"):  # DeBERTa's, which follows the width
+        names["pooler_hidden_size"] = hidden
     for name, value in names.items():
         if value is not None:
             setattr(config, name, value)
@@ -188,13 +319,38 @@ def student_config(source, layers=None, hidden=None, heads=None, intermediate=No
 
 
 def encoder_layers(model):
-    """The ModuleList of transformer layers of a BERT, RoBERTa/XLM-R or DistilBERT model, whatever its head."""
-    base = model.base_model
-    encoder = getattr(base, "encoder", None) or getattr(base, "transformer", None)
-    layers = getattr(encoder, "layer", None)
-    if layers is None:
-        raise ValueError(f"{type(model).__name__} has no known stack of layers: use BERT, RoBERTa or DistilBERT")
-    return layers
+    """The ModuleList of transformer layers, whatever the model's head; ValueError where they cannot be told apart."""
+    check_layers_known(model.config, type(model).__name__)
+    return model.base_model.get_submodule(FAMILIES[model.config.model_type].layers)
+
+
+def check_layers_known(config, what):
+    """Raise ValueError if the layers of a model can neither be cut nor copied."""
+    if not family(config, what).layers:
+        able = ", ".join(name for name, f in FAMILIES.items() if f.layers)
+        raise ValueError(f"{what}: a student cannot be cut from a model of type {config.model_type!r}, whose layers "
+                         f"are shared or of two kinds, only from {able}: pass a small one as --student")  # fmt: skip
+
+
+def check_size(config, kind):
+    """Raise ValueError if a student of this configuration is more than the machine's memory holds.
+
+    On a CPU it takes 16 bytes a parameter (weight, gradient, two moments of AdamW), else 4 until it is on the device.
+    """
+    counts = []
+    for layers in (1, 2):  # all layers are alike, and a thousand take long even without storage
+        small = copy.deepcopy(config)
+        small.num_hidden_layers = layers
+        with torch.device("meta"):
+            counts.append(sum(p.numel() for p in AUTO[kind].from_config(small, trust_remote_code=False).parameters()))
+    total = counts[0] + (config.num_hidden_layers - 1) * (counts[1] - counts[0])
+    needed, there = total * (4 if torch.cuda.is_available() else 16), measure.machine_memory()
+    if needed > there:
+        raise ValueError(
+            f"a student of {config.num_hidden_layers} layers, width {config.hidden_size} has {total:.3g} parameters, "
+            f"which take {needed / 1e9:.3g} GB to train, and this machine has {there / 1e9:.3g} GB: lower "
+            "--student_layers, --student_hidden or --student_intermediate"
+        )
 
 
 def copy_weights(student, source, init):
@@ -238,8 +394,11 @@ def build_student(source, kind, shape, init=None):
     source: a model with the head of its kind. shape: keyword arguments of `student_config`. init: one of INITS; None
     takes "uniform" where the width allows it, else "random", which copies nothing.
     """
+    encoder_layers(source)  # it has some that can be told apart
     config = student_config(source.config, **shape)
-    student = AUTO[kind].from_config(config, attn_implementation=source.config._attn_implementation)
+    student = AUTO[kind].from_config(
+        config, attn_implementation=source.config._attn_implementation, trust_remote_code=False
+    )
     if init is None:
         shapes = [
             [model.config.num_attention_heads, *(p.shape for p in encoder_layers(model)[0].parameters())]
@@ -264,7 +423,8 @@ def add_arguments(parser):
     add("--student_init", choices=INITS, help="layers to copy into a built student; uniform if the widths agree")
 
 
-SHAPE = ("layers", "hidden", "heads", "intermediate")
+# Options that shape a student, and the largest that is not taken for a slip; memory is a limit of its own.
+SHAPE = {"layers": 1000, "hidden": 1_000_000, "heads": 10_000, "intermediate": 10_000_000}
 
 
 def student_shape(args):
@@ -277,8 +437,12 @@ def check_args(args):
     """Check the options of `add_arguments`; raises ValueError."""
     shape = student_shape(args)
     for name, value in shape.items():
-        if value < 1:
-            raise ValueError(f"--student_{name} {value} must be at least 1")
+        if not 1 <= value <= SHAPE[name]:
+            raise ValueError(f"--student_{name} {value} must be at least 1 and at most {SHAPE[name]}")
+    for name in ("teacher", "student"):
+        if getattr(args, name) is not None and not getattr(args, name).strip():
+            raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the "
+                             "option out")  # fmt: skip
     if not args.teacher and not args.student:
         raise ValueError("--student is missing: pass a hub id or folder, such as bert-base-multilingual-cased")
     if not args.student and not shape:
@@ -287,14 +451,40 @@ def check_args(args):
         raise ValueError(f"--student_init {args.student_init} is for a student built with --student_layers: add that")
 
 
+def check_types(args, kind):
+    """The configurations of teacher and student, by name in errors; ValueError if what is asked for cannot work."""
+    configs = {f"--{option} {name!r}": load_config(name, f"--{option}")
+               for option, name in (("teacher", args.teacher), ("student", args.student)) if name}  # fmt: skip
+    attention = [name for name in ("attention_mse", "minilm") if name in getattr(args, "terms", ())]
+    for what, config in configs.items():
+        known = family(config, what, kind)
+        if attention and not known.qkv:
+            able = ", ".join(name for name, f in FAMILIES.items() if f.qkv)
+            raise ValueError(f"{attention[0]} reads queries and keys, which are not known of {what} of type "
+                             f"{config.model_type!r}, only of {able}: leave the term out")  # fmt: skip
+    what, source = list(configs.items())[-1]
+    if student_shape(args):
+        check_layers_known(source, what)
+        source = student_config(source, **student_shape(args))
+        check_size(source, kind)
+    sizes = {config.vocab_size for config in configs.values()}
+    if len(sizes) > 1 and kind == "mlm" and "logits" in getattr(args, "terms", ()):
+        raise ValueError(f"teacher and student give logits over {' and '.join(map(str, sizes))} words: resize one "
+                         "embedding, or leave out logits (--terms ckd logits=0)")  # fmt: skip
+    return configs
+
+
 def load_pair(args, kind, *, labels=None, need_head=True, fine_tune_command=""):
     """(student, teacher or None, tokenizer) as the options say; the student is float32, in train mode later.
 
     Raises ValueError in one line for a model that cannot be had, other vocabularies or an untrained teacher.
     """
+    configs = check_types(args, kind)
     tokenizer = load_tokenizer(args.teacher or args.student, "tokenizer of")
     if args.teacher and args.student and args.student != args.teacher:
         check_vocabulary(load_tokenizer(args.student, "tokenizer of --student"), tokenizer, args.student, args.teacher)
+    for what, config in configs.items():
+        check_tokenizer(tokenizer, config, what, kind)
     teacher = None
     if args.teacher:
         teacher = load_teacher(args.teacher, kind, labels=labels, need_head=need_head,
@@ -326,12 +516,7 @@ class MaskedLM(torch.nn.Module):
         return {"hidden_states": hidden, "features": self._transform(chosen)}
 
     def _transform(self, x):
-        model = self.model
-        if hasattr(model, "cls"):  # BERT
-            return model.cls.predictions.transform(x)
-        if hasattr(model, "lm_head"):  # RoBERTa, XLM-R
-            return model.lm_head.layer_norm(torch.nn.functional.gelu(model.lm_head.dense(x)))
-        return model.vocab_layer_norm(model.activation(model.vocab_transform(x)))  # DistilBERT
+        return FAMILIES[self.model.config.model_type].mlm(self.model, x)
 
     @property
     def decoder(self):
@@ -353,7 +538,8 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
     """
     inner, captured = model.model if isinstance(model, MaskedLM) else model, {}
     for layer in qkv_layers:
-        for i, linear in enumerate(_qkv_linears(encoder_layers(inner)[layer - 1])):
+        for i, path in enumerate(FAMILIES[inner.config.model_type].qkv):
+            linear = encoder_layers(inner)[layer - 1].get_submodule(path)
             linear.register_forward_hook(lambda _, args, out, key=(layer, i): captured.__setitem__(key, out))
     if projected:
         generator = torch.Generator().manual_seed(seed)
@@ -391,13 +577,6 @@ def add_term_outputs(args, student, teacher):
     add_outputs(teacher, [t for _, t in qkv])
 
 
-def _qkv_linears(layer):
-    """The query, key and value layers of a BERT, RoBERTa or DistilBERT layer."""
-    attention = getattr(layer.attention, "self", layer.attention)
-    names = ("query", "key", "value") if hasattr(attention, "query") else ("q_lin", "k_lin", "v_lin")
-    return [getattr(attention, name) for name in names]
-
-
 def saved_state(model):
     """The model's state dict without what `add_outputs` added to it."""
     return {name: value for name, value in model.state_dict().items() if not name.startswith("projections.")}
@@ -409,21 +588,24 @@ def saved_state(model):
 def model_inputs(model, batch):
     """The part of a batch that a model's forward takes: no token types where it has none, no labels.
 
-    The mask goes in as bool [B, 1, 1, T], the form in which attention wants it: from [B, T] transformers would make it
-    itself, after asking the device whether there is any padding.
+    The mask goes in as bool [B, 1, 1, T] where that means the same: from [B, T] transformers would make it itself,
+    after asking the device whether there is any padding.
     """
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"].bool()[:, None, None]}
+    config, mask = model.config, batch["attention_mask"]
+    # Attention written out would add False and True to its scores.
+    if FAMILIES[config.model_type].fast_mask and config._attn_implementation == "sdpa":
+        mask = mask.bool()[:, None, None]
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask}
     # Of the class: what the model's own attribute is wrapped in may hide the signature.
     takes = inspect.signature(type(model).forward).parameters
-    if "token_type_ids" in batch and "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1:
+    if "token_type_ids" in batch and "token_type_ids" in takes and getattr(config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = batch["token_type_ids"]
     return inputs
 
 
 def max_tokens(config):
-    """Longest input in tokens. RoBERTa counts its positions from the padding id on."""
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return config.max_position_embeddings - offset
+    """Longest input in tokens. RoBERTa and MPNet count their positions from the padding id on."""
+    return config.max_position_embeddings - FAMILIES[config.model_type].skipped(config)
 
 
 @torch.no_grad()

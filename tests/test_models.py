@@ -1,10 +1,16 @@
 """models.py on tiny random models: layer maps, students, teachers' heads, counts, and what is refused."""
 import argparse
+import contextlib
+import functools
+import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -349,6 +355,97 @@ def test_weights_missing_or_cut_short(damage, tmp_path):
     assert one_line(error)
 
 
+def saved(folder, state, **shape):
+    """A folder with a BERT's config.json and these tensors."""
+    CONFIGS["bert"](**{"layers": 2, **shape}).save_pretrained(folder)
+    save_file({name: value.clone() for name, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    return str(folder)
+
+
+WHOLE = make(layers=2).state_dict()
+ENCODER = {name: value for name, value in WHOLE.items() if name.startswith("bert.")}
+LOST = {
+    "renamed": ({f"x.{name}": value for name, value in WHOLE.items()}, {}, r"embeddings\.LayerNorm\.bias.* x\.bert"),
+    "one renamed": ({n.replace("0.attention.self.query", "0.q"): v for n, v in WHOLE.items()}, {},
+                    r"lack 2 tensors .*0\.attention\.self\.query\.bias.*hold 2 unknown ones.*layer\.0\.q"),
+    "layers": (WHOLE, {"layers": 3}, r"lack 16 tensors .*bert\.encoder\.layer\.2\."),
+    "layers of an encoder": ({n.removeprefix("bert."): v for n, v in ENCODER.items()}, {"layers": 3}, r"layer\.2\."),
+    "words": ({n: v for n, v in WHOLE.items() if "word_emb" not in n}, {}, r"first bert\.embeddings\.word_embeddings"),
+    "empty": ({"nothing": torch.zeros(1)}, {}, "lack"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOST)
+@pytest.mark.parametrize("kind", ["classification", "mlm"])
+def test_weights_that_did_not_load_are_an_error_that_names_them(case, kind, tmp_path):
+    state, shape, message = LOST[case]
+    folder = saved(tmp_path, state, **shape)
+    for load in (models.load_model, functools.partial(models.load_teacher, need_head=False)):
+        with pytest.raises(ValueError, match=message) as error:
+            load(folder, kind)
+        assert one_line(error)
+
+
+def test_a_fresh_pooler_is_for_students_only(tmp_path):
+    """Files of masked language models have no pooler, which a classifier of BERT needs."""
+    folder = saved(tmp_path, {n: v for n, v in WHOLE.items() if "pooler" not in n})
+    assert models.load_model(folder, "classification")[1] == ["bert.pooler.dense.bias", "bert.pooler.dense.weight"]
+    with pytest.raises(ValueError, match=r"no trained task head .bert\.pooler\.dense\.bias.* would be random"):
+        models.load_teacher(folder, "classification")
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({}, None),
+        ({"cls.predictions.bias": V, "cls.seq_relationship.weight": V, "qa_outputs.bias": 2}, None),
+        ({"bert.embeddings.position_ids": P}, None),
+        ({"bert.encoder.layer.2.output.dense.bias": H}, "hold 1 tensors .*bert.encoder.layer.2.output.dense.bias"),
+        ({f"adapter.{i}": H for i in range(5)}, "hold 5 tensors .*adapter.0, adapter.1, adapter.2"),
+    ],
+)
+def test_tensors_that_nothing_takes_are_named_on_stderr(extra, said, tmp_path, capsys, monkeypatch):
+    folder = saved(tmp_path, WHOLE | {name: torch.zeros(size) for name, size in extra.items()})
+    assert not models.load_model(folder, "classification")[1]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "tensors" in line]
+    assert len(lines) == bool(said) and all(re.search(said, line) for line in lines)
+    monkeypatch.setenv("RANK", "1")  # of several processes one speaks
+    models.load_model(folder, "classification")
+    assert "tensors" not in capsys.readouterr().err
+
+
+CODE = """
+from pathlib import Path
+Path({marker!r}).write_text("executed")
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizerFast
+class Config(BertConfig): model_type = {model_type!r}
+class Model(BertForSequenceClassification): pass
+class Masked(BertForMaskedLM): pass
+class Words(BertTokenizerFast): pass
+"""
+
+
+@pytest.mark.parametrize("model_type", ["bert", "stranger"])
+def test_code_in_a_models_folder_is_not_executed(model_type, tmp_path, monkeypatch):
+    """Not even where a pipe answers transformers' question with yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder, marker = Path(tokenizer(tmp_path / "m", "abc")), tmp_path / "marker"
+    make(layers=2).save_pretrained(folder)
+    (folder / "code.py").write_text(CODE.format(marker=str(marker), model_type=model_type))
+    autos = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model",
+             "AutoModelForMaskedLM": "code.Masked", "AutoTokenizer": ["code.Words", "code.Words"]}  # fmt: skip
+    for name in ("config.json", "tokenizer_config.json"):
+        old = json.loads((folder / name).read_text()) | {"auto_map": autos}
+        old |= {"model_type": model_type} if name == "config.json" else {"tokenizer_class": "Words"}
+        (folder / name).write_text(json.dumps(old))
+    for load in (models.load_config, models.load_tokenizer, lambda name: models.load_model(name, "mlm"),
+                 lambda name: models.load_model(name, "classification"),
+                 lambda name: models.load_teacher(name, "classification")):  # fmt: skip
+        with contextlib.suppress(ValueError):
+            load(str(folder))
+        assert not marker.exists()
+
+
 def tokenizer(folder, words):
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
@@ -388,6 +485,11 @@ def parse(*options):
     ("options", "message"),
     [
         ((), "--student is missing"),
+        (("--teacher", ""), "--teacher '' names no model"),
+        (("--teacher", "", "--student", "s"), "--teacher '' names no model"),
+        (("--teacher", "t", "--student", " "), "--student ' ' names no model"),
+        (("--teacher", "t", "--student_layers", "100000"), "--student_layers 100000 must be .* at most 1000"),
+        (("--teacher", "t", "--student_hidden", "4000000"), "--student_hidden 4000000 must be .* at most 1000000"),
         (("--teacher", "t"), "pass --student .*or --student_layers"),
         (("--student", "s", "--student_layers", "0"), "--student_layers 0 must be at least 1"),
         (("--teacher", "t", "--student_hidden", "-4"), "--student_hidden -4 must be at least 1"),
@@ -429,9 +531,79 @@ def test_load_pair_cuts_the_student_from_the_teacher_or_from_its_own_source(trai
 
 
 def test_load_pair_refuses_another_vocabulary(trained, tmp_path):
-    args = parse("--teacher", trained, "--student", tokenizer(tmp_path / "other", "abd"))
+    other = tokenizer(tmp_path / "other", "abd")
+    make(layers=2).save_pretrained(other)
+    args = parse("--teacher", trained, "--student", other)
     with pytest.raises(ValueError, match="different vocabularies"):
         models.load_pair(args, "classification", labels=NO_YES)
+
+
+@pytest.mark.parametrize("shape", [("--student_hidden", "1000000"), ("--student_intermediate", "10000000"),
+                                   ("--student_layers", "1000", "--student_hidden", "100000")])  # fmt: skip
+def test_a_student_larger_than_the_memory_is_refused_before_it_is_built(trained, shape, monkeypatch):
+    monkeypatch.setattr(measure, "machine_memory", lambda: 10**9)
+    with pytest.raises(ValueError, match=r"a student of .* parameters, .* GB .* this machine has 1 GB: lower") as error:
+        models.load_pair(parse("--teacher", trained, *shape), "classification", labels=NO_YES)
+    assert one_line(error)
+
+
+def test_memory_that_a_student_needs_is_counted_from_one_layer(monkeypatch):
+    config = CONFIGS["bert"](7)
+    needed = 16 * sum(p.numel() for p in make(layers=7).parameters())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(measure, "machine_memory", lambda: needed)
+    models.check_size(config, "classification")
+    monkeypatch.setattr(measure, "machine_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match="a student of 7 layers, width 8"):
+        models.check_size(config, "classification")
+
+
+def test_heads_that_do_not_divide_the_width(trained):
+    with pytest.raises(ValueError, match="--student_hidden 8 is not a multiple of 7 heads"):
+        models.load_pair(parse("--teacher", trained, "--student_heads", "7"), "classification", labels=NO_YES)
+
+
+def change(name, **values):
+    def damage(folder):
+        old = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({k: v for k, v in (old | values).items() if v is not None}))
+
+    return damage
+
+
+def add_words(folder, number):
+    words = models.load_tokenizer(str(folder))
+    words.add_tokens([f"new{i}" for i in range(number)])
+    words.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "message"),
+    [
+        (lambda folder: add_words(folder, V - 8), "classification", None),
+        (lambda folder: add_words(folder, V - 7), "mlm", f"has words up to number {V}, .* rows up to {V - 1}"),
+        (change("tokenizer_config.json", pad_token=None), "classification", "has no pad_token"),
+        (change("tokenizer_config.json", cls_token=None), "classification", "has no cls_token"),
+        (change("tokenizer_config.json", sep_token=None), "mlm", "has no sep_token"),
+        (change("tokenizer_config.json", mask_token=None), "mlm", "has no mask_token"),
+        (change("tokenizer_config.json", mask_token=None), "classification", None),
+        (change("tokenizer.json", post_processor={"type": "ByteLevel", "trim_offsets": True, "use_regex": True,
+                                                  "add_prefix_space": True}),
+         "classification", r"puts no \[CLS\] and \[SEP\] around a text"),
+    ],
+)  # fmt: skip
+def test_tokenizer_that_does_not_fit_is_refused(damage, kind, message, tmp_path):
+    folder = Path(tokenizer(tmp_path / "m", "abc"))
+    change("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")(folder)  # no word by default
+    make(layers=2, kind=kind).save_pretrained(folder)
+    damage(folder)
+    args = parse("--student", str(folder))
+    if not message:
+        models.load_pair(args, kind, labels=NO_YES)
+        return
+    with pytest.raises(ValueError, match=f"tokenizer of --student '.*' {message}") as error:
+        models.load_pair(args, kind, labels=NO_YES)
+    assert one_line(error)
 
 
 # --- inputs and counts ------------------------------------------------------------------------------------------

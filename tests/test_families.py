@@ -1,0 +1,301 @@
+"""Every model type of models.FAMILIES, tiny and random: what the table claims works, and all else is refused."""
+import json
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from accelerate.state import AcceleratorState
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+from tokenizers import models as kinds
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
+
+import distill_pretrain
+import losses
+import measure
+import models
+
+BERT_WORDS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+              "mask_token": "[MASK]"}  # fmt: skip
+ROBERTA_WORDS = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>",
+                 "mask_token": "<mask>"}  # fmt: skip
+# model type -> (algorithm of its tokenizer, special words, what its configuration has beside the common shape)
+TINY = {
+    "bert": ("WordPiece", BERT_WORDS, {}),
+    "roberta": ("BPE", ROBERTA_WORDS, {"type_vocab_size": 1}),
+    "xlm-roberta": ("Unigram", ROBERTA_WORDS, {"type_vocab_size": 1}),
+    "camembert": ("Unigram", ROBERTA_WORDS, {"type_vocab_size": 1}),
+    "distilbert": ("WordPiece", BERT_WORDS, {"hidden_dim": 32}),
+    "electra": ("WordPiece", BERT_WORDS, {"embedding_size": 8}),
+    "deberta-v2": ("Unigram", BERT_WORDS, {
+        "relative_attention": True, "position_buckets": 4, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
+        "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0, "conv_kernel_size": 3}),
+    "mpnet": ("WordPiece", ROBERTA_WORDS, {}),
+    "albert": ("Unigram", BERT_WORDS, {"embedding_size": 8, "num_hidden_groups": 2}),
+    "modernbert": ("BPE", BERT_WORDS, {"local_attention": 4, "global_attn_every_n_layers": 2}),
+}  # fmt: skip
+PRETRAINED = [name for name, family in models.FAMILIES.items() if family.mlm]
+T = 12
+
+
+def test_every_type_of_the_table_is_tested_and_stands_in_the_readme():
+    assert list(TINY) == list(models.FAMILIES)
+    lines = Path("README.md").read_text(encoding="utf-8").splitlines()
+    for name, family in models.FAMILIES.items():
+        claims = (True, bool(family.layers), bool(family.qkv), bool(family.mlm))
+        row = f"| `{name}` | " + " | ".join("yes" if claim else "no" for claim in claims) + " |"
+        assert row in lines, row
+    assert sum(line.endswith((" | yes |", " | no |")) for line in lines) == len(TINY)
+
+
+def make_tokenizer(algorithm, words, lines):
+    """A small tokenizer of the algorithm, learned from the lines, with the special words where BERT puts them."""
+    special = list(words.values())
+    tokenizer = Tokenizer({"WordPiece": kinds.WordPiece(unk_token=words["unk_token"]), "BPE": kinds.BPE(),
+                           "Unigram": kinds.Unigram()}[algorithm])  # fmt: skip
+    space = {"WordPiece": pre_tokenizers.BertPreTokenizer, "BPE": pre_tokenizers.ByteLevel,
+             "Unigram": pre_tokenizers.Metaspace}[algorithm]()  # fmt: skip
+    trainer = {"WordPiece": trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False),
+               "BPE": trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False,
+                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+               "Unigram": trainers.UnigramTrainer(vocab_size=100, special_tokens=special, show_progress=False,
+                                                  unk_token=words["unk_token"])}[algorithm]  # fmt: skip
+    tokenizer.pre_tokenizer = space
+    if algorithm == "BPE":
+        tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(lines, trainer)
+    cls, sep = words["cls_token"], words["sep_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B {sep}",
+        special_tokens=[(word, special.index(word)) for word in (cls, sep)])  # fmt: skip
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words)
+
+
+def tiny_config(name, layers=4, vocab_size=60, **more):
+    _, words, own = TINY[name]
+    shape = {"vocab_size": vocab_size, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2,
+             "intermediate_size": 32, "max_position_embeddings": 40,
+             "pad_token_id": list(words).index("pad_token")}  # fmt: skip
+    if name == "modernbert":
+        shape |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    if name == "distilbert":
+        del shape["intermediate_size"]
+    return AutoConfig.for_model(name, **{**shape, **own, **more})
+
+
+def tiny(name, kind="classification", std=0.3, seed=0, **more):
+    torch.manual_seed(seed)
+    model = models.AUTO[kind].from_config(tiny_config(name, **more)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter.data, std=std)
+    return model
+
+
+def padded(model):
+    """A batch of three sentences of different length."""
+    ids = torch.randint(5, 60, (3, T), generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(T)[None] < torch.tensor([[T], [T - 5], [4]])
+    ids[~mask] = model.config.pad_token_id
+    types = (torch.arange(T)[None] > 2).long() * mask
+    return {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": types}
+
+
+@pytest.mark.parametrize("kind", ["classification", "qa", "mlm"])
+@pytest.mark.parametrize("name", models.FAMILIES)
+@torch.no_grad()
+def test_outputs_equal_transformers_own_with_a_plain_mask(name, kind):
+    model = tiny(name, kind)
+    batch = padded(model)
+    inputs = models.model_inputs(model, batch)
+    assert (inputs["attention_mask"].ndim == 4) == models.FAMILIES[name].fast_mask
+    plain = {key: batch[key] for key in inputs}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        assert "token_type_ids" in plain or name == "distilbert"
+    found, expected = (model(**given, output_hidden_states=True) for given in (inputs, plain))
+    assert len(found.hidden_states) == model.config.num_hidden_layers + 1
+    real = batch["attention_mask"].bool()
+    pairs = list(zip(found.hidden_states, expected.hidden_states, strict=True))
+    pairs += [(found[key], expected[key]) for key in ("logits", "start_logits", "end_logits") if key in expected]
+    for one, other in pairs:
+        rows = real if one.shape[:2] == real.shape else slice(None)
+        torch.testing.assert_close(one[rows], other[rows], rtol=1e-5, atol=1e-5)
+    # And the plain mask hides the padding: the last sentence by itself gives the same.
+    alone = model(**{key: value[2:, :4] for key, value in plain.items()}, output_hidden_states=True)
+    for one, other in zip(found.hidden_states, alone.hidden_states, strict=True):
+        torch.testing.assert_close(one[2:, :4], other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_a_copy_has_nothing_to_learn_and_another_model_has(name):
+    teacher, student, other = tiny(name), tiny(name), tiny(name, seed=1)
+    batch, layers = padded(teacher), (0, 2, 4)
+    args = types.SimpleNamespace(terms=losses.PRESETS["ckd"], temperature=2.0, distance="cosine", pair_criterion="kl",
+                                 triple_criterion="mse", window=5)  # fmt: skip
+    views = [losses.ModelView(model(**models.model_inputs(model, batch), output_hidden_states=True), layers,
+                              batch["attention_mask"]) for model in (teacher, student, other)]  # fmt: skip
+    same = losses.distillation_losses(views[1], views[0], batch, args)
+    different = losses.distillation_losses(views[2], views[0], batch, args)
+    for term in args.terms:
+        assert abs(same[term].item()) < 1e-8 < different[term].item(), term
+    different["wr_triple"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in other.parameters())
+
+
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_longest_input_counts_and_latency(name):
+    model = tiny(name)
+    longest = models.max_tokens(model.config)
+    found = measure.describe(model, longest)
+    assert (found["type"], found["layers"], found["heads"], found["intermediate_size"]) == (name, 4, 2, 32)
+    assert found["parameters"] == sum(p.numel() for p in model.parameters()) > found["parameters_without_embeddings"]
+    assert found["flops_per_sequence"] > measure.count_flops(model, longest // 2) > 0
+    assert measure.measure_latency({"m": model}, longest, batch_sizes=(1,), repeats=1, seconds=0)["m"]["1"] > 0
+    if name not in ("deberta-v2", "modernbert"):  # relative positions have no end
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, longest + 1), 5))
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+@torch.no_grad()
+def test_head_at_masked_positions_equals_transformers_logits(name):
+    model = tiny(name, "mlm")
+    batch, positions = padded(model), torch.tensor([1, 5, T + 2, 2 * T + 1])
+    out = models.MaskedLM(model)(models.model_inputs(model, batch), positions)
+    weight, bias = models.MaskedLM(model).decoder
+    plain = {key: batch[key] for key in models.model_inputs(model, batch)}
+    expected = model(**plain).logits.flatten(0, 1)[positions]
+    torch.testing.assert_close(out["features"] @ weight.T + bias, expected, rtol=1e-5, atol=1e-5)
+
+
+# --- whole scripts ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def save(world, tmp_path_factory):
+    """save(name, kind, layers) -> folder of a tiny model of the type and a tokenizer as such models have."""
+    lines = [line.split("\t")[-1] for line in (world / "glue" / "CoLA" / "train.tsv").read_text().splitlines()[:200]]
+    tokenizers, folders = {}, {}
+
+    def make(name, kind="classification", layers=4):
+        if (name, kind, layers) not in folders:
+            algorithm, words, _ = TINY[name]
+            key = algorithm, words["cls_token"]
+            tokenizers[key] = tokenizers.get(key) or make_tokenizer(algorithm, words, lines)
+            folder = tmp_path_factory.mktemp(name)
+            tiny(name, kind, std=0.05, layers=layers, vocab_size=len(tokenizers[key])).save_pretrained(folder)
+            tokenizers[key].save_pretrained(folder)
+            folders[name, kind, layers] = str(folder)
+        return folders[name, kind, layers]
+
+    return make
+
+
+@pytest.fixture
+def pretrain(world):
+    def run(*options):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        distill_pretrain.main(["--corpus", str(world / "text" / "valid.txt"), "--seq_length", "16",
+                               "--per_device_train_batch_size", "8", "--max_steps", "2", "--max_train_samples", "16",
+                               "--max_eval_samples", "4", *map(str, options)])  # fmt: skip
+
+    return run
+
+
+def check_run(folder, name, student_layers):
+    """The run is whole: finite losses in the record, a student of the type that loads without a missing tensor."""
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "complete" and record["model"]["flops_per_sequence"] > 0
+    assert (record["model"]["type"], record["model"]["layers"]) == (name, student_layers)
+    assert not any(torch.tensor(float(value)).isnan() for value in record["best"]["metrics"].values())
+
+
+EVERY = ("attention_mse=1", "embedding_mse=1", "hidden_mse=1", "minilm=1")
+
+
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_finetuning_with_ckd_and_all_terms_that_the_table_claims(name, finetune, save, tmp_path):
+    family = models.FAMILIES[name]
+    shape = ("--student_layers", "2") if family.layers else ("--student", save(name, layers=2))
+    width = ("--student_hidden", "24") if family.layers else ()  # hidden states through a projection
+    terms = EVERY if family.qkv else EVERY[1:3]
+    finetune("--teacher", save(name), *shape, *width, "--terms", "ckd", *terms, "--max_steps", "2",
+             "--output_dir", tmp_path / "run")  # fmt: skip
+    check_run(tmp_path / "run", name, 2)
+    model, missing = models.load_model(str(tmp_path / "run"), "classification")
+    assert not missing and model.config.hidden_size == (24 if width else 16)
+    found = pipeline("text-classification", model=str(tmp_path / "run"))("the dog sleeps .")
+    assert found[0]["label"] in model.config.label2id and 0 < found[0]["score"] <= 1
+
+
+@pytest.mark.parametrize("name", ["xlm-roberta", "modernbert"])
+def test_question_answering_with_any_tokenizer(name, finetune, save, world, tmp_path):
+    """Windows of contexts find the special words of other tokenizers, and the saved student loads whole."""
+    finetune("--task", "squad", "--data_dir", world / "squad", "--student", save(name, "qa"), "--max_steps", "1",
+             "--max_train_samples", "16", "--max_eval_samples", "8", "--max_seq_length", "36", "--doc_stride", "4",
+             "--max_query_length", "12", "--output_dir", tmp_path / "run")  # fmt: skip
+    check_run(tmp_path / "run", name, 4)
+    assert not models.load_model(str(tmp_path / "run"), "qa")[1]
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_pretraining_with_ckd_and_all_terms(name, pretrain, save, tmp_path):
+    teacher = save(name, "mlm")
+    pretrain("--teacher", teacher, "--student_layers", "2", "--terms", "ckd", *EVERY, "pkd=1", "hidden_cosine=1",
+             "--hard_weight", "1", "--output_dir", tmp_path / "run")  # fmt: skip
+    check_run(tmp_path / "run", name, 2)
+    # And an encoder that was pre-trained so is a student in fine-tuning.
+    assert any("classifier" in name for name in models.load_model(str(tmp_path / "run"), "classification")[1])
+    found = pipeline("fill-mask", model=str(tmp_path / "run"))
+    assert len(found(f"the dog {found.tokenizer.mask_token} .")) == 5
+
+
+@pytest.mark.parametrize("name", models.FAMILIES)
+def test_what_the_table_does_not_claim_is_refused(name, finetune, pretrain, save, tmp_path):
+    family, out = models.FAMILIES[name], ("--output_dir", tmp_path / "run")
+    if not family.qkv:
+        with pytest.raises(ValueError, match=f"minilm reads queries and keys.*type '{name}', only of bert, roberta"):
+            finetune("--teacher", save(name), "--student", save(name, layers=2), "--terms", "minilm", *out)
+    if not family.layers:
+        for shape in (("--student_layers", "2"), ("--student_intermediate", "8")):
+            with pytest.raises(ValueError, match=f"student cannot be cut from a model of type '{name}'"):
+                finetune("--teacher", save(name), *shape, *out)
+    if not family.mlm:
+        with pytest.raises(ValueError, match=f"'{name}', which works in fine-tuning only: pre-train one of type bert"):
+            pretrain("--student", save(name, "mlm"), *out)
+    assert not (tmp_path / "run").exists()
+
+
+STRANGERS = {
+    "gpt2": lambda: transformers.GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2),
+    "t5": lambda: transformers.T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
+    "vit": lambda: transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2),
+    "deberta": lambda: transformers.DebertaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1),
+    "bert": lambda: transformers.BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                            is_decoder=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("option", ["--teacher", "--student"])
+def test_unknown_types_are_refused_before_anything_is_trained(name, option, finetune, pretrain, world, tmp_path):
+    folder, out = tmp_path / name, ("--output_dir", tmp_path / "run")
+    STRANGERS[name]().save_pretrained(folder)
+    other = ("--student", world / "bert") if option == "--teacher" else ()
+    for script in (finetune, pretrain):
+        with pytest.raises(ValueError, match=f"{option} '.*' is of type '{name}'.* does not work here: .* bert, ") as e:
+            script(option, folder, *other, *out)
+        assert "\n" not in str(e.value) and "modernbert" in str(e.value) and not (tmp_path / "run").exists()
+
+
+def test_layers_of_two_kinds_and_shared_layers_are_not_copied():
+    for name in ("albert", "modernbert"):
+        with pytest.raises(ValueError, match="cannot be cut"):
+            models.build_student(tiny(name), "classification", {"layers": 2})
+
+
+def test_head_of_another_task_is_no_trained_head(save):
+    """ModernBERT gives its heads for classes and for questions the same names and shapes."""
+    assert AutoModelForSequenceClassification.from_pretrained(save("modernbert")).config.num_labels == 2
+    with pytest.raises(ValueError, match="is a ModernBertForSequenceClassification, this task needs a ModernBertForQ"):
+        models.load_teacher(save("modernbert"), "qa")
