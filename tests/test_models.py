@@ -552,7 +552,9 @@ def test_memory_that_a_student_needs_is_counted_from_one_layer(monkeypatch):
     needed = 16 * sum(p.numel() for p in make(layers=7).parameters())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(measure, "machine_memory", lambda: needed)
+    before = torch.get_rng_state()
     models.check_size(config, "classification")
+    assert torch.equal(torch.get_rng_state(), before)  # the student's random weights do not depend on the check
     monkeypatch.setattr(measure, "machine_memory", lambda: needed - 1)
     with pytest.raises(ValueError, match="a student of 7 layers, width 8"):
         models.check_size(config, "classification")
