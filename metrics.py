@@ -1,4 +1,4 @@
-"""Scores: GLUE tasks from torchmetrics, SQuAD as its official evaluation has them."""
+"""Scores: of GLUE's tasks as scikit-learn and SciPy have them, of SQuAD as its official evaluation has them."""
 import math
 import re
 import string
@@ -6,43 +6,68 @@ import warnings
 from collections import Counter
 
 import torch
-from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
-from torchmetrics.functional.classification import (
-    binary_f1_score,
-    binary_matthews_corrcoef,
-    multiclass_accuracy,
-)
+
+
+def _accuracy(predictions, labels):
+    from sklearn.metrics import accuracy_score  # here: --help shall not wait for it
+
+    return accuracy_score(labels, predictions)
+
+
+def _f1_of_class_1(predictions, labels):
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, zero_division=0)
 
 
 def _matthews(predictions, labels):
-    # With one class among the labels the correlation is undefined; 0 by convention, as in scikit-learn.
-    return binary_matthews_corrcoef(predictions, labels) if labels.unique().numel() > 1 else torch.tensor(0.0)
+    from sklearn.metrics import matthews_corrcoef
+
+    return matthews_corrcoef(labels, predictions)
+
+
+def _correlation(function):
+    def correlation(predictions, labels):
+        from scipy import stats
+
+        if (predictions == predictions[0]).all() or (labels == labels[0]).all():  # one example among them
+            return 0.0
+        return getattr(stats, function)(predictions, labels).statistic
+
+    return correlation
 
 
 METRICS = {
-    "accuracy": lambda p, y: multiclass_accuracy(p, y, num_classes=int(max(p.max(), y.max(), 1)) + 1, average="micro"),
-    "f1": binary_f1_score,
+    "accuracy": _accuracy,
+    "f1": _f1_of_class_1,
     "matthews_correlation": _matthews,
-    "pearson": pearson_corrcoef,
-    "spearman": spearman_corrcoef,
+    "pearson": _correlation("pearsonr"),
+    "spearman": _correlation("spearmanr"),
 }
 
 
 def compute_metrics(names, logits, labels):
     """Named metrics as fractions: logits [N, C] (C = 1 for regression), labels [N] -> {name: float}.
 
-    A name with a suffix, as accuracy_matched, is computed as the metric before the suffix. A correlation with constant
-    predictions, which is undefined, counts as 0.
+    A name with a suffix, as accuracy_matched, is computed as the metric before the suffix. What is undefined counts as
+    0: a correlation, Matthews' too, with constant predictions or labels, and F1 without any 1. Raises ValueError if a
+    logit is not finite: the largest of them, or its rank, would mean nothing.
     """
-    predictions = logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"logits that are not finite, the first for example {_first_bad(logits)}, cannot be scored")
+    predictions = (logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)).double().numpy()
+    labels = labels.double().numpy()
     result = {}
     for name in names:
         metric = name if name in METRICS else name.rsplit("_", 1)[0]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchmetrics warns about constant predictions; they are handled here
-            value = float(METRICS[metric](predictions, labels))
-        result[name] = 0.0 if math.isnan(value) else value
+            warnings.simplefilter("ignore")  # of labels of one class and nearly constant predictions
+            result[name] = float(METRICS[metric](predictions, labels))
     return result
+
+
+def _first_bad(logits):
+    return int((~torch.isfinite(logits)).any(-1).nonzero()[0])
 
 
 def score(metrics, names):
@@ -70,8 +95,7 @@ def _f1(prediction, gold, v2):
 def squad_scores(prediction, golds, v2=False):
     """(exact match, F1) of one predicted text, the best over the gold texts, as the official evaluation has them.
 
-    v2: the rules of SQuAD 2.0, in which no gold text means that the question has no answer. Written here because the
-    search for a threshold needs the score of every question, where torchmetrics gives the total.
+    v2: the rules of SQuAD 2.0, in which no gold text means that the question has no answer.
     """
     if v2:
         golds = [gold for gold in golds if normalize_answer(gold)] or [""]
@@ -79,34 +103,74 @@ def squad_scores(prediction, golds, v2=False):
     return exact, max(_f1(prediction, gold, v2) for gold in golds)
 
 
+def best_threshold(start, gains, differences):
+    """(total, threshold): the best total when questions are answered from the most certain one on.
+
+    start: the total with none answered. gains: {id: what answering the question adds}. differences: {id: null score -
+    score of the answer}. As in the official evaluation of SQuAD 2.0 the threshold is 0 where it is best to answer none.
+    """
+    total = best = start
+    threshold = 0.0
+    for key in sorted(differences, key=differences.get):
+        total += gains[key]
+        if total > best:
+            best, threshold = total, differences[key]
+    return best, threshold
+
+
+def official_best(scored, answers, golds, differences):
+    """best_exact, best_f1 and their thresholds, found as the official evaluation of SQuAD 2.0 finds them.
+
+    scored: {id: (exact match, F1)} of the answers; the others as in `squad_metrics`. It may part questions of equal
+    difference, which no threshold does, and takes every gold text for an answer, also one of articles alone.
+    """
+    unanswerable, result = sum(not gold for gold in golds.values()), {}
+    for i, name in enumerate(("exact", "f1")):
+        gains = {key: scored[key][i] if golds[key] else -float(bool(text)) for key, (text, _) in answers.items()}
+        best, threshold = best_threshold(unanswerable, gains, differences)
+        result |= {f"best_{name}": best / len(answers), f"best_{name}_thresh": threshold}
+    return result
+
+
+def usable_threshold(scored, empty, differences):
+    """The threshold with the best F1: a question whose difference is above it counts as unanswerable.
+
+    scored, empty: {id: (exact match, F1)} of answering the question and of calling it unanswerable.
+    """
+    gains = Counter()
+    for key, difference in differences.items():  # questions of equal difference stay together
+        gains[difference] += scored[key][1] - empty[key][1]
+    best, threshold = best_threshold(0.0, gains, {difference: difference for difference in gains})
+    return threshold if best > 0 else min(gains) - 1.0
+
+
 def squad_metrics(answers, golds, v2=False):
     """Metrics as fractions, and the final predictions {id: text}.
 
-    answers: {id: (text, null score - its score)}; golds: {id: [text, ...]}, empty where there is no answer. For v2 the
-    threshold of the difference above which a question counts as unanswerable is the one with the best F1 here.
+    answers: {id: (text, null score - its score)}; golds: {id: [text, ...]}, empty where there is no answer. For v2 f1
+    and exact_match are those of the final predictions, in which a question counts as unanswerable where the difference
+    is above null_threshold, the one with the best F1 here; best_exact, best_f1 and their thresholds are what the
+    official evaluation finds, each the best for itself. Raises ValueError if a difference is not a number.
     """
     scored = {key: squad_scores(text, golds[key], v2) for key, (text, _) in answers.items()}
     texts = {key: text for key, (text, _) in answers.items()}
     if not v2:
         exact, f1 = (sum(pair[i] for pair in scored.values()) / len(scored) for i in (0, 1))
         return {"f1": f1, "exact_match": exact}, texts
+    bad = [key for key, (_, value) in answers.items() if math.isnan(value)]
+    if bad:
+        raise ValueError(f"the score of the answer to question {bad[0]!r} is not a number")
+    # A difference may be infinite, a threshold in run.json may not.
+    differences = {key: min(max(value, -1e9), 1e9) for key, (_, value) in answers.items()}
     empty = {key: squad_scores("", golds[key], v2) for key in answers}
-    order = sorted(answers, key=lambda key: answers[key][1])
-    # Start with no question answered, then answer them from the most certain one on.
-    f1 = best = sum(pair[1] for pair in empty.values())
-    threshold = answers[order[0]][1] - 1.0
-    for i, key in enumerate(order):
-        f1 += scored[key][1] - empty[key][1]
-        tied = i + 1 < len(order) and answers[order[i + 1]][1] == answers[key][1]
-        if f1 > best and not tied and math.isfinite(answers[key][1]):
-            best, threshold = f1, answers[key][1]
+    threshold = usable_threshold(scored, empty, differences)
 
     def totals(limit):
-        chosen = [scored[k] if answers[k][1] <= limit else empty[k] for k in answers]
+        chosen = [scored[k] if differences[k] <= limit else empty[k] for k in answers]
         return [sum(pair[i] for pair in chosen) / len(chosen) for i in (0, 1)]
 
     (exact, f1), (exact_at_0, f1_at_0) = totals(threshold), totals(0.0)
-    texts = {key: text if answers[key][1] <= threshold else "" for key, text in texts.items()}
-    return {
-        "f1": f1, "exact_match": exact, "null_threshold": threshold, "f1_at_0": f1_at_0, "exact_match_at_0": exact_at_0,
-    }, texts  # fmt: skip
+    texts = {key: text if differences[key] <= threshold else "" for key, text in texts.items()}
+    result = {"f1": f1, "exact_match": exact, "null_threshold": threshold, "f1_at_0": f1_at_0,
+              "exact_match_at_0": exact_at_0}  # fmt: skip
+    return result | official_best(scored, answers, {key: golds[key] for key in answers}, differences), texts

@@ -2,6 +2,7 @@
 import contextlib
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import os
 import pickle
@@ -15,7 +16,6 @@ from pathlib import Path
 import accelerate
 import datasets
 import torch
-import torchmetrics
 import transformers
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
@@ -184,8 +184,9 @@ def machine(accelerator):
 
 def versions():
     """Versions of Python and of the libraries that decide a result."""
-    modules = (torch, transformers, accelerate, datasets, torchmetrics)
-    return {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules}
+    modules = (torch, transformers, accelerate, datasets)
+    found = {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules}
+    return found | {name: importlib.metadata.version(name) for name in ("scikit-learn", "scipy")}
 
 
 def git_state():

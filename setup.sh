@@ -3,7 +3,7 @@
 ckd_packages_found() {
     python - <<'PYTHON' 2>/dev/null
 import importlib.util, sys
-names = "torch transformers datasets accelerate torchmetrics numpy tensorboard matplotlib pytest ruff hypothesis"
+names = "torch transformers datasets accelerate sklearn scipy numpy tensorboard matplotlib pytest ruff hypothesis"
 sys.exit(any(importlib.util.find_spec(name) is None for name in names.split()))
 PYTHON
 }

@@ -1,8 +1,17 @@
-"""metrics.py against values computed by hand."""
+"""metrics.py against values computed by hand, scikit-learn and SciPy."""
+import itertools
 import math
+import subprocess
+import sys
+import warnings
 
+import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import data
 import metrics
@@ -43,6 +52,25 @@ def test_two_classes(table, matthews, f1, accuracy):
     assert compute("accuracy", logits, labels) == pytest.approx(accuracy, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_every_confusion_table_of_up_to_12_examples_as_in_scikit_learn():
+    """The Matthews correlation also by its definition, 0 where a row or a column of the table is empty."""
+    tables = [t for t in itertools.product(range(13), repeat=4) if 0 < sum(t) <= 12]
+    assert len(tables) == math.comb(16, 4) - 1
+    for tp, fn, fp, tn in tables:
+        logits, labels = two_class(tp, fn, fp, tn)
+        got = metrics.compute_metrics(["matthews_correlation", "f1", "accuracy"], logits, labels)
+        predictions = logits.argmax(-1)
+        assert got == {
+            "matthews_correlation": sklearn.metrics.matthews_corrcoef(labels, predictions),
+            "f1": sklearn.metrics.f1_score(labels, predictions, zero_division=0),
+            "accuracy": sklearn.metrics.accuracy_score(labels, predictions),
+        }
+        below = (tp + fn) * (tp + fp) * (tn + fn) * (tn + fp)
+        expected = (tp * tn - fp * fn) / math.sqrt(below) if below else 0.0
+        assert got["matthews_correlation"] == pytest.approx(expected, abs=1e-12), (tp, fn, fp, tn)
+
+
 def test_accuracy_of_three_classes_is_a_share_of_examples_not_a_mean_over_classes():
     logits = torch.eye(3)[[0, 0, 0, 0, 1, 2]]
     labels = torch.tensor([0, 0, 0, 0, 2, 2])
@@ -66,6 +94,35 @@ def test_correlations(predictions, labels, pearson, spearman):
     logits = torch.tensor(predictions, dtype=torch.float32)[:, None]
     assert compute("pearson", logits, torch.tensor(labels)) == pytest.approx(pearson, abs=1e-5)
     assert compute("spearman", logits, torch.tensor(labels)) == pytest.approx(spearman, abs=1e-5)
+
+
+PAIRS = st.lists(st.tuples(st.floats(-50, 50, width=32), st.sampled_from([0.0, 1.0, 2.5, 5.0])), min_size=1, max_size=9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PAIRS)
+def test_correlations_are_scipys_and_0_where_it_has_none(pairs):
+    predictions, labels = (np.array(column) for column in zip(*pairs, strict=True))
+    got = metrics.compute_metrics(["pearson", "spearman"], torch.tensor(predictions)[:, None], torch.tensor(labels))
+    for name, function in (("pearson", scipy.stats.pearsonr), ("spearman", scipy.stats.spearmanr)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = function(predictions, labels).statistic if len(pairs) > 1 else math.nan
+        assert got[name] == (0.0 if math.isnan(expected) else expected)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("width, name", [(1, "pearson"), (1, "spearman"), (2, "accuracy"), (3, "accuracy")])
+def test_logits_that_are_not_finite_are_not_scored(value, width, name):
+    logits = torch.randn(4, width)
+    logits[2, -1] = value
+    with pytest.raises(ValueError, match="not finite, the first for example 2"):
+        metrics.compute_metrics([name], logits, torch.tensor([0, 1, 0, 1]))
+
+
+def test_help_does_not_wait_for_scikit_learn():
+    code = "import sys, metrics; sys.exit(any(name.split('.')[0] in ('sklearn', 'scipy') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_suffix_names_the_dev_set_and_not_another_metric():

@@ -7,7 +7,6 @@ import torch
 from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchmetrics.functional.text import squad as torchmetrics_squad
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import data
@@ -175,33 +174,70 @@ def test_impossible_questions_of_v2():
     assert metrics.squad_scores("cat", [], True) == (0, 0)
 
 
-def test_totals_agree_with_torchmetrics():
-    answers = {str(i): (prediction, 0.0) for i, (prediction, *_) in enumerate(WORKED[:-1])}
-    golds = {str(i): row[1] for i, row in enumerate(WORKED[:-1])}
-    got, _ = metrics.squad_metrics(answers, golds)
-    other = torchmetrics_squad(
-        [{"id": k, "prediction_text": text} for k, (text, _) in answers.items()],
-        [{"id": k, "answers": {"text": v, "answer_start": [0] * len(v)}} for k, v in golds.items()],
-    )
-    assert got["f1"] * 100 == pytest.approx(other["f1"].item(), rel=1e-5)
-    assert got["exact_match"] * 100 == pytest.approx(other["exact_match"].item(), rel=1e-5)
+def test_totals_are_means_over_the_questions():
+    answers = {str(i): (prediction, 0.0) for i, (prediction, *_) in enumerate(WORKED)}
+    got, texts = metrics.squad_metrics(answers, {str(i): row[1] for i, row in enumerate(WORKED)})
+    assert got["exact_match"] == pytest.approx(sum(v1[0] for _, _, v1, _ in WORKED) / len(WORKED))
+    assert got["f1"] == pytest.approx(sum(v1[1] for _, _, v1, _ in WORKED) / len(WORKED))
+    assert texts == {key: text for key, (text, _) in answers.items()}
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["cat", "dog", ""]), st.integers(-3, 3), st.sampled_from([[], ["cat"]])),
-                min_size=1, max_size=8))  # fmt: skip
-def test_the_threshold_is_the_best_of_all(rows):
+INFINITE = float("inf")
+V2_ROWS = st.lists(
+    st.tuples(st.sampled_from(["cat", "dog", "cat dog", "the", ""]),
+              st.sampled_from([-INFINITE, -2, -1, 0, 1, INFINITE]),
+              st.sampled_from([[], ["cat"], ["the"], ["cat", "big dog"]])), min_size=1, max_size=8)  # fmt: skip
+
+
+def v2_case(rows):
     answers = {str(i): (text, float(difference)) for i, (text, difference, _) in enumerate(rows)}
-    golds = {str(i): gold for i, (_, _, gold) in enumerate(rows)}
+    return answers, {str(i): gold for i, (_, _, gold) in enumerate(rows)}
+
+
+@settings(max_examples=100, deadline=None)
+@given(V2_ROWS)
+def test_the_threshold_is_the_best_that_can_be_applied(rows):
+    answers, golds = v2_case(rows)
     got, texts = metrics.squad_metrics(answers, golds, True)
 
-    def f1_at(limit):
-        chosen = {k: text if d <= limit else "" for k, (text, d) in answers.items()}
+    def at(limit):
+        chosen = {k: text if min(max(d, -1e9), 1e9) <= limit else "" for k, (text, d) in answers.items()}
         return sum(metrics.squad_scores(chosen[k], golds[k], True)[1] for k in golds) / len(golds), chosen
 
-    assert got["f1"] == pytest.approx(max(f1_at(limit)[0] for limit in range(-5, 5)))
-    assert f1_at(got["null_threshold"]) == (pytest.approx(got["f1"]), texts)
-    assert got["f1_at_0"] == pytest.approx(f1_at(0)[0])
+    assert got["f1"] == pytest.approx(max(at(limit)[0] for limit in (-2e9, -1e9, -2, -1, 0, 1, 1e9)))
+    assert at(got["null_threshold"]) == (pytest.approx(got["f1"]), texts)
+    assert got["f1_at_0"] == pytest.approx(at(0)[0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(V2_ROWS)
+def test_best_scores_of_v2_are_the_official_ones(rows):
+    """The official rule, prefix by prefix: base of the unanswerable, then every question in the order of its odds."""
+    answers, golds = v2_case(rows)
+    got, _ = metrics.squad_metrics(answers, golds, True)
+    order = sorted(answers, key=lambda k: answers[k][1])
+    for i, name in enumerate(("exact", "f1")):
+        points = [metrics.squad_scores(answers[k][0], golds[k], True)[i] if golds[k] else -(answers[k][0] != "")
+                  for k in order]  # fmt: skip
+        totals = [sum(not g for g in golds.values()) + sum(points[:n]) for n in range(len(order) + 1)]
+        first = totals.index(max(totals))
+        assert got[f"best_{name}"] == pytest.approx(totals[first] / len(order))
+        expected = answers[order[first - 1]][1] if first else 0.0
+        assert got[f"best_{name}_thresh"] == min(max(expected, -1e9), 1e9)
+    json.dumps(got, allow_nan=False)
+
+
+def test_the_best_exact_match_has_a_threshold_of_its_own():
+    answers = {"a": ("cat", -2.0), "b": ("dog", -1.0), "c": ("big dog", 1.0), "d": ("big cat", 1.0)}
+    golds = {"a": ["cat"], "b": [], "c": ["big dog house"], "d": ["big cat door"]}
+    got, _ = metrics.squad_metrics(answers, golds, True)
+    assert got["best_exact"] == 0.5 and got["best_exact_thresh"] == -2.0 and got["best_f1_thresh"] == 1.0
+    assert got["f1"] == got["best_f1"] == pytest.approx(2.6 / 4) and got["exact_match"] == 0.25
+
+
+def test_a_difference_that_is_no_number_is_not_scored():
+    with pytest.raises(ValueError, match="question 'b' is not a number"):
+        metrics.squad_metrics({"a": ("x", 0.0), "b": ("y", float("nan"))}, {"a": ["x"], "b": []}, True)
 
 
 def test_the_logit_term_sees_no_padding():
