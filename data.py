@@ -2,10 +2,13 @@
 
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
 """
+import contextlib
 import csv
 import json
+import math
 import re
 import textwrap
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,46 +136,88 @@ def read_tsv(path, header=(), skipped=None):
             )
 
 
+QUOTED = re.compile(r'"(?:[^"]|"")*+"')
+
+
+def _bad_quote(text):
+    """Where the quoted field begins that makes the text of a record invalid csv; None if no quote does."""
+    at = 0
+    while 0 <= at < len(text):
+        end = at
+        if text[at] == '"':
+            quoted = QUOTED.match(text, at)
+            if not quoted or text[quoted.end()] not in ",\n":
+                return at
+            end = quoted.end()
+        at = min(text.find(sign, end) + 1 or len(text) for sign in ",\n")
+    return None
+
+
+def _csv_fault(path, lines, number, error):
+    """What is wrong with a record that the csv module refused; lines: of the record, number: of the first."""
+    text = "".join(line + "\n" for line in lines)
+    quote, last = _bad_quote(text), number + len(lines) - 1
+    if quote is not None:
+        number += text.count("\n", 0, quote)
+        ended = "is never closed" if "end of data" in str(error) else f"closes in line {last} inside a field"
+        error = f"the quote that opens here {ended}"
+    return f"{path}, line {number}: not valid csv ({error}); mend the quotes or pass --skip_bad_examples"
+
+
+def _next_record(reader):
+    """The next record of a csv reader, however long its fields: the limit is one of the whole process."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        return next(reader)
+    finally:
+        csv.field_size_limit(limit)
+
+
 def _read_csv(path, skipped):
-    lines = read_lines(path)
-    position = {"line": 0}
+    """Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along."""
+    lines = [text for _, text in read_lines(path)]
+    at, header = 0, None
 
     def feed():
-        for position["line"], text in lines:
-            yield text + "\n"
+        nonlocal at
+        while at < len(lines):
+            at += 1
+            yield lines[at - 1] + "\n"
 
     reader = csv.reader(feed(), strict=True)
-    header = None
-    while True:
-        start = position["line"] + 1
+    while at < len(lines):
+        start = at
         try:
-            fields = next(reader)
-        except StopIteration:
-            return
+            fields = _next_record(reader)
         except csv.Error as error:
+            fault = _csv_fault(path, lines[start:at], start + 1, error)
             if header is None:
-                raise ValueError(f"{path}, line {position['line']}: the header is not valid csv ({error})") from error
-            skipped.bad(f"{path}, line {position['line']}: not valid csv ({error}); mend the quotes or pass "
-                        "--skip_bad_examples")  # fmt: skip
-            continue
-        if header is None:
-            header = fields
-            if len(set(header)) < len(header):
-                raise ValueError(f"{path}, line 1: the header names a column twice: {_listed(header)}")
-        elif len(fields) == len(header):
-            yield start, dict(zip(header, fields, strict=True))
+                raise ValueError(f"{fault} (this is the header)") from error
         else:
-            skipped.bad(
-                f"{path}, line {start}: {len(fields)} columns where {len(header)} are due ({_listed(header)}); "
-                "mend the line or pass --skip_bad_examples"
-            )
+            if header is None:
+                header = fields
+                if len(set(header)) < len(header):
+                    raise ValueError(f"{path}, line 1: the header names a column twice: {_listed(header)}")
+                continue
+            if len(fields) == len(header):
+                yield start + 1, dict(zip(header, fields, strict=True))
+                continue
+            upto = f" (a quote reaches to line {at})" if at > start + 1 else ""
+            fault = (f"{path}, line {start + 1}: {len(fields)} columns{upto} where {len(header)} are due "
+                     f"({_listed(header)}); mend the line or pass --skip_bad_examples")  # fmt: skip
+        skipped.bad(fault)
+        at, reader = start + 1, csv.reader(feed(), strict=True)
+
+
+def _no_number(word):
+    raise ValueError(f"{word} is no number in JSON")
 
 
 def _parsed(texts, path, skipped):
     """(place, value) of JSON texts given as (place, text)."""
     for place, text in texts:
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:  # ValueError alone: a whole number of thousands of digits
             line = place or getattr(error, "lineno", 1)
             skipped.bad(f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', error)})")
@@ -316,6 +361,29 @@ def _glue_from_hub(name):
     return splits
 
 
+def _meaning(word):
+    """What a label says however it is written: a number, or text without blanks around it, accents composed."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(word)):
+            return float(word)
+    return unicodedata.normalize("NFC", word).strip()
+
+
+def _label_words(rows, path, column, skipped):
+    """The labels of a training file, sorted. Raises ValueError where two of them mean the same."""
+    first = {}
+    for number, row in rows:
+        values = _pick(row, (column,), path, number, skipped)
+        if values and not values[0].strip():
+            skipped.bad(f"{path}, line {number}: unknown label {values[0]!r}: a blank cell is none")
+        elif values:
+            word, line = first.setdefault(_meaning(values[0]), (values[0], number))
+            if word != values[0]:
+                raise ValueError(f"{path}, line {number}: the label {values[0]!r} is written {word!r} in line {line}, "
+                                 "which would make two classes of one: write it the same way everywhere")  # fmt: skip
+    return sorted(word for word, _ in first.values())
+
+
 def _custom(args, skipped):
     """Splits of the user's own files, and the task that they make; labels are those of the training file."""
     task = TASKS["custom"]
@@ -323,14 +391,13 @@ def _custom(args, skipped):
     label = args.label_column
     rows = list(read_table(args.train_file, skipped))
     once = Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
-    picked = (_pick(row, (label,), args.train_file, number, once) for number, row in rows)
-    words = sorted({values[0] for values in picked if values})
     if args.regression:
         task = task._replace(kind="regression", metrics=("pearson", "spearman"))
-    elif len(words) < 2:
-        raise ValueError(f"{args.train_file}: column {label!r} holds only the label {words}; at least two are needed")
     else:
-        task = task._replace(labels=tuple(words))
+        task = task._replace(labels=tuple(_label_words(rows, args.train_file, label, once)))
+        if len(task.labels) < 2:
+            raise ValueError(f"{args.train_file}: column {label!r} holds only the label {list(task.labels)}; at least "
+                             "two are needed")  # fmt: skip
     task = task._replace(columns=text)
     splits = {"train": examples_from_rows(rows, args.train_file, text, label, task, skipped)}
     splits["validation"] = examples_from_rows(
@@ -460,6 +527,8 @@ def check_args(args):
             f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
             f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
         )
+    if args.data_dir == "":
+        raise ValueError("--data_dir is empty: name a folder, or leave it out to read from the hub")
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]
     if args.task != "custom":
         if files or args.regression:
@@ -470,3 +539,5 @@ def check_args(args):
             raise ValueError(f"--task custom needs --{name}: a csv, tsv, json or jsonl file")
     if not 1 <= len(args.text_columns) <= 2:
         raise ValueError(f"--text_columns takes one or two columns, not {len(args.text_columns)}")
+    if args.label_column in args.text_columns:
+        raise ValueError(f"--label_column {args.label_column!r} is among --text_columns: the label would be the input")

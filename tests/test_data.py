@@ -436,7 +436,20 @@ def test_custom_regression(tmp_path):
         ("csv", "text,tag\na,b\n", r"train\.csv, line 2: no column 'label'; there are: text, tag"),
         ("csv", "text,label\na,b,c\n", r"train\.csv, line 2: 3 columns where 2 are due"),
         ("csv", 'text,label\n"a\nb",0\nc\n', r"train\.csv, line 4: 1 columns"),
-        ("csv", 'text,label\na,0\n"open,1\n', r"train\.csv, line 3: not valid csv"),
+        ("csv", 'text,label\na,0\n"open,1\n', r"train\.csv, line 3: not valid csv .the quote that opens here is never"),
+        ("csv", 'text,label\na,0\n"two\nlines","open,1\nb,0\nc,1\n', r"train\.csv, line 4: .* here is never closed"),
+        ("csv", 'text,label\na,0\n"open,1\nb,0\n"c",1\n', r"train\.csv, line 3: .* opens here closes in line 5 inside"),
+        ("csv", 'text,label\n"a""b",0\n"a"b,0\n', r"train\.csv, line 3: .* opens here closes in line 3 inside"),
+        ("csv", 'text,label\na,0\n"open,1\nb,0\n", c",1\n', r"train\.csv, line 3: 3 columns .a quote reaches .* 5"),
+        ("csv", 'text,"label\na,0\n', r"train\.csv, line 1: not valid csv .* header"),
+        ("csv", "text,label\na\rb,0\n", r"train\.csv, line 2: not valid csv .new-line character"),
+        ("csv", "text,label\na,x\nb,\n", r"train\.csv, line 3: unknown label '': a blank"),
+        ("csv", "text,label\na,x\nb,\u00a0 \n", r"train\.csv, line 3: unknown label .*: a blank cell"),
+        ("csv", "text,label\na,1\nb,0\nc,1.0\n", r"train\.csv, line 4: the label '1.0' is written '1' in line 2"),
+        ("csv", "text,label\na,x\nb,y\nc, x\n", r"train\.csv, line 4: the label ' x' is written 'x' in line 2"),
+        ("tsv", "text\tlabel\na\té\nb\te\u0301\n", r"train\.tsv, line 3: the label .* in line 2"),
+        ("json", OTHER + '{"text": "b", "label": 1.0}\n', r"json, line 2: the label '1.0' is written '1' in line 1"),
+        ("json", OTHER + '{"text": "b", "label": NaN}\n', r"train\.json, line 2: not valid JSON .NaN is no number"),
         ("csv", "text,text\na,0\n", r"train\.csv, line 1: the header names a column twice"),
         ("csv", "text,label\na,x\nb,x\n", r"train\.csv: column 'label' holds only the label \['x'\]"),
         ("csv", "text,label\n", r"train\.csv"),
@@ -468,6 +481,9 @@ def test_broken_custom_files(ending, train, message, tmp_path):
     [
         ("csv", 'text,label\na,x\n"b" c,x\nd,y\n', ["line 3: not valid csv"]),
         ("csv", 'text,label\na,x\nd,y\n"open,1\n', ["line 4: not valid csv"]),
+        ("csv", 'text,label\na,x\n"open,x\nd,y\n', ["line 3: not valid csv"]),
+        ("csv", 'text,label\na,x\n"open,x\n"open, too,x\nd,y\n', ["line 3: not valid csv", "line 4: not valid csv"]),
+        ("csv", "text,label\na,x\nb,\nd,y\n", ["line 3: unknown label ''"]),
         ("jsonl", '{"text": "a", "label": "x"}\n{"text": \nnull\n{"text": "d", "label": "y"}\n',
          ["line 2: not valid JSON", "line 3: not a JSON object"]),
         ("json", '[{"text": "a", "label": "x"}, [], null, {"text": "d", "label": "y"}]',
@@ -485,6 +501,31 @@ def test_every_broken_custom_row_is_skipped_on_request_and_counted_once(ending, 
     _, splits, reports = custom(tmp_path, train, dev, ending=ending, skip=True)
     assert list(zip(splits["train"]["text_a"], splits["train"]["label"], strict=True)) == [("a", 0), ("d", 1)]
     assert [report.split(", ", 1)[1][: len(said)] for report, said in zip(reports, broken, strict=True)] == broken
+
+
+def test_an_open_quote_costs_one_line_and_not_the_thousands_behind_it(tmp_path):
+    table = [{"text": f"number {i},\nsaid" if i % 7 == 0 else f"number {i}", "label": "xy"[i % 2]} for i in range(3000)]
+    lines = render("csv", table).split("\r\n")
+    whole = "\n".join(lines[:500] + ['"open,x'] + lines[500:])
+    _, splits, reports = custom(tmp_path, whole, "text,label\na,x\n", skip=True)
+    assert list(splits["train"]["text_a"]) == [row["text"] for row in table]
+    number = whole[: whole.index('"open')].count("\n") + 1
+    assert len(reports) == 1 and f"line {number}: not valid csv (the quote that opens here" in reports[0]
+
+
+def test_a_field_may_be_longer_than_the_csv_module_likes(tmp_path):
+    limit, text = csv.field_size_limit(), "long, " * 60_000
+    _, splits, _ = custom(tmp_path, f'text,label\n"{text}",x\nb,y\n')
+    assert splits["train"]["text_a"] == [text, "b"]
+    assert csv.field_size_limit() == limit
+
+
+def test_regression_cells_that_are_blank(tmp_path):
+    files = ("\ufefftext,label\na,1.5\nb,\nc,-2\n", "text,label\na,1\n")
+    with pytest.raises(ValueError, match=r"train\.csv, line 3: the score '' is not a finite number"):
+        custom(tmp_path, *files, options=("--regression",))
+    _, splits, reports = custom(tmp_path, *files, options=("--regression",), skip=True)
+    assert (splits["train"]["label"], len(reports)) == ([1.5, -2.0], 1)
 
 
 def test_a_file_of_broken_rows_only_says_what_is_wrong_with_them(tmp_path):
@@ -516,6 +557,8 @@ def test_label_that_training_does_not_know(tmp_path):
         ("custom", ("--train_file", "a", "--validation_file", "b", "--text_columns", *"abc"), "one or two columns"),
         ("cola", ("--train_file", "a.csv"), "--train_file is for --task custom, not cola"),
         ("stsb", ("--regression",), "--regression is for --task custom, not stsb"),
+        ("custom", ("--train_file", "a", "--validation_file", "b", "--text_columns", "label"), "would be the input"),
+        ("cola", ("--data_dir", ""), "--data_dir is empty"),
         ("cola", ("--max_seq_length", "4"), "--max_seq_length 4 must be at least 8"),
         ("cola", ("--max_eval_samples", "-1"), "--max_eval_samples -1"),
     ],
@@ -587,12 +630,18 @@ def test_damaged_glue_file_is_refused_or_read_line_by_line(glue, task, name, dam
 
 
 def csv_records(text):
-    """Number of records of a csv file, broken ones too."""
-    reader = csv.reader((line + "\n" for line in text.removesuffix("\n").split("\n")), strict=True)
-    for count in itertools.count():
+    """Number of records of a csv file below its header; a broken one is one line long, wherever its quote closes."""
+    lines = [line + "\n" for line in text.removesuffix("\n").split("\n")]
+    reader = csv.reader(lines, strict=True)
+    columns, at, count = len(next(reader)), reader.line_num, 0
+    while at < len(lines):
+        reader, count = csv.reader(lines[at:], strict=True), count + 1
         with contextlib.suppress(csv.Error):
-            if next(reader, None) is None:
-                return count
+            if len(next(reader)) == columns:
+                at += reader.line_num
+                continue
+        at += 1
+    return count
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "list"])
@@ -611,7 +660,7 @@ def test_damaged_custom_file_is_refused_or_read_whole(tmp_path_factory, ending, 
         if ending == "tsv":
             due = len(lines_of(content, header=True))
         elif ending == "csv":
-            due = csv_records(text) - 1
+            due = csv_records(text)
         elif text.lstrip().startswith("["):
             due = len(json.loads(text))
         else:
