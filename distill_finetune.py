@@ -86,6 +86,8 @@ def load_everything(args):
         print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     if task.kind == "qa":
         splits = {name: squad.windows(split, tokenizer, args) for name, split in questions.items()}
+        if said := squad.inexact_answers(questions["train"], splits["train"]):
+            print(said)
         splits["questions"] = questions["validation"]
     else:
         splits = {name: data.tokenize(split, tokenizer, args.max_seq_length) for name, split in splits.items()}

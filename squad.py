@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from data import TASKS, load_hub, read_lines
 
-VERSION = 1  # of the windows below; raise it when they change, so that old caches are not used
+VERSION = 2  # of the windows below; raise it when they change, so that old caches are not used
 FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0.json", "dev-v2.0.json")}
 
 
@@ -108,39 +108,55 @@ def _cut_questions(questions, tokenizer, length):
     ]
 
 
-def _answer_tokens(offsets, begin, end, cls):
-    """Token positions (first, last) of the characters begin:end; ([CLS], [CLS]) if the window lacks any of them."""
-    inside = [i for i, (a, b) in enumerate(offsets) if a >= 0 and a < end and b > begin]
-    if not inside or offsets[inside[0]][0] > begin or offsets[inside[-1]][1] < end:
+NONE, NEAREST, EXACT = range(3)  # of the column "answer": what a window can give of the first answer
+
+
+def _overlapping(parts, begin, end):
+    """Offsets of the first and the last token that overlap the characters begin:end of a context; None for none.
+
+    parts: for each window of the context the offsets of its tokens.
+    """
+    inside = [offset for offsets in parts for offset in offsets if 0 <= offset[0] < end and offset[1] > begin]
+    return (min(inside), max(inside)) if inside else None
+
+
+def _answer_tokens(offsets, span, cls):
+    """Token positions (first, last) of a span of `_overlapping`; ([CLS], [CLS]) if the window lacks any of it."""
+    if span is None or span[0] not in offsets or span[1] not in offsets:
         return cls, cls
-    return inside[0], inside[-1]
+    return offsets.index(span[0]), len(offsets) - 1 - offsets[::-1].index(span[1])
+
+
+def _cut(rows, indices, tokenizer, args):
+    """The windows of a batch of questions, as columns; indices: the questions' numbers."""
+    asked = _cut_questions(rows["question"], tokenizer, args.max_query_length)
+    out = tokenizer(asked, rows["context"], truncation="only_second", max_length=args.max_seq_length,
+                    stride=args.doc_stride, return_overflowing_tokens=True, return_offsets_mapping=True)
+    sources, parts = out.pop("overflow_to_sample_mapping"), {}
+    for i, (source, offsets) in enumerate(zip(sources, out.pop("offset_mapping"), strict=True)):
+        offsets = [list(o) if p == 1 else [-1, -1] for o, p in zip(offsets, out.sequence_ids(i), strict=True)]
+        parts.setdefault(source, []).append(offsets)
+    ends = [(starts[0], starts[0] + len(texts[0])) if texts else (0, 0)
+            for starts, texts in zip(rows["starts"], rows["texts"], strict=True)]  # fmt: skip
+    spans = {source: _overlapping(offsets, *ends[source]) for source, offsets in parts.items()}
+    extra = {"start_positions": [], "end_positions": [], "question": [], "offsets": [], "answer": []}
+    for ids, source in zip(out["input_ids"], sources, strict=True):
+        offsets, cls = parts[source].pop(0), ids.index(tokenizer.cls_token_id)
+        start, end = _answer_tokens(offsets, spans[source], cls)
+        answer = NONE if start == cls else EXACT if (offsets[start][0], offsets[end][1]) == ends[source] else NEAREST
+        for column, value in zip(extra.values(), (start, end, indices[source], offsets, answer), strict=True):
+            column.append(value)
+    return {**out, **extra}
 
 
 def windows(questions, tokenizer, args, cache_dir="cache"):
     """Questions -> Dataset of windows of at most args.max_seq_length tokens that share args.doc_stride tokens.
 
-    Columns: input_ids, attention_mask, (token_type_ids), start_positions and end_positions of the first answer ([CLS]
-    where the window lacks it), question (index of its question), offsets (begin and end characters in the context,
-    [-1, -1] outside it). Kept on disk under a name made from all that they depend on.
+    Columns: input_ids, attention_mask, (token_type_ids), start_positions and end_positions of the first answer's tokens
+    ([CLS] where the window lacks any of them), answer (NONE, EXACT, or NEAREST where the tokens overlap the answer but
+    do not end with it), question (index of its question), offsets (begin and end characters in the context, [-1, -1]
+    outside it). Kept on disk under a name made from all that they depend on.
     """
-    def cut(rows, indices):
-        asked = _cut_questions(rows["question"], tokenizer, args.max_query_length)
-        out = tokenizer(asked, rows["context"], truncation="only_second", max_length=args.max_seq_length,
-                        stride=args.doc_stride, return_overflowing_tokens=True, return_offsets_mapping=True)
-        extra = {"start_positions": [], "end_positions": [], "question": [], "offsets": []}
-        for i, source in enumerate(out.pop("overflow_to_sample_mapping")):
-            parts = out.sequence_ids(i)
-            offsets = [list(o) if p == 1 else [-1, -1] for o, p in zip(out["offset_mapping"][i], parts, strict=True)]
-            cls = out["input_ids"][i].index(tokenizer.cls_token_id)
-            start = end = cls
-            if rows["texts"][source]:
-                begin = rows["starts"][source][0]
-                start, end = _answer_tokens(offsets, begin, begin + len(rows["texts"][source][0]), cls)
-            for column, value in zip(extra.values(), (start, end, indices[source], offsets), strict=True):
-                column.append(value)
-        out.pop("offset_mapping")
-        return {**out, **extra}
-
     tokenizer.backend_tokenizer.no_truncation()  # left from an earlier call, they would be part of the name
     tokenizer.backend_tokenizer.no_padding()
     content = hashlib.sha256()
@@ -150,8 +166,22 @@ def windows(questions, tokenizer, args, cache_dir="cache"):
                 tokenizer.backend_tokenizer.to_str(), content.hexdigest())  # fmt: skip
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
     Path(cache_dir).mkdir(exist_ok=True)
-    return questions.map(cut, batched=True, with_indices=True, remove_columns=questions.column_names,
+    return questions.map(lambda rows, indices: _cut(rows, indices, tokenizer, args), batched=True, with_indices=True,
+                         remove_columns=questions.column_names,
                          cache_file_name=f"{cache_dir}/squad-{name}.arrow", new_fingerprint=name)  # fmt: skip
+
+
+def inexact_answers(questions, cut):
+    """One line on the answers that their windows do not give as they stand; empty if there are none."""
+    best = [NONE] * len(questions)
+    for question, found in zip(cut["question"], cut["answer"], strict=True):
+        best[question] = max(best[question], found)
+    answered = [found for found, texts in zip(best, questions["texts"], strict=True) if texts]
+    lost, near = answered.count(NONE), answered.count(NEAREST)
+    if not lost + near:
+        return ""
+    return (f"{lost + near} of {len(answered)} training answers cannot be given exactly: for {near} the tokens that "
+            f"overlap them are taken, {lost} have no token or fit into no window and count as no answer")  # fmt: skip
 
 
 # --- answers ------------------------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """SQuAD: reading, windows, the search for answers, the official scores, and a run through the command line."""
 import argparse
 import json
+import unicodedata
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertTokenizerFast
 
 import data
 import distill_finetune
@@ -103,6 +104,62 @@ def test_windows_cover_the_context_and_hold_the_answers(world, tokenizer, args, 
     for i, source in enumerate(questions):
         assert covered[i] == {k for k, c in enumerate(source["context"]) if not c.isspace()}
         assert (i in answered) == bool(source["texts"])
+
+
+HINDI = "दिल्ली भारत की राजधानी है और इसकी जनसंख्या बहुत बड़ी है । यमुना नदी यहाँ बहती है ।"
+THAI = "กรุงเทพ เป็น เมือง ที่ ใหญ่ ที่สุด ใน ประเทศ ไทย น้ำ และ ผู้คน"
+HEBREW = "\u200fשָׁלוֹם\u200f עוֹלָם , café naïve\u0301 ."  # noqa: RUF001
+
+
+@pytest.fixture(scope="module")
+def stripping(tmp_path_factory):
+    """An uncased WordPiece tokenizer, which drops combining marks (and cuts before vowel signs it keeps)."""
+    letters = sorted(set(unicodedata.normalize("NFD", (HINDI + THAI + HEBREW + "who?").lower())) - {" "})
+    path = tmp_path_factory.mktemp("stripping") / "vocab.txt"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    path.write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return BertTokenizerFast(str(path), do_lower_case=True, strip_accents=True)
+
+
+@pytest.mark.parametrize("context", [HINDI, THAI, HEBREW], ids=["hindi", "thai", "hebrew"])
+def test_an_answer_is_taught_by_the_tokens_that_overlap_it(stripping, args, tmp_path, context):
+    """Every substring as the answer, those that begin or end with a blank or a dropped mark too."""
+    spans = [(a, b) for a in range(len(context)) for b in range(a + 1, min(a + 9, len(context) + 1))]
+    qas = [qa(f"{a}-{b}", context[a:b], a) for a, b in spans]
+    questions = squad.read_squad(squad_file(tmp_path / "f.json", qas, context), False, data.Skipped())
+    cut = squad.windows(questions, stripping, args, tmp_path)
+    tokens = stripping(context, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    assert not all(any(a <= i < b for a, b in tokens) for i, c in enumerate(context) if c != " ")  # marks were dropped
+    given = set()
+    for row in cut:
+        a, b = spans[row["question"]]
+        due = [(x, y) for x, y in tokens if x < b and y > a]
+        here = [tuple(offset) for offset in row["offsets"]]
+        if due and set(due) <= set(here):
+            assert here[row["start_positions"] : row["end_positions"] + 1] == due
+            given.add(row["question"])
+        else:
+            assert row["start_positions"] == row["end_positions"] == 0
+    begins, ends = map(set, zip(*tokens, strict=True))
+    near = {i for i in given if spans[i][0] not in begins or spans[i][1] not in ends}
+    assert given == {i for i, (a, b) in enumerate(spans) if any(x < b and y > a for x, y in tokens)}
+    said = squad.inexact_answers(questions, cut)
+    lost = len(spans) - len(given)
+    assert near and said.startswith(f"{len(near) + lost} of {len(spans)} training answers cannot be given exactly: "
+                                    f"for {len(near)} the tokens")  # fmt: skip
+    assert f"taken, {lost} have no token" in said
+
+
+def test_answers_that_tokens_give_as_they_stand_need_no_report(world, tokenizer, args, tmp_path):
+    questions = squad.read_squad(world / "squad" / "dev-v2.0.json", True, data.Skipped())
+    assert squad.inexact_answers(questions, squad.windows(questions, tokenizer, args, tmp_path)) == ""
+
+
+def test_an_answer_longer_than_a_window_counts_as_none(stripping, args, tmp_path):
+    questions = squad.read_squad(squad_file(tmp_path / "f.json", [qa(text=THAI, start=0)], THAI), False, data.Skipped())
+    cut = squad.windows(questions, stripping, args, tmp_path)
+    assert len(cut) > 1 and not any(cut["start_positions"]) and not any(cut["end_positions"])
+    assert squad.inexact_answers(questions, cut).startswith("1 of 1 training answers cannot be given exactly: for 0")
 
 
 def test_the_cache_is_keyed_by_all_that_windows_depend_on(world, tokenizer, args, tmp_path):
