@@ -426,6 +426,12 @@ def load_examples(args, skipped):
     return task, splits
 
 
+def whole_texts(tokenizer):
+    """Undo the truncation and padding that a call leaves in a fast tokenizer, where they would be saved with it."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+
+
 def tokenize(examples, tokenizer, max_length):
     """Dataset with text_a, (text_b) -> with input_ids, (token_type_ids), attention_mask, labels, idx."""
     pair = "text_b" in examples.column_names
@@ -435,6 +441,7 @@ def tokenize(examples, tokenizer, max_length):
         return tokenizer(*texts, truncation=True, max_length=max_length)
 
     encoded = examples.map(encode, batched=True, remove_columns=["text_a", *(["text_b"] if pair else [])])
+    whole_texts(tokenizer)
     return encoded.rename_column("label", "labels")
 
 

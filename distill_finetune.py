@@ -3,8 +3,10 @@
     python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
+import contextlib
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 import torch
@@ -55,6 +57,10 @@ def check_args(args):
     if args.teacher and "logits" not in args.terms and not args.hard_weight:
         raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
                          "alone are for distill_pretrain.py)")  # fmt: skip
+    if args.do_predict and args.task == "custom" and not args.test_file:
+        raise ValueError("--do_predict needs --test_file: a file without labels to predict")
+    if args.task == "ax" and not args.run_name:
+        args.run_name = re.sub(r"[^\w.+-]+", "-", args.student).strip("-.") or Path(args.student).resolve().name
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
     if not re.fullmatch(r"[\w.+-]+", args.run_name):
         raise ValueError(f"--run_name {args.run_name!r} becomes a folder: use letters, digits and . _ + - only")
@@ -69,6 +75,9 @@ def load_everything(args):
         questions = squad.load_questions(args, skipped)
     else:
         task, splits = data.load_examples(args, skipped)
+        if args.do_predict and not any(split.startswith("test") for split in splits):
+            raise ValueError(f"--do_predict: {args.data_dir or 'the hub'} has no test set of {args.task}: add its "
+                             "files or drop --do_predict")  # fmt: skip
     source = args.student or "bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
@@ -140,22 +149,29 @@ def make_loss(args, teacher):
 def predict(model, dataset, pad_id, args, accelerator):
     """Logits for every example of a tokenised dataset, in its order, on the CPU, the same in all processes.
 
-    [N, C], or [N, 2, max_seq_length] of start and end for question answering, -inf at padding.
+    [N, C], or [N, 2, max_seq_length] of start and end for question answering, -inf at padding. Raises TrainingError if
+    the model says something that is not finite.
     """
     dataset = dataset.select_columns([c for c in data.INPUTS if c in dataset.column_names])
     batches = data.sorted_batches([len(ids) for ids in dataset["input_ids"]], args.per_device_eval_batch_size)
-    found = []
+    found, found_bad = [], []
     for indices in batches[accelerator.process_index :: accelerator.num_processes]:
         batch = data.collate([dataset[i] for i in indices], pad_id)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
             out = model(**models.model_inputs(model, batch))
         logits = losses.ModelView(out, (), batch["attention_mask"]).logits.float().cpu()
+        real = batch["attention_mask"].bool().cpu()[:, None] if logits.ndim == 3 else True  # padding is -inf
+        bad = (~logits.isfinite() & real).flatten(1).any(1).tolist()
+        found_bad += [i for i, odd in zip(indices, bad, strict=True) if odd]
         if logits.ndim == 3:
             logits = F.pad(logits, (0, args.max_seq_length - logits.shape[-1]), value=float("-inf"))
         found += zip(indices, logits, strict=True)
     if accelerator.num_processes > 1:
-        found = gather_object(found)
+        found, found_bad = gather_object(found), gather_object(found_bad)
+    if found_bad:
+        raise runs.TrainingError(f"the model's outputs are not finite (example {min(found_bad)} of {len(found)} that it"
+                                 " was asked for): its weights diverged; lower --learning_rate")  # fmt: skip
     return torch.stack([logits for _, logits in sorted(found, key=lambda pair: pair[0])])
 
 
@@ -238,25 +254,46 @@ def model_card(args, task, entry):
     )
 
 
+def escaped(label):
+    """A label for a file of tabs and lines: backslashes, control characters and line separators as in Python's strings.
+
+    A tab becomes \\t, a newline \\n, a backslash \\\\, U+2028 \\u2028; everything else stays as it is.
+    """
+    odd = (c == "\\" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in label)
+    return "".join(c.encode("unicode_escape").decode() if o else c for c, o in zip(label, odd, strict=True))
+
+
 def write_predictions(args, task, splits, model, tokenizer, accelerator):
-    """Write GLUE's submission files for the test sets into the run folder."""
+    """Write GLUE's submission files for the test sets into the run folder, over those of an earlier call.
+
+    index: the example's place in its file, from 0, skipped ones counted. Labels are `escaped`.
+    """
     tests = sorted(split for split in splits if split.startswith("test"))
-    if not tests:
-        raise ValueError(f"--do_predict: task {args.task} has no test set here")
     for split, name in zip(tests, task.submission, strict=True):
         logits = predict(model, splits[split], tokenizer.pad_token_id, args, accelerator)
         if task.kind == "regression":
-            words = [f"{value:.3f}" for value in logits.squeeze(-1).tolist()]
-            if args.task == "stsb":
-                words = [f"{min(max(value, 0.0), 5.0):.3f}" for value in logits.squeeze(-1).tolist()]
+            values = logits.squeeze(-1).tolist()
+            words = [f"{min(max(v, 0.0), 5.0) if args.task == 'stsb' else v:.3f}" for v in values]
         else:
-            words = [task.labels[i] for i in logits.argmax(-1).tolist()]
+            words = [escaped(task.labels[i]) for i in logits.argmax(-1).tolist()]
         if accelerator.is_main_process:
             lines = "".join(f"{i}\t{word}\n" for i, word in zip(splits[split]["idx"], words, strict=True))
-            temporary = Path(args.output_dir) / f".{name}.tmp"
-            temporary.write_text("index\tprediction\n" + lines, encoding="utf-8")
-            os.replace(temporary, Path(args.output_dir) / name)
+            write_text(Path(args.output_dir) / name, "index\tprediction\n" + lines)
             print(f"{Path(args.output_dir) / name}: {len(words)} predictions")
+
+
+def write_text(path, text):
+    """Write a text file so that it is either the old or the new one, whole, making its folder; or TrainingError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise runs.TrainingError(f"{path} cannot be written ({error.strerror}): make room or choose another "
+                                 "--output_dir, then run the same command again") from error  # fmt: skip
 
 
 def finish(args, record, student, teacher, accelerator):
@@ -272,7 +309,8 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     check_args(args)
     training.quiet()
-    complete = runs.inspect_run(args) == "complete"
+    # Nothing is trained for ax: whatever its folder holds, the predictions are written anew.
+    complete = args.task == "ax" or runs.inspect_run(args) == "complete"
     if complete and not args.do_predict:
         print(f"{args.output_dir}: complete already, nothing to do")
         return
@@ -284,8 +322,8 @@ def main(argv=None):
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator)
-    how = runs.open_run_everywhere(args, accelerator)
-    if how != "complete" and args.task != "ax":
+    how = "complete" if args.task == "ax" else runs.open_run_everywhere(args, accelerator)
+    if how != "complete":
         recipe = make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, cache)
         record = runs.new_record(
             args, accelerator, "finetune", args.task, train_examples=len(recipe.lengths), metric=task.metrics[0],

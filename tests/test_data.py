@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 import data
 import distill_finetune
+import runs
 
 FUZZ = settings(max_examples=20, deadline=None)
 
@@ -755,3 +757,84 @@ def test_grouped_batches_are_random_yet_hold_little_padding():
     means = [sum(lengths[i] for i in batch) / len(batch) for batch in epochs[0][:-1]]
     rises = sum(a < b for a, b in itertools.pairwise(means)) / len(means)
     assert 0.4 < rises < 0.6  # short and long batches in a random order
+
+
+# --- predictions of test sets ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nli_models(world, tmp_path_factory):
+    """Folders of two small models with mnli's labels; the weights of the second are not finite."""
+    folders = [tmp_path_factory.mktemp("nli") / name for name in ("first", "broken")]
+    labels = dict(enumerate(data.TASKS["mnli"].labels))
+    options = {"id2label": labels, "label2id": {word: i for i, word in labels.items()}, "num_labels": 3}
+    model = AutoModelForSequenceClassification.from_pretrained(world / "bert", **options)
+    for folder in folders:
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(world / "bert").save_pretrained(folder)
+        torch.nn.init.constant_(model.classifier.bias, float("nan"))
+    return folders
+
+
+def test_the_diagnostic_set_is_predicted_as_often_as_one_likes_in_a_folder_a_student(
+    finetune, nli_models, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(write(tmp_path, GLUE["ax"][0]))
+    options = ("--task", "ax", "--data_dir", ".", "--do_predict")
+    finetune(*options, "--student", nli_models[0])
+    (folder,) = (tmp_path / "runs" / "ax").iterdir()
+    (found,) = folder.rglob("AX.tsv")
+    lines = found.read_text().splitlines()
+    assert lines[0] == "index\tprediction" and [line.split("\t")[0] for line in lines[1:]] == ["0", "1"]
+    assert {line.split("\t")[1] for line in lines[1:]} <= set(data.TASKS["ax"].labels)
+    found.write_text("old")
+    finetune(*options, "--student", nli_models[0])
+    assert found.read_text().splitlines() == lines
+    shutil.copytree(nli_models[0], tmp_path / "other")
+    finetune(*options, "--student", "./other")
+    assert len(list((tmp_path / "runs" / "ax").iterdir())) == 2
+    assert (tmp_path / "runs/ax/other/seed1/AX.tsv").read_text().splitlines() == lines
+    found.unlink()
+    found.mkdir()
+    with pytest.raises(runs.TrainingError, match=r"AX\.tsv cannot be written \(Is a directory\)"):
+        finetune(*options, "--student", nli_models[0])
+    assert [path.name for path in found.parent.iterdir()] == ["AX.tsv"]
+
+
+def test_a_model_that_says_nan_predicts_nothing(finetune, nli_models, tmp_path):
+    with pytest.raises(runs.TrainingError, match=r"outputs are not finite \(example 0 of 2"):
+        finetune("--task", "ax", "--data_dir", write(tmp_path, GLUE["ax"][0]), "--do_predict",
+                 "--student", nli_models[1], "--output_dir", tmp_path / "run")  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions_without_a_test_set_are_refused_before_anything_is_trained(finetune, world, tmp_path):
+    files = {name: text for name, text in GLUE["cola"][0].items() if "test" not in name}
+    options = ("--student", world / "bert", "--do_predict", "--output_dir", tmp_path / "run")
+    with pytest.raises(ValueError, match=r"--do_predict: .* has no test set of cola"):
+        finetune("--data_dir", write(tmp_path, files), *options)
+    with pytest.raises(ValueError, match="--do_predict needs --test_file"):
+        finetune("--task", "custom", "--train_file", "a.csv", "--validation_file", "b.csv", *options)
+    assert not (tmp_path / "run").exists()
+
+
+ODD_LABELS = ("tab\tand\nnewline\r", "back\\slash \\t", "line\u2028\x85 é")
+
+
+def test_a_label_cannot_break_the_file_of_predictions(finetune, world, tmp_path):
+    train = "".join(json.dumps({"text": "the dog runs", "label": label}) + "\n" for label in ODD_LABELS)
+    files = {"train.jsonl": train, "test.jsonl": '{"text": "a"}\n{"no": "text"}\n{"text": "c"}\n'}
+    write(tmp_path, files)
+    finetune("--task", "custom", "--student", world / "bert", "--do_predict", "--max_steps", "1",
+             "--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "train.jsonl", "--test_file",
+             tmp_path / "test.jsonl", "--skip_bad_examples", "--output_dir", tmp_path / "run")  # fmt: skip
+    header, *lines, end = (tmp_path / "run" / "predictions.tsv").read_bytes().decode().split("\n")
+    assert header == "index\tprediction" and end == ""
+    assert [line.split("\t")[0] for line in lines] == ["0", "2"] and all(line.count("\t") == 1 for line in lines)
+
+
+def test_an_escaped_label_is_one_cell_and_can_be_read_back():
+    escaped = [distill_finetune.escaped(label) for label in ODD_LABELS]
+    assert all(len(cell.splitlines()) == 1 and "\t" not in cell for cell in escaped)
+    assert [cell.encode("latin-1").decode("unicode_escape") for cell in escaped] == list(ODD_LABELS)
+    assert distill_finetune.escaped("not_entailment 日本 é") == "not_entailment 日本 é"
