@@ -1,7 +1,7 @@
 """Task-agnostic distillation of a masked language model on plain text; without --teacher: plain MLM pre-training.
 
     python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
-        --corpus wikimedia/wikipedia:20231101.en --streaming
+        --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
 """
 import hashlib
 import math

@@ -1,4 +1,17 @@
-# Sourced by run_glue.sh and run_ablation.sh: hyperparameters of CKD for each GLUE task.
+# Sourced by run_*.sh: hyperparameters of CKD for each GLUE task, and the check of what a script's variables name.
+
+GLUE_TASKS="cola sst2 mrpc stsb qqp mnli qnli rte wnli"
+ALL_METHODS="finetune kd ckd pkd tinybert distilbert minilm"
+
+# check VARIABLE NAMES [REGEX]: ends the script, status 2, unless the variable holds words and each is one of the names;
+# with a regex, unless each matches it, and NAMES says what does
+check() {
+    local values=${!1} word known=${3:-${2// /|}}
+    [[ $values =~ [^[:space:]] ]] || { echo "$(basename "$0"): error: $1 is blank: use $2" >&2; exit 2; }
+    for word in $values; do
+        [[ $word =~ ^($known)$ ]] || { echo "$(basename "$0"): error: $1 names $word: use $2" >&2; exit 2; }
+    done
+}
 
 # preset TASK: temperature, pair weight, triple weight, learning rate, epochs. Published for a 6-layer student
 # (arXiv:2109.08359), where logits are not scaled by temperature^2.

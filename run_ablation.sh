@@ -27,15 +27,21 @@ LEARNING_RATE=${LEARNING_RATE:-}                  # empty: the task's preset
 EPOCHS=${EPOCHS:-}                                # empty: the task's preset
 DRY_RUN=${DRY_RUN:-}
 
-for part in $GRID; do
-    case $part in
-        leave_one_out | window | layer_map | criterion | size) ;;
-        *) echo "run_ablation.sh: error: GRID names $part: use leave_one_out window layer_map criterion size" >&2
-            exit 2 ;;
-    esac
+source presets.sh
+check TASKS "$GLUE_TASKS"
+check SEEDS "whole numbers" "[0-9]+"
+check GRID "leave_one_out window layer_map criterion size"
+check WINDOWS "odd numbers or all" "[0-9]*[13579]|all"
+check LAYER_MAPS "uniform first last ends"
+check SIZES "layers/width, as 4/512" "[1-9][0-9]*/[1-9][0-9]*"
+for size in $SIZES; do
+    width=${size#*/}
+    if ((width % 64 && width % 12)); then
+        echo "run_ablation.sh: error: SIZES names $size: use a width that 64 or 12 divides, for its heads" >&2
+        exit 2
+    fi
 done
 [ -n "$DRY_RUN" ] || source setup.sh
-source presets.sh
 extra=("$@")
 
 # one NAME "TERM..." OPTIONS...: a run of every task and seed under the given name, with these terms left out
@@ -44,17 +50,17 @@ one() {
     shift 2
     for task in $TASKS; do
         read -r temperature pair triple learning_rate epochs < <(preset "$task")
-        local terms=()
+        local terms=(--terms)
         for word in ${WEIGHTS:-$(ckd_terms "$temperature" "$pair" "$triple")}; do
             [[ " $dropped " == *" ${word%%=*} "* ]] || terms+=("$word")  # a term may not be given twice
         done
         for word in $dropped; do terms+=("$word=0"); done
         for seed in $SEEDS; do
             local command=(python distill_finetune.py --task "$task" ${DATA_DIR:+--data_dir "$DATA_DIR"}
-                --teacher "$RUNS/$task/teacher/seed1" --student "$STUDENT" --terms "${terms[@]}"
+                --teacher "$RUNS/$task/teacher/seed1" --student "$STUDENT" "${terms[@]}"
                 --temperature "$temperature" --learning_rate "${LEARNING_RATE:-$learning_rate}"
                 --num_train_epochs "${EPOCHS:-$epochs}" --run_name "$name" --seed "$seed"
-                --output_dir "$RUNS/ablation/$task/$name/seed$seed" "$@" "${extra[@]}")
+                --output_dir "$RUNS/ablation/$task/$name/seed$seed" "$@" ${extra[@]+"${extra[@]}"})
             if [ -n "$DRY_RUN" ]; then printf '%q ' "${command[@]}" && echo; else "${command[@]}"; fi
         done
     done

@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 
 TASKS=${TASKS:-cola}                              # any of: cola sst2 mrpc stsb qqp mnli qnli rte wnli
 SEEDS=${SEEDS:-1 2 3}                             # one run of every method each
-METHODS=${METHODS:-finetune kd ckd}               # finetune: labels only; the others are presets of --terms
+METHODS=${METHODS:-finetune kd ckd}               # also: pkd tinybert distilbert minilm; finetune: labels only
 TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
 STUDENT=${STUDENT:-}                              # a small pre-trained model; empty: cut from TEACHER
 STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
@@ -27,7 +27,11 @@ EPOCHS=${EPOCHS:-}                                # of the students; empty: the 
 CACHE_TEACHER=${CACHE_TEACHER:-}                  # 1: its outputs for the training set are computed once, for all runs
 
 source presets.sh
+check TASKS "$GLUE_TASKS"
+check METHODS "$ALL_METHODS"
+check SEEDS "whole numbers" "[0-9]+"
 
+# ${a[@]+"${a[@]}"} below: before bash 4.4 an empty array counts as unset
 student_options=()
 if [ "${1:-}" = demo ]; then
     shift
@@ -43,13 +47,13 @@ fi
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
 data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
 
-folders=()  # of the tasks alone: other scripts keep runs of the same names beside them
+table=(python report.py)  # of the tasks alone: other scripts keep runs of the same names beside them
 for task in $TASKS; do
-    folders+=("$RUNS/$task")
+    table+=("$RUNS/$task")
     read -r temperature pair triple learning_rate epochs < <(preset "$task")
     teacher=$RUNS/$task/teacher/seed1
     if [ "$METHODS" != finetune ]; then
-        python distill_finetune.py --task "$task" "${data[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
+        python distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} --student "$TEACHER" --run_name teacher --seed 1 \
             --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" "$@"
     fi
     for seed in $SEEDS; do
@@ -63,8 +67,9 @@ for task in $TASKS; do
                 options+=(--teacher "$teacher" --temperature "$temperature" --terms $terms
                     ${CACHE_TEACHER:+--cache_teacher})
             fi
-            python distill_finetune.py --task "$task" "${data[@]}" "${options[@]}" "${student_options[@]}" "$@"
+            python distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} "${options[@]}" \
+                ${student_options[@]+"${student_options[@]}"} "$@"
         done
     done
 done
-python report.py "${folders[@]}" --output_dir "$RUNS"
+"${table[@]}" --output_dir "$RUNS"

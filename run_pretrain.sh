@@ -6,23 +6,39 @@
 #   bash run_pretrain.sh               multilingual BERT on English Wikipedia (streamed), then CoLA; needs GPUs
 #   LAUNCH="torchrun --nproc_per_node 8" bash run_pretrain.sh --mixed_precision bf16
 #
-# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_pretrain.py.
+# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_pretrain.py, and the
+# precision among them to the fine-tuning too.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 TEACHER=${TEACHER:-bert-base-multilingual-cased}        # masked language model
 STUDENT_LAYERS=${STUDENT_LAYERS:-6}                     # copied evenly from the teacher's
 CORPUS=${CORPUS:-wikimedia/wikipedia:20231101.en}       # file, folder, glob or hub id
-VALIDATION_CORPUS=${VALIDATION_CORPUS:-wikimedia/wikipedia:20231101.simple}
-STREAMING=${STREAMING:---streaming}                     # empty: keep the tokenised corpus on disk
-TERMS=${TERMS:-ckd}                                     # terms of the distillation
+VALIDATION_CORPUS=${VALIDATION_CORPUS-wikimedia/wikipedia:20231101.simple}  # empty: blocks held out of CORPUS
+STREAMING=${STREAMING---streaming}                      # empty: keep the tokenised corpus on disk
+TERMS=${TERMS:-ckd}                                     # terms of the pre-training; fine-tuning has its presets
 MAX_STEPS=${MAX_STEPS:-100000}                          # optimiser steps
-LEARNING_RATE=${LEARNING_RATE:-5e-4}
+LEARNING_RATE=${LEARNING_RATE:-5e-4}                    # of the pre-training, as TERMS
 SEQ_LENGTH=${SEQ_LENGTH:-128}                           # tokens of a block
 RUNS=${RUNS:-runs}                                      # the student goes to $RUNS/pretrain/ckd/seed1
-TASKS=${TASKS:-cola}                                    # tasks it is fine-tuned on; empty: none
+TASKS=${TASKS-cola}                                     # tasks it is fine-tuned on; empty: none
 SEEDS=${SEEDS:-1 2 3}
 LAUNCH=${LAUNCH:-python}
+
+source presets.sh
+[ -z "$TASKS" ] || check TASKS "$GLUE_TASKS"
+[ -z "${METHODS:-}" ] || check METHODS "$ALL_METHODS"  # of run_glue.sh
+check SEEDS "whole numbers" "[0-9]+"
+
+precision=()
+before=
+for word in "$@"; do
+    case $before/$word in
+        --mixed_precision/*) precision=(--mixed_precision "$word") ;;
+        */--mixed_precision=*) precision=("$word") ;;
+    esac
+    before=$word
+done
 
 source setup.sh
 if [ "${1:-}" = demo ]; then
@@ -48,7 +64,7 @@ if [ "${1:-}" = demo ]; then
             esac
             python distill_finetune.py --task cola --data_dir cache/synthetic/glue "${student[@]}" --seed "$seed" \
                 --run_name "from-$start" --max_train_samples 8000 --num_train_epochs 2 --learning_rate 5e-4 \
-                --output_dir "$RUNS/cola/from-$start/seed$seed"
+                --output_dir "$RUNS/cola/from-$start/seed$seed" ${precision[@]+"${precision[@]}"}
         done
     done
     python report.py "$RUNS" --output_dir "$RUNS"
@@ -56,10 +72,12 @@ if [ "${1:-}" = demo ]; then
 fi
 
 student=$RUNS/pretrain/ckd/seed1
-$LAUNCH distill_pretrain.py --corpus "$CORPUS" --validation_corpus "$VALIDATION_CORPUS" $STREAMING --teacher "$TEACHER" \
-    --student_layers "$STUDENT_LAYERS" --terms $TERMS --run_name ckd --max_steps "$MAX_STEPS" \
-    --learning_rate "$LEARNING_RATE" --seq_length "$SEQ_LENGTH" --eval_steps 5000 --save_steps 1000 \
+$LAUNCH distill_pretrain.py --corpus "$CORPUS" ${VALIDATION_CORPUS:+--validation_corpus "$VALIDATION_CORPUS"} \
+    $STREAMING --teacher "$TEACHER" --student_layers "$STUDENT_LAYERS" --terms $TERMS --run_name ckd \
+    --max_steps "$MAX_STEPS" --learning_rate "$LEARNING_RATE" --seq_length "$SEQ_LENGTH" --eval_steps 5000 --save_steps 1000 \
     --output_dir "$student" "$@"
 if [ -n "$TASKS" ]; then
-    TASKS=$TASKS SEEDS=$SEEDS STUDENT=$student TEACHER=$TEACHER RUNS=$RUNS bash run_glue.sh
+    # What was set for the pre-training must not reach the fine-tuning under the same name.
+    env -u TERMS -u LEARNING_RATE -u STUDENT_LAYERS TASKS="$TASKS" SEEDS="$SEEDS" STUDENT="$student" \
+        TEACHER="$TEACHER" RUNS="$RUNS" bash run_glue.sh ${precision[@]+"${precision[@]}"}
 fi

@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 
 TASK=${TASK:-squad}                               # squad or squad_v2
 SEEDS=${SEEDS:-1}                                 # one run of every method each
-METHODS=${METHODS:-finetune kd ckd}               # finetune: labels only; the others are presets of --terms
+METHODS=${METHODS:-finetune kd ckd}               # also: pkd tinybert distilbert minilm; finetune: labels only
 TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
 STUDENT=${STUDENT:-}                              # a small pre-trained model; empty: cut from TEACHER
 STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
@@ -26,7 +26,13 @@ TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-3e-5}
 EPOCHS=${EPOCHS:-3}                               # of the students
 LEARNING_RATE=${LEARNING_RATE:-5e-5}              # of the students
 
+source presets.sh
+check TASK "squad squad_v2"
+check METHODS "$ALL_METHODS"
+check SEEDS "whole numbers" "[0-9]+"
+
 source setup.sh
+# ${a[@]+"${a[@]}"} below: before bash 4.4 an empty array counts as unset
 demo_options=() student_options=()
 if [ "${1:-}" = demo ]; then
     shift
@@ -40,7 +46,8 @@ if [ "${1:-}" = demo ]; then
     [ "$TERMS" != ckd ] || TERMS="ckd wr_pair=9 ltr_pair=9 wr_triple=90 ltr_triple=90"
 fi
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
-common=(--task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} --max_seq_length "$MAX_SEQ_LENGTH" "${demo_options[@]}")
+common=(--task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} --max_seq_length "$MAX_SEQ_LENGTH"
+    ${demo_options[@]+"${demo_options[@]}"})
 teacher=$RUNS/$TASK/teacher/seed1
 python distill_finetune.py "${common[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
     --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" "$@"
@@ -54,7 +61,7 @@ for seed in $SEEDS; do
             [ "$method" != ckd ] || terms=$TERMS
             options+=(--teacher "$teacher" --temperature "$TEMPERATURE" --terms $terms)
         fi
-        python distill_finetune.py "${common[@]}" "${options[@]}" "${student_options[@]}" "$@"
+        python distill_finetune.py "${common[@]}" "${options[@]}" ${student_options[@]+"${student_options[@]}"} "$@"
     done
 done
 python report.py "$RUNS/$TASK" --output_dir "$RUNS/$TASK"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import data
 import distill_finetune
 import distill_pretrain
+import losses
 import report
 import synthetic
 
@@ -93,6 +95,115 @@ def test_scripts_say_what_they_are_and_stop_at_errors():
         text = script.read_text(encoding="utf-8")
         assert text.startswith("#!/usr/bin/env bash\n# ") and "set -euo pipefail" in text
         assert not re.search(r"\\[ \t]+$", text, re.M)
+
+
+def test_no_script_trips_over_an_empty_array_in_an_older_bash():
+    """Before bash 4.4, "${a[@]}" of an empty array is an unset variable under set -u: ${a[@]+"${a[@]}"} is not."""
+    for script in Path().glob("*.sh"):
+        text = script.read_text(encoding="utf-8")
+        for name in re.findall(r'(?<!\+)"\$\{(\w+)\[@\]\}"', text):
+            assigned = re.findall(rf"\b{name}=\(\s*(\S)", text)
+            assert assigned and not {")", "$", '"'} & set(assigned), f"{script}: {name} may be empty"
+
+
+@pytest.mark.parametrize("script", ["distill_finetune.py", "distill_pretrain.py"])
+def test_the_examples_in_a_docstring_would_start(script):
+    examples = SCRIPTS[script].__doc__.replace("\\\n", " ").splitlines()
+    examples = [shlex.split(line) for line in examples if line.strip().startswith("python ")]
+    assert examples
+    for _, name, *arguments in examples:
+        args = SCRIPTS[name].build_parser().parse_args(arguments)
+        SCRIPTS[name].check_args(args)
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Run a script where python only notes its arguments: (exit status, stderr, [the words of each command])."""
+    (tmp_path / "bin").mkdir()
+    fake, log = tmp_path / "bin" / "python", tmp_path / "log"
+    fake.write_text(f'#!/bin/sh\n[ "$1" = - ] || printf "%s\\037" "$@" "END" >> {shlex.quote(str(log))}\n')
+    fake.chmod(0o755)
+
+    def run(script, *arguments, **variables):
+        log.write_text("")
+        environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path), **variables}
+        done = subprocess.run(["bash", script, *arguments], env=environment, capture_output=True, text=True)
+        commands = [command.split("\037")[:-1] for command in log.read_text().split("END\037")[:-1]]
+        return done.returncode, done.stderr, commands
+
+    return run
+
+
+@pytest.mark.parametrize("script, variable, value, known", [
+    ("run_glue.sh", "METHODS", "kd ckdd", "ckdd: use finetune kd ckd pkd tinybert distilbert minilm"),
+    ("run_glue.sh", "METHODS", " ", "METHODS is blank"),
+    ("run_glue.sh", "TASKS", "cola sst-2", "sst-2: use cola sst2 mrpc stsb qqp mnli qnli rte wnli"),
+    ("run_glue.sh", "SEEDS", "1 two", "two: use whole numbers"),
+    ("run_squad.sh", "METHODS", "kd,ckd", "kd,ckd: use finetune kd"),
+    ("run_squad.sh", "TASK", "squad2", "squad2: use squad squad_v2"),
+    ("run_squad.sh", "SEEDS", "-1", "-1: use whole numbers"),
+    ("run_pretrain.sh", "TASKS", "rte colla", "colla: use cola"),
+    ("run_pretrain.sh", "METHODS", "kd ckdd", "ckdd: use finetune"),
+    ("run_pretrain.sh", "SEEDS", "1,2", "1,2: use whole numbers"),
+    ("run_ablation.sh", "TASKS", "squad", "squad: use cola"),
+    ("run_ablation.sh", "GRID", "window layers", "layers: use leave_one_out window"),
+    ("run_ablation.sh", "WINDOWS", "3 4", "4: use odd numbers or all"),
+    ("run_ablation.sh", "LAYER_MAPS", "frist", "frist: use uniform first last ends"),
+    ("run_ablation.sh", "SIZES", "4x312", "4x312: use layers/width"),
+    ("run_ablation.sh", "SIZES", "4/100", "4/100: use a width that 64 or 12 divides"),
+    ("run_ablation.sh", "SEEDS", "one", "one: use whole numbers"),
+])  # fmt: skip
+def test_a_misspelt_name_is_refused_before_anything_runs(shell, script, variable, value, known):
+    status, stderr, commands = shell(script, **{variable: value})
+    assert status == 2 and not commands
+    assert re.fullmatch(rf"{re.escape(script)}: error: {variable} .*\n", stderr) and known in stderr
+
+
+def test_the_scripts_know_the_tasks_and_methods_of_the_code():
+    shown = subprocess.run(["bash", "-c", "source presets.sh; echo $GLUE_TASKS; echo $ALL_METHODS"], check=True,
+                           capture_output=True, text=True).stdout.splitlines()  # fmt: skip
+    glue = {name for name, task in data.TASKS.items() if task.hub[0] == data.GLUE_HUB and name != "ax"}
+    assert set(shown[0].split()) == glue and set(shown[1].split()) == {"finetune", *losses.PRESETS}
+
+
+def options_of(command):
+    """{option: its words} of a command."""
+    found = {}
+    for word in command:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            found[name] = [value] if equals else []
+        elif found:
+            found[name].append(word)
+    return found
+
+
+@pytest.mark.parametrize("precision", [["--mixed_precision", "bf16"], ["--mixed_precision=bf16"], []])
+@pytest.mark.parametrize("demo", [[], ["demo"]])
+def test_pre_training_hands_on_its_precision_and_nothing_else(shell, precision, demo):
+    variables = {"SEEDS": "4", "TERMS": "kd", "LEARNING_RATE": "0.125", "STUDENT_LAYERS": "4", "METHODS": "ckd"}
+    status, stderr, commands = shell("run_pretrain.sh", *demo, *precision, "--logging_steps", "7", **variables)
+    assert status == 0, stderr
+    stages = {script: [options_of(c) for c in commands if c[0] == script] for script in SCRIPTS}
+    for options in stages["distill_pretrain.py"]:
+        assert options["--logging_steps"] == ["7"] and ("--mixed_precision" in options) == bool(precision)
+    assert len(stages["distill_finetune.py"]) == (3 if demo else 2)
+    for options in stages["distill_finetune.py"]:
+        assert ("--mixed_precision" in options) == bool(precision)
+        assert options.get("--mixed_precision", ["bf16"]) == ["bf16"]
+        assert "--logging_steps" not in options and options["--learning_rate"] != ["0.125"]
+    if not demo:
+        assert stages["distill_pretrain.py"][0]["--terms"] == ["kd"]
+        assert stages["distill_finetune.py"][-1]["--terms"][0] == "ckd"
+        assert "--student_layers" not in stages["distill_finetune.py"][-1]
+
+
+def test_what_is_said_to_be_optional_in_pre_training_can_be_left_empty(shell):
+    status, _, commands = shell("run_pretrain.sh", STREAMING="", TASKS="", VALIDATION_CORPUS="")
+    assert status == 0 and [command[0] for command in commands] == ["distill_pretrain.py"]
+    assert not {"--streaming", "--validation_corpus"} & set(commands[0])
+    _, _, commands = shell("run_pretrain.sh", STREAMING="--streaming", TASKS="rte")
+    assert "--streaming" in commands[0] and {options_of(c)["--task"][0] for c in commands[1:-1]} == {"rte"}
 
 
 def test_the_new_term_of_the_readme_works_as_pasted(world, teacher, tmp_path):
