@@ -1,20 +1,25 @@
 """Plain text for masked language modelling: reading, packing into full blocks, drawing masks."""
 import glob
+import hashlib
+import json
+import os
+import shutil
 from pathlib import Path
 
 import datasets
 import torch
 from datasets import load_dataset
 
+import runs
 from data import load_hub, read_lines
 
 BUFFER = 10_000  # blocks among which a stream is shuffled
 
 
-def text_files(corpus):
+def find_files(corpus):
     """Files of a corpus given as file, folder (all *.txt below it) or glob; None if it names none of these.
 
-    Raises ValueError for a folder or glob without files, and for files that are empty or not UTF-8.
+    Raises ValueError for a folder or glob without files.
     """
     path = Path(corpus)
     if path.is_dir():
@@ -29,20 +34,23 @@ def text_files(corpus):
             raise ValueError(f"--corpus {corpus!r}: no file matches")
     else:
         return None
-    for file in files:
-        if not sum(text.strip() != "" for _, text in read_lines(file)):  # a sum: decodes the whole file
-            raise ValueError(f"{file}: holds no text")
     return [str(file) for file in files]
 
 
-def load_texts(corpus, streaming=False):
+def load_texts(corpus, streaming=False, cache_dir=None):
     """Dataset with a column text, a document a row: lines of local files, or rows of a hub data set.
 
-    corpus: file, folder, glob, or hub id with configuration as in wikimedia/wikipedia:20231101.en.
+    corpus: file, folder, glob, or hub id with configuration as in wikimedia/wikipedia:20231101.en. cache_dir: where
+    `datasets` puts its copy of local files; it knows a file by name and time, so a place that is kept can be outdated.
+    Raises ValueError for files that are empty or not UTF-8.
     """
-    files = text_files(corpus)
+    files = find_files(corpus)
     if files:
-        return load_dataset("text", data_files={"train": files}, split="train", streaming=streaming)
+        for file in files:
+            if not sum(text.strip() != "" for _, text in read_lines(file)):  # a sum: decodes the whole file
+                raise ValueError(f"{file}: holds no text")
+        options = {"data_files": {"train": files}, "split": "train", "streaming": streaming, "cache_dir": cache_dir}
+        return load_dataset("text", **options)
     if corpus.startswith((".", "/", "~")) or corpus.count("/") != 1:
         raise ValueError(f"--corpus {corpus!r}: no such file, folder or glob (and not a hub id as owner/name:config)")
     name, _, config = corpus.partition(":")
@@ -79,33 +87,79 @@ def pack(documents, length, cls, sep):
     return blocks
 
 
-def load_blocks(corpus, tokenizer, length, streaming=False, cache_dir="cache"):
-    """Dataset with input_ids, a full block of `length` tokens a row; tokenised once and kept on disk unless streamed.
-
-    Raises ValueError if the text does not fill one block.
-    """
-    texts = load_texts(corpus, streaming)
-    columns = texts.column_names or ["text"]
+def cutter(tokenizer, length):
+    """The function of a batch of rows with text -> {"input_ids": its full blocks of `length` tokens}."""
 
     def cut(rows):
         tokens = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False,
                            return_token_type_ids=False, verbose=False)["input_ids"]  # fmt: skip
         return {"input_ids": pack(tokens, length, tokenizer.cls_token_id, tokenizer.sep_token_id)}
 
-    if streaming:
-        return texts.map(cut, batched=True, remove_columns=columns)
-    Path(cache_dir).mkdir(exist_ok=True)
+    return cut
+
+
+def stream_blocks(corpus, tokenizer, length):
+    """Iterable dataset with input_ids, a full block of `length` tokens a row, tokenised as it is read.
+
+    Raises ValueError if the text does not fill one block.
+    """
+    texts = load_texts(corpus, streaming=True)
+    blocks = texts.map(cutter(tokenizer, length), batched=True, remove_columns=texts.column_names or ["text"])
+    if next(iter(blocks), None) is None:  # reading it again and again would never end
+        raise too_short(corpus, length)
+    return blocks
+
+
+def load_blocks(corpus, tokenizer, length, cache_dir="cache"):
+    """Dataset with input_ids, a full block of `length` tokens a row; tokenised once and kept on disk.
+
+    What is on disk belongs to the text itself, not to the name or time of its files; its checksum is verified by one
+    process of each machine, which costs one reading of it. Raises ValueError if the text does not fill one block, or if
+    what is on disk is damaged.
+    """
     tokenizer.backend_tokenizer.no_truncation()  # left from an earlier call, they would be part of the name
     tokenizer.backend_tokenizer.no_padding()
-    name = datasets.fingerprint.Hasher.hash(
-        [texts._fingerprint, length, tokenizer.backend_tokenizer.to_str(), datasets.__version__, 1]
-    )
+    files, texts = find_files(corpus), None
+    if files is None:
+        texts = load_texts(corpus)
+    source = [text_digest(file) for file in files] if files else texts._fingerprint
+    known = [source, length, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.backend_tokenizer.to_str()]
+    known = json.dumps([*known, datasets.__version__, 2])
+    folder = Path(cache_dir) / f"text-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
+    with runs.building(folder, talk=first) as temporary:
+        if temporary:
+            build_blocks(corpus, texts, tokenizer, length, temporary, folder)
+    if first and not temporary and (reason := runs.damage(folder, "blocks.arrow")):
+        raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
+    return datasets.Dataset.from_file(str(folder / "blocks.arrow")).with_format("torch")
+
+
+def build_blocks(corpus, texts, tokenizer, length, temporary, folder):
+    """Tokenise and pack a corpus in the temporary folder, which gets the name `folder` once it is whole."""
+    texts = texts or load_texts(corpus, cache_dir=str(temporary / "text"))
     features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"), length=length)})
-    blocks = texts.map(cut, batched=True, remove_columns=columns, features=features, new_fingerprint=name,
-                       cache_file_name=f"{cache_dir}/text-{name}.arrow")  # fmt: skip
+    blocks = texts.map(cutter(tokenizer, length), batched=True, remove_columns=texts.column_names, features=features,
+                       new_fingerprint=folder.name, cache_file_name=str(temporary / "blocks.arrow"))  # fmt: skip
     if not len(blocks):
-        raise ValueError(f"--corpus {corpus!r} is shorter than one block of {length} tokens: lower --seq_length")
-    return blocks.with_format("torch")
+        raise too_short(corpus, length)
+    del texts, blocks
+    shutil.rmtree(temporary / "text", ignore_errors=True)
+    runs.seal(temporary, folder)
+
+
+def text_digest(path):
+    """SHA-256 of a file's content. Raises ValueError if it cannot be read."""
+    try:
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def too_short(corpus, length):
+    """The error that a corpus does not fill one block."""
+    return ValueError(f"--corpus {corpus!r} is shorter than one block of {length} tokens: lower --seq_length")
 
 
 class Stream:

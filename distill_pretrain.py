@@ -48,6 +48,10 @@ def check_args(args):
     words = args.terms
     models.check_args(args)
     losses.check_args(args)
+    for name in ("corpus", "validation_corpus"):
+        if getattr(args, name) is not None and not getattr(args, name).strip():
+            raise ValueError(f"--{name} {getattr(args, name)!r} names nothing: pass a file, folder, glob or hub id"
+                             + (", or leave it out" if name != "corpus" else ""))  # fmt: skip
     if args.streaming and not (args.max_steps and args.validation_corpus):
         raise ValueError("--streaming knows no epochs and holds nothing out: pass --max_steps and --validation_corpus")
     if args.streaming and args.num_workers:
@@ -70,7 +74,11 @@ def load_everything(args):
         if args.seq_length > models.max_tokens(model.config):
             raise ValueError(f"--seq_length {args.seq_length} exceeds the model's "
                              f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
-    blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.streaming)
+    missing = [name for name in ("mask", "cls", "sep") if getattr(tokenizer, f"{name}_token_id") is None]
+    if missing:
+        raise ValueError(f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
+                         "language modelling needs: choose a model that was pre-trained by it")  # fmt: skip
+    blocks = (corpus.stream_blocks if args.streaming else corpus.load_blocks)(args.corpus, tokenizer, args.seq_length)
     if args.validation_corpus:
         held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length)
         held_out = held_out.select(range(min(args.max_eval_samples, len(held_out))))
@@ -80,6 +88,10 @@ def load_everything(args):
             raise ValueError(f"--corpus {args.corpus!r} has {len(blocks)} blocks, too few to hold any out: pass "
                              "--validation_corpus")  # fmt: skip
         held_out, blocks = blocks.select(range(size)), blocks.select(range(size, len(blocks)))
+    if set(held_out["input_ids"][:].flatten().tolist()) <= set(tokenizer.all_special_ids):
+        raise ValueError(f"--{'validation_corpus' if args.validation_corpus else 'corpus'}: the {len(held_out)} blocks "
+                         "to evaluate on hold no token that could be masked; are its words in the vocabulary of "
+                         f"{args.student or args.teacher}?")  # fmt: skip
     if args.streaming:
         blocks = corpus.Stream(blocks, args.seed)
     elif args.max_train_samples:

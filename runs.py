@@ -1,5 +1,6 @@
 """The run folder: its lock, the record run.json with the hardware, and checkpoints that are whole or not there."""
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -249,7 +250,12 @@ def save_checkpoint(accelerator, folder, state, keep):
 def _seal(temporary, final, state):
     """Add `state` and the checksums, flush everything to the disk, and give the folder its name."""
     write_json(temporary / "state.json", state | {"rng": rng_digest()})
-    files = sorted(p for p in temporary.iterdir() if p.is_file())
+    seal(temporary, final)
+
+
+def seal(temporary, final):
+    """Write the checksums of a folder's files, flush everything to the disk, and give the folder its name."""
+    files = sorted(p for p in temporary.iterdir() if p.is_file() and p.name != ".lock")
     for path in files:
         with path.open("rb") as f:
             os.fsync(f.fileno())
@@ -260,17 +266,22 @@ def _seal(temporary, final, state):
     _sync_folder(final.parent)
 
 
+def damage(folder, needed):
+    """What is wrong with a sealed folder that must hold the file `needed`: a few words, empty if nothing."""
+    try:
+        sums = json.loads((folder / "checksums.json").read_text())
+        bad = [name for name, digest in sums.items() if _digest(folder / name) != digest]
+        return f"{', '.join(bad) or needed} changed" if bad or needed not in sums else ""
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+
+
 def newest_checkpoint(folder):
     """The newest checkpoint whose files match their checksums, or None; damaged ones are named on stderr."""
     for path in sorted((Path(folder) / "checkpoints").glob("step-*"), reverse=True):
-        try:
-            sums = json.loads((path / "checksums.json").read_text())
-            bad = [name for name, digest in sums.items() if _digest(path / name) != digest]
-            if not bad and "state.json" in sums:
-                return path
-            reason = f"{', '.join(bad) or 'state.json'} changed"
-        except (OSError, ValueError, AttributeError) as error:
-            reason = str(error)
+        reason = damage(path, "state.json")
+        if not reason:
+            return path
         print(f"{path} is damaged ({reason}): skipped", file=sys.stderr)
     return None
 
@@ -297,3 +308,59 @@ def load_checkpoint(accelerator, folder):
 def rng_digest():
     """SHA-256 of the state of torch's generator on the CPU."""
     return hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
+
+
+# --- caches ------------------------------------------------------------------------------------------------------
+
+
+def _take(path, wait):
+    """The lock file of a folder in the making, locked; None if it is locked already (unless told to wait) or gone."""
+    try:
+        handle = (path / ".lock").open("a")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        # A lock of this kind belongs to one process: those it forks do not keep it alive.
+        fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(handle.fileno()), (path / ".lock").stat()):
+            return handle
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.ENOENT):
+            raise
+    handle.close()
+    return None
+
+
+@contextlib.contextmanager
+def building(final, talk=True):
+    """Yield an empty temporary folder in which to make the folder `final`, or None where `final` is there already.
+
+    Another process that is making it is waited for, with a printed line if talk; what dead ones left is removed. It is
+    for the caller to `seal` the temporary folder; whatever is left of it at the end is removed.
+    """
+    temporary = final.with_name(f".tmp-{final.name}")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for left in final.parent.glob(".tmp-*"):
+        if left != temporary and (dead := _take(left, wait=False)):
+            with dead:
+                shutil.rmtree(left, ignore_errors=True)
+    lock = None
+    while not final.exists() and lock is None:
+        temporary.mkdir(exist_ok=True)
+        lock = _take(temporary, wait=False)
+        if lock is None and temporary.exists():
+            if talk:
+                print(f"{final}: another process is making it; waiting for it", flush=True)
+            lock = _take(temporary, wait=True)
+    if lock is None:
+        yield None
+        return
+    with lock:
+        try:
+            for path in temporary.iterdir() if not final.exists() else ():
+                if path.name != ".lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield None if final.exists() else temporary
+            (final / ".lock").unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

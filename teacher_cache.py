@@ -1,14 +1,13 @@
 """The frozen teacher's outputs for the training set, computed once and kept on disk in half precision.
 
 A cache belongs to one teacher, one set of tokenised examples and the outputs that the terms need; runs that agree in
-these share it, whatever their student, seed or weights. One flat file a field, read through a memory map.
+these share it, whatever their student, seed or weights. One flat file a field, read through a memory map; checksums are
+verified whenever a run opens it, which costs one reading of the files, some seconds for 10 GB.
 """
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from array import array
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import baselines
 import data
 import losses
 import models
+import runs
 
 FOLDER = Path("cache")
 PREFIX = "teacher."  # of a field's name in a batch
@@ -76,8 +76,8 @@ class TeacherCache:
 def open_cache(args, teacher, examples, accelerator):
     """The TeacherCache of these examples (a tokenised Dataset), computed by all processes unless it is on disk.
 
-    Raises ValueError if it would not fit args.cache_limit_gb, or half precision cannot hold what the teacher says;
-    OSError if the disk is full.
+    Raises ValueError if it would not fit args.cache_limit_gb, if half precision cannot hold what the teacher says, or
+    if the files on disk are damaged; OSError if the disk is full.
     """
     layers = losses.teacher_layers(args.terms, args.layer_pairs)
     qkv_layers = [t for _, t in baselines.qkv_pairs(args.terms, args.layer_pairs)]
@@ -101,30 +101,18 @@ def open_cache(args, teacher, examples, accelerator):
     batches = data.sorted_batches(lengths, args.per_device_eval_batch_size)
     made_by = [accelerator.mixed_precision, accelerator.num_processes, args.per_device_eval_batch_size]
     folder = FOLDER / f"teacher-{key(teacher, examples, [files, *made_by])}"
-    with only_one_builder(accelerator):
-        there = [folder.exists()]
+    main = accelerator.is_main_process
+    with runs.building(folder) if main else contextlib.nullcontext() as temporary:
+        todo = [temporary and str(temporary)]
         if accelerator.num_processes > 1:
-            broadcast_object_list(there)
-        if not there[0]:
-            if accelerator.is_main_process:
-                print(f"{folder}: {size / 1e9:.2f} GB of the teacher's outputs, computed once")
-            fill(folder, files, compute, batches, starts, accelerator)
+            broadcast_object_list(todo)
+        if todo[0]:
+            if main:
+                print(f"{folder}: {size / 1e9:.2f} GB of the teacher's outputs, computed once", flush=True)
+            fill(Path(todo[0]), folder, files, compute, batches, starts, accelerator)
+    if main and not todo[0] and (reason := runs.damage(folder, "fields.json")):
+        raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
     return TeacherCache(folder, starts)
-
-
-@contextlib.contextmanager
-def only_one_builder(accelerator):
-    """Another run that wants to build a cache waits here for this one; a dead one holds no lock."""
-    if not accelerator.is_main_process:
-        yield
-        return
-    FOLDER.mkdir(exist_ok=True)
-    handle = os.open(FOLDER, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def plan_files(fields, examples, tokens):
@@ -139,27 +127,30 @@ def plan_files(fields, examples, tokens):
 
 
 def key(teacher, examples, settings):
-    """Hexadecimal name of a cache: the teacher's weights, the examples' tokens, the settings and versions."""
-    digest = hashlib.sha256(json.dumps([settings, torch.__version__, transformers.__version__]).encode())
+    """Hexadecimal name of a cache: the teacher's configuration and weights, the examples, settings and versions."""
+    config = {k: v for k, v in teacher.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    known = [config, settings, examples.column_names, torch.__version__, transformers.__version__]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
     for name, value in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     for column in examples.column_names:
         for row in examples[column]:
-            digest.update(array("q", row).tobytes())
+            digest.update(array("q", [len(row), *row]).tobytes())
     return digest.hexdigest()[:16]
 
 
-def fill(folder, files, compute, batches, starts, accelerator):
-    """Compute every batch and write it; the folder appears only once it is whole."""
+def fill(temporary, folder, files, compute, batches, starts, accelerator):
+    """Compute every batch and write it into the temporary folder, which gets the name `folder` once it is whole."""
     rank, processes = accelerator.process_index, accelerator.num_processes
-    temporary = folder.with_name(f".tmp-{folder.name}")
     if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         for name, (kind, shape, _) in files.items():
-            with open(temporary / f"{name}.bin", "wb") as f:  # a full disk shows here, not as a fault of the memory map
-                os.posix_fallocate(f.fileno(), 0, np.dtype(kind).itemsize * int(np.prod(shape)))
+            path = temporary / f"{name}.bin"
+            try:  # a full disk shows here, not as a fault of the memory map
+                with path.open("wb") as f:
+                    os.posix_fallocate(f.fileno(), 0, np.dtype(kind).itemsize * int(np.prod(shape)))
+            except OSError as error:
+                raise OSError(f"{path}: {error.strerror or error}: make room or leave out --cache_teacher") from error
         (temporary / "fields.json").write_text(json.dumps(files))
     accelerator.wait_for_everyone()
     maps = {name: np.memmap(temporary / f"{name}.bin", kind, "r+", shape=tuple(shape))
@@ -178,5 +169,5 @@ def fill(folder, files, compute, batches, starts, accelerator):
         rows.flush()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        os.replace(temporary, folder)
+        runs.seal(temporary, folder)
     accelerator.wait_for_everyone()

@@ -2,6 +2,8 @@
 import contextlib
 import itertools
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     DistilBertConfig,
+    PreTrainedTokenizerFast,
     RobertaConfig,
 )
 
@@ -79,6 +82,48 @@ def test_a_damaged_text_is_refused_by_name_or_read_whole(tmp_path_factory, piece
         assert "".join(rows).strip("\ufeff") == text.replace("\r", "").replace("\n", "").strip("\ufeff")
         lines = text.replace("\r\n", "\n").replace("\r", "\n")
         assert len(rows) == lines.count("\n") + (not lines.endswith("\n"))
+
+
+@pytest.fixture
+def blocks_of(world, tmp_path):
+    """The blocks of a text file, cached in tmp_path/cache."""
+    tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+
+    def load(path):
+        return corpus.load_blocks(str(path), tokenizer, 8, cache_dir=tmp_path / "cache")["input_ids"][:].tolist()
+
+    return load
+
+
+def test_the_cache_belongs_to_the_text_and_not_to_its_name_or_time(blocks_of, tmp_path):
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text("the dog sleeps .\n" * 20)
+    before = blocks_of(a)
+    b.write_bytes(a.read_bytes())
+    assert blocks_of(b) == before and len(list((tmp_path / "cache").iterdir())) == 1
+    time = a.stat().st_mtime_ns
+    a.write_text("the cat sleeps .\n" * 20)
+    os.utime(a, ns=(time, time))
+    after = blocks_of(a)
+    assert after != before and len(after) == len(before) and len(list((tmp_path / "cache").iterdir())) == 2
+    assert blocks_of(b) == before
+
+
+def test_a_damaged_text_cache_is_refused_and_a_killed_build_is_not_used(blocks_of, tmp_path):
+    (tmp_path / "a.txt").write_text("the dog sleeps .\n" * 20)
+    blocks = blocks_of(tmp_path / "a.txt")
+    (cache,) = (tmp_path / "cache").iterdir()
+    arrow = next(cache.glob("*.arrow"))
+    kept = arrow.read_bytes()
+    for damaged in (bytes(len(kept)), kept[:-1], kept[:200] + b"\1" + kept[201:], None):
+        arrow.write_bytes(damaged) if damaged else arrow.unlink()
+        with pytest.raises(ValueError, match=rf"{cache} is damaged \(.*{arrow.name}.*\): delete this folder, then run"):
+            blocks_of(tmp_path / "a.txt")
+    killed = cache.rename(cache.with_name(f".tmp-{cache.name}"))
+    (killed / arrow.name).write_bytes(bytes(len(kept)))
+    (killed / "text").mkdir()
+    assert blocks_of(tmp_path / "a.txt") == blocks
+    assert {p.name for p in (tmp_path / "cache").rglob("*")} == {cache.name, arrow.name, "checksums.json"}
 
 
 class TestMasks:
@@ -282,6 +327,11 @@ def test_narrower_students_and_other_terms_train_too(pretrain, world, tmp_path):
         (["--corpus", "{tmp}/latin.txt"], r"latin.txt, line 2: not UTF-8"),
         (["--corpus", "{tmp}/folder"], "no .txt file in this folder"),
         (["--corpus", "{tmp}/short.txt"], "shorter than one block of 32 tokens"),
+        (["--corpus", "{tmp}/short.txt", "--streaming"], "shorter than one block of 32 tokens"),
+        (["--corpus", ""], "--corpus '' names nothing"),
+        (["--validation_corpus", " "], "--validation_corpus ' ' names nothing.* or leave it out"),
+        (["--validation_corpus", "{tmp}/unknown.txt"], "hold no token that could be masked"),
+        (["--teacher", "{tmp}/maskless"], "maskless has no mask token"),
         (["--seq_length", "1000"], "exceeds the model's 384 positions"),
         (["--streaming", "--max_steps", "0"], "pass --max_steps"),
         (["--streaming", "--num_workers", "2"], "must be 0"),
@@ -289,12 +339,16 @@ def test_narrower_students_and_other_terms_train_too(pretrain, world, tmp_path):
     ],
     ids=str,
 )
-def test_bad_input_is_one_line_before_anything_is_written(pretrain, student_options, tmp_path, options, said):
+def test_bad_input_is_one_line_before_anything_is_written(pretrain, world, student_options, tmp_path, options, said):
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "blank.txt").write_bytes(b"\n \n")
     (tmp_path / "latin.txt").write_bytes(b"good\nna\xefve\n")
     (tmp_path / "short.txt").write_text("the dog runs .")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "unknown.txt").write_text("\u4e00 " * 100)
+    shutil.copytree(world / "bert", tmp_path / "maskless")
+    maskless = AutoTokenizer.from_pretrained(world / "bert").backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=maskless, pad_token="[PAD]").save_pretrained(tmp_path / "maskless")
     options = [option.format(tmp=tmp_path) for option in options]
     with pytest.raises(ValueError, match=said) as error:
         pretrain(*student_options, "--output_dir", tmp_path / "run", *options)

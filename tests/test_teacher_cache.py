@@ -2,13 +2,17 @@
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
 
 import distill_finetune
+import runs
 import teacher_cache
 
 
@@ -137,3 +141,107 @@ def test_two_processes_fill_one_cache(finetune, world, teacher, tmp_path, monkey
     a, b = (load_file(tmp_path / name / "checkpoints/step-00000005/model.safetensors") for name in ("one", "two"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_a_damaged_file_is_refused_with_its_remedy(finetune, teacher, tmp_path, folder):
+    options = ("--teacher", teacher, "--student_layers", "2", "--terms", "ckd", "--max_steps", "1", "--cache_teacher",
+               "--output_dir", tmp_path / "run", "--overwrite")  # fmt: skip
+    finetune(*options)
+    (cache,) = folder.iterdir()
+    for name in ("hidden_states.2.bin", "fields.json", "checksums.json"):
+        kept = (cache / name).read_bytes()
+        (cache / name).write_bytes(bytes(len(kept)))
+        with pytest.raises(ValueError, match=rf"{cache} is damaged \(.+\): delete this folder, then run the same"):
+            finetune(*options)
+        (cache / name).unlink()
+        with pytest.raises(ValueError, match=r"is damaged .*delete this folder"):
+            finetune(*options)
+        (cache / name).write_bytes(kept)
+    finetune(*options)
+
+
+def test_leftovers_of_dead_builders_are_removed_and_never_used(finetune, teacher, tmp_path, folder):
+    options = ("--teacher", teacher, "--student_layers", "2", "--terms", "kd", "--max_steps", "1", "--cache_teacher",
+               "--output_dir", tmp_path / "run", "--overwrite")  # fmt: skip
+    finetune(*options)
+    (cache,) = folder.iterdir()
+    whole = (cache / "logits.bin").read_bytes()
+    temporary = cache.rename(cache.with_name(f".tmp-{cache.name}"))
+    (temporary / "logits.bin").write_bytes(bytes(len(whole)))
+    (temporary / "stranger").mkdir()
+    (folder / ".tmp-teacher-of-another").mkdir()
+    finetune(*options)
+    assert [p.name for p in folder.iterdir()] == [cache.name] and (cache / "logits.bin").read_bytes() == whole
+    assert {p.name for p in cache.iterdir()} == {"checksums.json", "fields.json", "logits.bin"}
+
+
+def test_the_name_depends_on_configuration_and_row_boundaries(world):
+    config = AutoConfig.from_pretrained(world / "bert")
+    bert = AutoModel.from_config(config)
+    rows = Dataset.from_dict({"input_ids": [[1, 2], [3]]})
+    known = teacher_cache.key(bert, rows, [])
+    again = AutoModel.from_config(AutoConfig.from_pretrained(world / "bert"))
+    again.load_state_dict(bert.state_dict())
+    assert known == teacher_cache.key(again, Dataset.from_dict({"input_ids": [[1, 2], [3]]}), [])
+    for other in ([[1], [2, 3]], [[1, 2, 3]], [[1, 2], [3], []]):
+        assert teacher_cache.key(bert, Dataset.from_dict({"input_ids": other}), []) != known
+    bert.config.layer_norm_eps *= 2
+    assert teacher_cache.key(bert, rows, []) != known
+
+
+HOLDER = """
+import fcntl, os, pathlib, sys
+final = pathlib.Path(sys.argv[1])
+temporary = final.with_name(f".tmp-{final.name}")
+temporary.mkdir(parents=True)
+lock = (temporary / ".lock").open("a")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+if sys.argv[2] == "forks" and not os.fork():
+    sys.stdin.read()  # outlives its parent, as worker processes do
+    sys.exit()
+print("locked", flush=True)
+sys.stdin.read()
+if sys.argv[2] == "builds":
+    temporary.rename(final)
+"""
+
+
+@pytest.fixture
+def holder(folder):
+    """Start another process that is making the cache `x`: it finishes ("builds") or gives up when its input ends."""
+
+    def start(how):
+        process = subprocess.Popen([sys.executable, "-c", HOLDER, folder / "x", how], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True)  # fmt: skip
+        assert process.stdout.readline() == "locked\n"
+        return process
+
+    return start
+
+
+@pytest.mark.parametrize("how", ["builds", "gives up"])
+def test_who_waits_for_another_builder_says_so(folder, holder, how, capsys):
+    process = holder(how)
+    threading.Timer(0.3, process.stdin.close).start()
+    with runs.building(folder / "x") as temporary:
+        assert (temporary is None) == (how == "builds")
+        if temporary:
+            runs.seal(temporary, folder / "x")
+    process.wait()
+    assert f"{folder / 'x'}: another process is making it; waiting for it" in capsys.readouterr().out
+    assert [p.name for p in folder.iterdir()] == ["x"]
+
+
+def test_the_living_are_left_alone_and_children_of_the_dead_hold_no_lock(folder, holder, capsys):
+    process = holder("forks")
+    with runs.building(folder / "y") as temporary:
+        assert {p.name for p in folder.iterdir()} == {".tmp-x", ".tmp-y"}
+        (temporary / "data").write_text("content")
+        runs.seal(temporary, folder / "y")
+    process.kill()
+    process.wait()
+    with runs.building(folder / "x") as temporary:
+        runs.seal(temporary, folder / "x")
+    process.stdin.close()
+    assert "waiting" not in capsys.readouterr().out and not runs.damage(folder / "y", "data")
+    assert {p.name for p in folder.iterdir()} == {"x", "y"}
