@@ -1,13 +1,15 @@
 """SQuAD 1.1 and 2.0: reading, cutting long contexts into windows, and joining the windows' answers again."""
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import datasets
 import torch
 from datasets import Dataset
 
-from data import TASKS, load_hub, read_lines
+import runs
+from data import TASKS, load_hub, read_lines, whole_texts
 
 VERSION = 2  # of the windows below; raise it when they change, so that old caches are not used
 FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0.json", "dev-v2.0.json")}
@@ -155,20 +157,32 @@ def windows(questions, tokenizer, args, cache_dir="cache"):
     Columns: input_ids, attention_mask, (token_type_ids), start_positions and end_positions of the first answer's tokens
     ([CLS] where the window lacks any of them), answer (NONE, EXACT, or NEAREST where the tokens overlap the answer but
     do not end with it), question (index of its question), offsets (begin and end characters in the context, [-1, -1]
-    outside it). Kept on disk under a name made from all that they depend on.
+    outside it). Kept on disk under a name made from all that they depend on, and verified whenever they are read, which
+    costs one reading of the file. Raises ValueError if what is on disk is damaged.
     """
-    tokenizer.backend_tokenizer.no_truncation()  # left from an earlier call, they would be part of the name
-    tokenizer.backend_tokenizer.no_padding()
+    whole_texts(tokenizer)  # what an earlier call left would be part of the name
     content = hashlib.sha256()
     for batch in questions.iter(1000):
         content.update(json.dumps(batch).encode())
     settings = (VERSION, datasets.__version__, args.max_seq_length, args.doc_stride, args.max_query_length,
                 tokenizer.backend_tokenizer.to_str(), content.hexdigest())  # fmt: skip
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    Path(cache_dir).mkdir(exist_ok=True)
-    return questions.map(lambda rows, indices: _cut(rows, indices, tokenizer, args), batched=True, with_indices=True,
-                         remove_columns=questions.column_names,
-                         cache_file_name=f"{cache_dir}/squad-{name}.arrow", new_fingerprint=name)  # fmt: skip
+    folder, file = Path(cache_dir) / f"squad-{name}", "windows.arrow"
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
+    with runs.building(folder, talk=first) as temporary:
+        if temporary:
+            try:
+                questions.map(lambda rows, indices: _cut(rows, indices, tokenizer, args), batched=True,
+                              with_indices=True, remove_columns=questions.column_names, new_fingerprint=name,
+                              cache_file_name=str(temporary / file))  # fmt: skip
+                runs.seal(temporary, folder)
+            except OSError as error:
+                raise OSError(f"{folder} cannot be written ({error.strerror or error}): make room, then run the same "
+                              "command again") from error  # fmt: skip
+            whole_texts(tokenizer)
+    if first and not temporary and (reason := runs.damage(folder, file)):
+        raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
+    return Dataset.from_file(str(folder / file))
 
 
 def inexact_answers(questions, cut):

@@ -1,11 +1,13 @@
 """SQuAD: reading, windows, the search for answers, the official scores, and a run through the command line."""
 import argparse
 import json
+import shutil
 import unicodedata
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertTokenizerFast
@@ -166,13 +168,58 @@ def test_the_cache_is_keyed_by_all_that_windows_depend_on(world, tokenizer, args
     questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
     squad.windows(questions, tokenizer, args, tmp_path)
     squad.windows(questions, tokenizer, args, tmp_path)
-    assert len(list(tmp_path.glob("*.arrow"))) == 1
+    assert len(list(tmp_path.iterdir())) == 1
     args.doc_stride = 4
     squad.windows(questions, tokenizer, args, tmp_path)
     squad.windows(questions.select(range(5)), tokenizer, args, tmp_path)
     tokenizer.add_tokens(["zebra"])
     squad.windows(questions, tokenizer, args, tmp_path)
-    assert len(list(tmp_path.glob("*.arrow"))) == 4
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_tokenizer_is_left_alike_by_windows_that_are_made_and_by_those_that_are_there(
+    world, tokenizer, args, tmp_path
+):
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    before, saved = tokenizer.backend_tokenizer.to_str(), []
+    for _ in range(2):
+        squad.windows(questions, tokenizer, args, tmp_path / "cache")
+        tokenizer.save_pretrained(tmp_path / "saved")
+        saved.append((tmp_path / "saved" / "tokenizer.json").read_bytes())
+    assert saved[0] == saved[1] and tokenizer.backend_tokenizer.to_str() == before
+    data.tokenize(Dataset.from_dict({"text_a": ["a b"], "label": [1]}), tokenizer, 8)
+    assert tokenizer.backend_tokenizer.to_str() == before
+
+
+def middle_zeroed(file):
+    raw = file.read_bytes()
+    file.write_bytes(raw[: len(raw) // 2] + b"\0" * 64 + raw[len(raw) // 2 + 64 :])
+
+
+@pytest.mark.parametrize("damage", [middle_zeroed, lambda file: file.write_bytes(file.read_bytes()[:-100]),
+                                    lambda file: file.write_bytes(b""), lambda file: file.unlink()])  # fmt: skip
+def test_damaged_windows_are_named_with_the_remedy(world, tokenizer, args, tmp_path, damage):
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    whole = squad.windows(questions, tokenizer, args, tmp_path)[:]
+    (folder,) = tmp_path.iterdir()
+    damage(folder / "windows.arrow")
+    with pytest.raises(ValueError, match=rf"{folder} is damaged \(.*windows\.arrow.*\): delete this folder") as error:
+        squad.windows(questions, tokenizer, args, tmp_path)
+    assert "\n" not in str(error.value)
+    shutil.rmtree(folder)
+    assert squad.windows(questions, tokenizer, args, tmp_path)[:] == whole
+
+
+def test_what_a_killed_build_left_is_neither_used_nor_kept(world, tokenizer, args, tmp_path):
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    whole = squad.windows(questions, tokenizer, args, tmp_path)[:]
+    (folder,) = tmp_path.iterdir()
+    left = folder.rename(folder.with_name(f".tmp-{folder.name}"))
+    middle_zeroed(left / "windows.arrow")
+    (left / "tmpx2y3").write_bytes(b"half")
+    assert squad.windows(questions, tokenizer, args, tmp_path)[:] == whole
+    assert list(tmp_path.iterdir()) == [folder]
+    assert {path.name for path in folder.iterdir()} == {"windows.arrow", "checksums.json"}
 
 
 @settings(max_examples=40, deadline=None)
@@ -324,7 +371,8 @@ def test_teacher_and_student_through_the_command_line(world, tmp_path, monkeypat
         distill_finetune.main(common + options)
     record = json.loads((tmp_path / "s" / "run.json").read_text())
     assert {"f1", "exact_match"} <= set(record["best"]["metrics"]) and record["metric"] == "f1"
-    assert ("null_threshold" in record["best"]["metrics"]) == (task == "squad_v2")
+    v2 = {"null_threshold", "best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"}
+    assert v2 & set(record["best"]["metrics"]) == (v2 if task == "squad_v2" else set())
     predictions = json.loads((tmp_path / "s" / "predictions.json").read_text())
     dev = squad.read_squad(world / "squad" / squad.FILES[task][1], task == "squad_v2", data.Skipped())
     assert set(predictions) == set(dev["id"]) and all(isinstance(text, str) for text in predictions.values())
