@@ -8,13 +8,17 @@ the CoLA files names the edit: agr, det, refl, sel or order, and "ok" where the 
 """
 
 import argparse
+import contextlib
 import json
+import os
 import random
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -452,26 +456,57 @@ def read_record(folder):
         return None
 
 
+def write_all(args):
+    """Write all files beside their places, and put them there when all are whole: a failure leaves what was there."""
+    folder, record = args.output_dir, options(args)
+    temporary, new = folder / ".tmp-synthetic", not folder.exists()
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+        temporary.mkdir(parents=True)
+        seen = set()
+        write_cola(temporary / "glue" / "CoLA", args, seen)
+        write_text(temporary / "text", args, seen)
+        write_squad(temporary / "squad", args)
+        write_bert(temporary / "bert", args)
+        files = [path.relative_to(temporary) for path in sorted(temporary.rglob("*")) if path.is_file()]
+        for name, complete in (("incomplete", False), ("complete", True)):
+            write_lines(temporary / name, [json.dumps({**record, "complete": complete}, indent=2)])
+        os.replace(temporary / "incomplete", folder / "synthetic.json")
+        for path in files:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary / path, folder / path)
+        os.replace(temporary / "complete", folder / "synthetic.json")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # of a failure: nothing is in it
+
+
 def main(argv=None):
-    """Write all files; where they are already complete with the same options, do nothing."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    """Write all files; where they are already complete with the same options, do nothing.
+
+    A mistake of the user ends in one line and exit status 2, a folder that cannot be written in one and status 1.
+    """
+    args = build_parser().parse_args(argv)
+    folder = args.output_dir
     try:
         check_args(args)
+        if read_record(folder) == {**options(args), "complete": True} and not args.overwrite:
+            print(f"{folder}: already written with these options")
+            return
+        write_all(args)
     except ValueError as error:
         print(f"synthetic.py: {error}", file=sys.stderr)
         sys.exit(2)
-    folder, record = args.output_dir, options(args)
-    if read_record(folder) == {**record, "complete": True} and not args.overwrite:
-        print(f"{folder}: already written with these options")
-        return
-    write_lines(folder / "synthetic.json", [json.dumps({**record, "complete": False}, indent=2)])
-    seen = set()
-    write_cola(folder / "glue" / "CoLA", args, seen)
-    write_text(folder / "text", args, seen)
-    write_squad(folder / "squad", args)
-    write_bert(folder / "bert", args)
-    write_lines(folder / "synthetic.json", [json.dumps({**record, "complete": True}, indent=2)])
+    except Exception as error:
+        # A full disk is an OSError in Python, a SafetensorError in safetensors and a bare Exception in tokenizers.
+        if not isinstance(error, (OSError, SafetensorError)) and type(error) is not Exception:
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"synthetic.py: {folder} cannot be written ({reason}): make room or choose another --output_dir; what "
+              "was there before is unchanged", file=sys.stderr)
+        sys.exit(1)
     print(f"{folder}: {args.train_size} + {args.dev_size} sentences, {args.squad_train_size} + {args.squad_dev_size} "
           f"questions, {args.text_size} paragraphs")
 

@@ -1,6 +1,7 @@
 """The artificial language: files, offsets, tokenizer, and that counting words does not solve it."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ import synthetic
 SIZES = {"train_size": 3000, "dev_size": 1000, "text_size": 60, "squad_train_size": 120, "squad_dev_size": 160}
 
 
-def write(folder, seed=1, **sizes):
-    argv = ["--output_dir", str(folder), "--seed", str(seed)]
+def write(folder, seed=1, more=(), **sizes):
+    argv = ["--output_dir", str(folder), "--seed", str(seed), *more]
     for name, value in {**SIZES, **sizes}.items():
         argv += [f"--{name}", str(value)]
     synthetic.main(argv)
@@ -68,6 +69,49 @@ def test_finished_folder_is_kept_and_other_options_are_refused(tmp_path, capsys)
     (data / "synthetic.json").unlink()
     with pytest.raises(SystemExit):
         write(data, **small)
+
+
+@pytest.mark.parametrize("largest", [500, 3_000, 200_000], ids=["text", "tokenizer", "weights"])
+def test_a_disk_that_takes_no_more_is_one_line_and_changes_nothing(tmp_path, capsys, largest):
+    small = {"train_size": 20, "dev_size": 10, "text_size": 5, "squad_train_size": 8, "squad_dev_size": 4}
+    data = write(tmp_path / "data", **small)
+    before = contents(data)
+    (data / ".tmp-synthetic").mkdir()
+    (data / ".tmp-synthetic" / "left").write_text("by a process that was killed")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    capsys.readouterr()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+    try:
+        for folder, more in ((data, ["--overwrite"]), (tmp_path / "new", [])):
+            with pytest.raises(SystemExit) as error:
+                write(folder, seed=2, more=more, **small)
+            said = capsys.readouterr().err.splitlines()
+            assert error.value.code == 1 and len(said) == 1 and f"{folder} cannot be written (" in said[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(data) == before and not (tmp_path / "new").exists()
+    write(data, seed=2, more=["--overwrite"], **small)
+    assert {path.name for path in data.iterdir()} == {"glue", "squad", "text", "bert", "synthetic.json"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit) as error:
+        write(tmp_path / "file" / "data")
+    said = capsys.readouterr().err
+    assert error.value.code == 1 and "cannot be written (Not a directory)" in said and len(said.splitlines()) == 1
+
+
+def test_files_of_others_stay_when_ours_are_replaced(tmp_path):
+    small = {"train_size": 20, "dev_size": 10, "text_size": 5, "squad_train_size": 8, "squad_dev_size": 4}
+    data = write(tmp_path / "data", **small)
+    (data / "glue" / "SST-2").mkdir()
+    (data / "glue" / "SST-2" / "train.tsv").write_text("real")
+    before = contents(data)
+    write(data, seed=2, more=["--overwrite"], **small)
+    after = contents(data)
+    assert after["glue/SST-2/train.tsv"] == b"real" and after.keys() == before.keys()
+    assert after["glue/CoLA/train.tsv"] != before["glue/CoLA/train.tsv"]
 
 
 def test_sizes_below_one_are_refused(tmp_path, capsys):
