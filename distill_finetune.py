@@ -91,11 +91,13 @@ def load_everything(args):
         if args.max_seq_length > models.max_tokens(model.config):
             raise ValueError(f"--max_seq_length {args.max_seq_length} exceeds the model's "
                              f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
-    if skipped.reports:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun: it alone talks
+    if skipped.reports and first:
         print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     if task.kind == "qa":
         splits = {name: squad.windows(split, tokenizer, args) for name, split in questions.items()}
-        if said := squad.inexact_answers(questions["train"], splits["train"]):
+        said = squad.inexact_answers(questions["train"], splits["train"])
+        if said and first:
             print(said)
         splits["questions"] = questions["validation"]
     else:

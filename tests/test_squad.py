@@ -60,6 +60,15 @@ class TestReading:
         rows = squad.read_squad(squad_file(tmp_path / "f.json", [qa(start=5), qa("q2")]), False, skipped)
         assert rows["id"] == ["q2"] and len(skipped.reports) == 1 and "'q1'" in skipped.reports[0]
 
+    @pytest.mark.parametrize("second", [qa(text="mat", start=19), {**qa(), "answers": [], "is_impossible": True}])
+    def test_an_id_that_comes_twice_in_v2(self, tmp_path, second):
+        path = squad_file(tmp_path / "f.json", [qa(), second, qa("q2")])
+        with pytest.raises(ValueError, match=r"f\.json: the question id 'q1' comes twice"):
+            squad.read_squad(path, True, data.Skipped())
+        skipped = data.Skipped(True)
+        rows = squad.read_squad(path, True, skipped)
+        assert rows["id"] == ["q1", "q2"] and rows["texts"][0] == ["cat"] and len(skipped.reports) == 1
+
     @settings(max_examples=60, deadline=None)
     @given(st.data())
     def test_damaged_files_end_in_one_line_or_in_all_their_questions(self, tmp_path_factory, data_):
