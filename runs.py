@@ -2,14 +2,19 @@
 import contextlib
 import errno
 import fcntl
+import fnmatch
+import glob
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pickle
 import platform
+import re
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +27,21 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 # Options that a resumed or finished run may change: they do not touch its result.
-FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "cache_limit_gb")
+FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "cache_limit_gb",
+                "save_minutes", "timeout_minutes")
+# Options that name what a run reads: --overwrite deletes none of it.
+INPUTS = ("data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus", "teacher", "student")
+# Names that a run writes, beside those that its run.json lists under "files": in the run folder and in checkpoints.
+OWN = (
+    ".lock", "run.json", ".run.json.tmp", "README.md", "config.json", "generation_config.json", "model.safetensors",
+    "model-*-of-*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt",
+    "bpe.codes", "sentencepiece.bpe.model", "spm.model", "spiece.model", "predictions.json", "predictions.tsv",
+    *(f"{name}.tsv" for name in ("AX", "CoLA", "MNLI-m", "MNLI-mm", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B",
+                                 "WNLI")), ".*.tsv.tmp",
+)  # fmt: skip
+OWN_IN_CHECKPOINTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pkl", "*.pt", "state.json",
+                      "checksums.json", ".*.json.tmp")  # fmt: skip
 
 
 class TrainingError(RuntimeError):
@@ -33,7 +52,8 @@ class TrainingError(RuntimeError):
 def writing(folder, temporary=None):
     """Within it, a run folder that is gone, full or read-only ends in a TrainingError; temporary is then removed.
 
-    Disk errors reach us as OSError, or as the writers' own errors with the OSError behind them.
+    Disk errors reach us as OSError, or as the writers' own errors with the OSError behind them or in their text; any
+    other error goes on as it is.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} was removed while this run was using it: run the same command again")
@@ -44,24 +64,52 @@ def writing(folder, temporary=None):
             raise
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
-        chain = [error]
-        while chain[-1].__context__:
-            chain.append(chain[-1].__context__)
-        reason = next((e.strerror for e in reversed(chain) if isinstance(e, OSError) and e.strerror), error)
-        raise TrainingError(f"could not write to {folder} ({reason}): is the disk full? What was saved before is "
-                            "intact; make room, then run the same command again") from error  # fmt: skip
+        reason = disk_error(error)
+        if not reason:
+            raise
+        hint, remedy = ("is the disk full? ", "make room") if reason in FULL else ("", "mend that")
+        raise TrainingError(f"could not write to {folder} ({reason}): {hint}What was saved before is intact; {remedy}, "
+                            "then run the same command again") from error  # fmt: skip
+
+
+UNKNOWN = "file write failed"  # all that torch.save, which writes in C++, says of it
+FULL = [UNKNOWN, *(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))]
+
+
+def disk_error(error):
+    """What the operating system said of a failed writing, or "" if the error has another cause."""
+    chain = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    for link in reversed(chain):
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+    said = " ".join(map(str, chain))
+    number = re.search(r"\(os error (\d+)\)", said)  # safetensors writes in Rust
+    if number:
+        return os.strerror(int(number[1]))
+    return UNKNOWN if re.search("PytorchStreamWriter failed|unexpected pos|iostream error", said) else ""
 
 
 # --- the record --------------------------------------------------------------------------------------------------
 
 
+def finite(content):
+    """A copy of what is to become JSON, which knows no NaN and no infinity: null in their place."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path, content):
-    """Write JSON so that the file is either the old or the new one, whole."""
+    """Write JSON so that the file is either the old or the new one, whole; a number that is not finite as null."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as f:
-            json.dump(content, f, indent=1, ensure_ascii=False)
+            json.dump(finite(content), f, indent=1, ensure_ascii=False, allow_nan=False)
             f.write("\n")
             f.flush()
             os.fsync(f.fileno())
@@ -78,20 +126,38 @@ def read_record(folder):
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record["options"], dict) or not isinstance(record["status"], str):
-            raise ValueError("options or status missing")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): pass --overwrite to start this run anew") from error
+        if not isinstance(record["options"], dict) or not all(isinstance(record[k], str) for k in ("status", "stage")):
+            raise ValueError("options, status or stage missing")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}), so nothing says whether {folder} holds "
+                         "a run and nothing else: look into it and delete it by hand, or choose another --output_dir"
+                         ) from error  # fmt: skip
     return record
+
+
+def check_name(name):
+    """Raise ValueError unless a --run_name can be the name of a folder."""
+    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
+        raise ValueError(f"--run_name {name!r} becomes a folder: use letters, digits and . _ + - only, no dot first")
 
 
 def _lock(folder):
     """Hold the folder's lock until this process ends; the kernel frees the lock of a process that died."""
-    handle = open(folder / ".lock", "a+", encoding="utf-8")
+    path = folder / ".lock"
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        handle.seek(0)
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(f"{path} is a symbolic link, and the lock of a run must be a file of its own: "
+                         "delete the link") from error  # fmt: skip
+    handle, status = os.fdopen(number, "r+", encoding="utf-8"), os.fstat(number)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise ValueError(f"{path} is not a file of its own, as the lock of a run must be: delete it")
+    try:
+        # A lock of this kind belongs to the process: the workers that it forks do not keep it when it dies.
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         holder = handle.read().strip() or "unknown process"
         raise ValueError(f"{folder} is in use by another run ({holder}): wait or choose another folder") from error
     handle.truncate(0)
@@ -102,58 +168,211 @@ def _lock(folder):
 
 def options_of(args):
     """The resolved options as they stand in run.json."""
-    return {name: value for name, value in vars(args).items() if name not in ("lock", "layer_pairs")}
+    return {name: value for name, value in vars(args).items() if name not in ("lock", "layer_pairs", "defaults")}
 
 
-def inspect_run(args):
-    """What the run folder holds: "new" (nothing), "resume" or "complete". Reads only.
+def inspect_run(args, inputs=None):
+    """What the run folder holds: "new" (nothing, or a run that --overwrite may delete), "resume" or "complete".
 
-    Raises ValueError if it holds a run with other options, or something that is no run.
+    inputs: the `describe_inputs` of this command, once they are known. Reads only. Raises ValueError if the folder
+    holds a run with other options or, where it would be resumed, other inputs; or something that is no run.
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file: choose another folder")
-    if args.overwrite or not folder.exists():
+    if not folder.exists():
+        return "new"
+    if args.overwrite:
+        check_overwrite(args)
         return "new"
     record = read_record(folder)
     if record is None:
-        strangers = [p.name for p in folder.iterdir() if p.name not in (".lock", ".run.json.tmp")]
+        strangers = _contents(folder)
         if strangers:
-            raise ValueError(f"--output_dir {folder} is not empty and holds no run ({strangers[0]}, ...): choose "
-                             "another folder, or pass --overwrite to delete its contents")  # fmt: skip
+            raise ValueError(f"--output_dir {folder} is not empty and holds no run ({_few(strangers)}): choose another "
+                             "folder")  # fmt: skip
         return "new"
-    mine = json.loads(json.dumps({k: v for k, v in options_of(args).items() if k not in FREE_OPTIONS}))
-    theirs = {k: v for k, v in record["options"].items() if k not in FREE_OPTIONS}
-    differ = [k for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k)]
+    _compare_options(args, folder, record["options"])
+    if record["status"] == "complete":
+        return "complete"
+    changed = [_change(name, old, inputs.get(name)) for name, old in (record.get("inputs") or {}).items()
+               if inputs and old != inputs.get(name)]  # fmt: skip
+    if changed:  # a run of an earlier version of this code has no inputs in its record
+        raise ValueError(f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it "
+                         "began with, choose another --output_dir, or pass --overwrite to start anew")  # fmt: skip
+    return "resume"
+
+
+def _compare_options(args, folder, theirs):
+    """Raise ValueError if a run in the folder has other options; one it does not know counts if it is no default."""
+    mine = json.loads(json.dumps(finite({k: v for k, v in options_of(args).items() if k not in FREE_OPTIONS})))
+    defaults = {k: v for k, v in getattr(args, "defaults", {}).items() if k not in theirs}
+    theirs = defaults | {k: v for k, v in theirs.items() if k not in FREE_OPTIONS}
+    differ = [k for k in sorted({*mine, *theirs} - set(FREE_OPTIONS)) if mine.get(k) != theirs.get(k)]
     if differ:
         listed = ", ".join(f"--{k} {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in differ)
         raise ValueError(f"{folder} holds a run with other options ({listed}): choose another --output_dir, or pass "
                          "--overwrite to discard it")  # fmt: skip
-    return "complete" if record["status"] == "complete" else "resume"
 
 
-def open_run(args):
+def _change(name, old, new):
+    """The words for an input that is not what it was."""
+    if isinstance(old, int):
+        return f"{name.replace('_', ' ')} {old} there, {new} here"
+    return f"the {name.replace('_', ' ')} {'changed' if new else 'is missing'}"
+
+
+def _few(paths):
+    """The names of some paths, for a message."""
+    names = [path if isinstance(path, str) else path.name for path in paths]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _contents(folder):
+    """The entries of a run folder that are more than the lock and a record never finished."""
+    return sorted(path for path in folder.iterdir() if path.name not in (".lock", ".run.json.tmp"))
+
+
+def check_overwrite(args):
+    """Raise ValueError unless the run folder holds one run of these scripts, nothing else, and nothing now needed."""
+    folder = Path(args.output_dir)
+    here = folder.resolve()
+    if not _contents(folder):
+        return
+    refused = f"--overwrite deletes a run and nothing else, and --output_dir {folder}"
+    if here in (Path.cwd(), *Path.cwd().parents):
+        raise ValueError(f"{refused} is the current folder or holds it: choose another --output_dir")
+    for name in INPUTS:
+        for path in named_files(getattr(args, name, None), deep=False):
+            if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
+                raise ValueError(f"{refused} holds what this command reads (--{name} {getattr(args, name)}): choose "
+                                 "another --output_dir")  # fmt: skip
+    record = read_record(folder)
+    if record is None:
+        raise ValueError(f"{refused} holds no run of its own but {_few(_contents(folder))}: choose another "
+                         "--output_dir, or delete these by hand")  # fmt: skip
+    strangers = _strangers(folder, record)
+    if strangers:
+        raise ValueError(f"{refused} holds what no run wrote ({_few(strangers)}): move it elsewhere, or choose another "
+                         "--output_dir")  # fmt: skip
+
+
+def named_files(value, deep=True):
+    """Paths that an option's value names: a file, a folder (deep: the .txt files below it), what a glob finds."""
+    if not value:
+        return []
+    path = Path(value)
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*.txt") if p.is_file()) if deep else [path]
+    if path.exists():
+        return [path]
+    return sorted(map(Path, glob.glob(value, recursive=True))) if glob.has_magic(value) else []
+
+
+def _strangers(folder, record):
+    """Entries of a run folder, as paths below it, that no run of these scripts wrote."""
+    def unknown(parent, patterns):
+        return [path for path in sorted(parent.iterdir())
+                if not (path.is_symlink() or path.is_file())
+                or not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)]  # fmt: skip
+
+    def inner(path):
+        """Whether it is one of the run's own folders, to be looked into; a link is deleted without a look."""
+        return path.is_dir() and not path.is_symlink()
+
+    links = [folder / name for name in ("tb", "checkpoints") if (folder / name).is_symlink()]
+    found = [path for path in unknown(folder, OWN) if path not in links]
+    found = [path for path in found if path.name not in record.get("files", ()) or inner(path)]
+    for path in [path for path in found if inner(path) and path.name in ("tb", "checkpoints", ".tmp-model")]:
+        found.remove(path)
+        if path.name == "tb":
+            found += unknown(path, ["events.out.tfevents.*"])
+        elif path.name == "checkpoints":
+            for step in sorted(path.iterdir()):
+                own = inner(step) and re.fullmatch(r"(\.tmp-)?step-\d{8,}", step.name)
+                found += unknown(step, OWN_IN_CHECKPOINTS) if own else [step]
+    return [str(path.relative_to(folder)) for path in found]
+
+
+def open_run(args, inputs=None):
     """Make and lock the run folder, empty it if --overwrite was passed; what it holds, as `inspect_run` says."""
     folder = Path(args.output_dir)
     inspect_run(args)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         args.lock = _lock(folder)
+        if args.overwrite:
+            check_overwrite(args)  # another run may have ended meanwhile
+            # The record last: whoever is interrupted here can give the same command again.
+            for path in sorted(_contents(folder), key=lambda path: path.name == "run.json"):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise ValueError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another one") from error
-    if args.overwrite:
-        for path in folder.iterdir():
-            if path.name != ".lock":
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    return inspect_run(args)
+    return inspect_run(args, inputs)
 
 
-def open_run_everywhere(args, accelerator):
-    """`open_run` in the main process, its answer in all of them."""
-    answer = [open_run(args) if accelerator.is_main_process else None]
+def open_run_everywhere(args, accelerator, inputs=None):
+    """`open_run` in the main process, its answer in all of them; the others need not know the inputs."""
+    answer = [open_run(args, inputs) if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
         broadcast_object_list(answer)
     return answer[0]
+
+
+# --- what a run was made from --------------------------------------------------------------------------------------
+
+
+def describe_inputs(args, accelerator, data, models):
+    """What must not change between the parts of a run, as it stands in run.json: {name: SHA-256 or number}.
+
+    data: {name: Dataset, or list of files to be streamed}. models: {name: model or None}, before training. Digests are
+    of contents, not of paths or times; of a streamed file its size and its first and last MiB.
+    """
+    found = {name: digest_files(rows) if isinstance(rows, list) else digest_rows(rows) for name, rows in data.items()}
+    found |= {name: digest_model(model) for name, model in models.items() if model}
+    size = args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+    return found | {"number_of_processes": accelerator.num_processes, "examples_per_step": size}
+
+
+def digest_rows(dataset):
+    """SHA-256 of the rows of a Dataset, whatever files they came from and however they are cut into chunks."""
+    digest = hashlib.sha256(json.dumps(dataset.column_names).encode())
+    for table in dataset.with_format("arrow").iter(10_000):
+        for batch in table.replace_schema_metadata(None).combine_chunks().to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()
+
+
+def digest_model(model):
+    """SHA-256 of a model's configuration and of all its tensors; not of its path or of the library's version."""
+    passing = ("transformers_version", "architectures", "dtype", "torch_dtype")  # differ by how it was made or loaded
+    config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k not in passing}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def digest_files(paths, ends=2**20):
+    """SHA-256 of the sizes and the first and last bytes of files, for those too large to be read twice."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as f:
+            size = f.seek(0, os.SEEK_END)
+            digest.update(f"{size} ".encode())
+            for at in (0, max(0, size - ends)):
+                f.seek(at)
+                digest.update(f.read(ends))
+    return digest.hexdigest()
+
+
+def note_files(folder, names):
+    """Add names of files to those that the run.json of a folder lists as the run's own; nothing where there is none."""
+    record = read_record(folder)
+    if record:
+        files = sorted({*record.get("files", ()), *names})
+        write_json(Path(folder) / "run.json", record | {"files": files})
 
 
 def new_record(args, accelerator, stage, task, **more):
@@ -299,6 +518,9 @@ def load_checkpoint(accelerator, folder):
     except pickle.UnpicklingError as error:
         raise TrainingError(f"{paths[0]} holds more than weights and numbers, and was not loaded: delete it, or pass "
                             "--overwrite to start anew") from error  # fmt: skip
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise TrainingError(f"{paths[0]} does not fit this student ({' '.join(str(error).split())[:200]}): was the "
+                            "model replaced? Put it back, or pass --overwrite to start anew") from error  # fmt: skip
     state = json.loads((Path(paths[0]) / "state.json").read_text())
     if accelerator.is_main_process and state["rng"] != rng_digest():  # Accelerate only logs a failure to restore it
         raise TrainingError(f"{paths[0]}: the random state could not be restored: pass --overwrite to start anew")
