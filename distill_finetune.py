@@ -62,8 +62,7 @@ def check_args(args):
     if args.task == "ax" and not args.run_name:
         args.run_name = re.sub(r"[^\w.+-]+", "-", args.student).strip("-.") or Path(args.student).resolve().name
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
-    if not re.fullmatch(r"[\w.+-]+", args.run_name):
-        raise ValueError(f"--run_name {args.run_name!r} becomes a folder: use letters, digits and . _ + - only")
+    runs.check_name(args.run_name)
     args.output_dir = args.output_dir or f"runs/{args.task}/{args.run_name}/seed{args.seed}"
 
 
@@ -246,7 +245,7 @@ def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, ca
 
 def model_card(args, task, entry):
     """Text of the README.md that goes with a saved model."""
-    scores = "\n".join(f"- {name}: {value:.4f}" for name, value in entry["metrics"].items())
+    scores = "\n".join(f"- {name}: {training.shown(value)}" for name, value in entry["metrics"].items())
     how = f"distilled from `{args.teacher}` with {args.terms}" if args.teacher else "fine-tuned on the labels"
     return (
         f"---\nlibrary_name: transformers\ntags: [knowledge-distillation, {args.task}]\n---\n\n# {args.run_name} on "
@@ -281,6 +280,7 @@ def write_predictions(args, task, splits, model, tokenizer, accelerator):
         if accelerator.is_main_process:
             lines = "".join(f"{i}\t{word}\n" for i, word in zip(splits[split]["idx"], words, strict=True))
             write_text(Path(args.output_dir) / name, "index\tprediction\n" + lines)
+            runs.note_files(args.output_dir, [name])
             print(f"{Path(args.output_dir) / name}: {len(words)} predictions")
 
 
@@ -324,18 +324,22 @@ def main(argv=None):
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator)
-    how = "complete" if args.task == "ax" else runs.open_run_everywhere(args, accelerator)
+    inputs = None
+    if accelerator.is_main_process and not complete and args.task != "ax":
+        used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
+        inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
+    how = "complete" if args.task == "ax" else runs.open_run_everywhere(args, accelerator, inputs)
     if how != "complete":
         recipe = make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, cache)
         record = runs.new_record(
             args, accelerator, "finetune", args.task, train_examples=len(recipe.lengths), metric=task.metrics[0],
-            layer_map=args.layer_pairs, model=measure.describe(student, args.max_seq_length),
+            inputs=inputs, layer_map=args.layer_pairs, model=measure.describe(student, args.max_seq_length),
             teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
         )  # fmt: skip
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:
             finish(args, record, student, teacher, accelerator)
-            best = ", ".join(f"{k} {v:.4f}" for k, v in record["best"]["metrics"].items())
+            best = ", ".join(f"{k} {training.shown(v)}" for k, v in record["best"]["metrics"].items())
             print(f"{args.output_dir}: best {best} at step {record['best']['step']}, "
                   f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
     if args.do_predict:

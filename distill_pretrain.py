@@ -5,7 +5,6 @@
 """
 import hashlib
 import math
-import re
 from pathlib import Path
 
 import torch
@@ -57,8 +56,7 @@ def check_args(args):
     if args.streaming and args.num_workers:
         raise ValueError(f"--streaming reads in order: --num_workers {args.num_workers} must be 0")
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "mlm")
-    if not re.fullmatch(r"[\w.+-]+", args.run_name):
-        raise ValueError(f"--run_name {args.run_name!r} becomes a folder: use letters, digits and . _ + - only")
+    runs.check_name(args.run_name)
     args.output_dir = args.output_dir or f"runs/pretrain/{args.run_name}/seed{args.seed}"
 
 
@@ -199,9 +197,9 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
 
     def plan(size, epoch):
         if args.streaming:
-            return [list(range(i * size, (i + 1) * size)) for i in range(args.max_steps)]
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(args.seed * 1_000_003 + epoch)).tolist()
-        return [order[i : i + size] for i in range(0, count, size)]
+            return training.Steps(range(args.max_steps * size), size)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(args.seed * 1_000_003 + epoch))
+        return training.Steps(order, size)
 
     def save(folder, model, entry):
         model.model.save_pretrained(folder)
@@ -219,7 +217,7 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
 def model_card(args, entry):
     """Text of the README.md that goes with a saved model."""
     how = f"distilled from `{args.teacher}` with {args.terms}" if args.teacher else "pre-trained"
-    scores = "\n".join(f"- {name}: {value:.4f}" for name, value in entry["metrics"].items())
+    scores = "\n".join(f"- {name}: {training.shown(value)}" for name, value in entry["metrics"].items())
     return (
         f"---\nlibrary_name: transformers\ntags: [knowledge-distillation, fill-mask]\n---\n\n# {args.run_name}, "
         f"seed {args.seed}\n\nA masked language model {how} on `{args.corpus}`, blocks of {args.seq_length} tokens. "
@@ -241,7 +239,7 @@ def finish(args, record, student, teacher, accelerator):
     }
     record["status"] = "complete"
     runs.write_json(Path(args.output_dir) / "run.json", record)
-    best = ", ".join(f"{k} {v:.4f}" for k, v in record["best"]["metrics"].items())
+    best = ", ".join(f"{k} {training.shown(v)}" for k, v in record["best"]["metrics"].items())
     account = record["accounting"]
     print(f"{args.output_dir}: best {best} at step {record['best']['step']}\n{account['tokens_seen']} tokens at "
           f"{rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
@@ -260,7 +258,12 @@ def main(argv=None):
     headless = bool(args.terms) and "logits" not in args.terms and not args.hard_weight
     accelerator = training.make_accelerator(args, unused_parameters=headless)
     blocks, held_out, student, teacher, tokenizer = load_everything(args)
-    how = runs.open_run_everywhere(args, accelerator)
+    inputs = None
+    if accelerator.is_main_process:
+        train = runs.named_files(args.corpus) if args.streaming else blocks  # of a hub's stream the id must do
+        inputs = runs.describe_inputs(args, accelerator, {"training_text": train, "validation_text": held_out},
+                                      {"teacher": teacher, "student": student})  # fmt: skip
+    how = runs.open_run_everywhere(args, accelerator, inputs)
     student, teacher = models.MaskedLM(student), teacher and models.MaskedLM(teacher).eval()
     if teacher:
         models.add_term_outputs(args, student, teacher)
@@ -268,7 +271,7 @@ def main(argv=None):
     student.to(accelerator.device)
     recipe = make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator)
     record = runs.new_record(
-        args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs,
+        args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs, inputs=inputs,
         train_examples=None if args.streaming else len(blocks),
         metric="relation_loss" if headless else "mlm_loss", model=measure.describe(student.model, args.seq_length),
         teacher=teacher and measure.describe(teacher.model, args.seq_length) | {"path": args.teacher},

@@ -5,27 +5,35 @@ It knows nothing of distillation: it is handed a function that gives the loss of
 import argparse
 import contextlib
 import dataclasses
+import datetime
+import io
 import logging
 import math
 import os
+import platform
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
 import torch
 import transformers
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import gather_object, set_seed
 from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary
 from tqdm.auto import tqdm
 
-from runs import TrainingError, load_checkpoint, max_mem_gb, save_checkpoint, write_json, writing
+from runs import TrainingError, finite, load_checkpoint, max_mem_gb, save_checkpoint, write_json, writing
+
+LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
 
 # --- the command line ---------------------------------------------------------------------------------------------
 
@@ -35,6 +43,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        """The options, and all their defaults in `defaults`: a record may be older than an option."""
+        found = super().parse_args(args, namespace)
+        found.defaults = {action.dest: action.default for action in self._actions if action.dest in vars(found)}
+        return found
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -61,28 +75,36 @@ def add_arguments(parser):
     """Options of the loop: optimisation, logging and runtime."""
     group = parser.add_argument_group("optimisation")
     add = group.add_argument
-    add("--learning_rate", type=number(float, 0, open_low=True), default=5e-5, help="peak learning rate of AdamW")
-    add("--num_train_epochs", type=number(float, 0, open_low=True), default=3.0, help="passes over the data")
-    add("--max_steps", type=number(int, 0), default=0, help="optimiser steps, instead of epochs if above 0")
-    add("--per_device_train_batch_size", type=number(int, 1), default=32, help="examples per process and forward pass")
-    add("--gradient_accumulation_steps", type=number(int, 1), default=1, help="forward passes per optimiser step")
+    add("--learning_rate", type=number(float, 0, 100, open_low=True), default=5e-5, help="peak rate of AdamW")
+    add("--num_train_epochs", type=number(float, 0, 1e6, open_low=True), default=3.0, help="passes over the data")
+    add("--max_steps", type=number(int, 0, 10**8), default=0, help="optimiser steps, instead of epochs if above 0")
+    add("--per_device_train_batch_size", type=number(int, 1, 10**5), default=32,
+        help="examples per process and forward pass")  # fmt: skip
+    add("--gradient_accumulation_steps", type=number(int, 1, 10**4), default=1,
+        help="forward passes per optimiser step")  # fmt: skip
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the steps in which the rate rises")
-    add("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's, not for biases and LayerNorm")
+    add("--weight_decay", type=number(float, 0, 1000), default=0.01, help="AdamW's, not for biases and LayerNorm")
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradient norm to clip at, 0 = no clipping")
     group = parser.add_argument_group("logging")
     add = group.add_argument
     add("--logging_steps", type=number(int, 1), default=50, help="optimiser steps between two TensorBoard points")
-    add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = once an epoch")
+    add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = at the end of "
+        f"each epoch, and every {LONG_EPOCH} steps of a longer one or of a stream")  # fmt: skip
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
+    add("--save_minutes", type=number(float, 0), default=10.0, help="minutes after which there is a checkpoint in any "
+        "case, 0 = never; several processes look at the clock every --logging_steps")  # fmt: skip
     add("--keep_checkpoints", type=number(int, 1), default=1, help="number of newest checkpoints kept")
     group = parser.add_argument_group("runtime")
     add = group.add_argument
     add("--seed", type=number(int, 0, 2**31), default=1, help="seed of initialisation, data order and dropout")
     add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="autocast of both models")
-    add("--per_device_eval_batch_size", type=number(int, 1), default=64, help="examples per process in evaluation")
-    add("--num_workers", type=number(int, 0), default=0, help="processes that prepare batches")
+    add("--per_device_eval_batch_size", type=number(int, 1, 10**5), default=64,
+        help="examples per process in evaluation")  # fmt: skip
+    add("--num_workers", type=number(int, 0, 1024), default=0, help="processes that prepare batches")
+    add("--timeout_minutes", type=number(float, 0, 10**6, open_low=True), default=30.0, help="minutes that a process "
+        "waits for the others before the run ends; raise it where one alone prepares much data")  # fmt: skip
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
-    add("--overwrite", action="store_true", help="discard what the run folder holds and start anew")
+    add("--overwrite", action="store_true", help="delete the run, and only a run, that the folder holds; start anew")
 
 
 def quiet():
@@ -97,23 +119,58 @@ def quiet():
 
 
 def run_script(main):
-    """Call main; a user's mistake ends in one line on stderr and exit status 2, a failed run in one and status 1."""
-    name = Path(sys.argv[0]).name
-    status = 0
+    """Call main; a user's mistake ends in one line on stderr and exit status 2, a failed run in one and status 1.
+
+    Ctrl-C ends in one line and status 130; within `train`, which saves first, that line is its own.
+    """
+    status, message = 0, ""
     try:
         main()
     except (ValueError, OSError, TrainingError) as error:
         if os.environ.get("CKD_TRACEBACK"):
             raise
-        status = 2 if isinstance(error, ValueError) else 1
-        process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
-        print(f"{name}: error{process}: {' '.join(str(error).split())}", file=sys.stderr)
+        status, message = 2 if isinstance(error, ValueError) else 1, str(error)
+    except KeyboardInterrupt:
+        status, message = 130, "stopped by Ctrl-C outside the training steps: the same command goes on"
     except torch.OutOfMemoryError as error:
         status = 1
-        print(f"{name}: error: the GPU's memory is full: lower --per_device_train_batch_size and raise "
-              "--gradient_accumulation_steps by the same factor, or shorten the sequences "
-              f"({' '.join(str(error).split()[:12])} ...)", file=sys.stderr)  # fmt: skip
+        message = ("the GPU's memory is full: lower --per_device_train_batch_size and raise "
+                   "--gradient_accumulation_steps by the same factor, or shorten the sequences "
+                   f"({' '.join(str(error).split()[:12])} ...)")  # fmt: skip
+    except RuntimeError as error:
+        silent = "" if os.environ.get("CKD_TRACEBACK") else lost_processes(error)
+        if not silent:
+            raise
+        status = 1
+        message = (f"{silent} did not answer within --timeout_minutes, stopped or dead: end what is left of this run, "
+                   "then run the same command again; its last checkpoint is intact")  # fmt: skip
+    if message:
+        process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
+        print(f"{Path(sys.argv[0]).name}: error{process}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def lost_processes(error, patience_s=10):
+    """The processes of this run that no longer answer, in words, if the error says that some do not; else "".
+
+    Those that still live all meet such an error about now: each says so in the launcher's store, and who does not say
+    so within patience_s is lost.
+    """
+    signs = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out")
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or not any(sign in str(error) for sign in signs):
+        return ""
+    try:
+        store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
+                                           timeout=datetime.timedelta(seconds=patience_s))  # fmt: skip
+        keys = [f"waited/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{rank}" for rank in range(count)]
+        store.set(keys[int(os.environ["RANK"])], "1")
+        end = time.monotonic() + patience_s
+        while (silent := [rank for rank, key in enumerate(keys) if not store.check([key])]) and time.monotonic() < end:
+            time.sleep(0.2)
+    except (RuntimeError, KeyError):  # the store lives in a process that does not answer either
+        silent = []
+    return f"process{'es' if len(silent) > 1 else ''} {', '.join(map(str, silent))}" if silent else "another process"
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------
@@ -123,10 +180,11 @@ def run_script(main):
 class Recipe:
     """What the loop needs to know of a task.
 
-    lengths: tokens of each training example. plan(size, epoch): the epoch as lists of example indices, one list an
-    optimiser step. collate(indices, epoch): those examples as a dict of tensors. loss(model, batch): (scalar to
-    minimise, {term: detached unweighted scalar}). evaluate(model): ({metric: float}, score, {name: matplotlib figure}),
-    called by all processes. save(folder, model, metrics): writes the model as a Hugging Face folder, main process only.
+    lengths: tokens of each training example. plan(size, epoch): the epoch as a sequence of optimiser steps, each a list
+    of example indices; a list, or lazy as `Steps`: len, [i] and slices are asked of it. collate(indices, epoch): those
+    examples as a dict of tensors. loss(model, batch): (scalar to minimise, {term: detached unweighted scalar}).
+    evaluate(model): ({metric: float}, score, {name: matplotlib figure}), called by all processes. save(folder, model,
+    metrics): writes the model as a Hugging Face folder, main process only.
     """
 
     lengths: list
@@ -148,7 +206,8 @@ def make_accelerator(args, unused_parameters=False):
         raise ValueError("--mixed_precision fp16 needs a CUDA device: use bf16 or no")
     # Without cpu=True, processes that torchrun starts on a machine without GPU would not know of each other.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp], cpu=cpu)
+    wait = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=args.timeout_minutes))
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu)
     set_seed(args.seed)
     return accelerator
 
@@ -178,6 +237,27 @@ class Constant:
 
     def __getitem__(self, index):
         return self.value
+
+
+class Steps(Sequence):
+    """An order of examples in steps of `size`, each cut out when it is asked for: [i] is a list of indices.
+
+    order: anything that can be cut, such as a range for a stream, or a tensor. The last step may be shorter.
+    """
+
+    def __init__(self, order, size):
+        self.order, self.size = order, size
+
+    def __len__(self):
+        return math.ceil(len(self.order) / self.size)
+
+    def __getitem__(self, at):
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        at %= len(self)
+        return list(map(int, self.order[at * self.size : (at + 1) * self.size]))
 
 
 def sum_over_processes(accelerator, values):
@@ -211,11 +291,12 @@ def split_step(indices, per_device, processes, rank):
 
 def step_batches(args, accelerator, recipe, plan, epoch, start):
     """Yield (indices of the step, [(batch on the device, share), ...]) for the steps of an epoch from `start` on."""
-    shares = [
-        split_step(step, args.per_device_train_batch_size, accelerator.num_processes, accelerator.process_index)
-        for step in plan[start:]
-    ]
-    keys = [(epoch, mine or [plan[start + i][0]]) for i, parts in enumerate(shares) for mine, _ in parts]
+    def parts(at):
+        return split_step(plan[at], args.per_device_train_batch_size, accelerator.num_processes,
+                          accelerator.process_index)  # fmt: skip
+
+    # Made as they are asked for: a stream has no end.
+    keys = ((epoch, mine or plan[at][:1]) for at in range(start, len(plan)) for mine, _ in parts(at))
     cuda = accelerator.device.type == "cuda"
     loader = iter(
         DataLoader(
@@ -223,12 +304,12 @@ def step_batches(args, accelerator, recipe, plan, epoch, start):
             generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
         )
     )  # fmt: skip
-    for step, parts in zip(plan[start:], shares, strict=True):
+    for at in range(start, len(plan)):
         batches = []
-        for mine, share in parts:
+        for mine, share in parts(at):
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(loader).items()}
             batches.append(({**batch, "empty": not mine}, share))
-        yield step, batches
+        yield plan[at], batches
 
 
 def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
@@ -250,15 +331,49 @@ def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
     return values | {"grad_norm": norm}
 
 
+class Events:
+    """TensorBoard's event file, each record written when it is added.
+
+    The libraries' own writers do that in a thread, where nobody meets the error of a full disk in time.
+    """
+
+    def __init__(self, folder, step):
+        folder.mkdir(exist_ok=True)
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{platform.node()}.{os.getpid()}.{rest}"
+        self.file = (folder / name).open("wb")
+        self.records = RecordWriter(self.file)
+        self._write(Event(file_version="brain.Event:2"))
+        if step:  # the run goes on from there: points that were written later are void
+            self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def _write(self, event):
+        event.wall_time = time.time()
+        self.records.write(event.SerializeToString())
+
+    def add(self, content, step):
+        """Write a Summary."""
+        self._write(Event(step=step, summary=content))
+
+    def figure(self, tag, figure):
+        """The Summary of a matplotlib figure."""
+        png, (width, height) = io.BytesIO(), figure.get_size_inches() * figure.dpi
+        figure.savefig(png, format="png", dpi=figure.dpi)
+        image = Summary.Image(height=int(height), width=int(width), colorspace=4, encoded_image_string=png.getvalue())
+        return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
 class Log:
     """Collects the terms on the device and reads them once per logging interval."""
 
     def __init__(self, args, accelerator, recipe, step):
         self.args, self.accelerator, self.recipe = args, accelerator, recipe
-        self.pending, self.where, self.start, self.tokens, self.examples = [], [], time.perf_counter(), 0, 0
-        self.writer = None
+        self.pending, self.where, self.rows, self.folder = [], [], [], Path(args.output_dir)
+        self.restart()
+        self.events = None
         if accelerator.is_main_process:
-            self.writer = SummaryWriter(str(Path(args.output_dir) / "tb"), purge_step=step + 1 if step else None)
+            with writing(self.folder):
+                self.events = Events(self.folder / "tb", step)
 
     def add(self, step, indices, values):
         """Keep the values of one step; nothing is read from the device."""
@@ -269,9 +384,9 @@ class Log:
         self.tokens += sum(self.recipe.lengths[i] for i in indices)
 
     def read(self):
-        """Means over the steps since the last reading. Raises TrainingError at the first non-finite value."""
+        """Read what is pending from the device. Raises TrainingError at the first non-finite value."""
         if not self.pending:
-            return {}
+            return
         # The one host read of the loop: it waits for the device.
         stacked = self.accelerator.reduce(torch.stack(self.pending), "mean").cpu()
         scaled = self.accelerator.mixed_precision == "fp16"  # there the scaler skips steps with infinite gradients
@@ -284,15 +399,16 @@ class Log:
                     f"non-finite loss: {bad[0]} at step {step} (examples {', '.join(map(str, indices[:64]))}); the "
                     "last checkpoint is intact: lower --learning_rate or look at these examples"
                 )
-        means = dict(zip(self.names, stacked.double().mean(0).tolist(), strict=True))
+        self.rows += stacked.tolist()
         self.pending, self.where = [], []
-        return means
 
     def write(self, step, lr):
-        """Write one TensorBoard point."""
-        means = self.read()
+        """Write one TensorBoard point; the means of its values, which are over the steps since the last point."""
+        self.read()
+        means = dict(zip(self.names, torch.tensor(self.rows, dtype=torch.float64).mean(0).tolist(), strict=True))
+        self.rows = []
         seconds = time.perf_counter() - self.start
-        if self.writer:
+        if self.events:
             points = {f"loss/{name}": value for name, value in means.items() if name != "grad_norm"}
             points |= {f"loss_weighted/{name}": means[name] * weight for name, weight in self.recipe.weights.items()}
             points |= {"optim/lr": lr, "optim/grad_norm": means["grad_norm"],
@@ -304,12 +420,18 @@ class Log:
 
     def scalars(self, points, step, figures=None):
         """Write {tag: value} and {tag: figure} to TensorBoard."""
-        with writing(Path(self.args.output_dir)):
+        with writing(self.folder):
             for tag, value in points.items():
-                self.writer.add_scalar(tag, value, step)
+                self.events.add(summary.scalar(tag, value), step)
             for tag, figure in (figures or {}).items():
-                self.writer.add_figure(tag, figure, step)
-            self.writer.flush()
+                self.events.add(self.events.figure(tag, figure), step)
+            self.events.file.flush()
+
+    def text(self, tag, text):
+        """Write a Markdown text to TensorBoard."""
+        with writing(self.folder):
+            self.events.add(summary.text(tag, text), 0)
+            self.events.file.flush()
 
     def restart(self):
         """Start the clock anew: after a point, an evaluation or a checkpoint."""
@@ -321,45 +443,89 @@ def evaluate(args, accelerator, recipe, model, state, log):
     model.eval()
     metrics, score, figures = recipe.evaluate(model)
     model.train()
+    metrics, score = finite(metrics), finite(score)  # None where a score is not defined
     entry = {"step": state["step"], "epoch": round(state["epoch"], 4), "score": score, "metrics": metrics}
     state["history"].append(entry)
     # None, not 0: a first score below 0 is still the best so far.
-    if state["best"] is None or score > state["best"]["score"]:
+    best = state["best"] and state["best"]["score"]
+    if state["best"] is None or (score is not None and (best is None or score > best)):
         state["best"] = entry
         if accelerator.is_main_process:
-            save_best(args, accelerator, recipe, model, entry)
+            state["files"] = sorted({*state["files"], *save_best(args, accelerator, recipe, model, entry)})
     if accelerator.is_main_process:
-        log.scalars({f"eval/{name}": value for name, value in metrics.items()}, state["step"], figures)
+        log.scalars({f"eval/{k}": v for k, v in metrics.items() if v is not None}, state["step"], figures)
     return entry
 
 
+def shown(value):
+    """A score as it is printed."""
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def check_weights(model, step):
+    """Raise TrainingError if a weight is not finite; one value is read from the device."""
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.numel()}
+    if torch.nn.utils.get_total_norm(parameters.values(), math.inf).isfinite():
+        return
+    bad = next(name for name, value in parameters.items() if not value.isfinite().all())
+    raise TrainingError(f"non-finite weights: {bad.removeprefix('module.')} after step {step}; the last checkpoint and "
+                        "the best model so far are intact: lower --learning_rate")  # fmt: skip
+
+
 def save_best(args, accelerator, recipe, model, entry):
-    """Put the model into the run folder file by file, each of them whole."""
+    """Put the model into the run folder file by file, each of them whole; returns the files' names."""
     folder, temporary = Path(args.output_dir), Path(args.output_dir) / ".tmp-model"
     with writing(folder, temporary):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         recipe.save(temporary, accelerator.unwrap_model(model), entry)
-        for path in sorted(temporary.iterdir()):
-            os.replace(path, folder / path.name)
+        names = sorted(path.name for path in temporary.iterdir())
+        for name in names:
+            os.replace(temporary / name, folder / name)
         temporary.rmdir()
+    return names
 
 
-def _stop_on_sigterm():
-    """A list that is no longer empty once the process was asked to end."""
-    asked = []
+@contextlib.contextmanager
+def stop_signals():
+    """Within it, Ctrl-C and SIGTERM are noted in the list that it yields; a second Ctrl-C ends the process at once."""
+    asked, before = [], {}
+
+    def note(number, _):
+        if number == signal.SIGINT and number in asked:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        asked.append(number)
+
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    return asked
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as a shell does for what runs in the background
+                before[number] = signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _agreed(accelerator, asked, at_log_step):
-    """Whether the run shall stop: several processes compare notes at log steps, so that all stop at the same one."""
+def _agreed(accelerator, asked, late, at_log_step):
+    """(the signal by which the run was asked to stop, or 0; whether a checkpoint is late), the same in all processes.
+
+    Several processes compare notes at log steps, so that all stop or save at the same one; the main one's clock counts.
+    """
     if accelerator.num_processes == 1:
-        return bool(asked)
+        return asked[0] if asked else 0, late
     if not at_log_step:
-        return False
-    return bool(accelerator.reduce(torch.tensor(float(bool(asked)), device=accelerator.device), "sum") > 0)
+        return 0, False
+    mine = [signal.SIGINT in asked, signal.SIGTERM in asked, late and accelerator.is_main_process]
+    interrupted, ended, late = accelerator.reduce(torch.tensor(mine, device=accelerator.device).float(), "sum").tolist()
+    return (signal.SIGTERM if ended else signal.SIGINT if interrupted else 0), late > 0
+
+
+def _due(step, every, per_epoch, longest=math.inf):
+    """Whether what happens every n steps, or for 0 at the end of an epoch and every `longest` steps of it, is due."""
+    inside = (step - 1) % per_epoch + 1
+    return step % every == 0 if every else inside == per_epoch or inside % longest == 0
 
 
 def _start(args, accelerator, recipe, model, record, how):
@@ -370,7 +536,8 @@ def _start(args, accelerator, recipe, model, record, how):
     state = load_checkpoint(accelerator, folder) if how == "resume" else None
     if state is None:
         state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0, "sessions": 0,
-                 "examples": 0, "tokens": 0, "skipped_steps": 0}  # fmt: skip
+                 "examples": 0, "tokens": 0, "skipped_steps": 0, "files": []}  # fmt: skip
+    state.setdefault("files", [])  # in a checkpoint of an earlier version of this code
     state["sessions"] += 1
     if accelerator.is_main_process:
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
@@ -379,64 +546,77 @@ def _start(args, accelerator, recipe, model, record, how):
     log = Log(args, accelerator, recipe, state["step"])
     if accelerator.is_main_process and state["step"] == 0:
         rows = "".join(f"|{name}|{value}|\n" for name, value in record["options"].items())
-        log.writer.add_text("options", f"|option|value|\n|-|-|\n{rows}", 0)
+        log.text("options", f"|option|value|\n|-|-|\n{rows}")
     return model, optimizer, state, log
 
 
 def train(args, accelerator, recipe, model, record, how):
     """Train by the recipe, resuming where `how` is "resume"; returns the record with the results filled in.
 
-    record: run.json but for the results. Raises TrainingError if a loss is not finite, SystemExit with status 143 after
-    SIGTERM, in both cases with the last checkpoint intact.
+    record: run.json but for the results. Raises TrainingError if a loss or a weight is not finite, SystemExit after
+    Ctrl-C (130) or SIGTERM (143) with a checkpoint of the step it stopped at; the last checkpoint is always intact.
     """
-    begun, asked = time.perf_counter(), _stop_on_sigterm()
-    model, optimizer, state, log = _start(args, accelerator, recipe, model, record, how)
-    size = args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
-    per_epoch = len(recipe.plan(size, 0))
-    total = args.max_steps or max(1, math.ceil(args.num_train_epochs * per_epoch))
-    eval_steps, save_steps = args.eval_steps or per_epoch, args.save_steps or per_epoch
-    before = state["total_s"]
-    bar = tqdm(total=total, initial=state["step"], desc=record["name"], disable=not accelerator.is_main_process,
-               mininterval=10 if os.environ.get("CI") else 0.5, unit="step")  # fmt: skip
-    model.train()
-    while state["step"] < total:
-        epoch, start = divmod(state["step"], per_epoch)
-        clock = time.perf_counter()
-        for indices, batches in step_batches(args, accelerator, recipe, recipe.plan(size, epoch), epoch, start):
-            lr = learning_rate(args, state["step"], total)
-            values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
-            step = count_step(state, recipe, indices, per_epoch)
-            state["skipped_steps"] += optimizer.step_was_skipped  # by the scaler of fp16; known without another read
-            log.add(step, indices, values)
-            bar.update()
-            at_end, at_log = step == total, step % args.logging_steps == 0
-            if at_log or at_end:
-                bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
-            stop = _agreed(accelerator, asked, at_log)
-            if step % eval_steps and step % save_steps and not at_end and not stop:
-                continue
-            log.read()  # nothing non-finite gets into a checkpoint
-            state["train_s"] += time.perf_counter() - clock
-            if step % eval_steps == 0 or at_end:
-                evaluate(args, accelerator, recipe, model, state, log)
-            state["total_s"] = before + time.perf_counter() - begun
-            if step % save_steps == 0 or at_end or stop:
-                save_checkpoint(accelerator, Path(args.output_dir), state, args.keep_checkpoints)
-            if accelerator.is_main_process:
-                with writing(Path(args.output_dir)):
-                    write_json(Path(args.output_dir) / "run.json", record | results(accelerator, state))
-            if stop and not at_end:
-                raise SystemExit(143)
-            if at_end:
-                break
+    begun = time.perf_counter()
+    with stop_signals() as asked:
+        model, optimizer, state, log = _start(args, accelerator, recipe, model, record, how)
+        size = args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+        per_epoch = len(recipe.plan(size, 0))
+        total = args.max_steps or max(1, math.ceil(args.num_train_epochs * per_epoch))
+        before, saved = state["total_s"], time.monotonic()
+        bar = tqdm(total=total, initial=state["step"], desc=record["name"], disable=not accelerator.is_main_process,
+                   mininterval=10 if os.environ.get("CI") else 0.5, unit="step")  # fmt: skip
+        model.train()
+        while state["step"] < total:
+            epoch, start = divmod(state["step"], per_epoch)
             clock = time.perf_counter()
-            log.restart()
-        else:
-            state["train_s"] += time.perf_counter() - clock
-    bar.close()
-    if log.writer:
-        log.writer.close()
+            for indices, batches in step_batches(args, accelerator, recipe, recipe.plan(size, epoch), epoch, start):
+                lr = learning_rate(args, state["step"], total)
+                values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
+                step = count_step(state, recipe, indices, per_epoch)
+                state["skipped_steps"] += optimizer.step_was_skipped  # by fp16's scaler; known without another read
+                log.add(step, indices, values)
+                bar.update()
+                at_end, at_log = step == total, step % args.logging_steps == 0
+                if at_log or at_end:
+                    bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
+                late = 0 < args.save_minutes * 60 <= time.monotonic() - saved
+                stop, late = _agreed(accelerator, asked, late, at_log)
+                evaluating = at_end or _due(step, args.eval_steps, per_epoch, LONG_EPOCH)
+                saving = at_end or stop or late or _due(step, args.save_steps, per_epoch)
+                if not evaluating and not saving:
+                    continue
+                log.read()  # nothing non-finite gets into a checkpoint or a score
+                check_weights(model, step)
+                state["train_s"] += time.perf_counter() - clock
+                if evaluating:
+                    evaluate(args, accelerator, recipe, model, state, log)
+                state["total_s"] = before + time.perf_counter() - begun
+                if saving:
+                    save_checkpoint(accelerator, Path(args.output_dir), state, args.keep_checkpoints)
+                    saved = time.monotonic()
+                if accelerator.is_main_process:
+                    with writing(Path(args.output_dir)):
+                        write_json(Path(args.output_dir) / "run.json", record | results(accelerator, state))
+                if stop and not at_end:
+                    _stop(accelerator, bar, step, stop)
+                if at_end:
+                    break
+                clock = time.perf_counter()
+                log.restart()
+            else:
+                state["train_s"] += time.perf_counter() - clock
+        bar.close()
     return record | results(accelerator, state)
+
+
+def _stop(accelerator, bar, step, number):
+    """Say that the run stops, in one line, and leave with the status customary for the signal of this number."""
+    bar.close()
+    if accelerator.is_main_process:
+        reason = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        print(f"{Path(sys.argv[0]).name}: stopped by {reason}: saved at step {step}, the same command goes on",
+              file=sys.stderr)  # fmt: skip
+    raise SystemExit(128 + number)
 
 
 def count_step(state, recipe, indices, per_epoch):
@@ -464,4 +644,5 @@ def results(accelerator, state):
         "history": state["history"],
         "best": state["best"],
         "last": state["history"][-1] if state["history"] else None,
+        "files": state["files"],  # beside these, OWN in runs.py names what a run writes
     }  # fmt: skip

@@ -75,7 +75,7 @@ def test_the_best_model_is_kept_not_the_last(finetune, world, tmp_path, monkeypa
     scores, kept = iter([0.5, 0.1]), []
     monkeypatch.setattr("metrics.score", lambda *_: next(scores))
     save = training.save_best
-    monkeypatch.setattr(training, "save_best", lambda *a: (save(*a), kept.append(1)))
+    monkeypatch.setattr(training, "save_best", lambda *a: (kept.append(1), save(*a))[1])
     finetune("--student", world / "bert", "--output_dir", tmp_path / "run")
     best = load_file(tmp_path / "run" / "model.safetensors")
     last = load_file(next((tmp_path / "run" / "checkpoints").iterdir()) / "model.safetensors")
@@ -100,8 +100,9 @@ class TestInterruption:
     OPTIONS = ("--save_steps", "2", "--eval_steps", "3", "--gradient_accumulation_steps", "2",
                "--per_device_train_batch_size", "6", "--num_train_epochs", "1.5")  # fmt: skip
 
-    @pytest.mark.parametrize("at", ["step", "evaluation", "checkpoint", "sigterm"])
-    def test_a_resumed_run_has_the_same_weights_bit_for_bit(self, finetune, teacher, tmp_path, monkeypatch, whole, at):
+    @pytest.mark.parametrize("at", ["step", "evaluation", "checkpoint", "sigterm", "ctrl-c"])
+    def test_a_resumed_run_has_the_same_weights_bit_for_bit(self, finetune, teacher, tmp_path, monkeypatch, whole, at,
+                                                            capsys):  # fmt: skip
         options = ("--teacher", teacher, *CKD, *self.OPTIONS)
         if not whole:
             finetune(*options, "--output_dir", tmp_path / "whole")
@@ -111,8 +112,8 @@ class TestInterruption:
         def cut(function, call):
             def wrapped(*args, **kwargs):
                 calls.append(1)
-                if len(calls) == call and at == "sigterm":
-                    os.kill(os.getpid(), signal.SIGTERM)
+                if len(calls) == call and at in ("sigterm", "ctrl-c"):
+                    os.kill(os.getpid(), signal.SIGTERM if at == "sigterm" else signal.SIGINT)
                 elif len(calls) == call:
                     raise KeyboardInterrupt
                 return function(*args, **kwargs)
@@ -120,11 +121,16 @@ class TestInterruption:
             return wrapped
 
         where, call = {"step": ("training_step", 6), "evaluation": ("evaluate", 2), "checkpoint": ("write_json", 6),
-                       "sigterm": ("training_step", 7)}[at]  # fmt: skip
+                       "sigterm": ("training_step", 7), "ctrl-c": ("training_step", 7)}[at]  # fmt: skip
         owner = runs if at == "checkpoint" else training
         monkeypatch.setattr(owner, where, cut(getattr(owner, where), call))
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as end:
             finetune(*options, "--output_dir", folder)
+        if at in ("sigterm", "ctrl-c"):
+            assert end.value.code == (143 if at == "sigterm" else 130)
+            said = {"sigterm": "SIGTERM", "ctrl-c": "Ctrl-C"}[at]
+            assert f"stopped by {said}: saved at step 7, the same command" in capsys.readouterr().err
+            assert runs.newest_checkpoint(folder).name == "step-00000007"
         assert record_of(folder)["status"] == "running"
         monkeypatch.undo()
         finetune(*options, "--output_dir", folder)
@@ -133,6 +139,21 @@ class TestInterruption:
             assert all(torch.equal(a[k], b[k]) for k in a), name
         first, second = record_of(whole["folder"]), record_of(folder)
         assert first["history"] == second["history"] and second["time"]["sessions"] == 2
+
+    def test_a_checkpoint_by_the_clock_changes_nothing(self, finetune, teacher, tmp_path, monkeypatch, whole):
+        if not whole:
+            finetune("--teacher", teacher, *CKD, *self.OPTIONS, "--output_dir", tmp_path / "whole")
+            whole.update(folder=tmp_path / "whole")
+        saved, save = [], training.save_checkpoint
+        monkeypatch.setattr(training, "save_checkpoint", lambda *a: (saved.append(a[2]["step"]), save(*a)))
+        options = (*self.OPTIONS, "--save_steps", "100", "--save_minutes", "1e-9", "--output_dir", tmp_path / "run")
+        finetune("--teacher", teacher, *CKD, *options)
+        assert saved == list(range(1, 13))
+        names = ("model.safetensors", "checkpoints/step-00000012/model.safetensors")
+        assert all((tmp_path / "run" / name).read_bytes() == (whole["folder"] / name).read_bytes() for name in names)
+        points = [[(e.step, e.value) for e in scalars(folder).Scalars("loss/total")]
+                  for folder in (tmp_path / "run", whole["folder"])]  # fmt: skip
+        assert points[0] == points[1]
 
     def test_a_damaged_checkpoint_is_named_and_skipped(self, finetune, world, tmp_path, capsys):
         options = ("--student", world / "bert", "--save_steps", "2", "--keep_checkpoints", "3",
@@ -162,6 +183,41 @@ def test_a_non_finite_loss_is_named_and_leaves_the_checkpoint(finetune, teacher,
     assert runs.newest_checkpoint(tmp_path / "run").name == "step-00000003"
 
 
+@pytest.mark.parametrize("at", [3, 12])
+def test_non_finite_weights_are_neither_scored_nor_saved(finetune, world, tmp_path, monkeypatch, at):
+    step, calls = training.training_step, []
+
+    def ruin(args, accelerator, recipe, model, *rest):
+        values = step(args, accelerator, recipe, model, *rest)
+        calls.append(1)
+        if len(calls) == at:  # after the loss of this step was computed
+            model.bert.pooler.dense.weight.data[0, 0] = float("nan" if at == 3 else "inf")
+        return values
+
+    monkeypatch.setattr(training, "training_step", ruin)
+    with pytest.raises(training.TrainingError, match=rf"weights: bert.pooler.dense.weight after step {at}; the last"):
+        options = ("--eval_steps", "3", "--save_steps", "1", "--output_dir", tmp_path / "run")
+        finetune("--student", world / "bert", *options)
+    assert runs.newest_checkpoint(tmp_path / "run").name == f"step-{at - 1:08d}"
+    assert [entry["step"] for entry in record_of(tmp_path / "run")["history"]] == list(range(3, at, 3))
+
+
+def test_a_score_that_is_not_defined_is_null_and_never_the_best(finetune, world, tmp_path, monkeypatch):
+    given = iter([float("nan"), -0.2, float("nan")])
+    monkeypatch.setattr("metrics.compute_metrics", lambda *_: {"matthews_correlation": next(given)})
+    finetune("--student", world / "bert", "--num_train_epochs", "3", "--output_dir", tmp_path / "run")
+    text = (tmp_path / "run" / "run.json").read_text()
+    record = json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+    assert [entry["score"] for entry in record["history"]] == [None, -0.2, None] and record["best"]["step"] == 12
+    assert record["last"]["metrics"] == {"matthews_correlation": None}
+
+
+def test_a_long_epoch_is_evaluated_before_its_end(finetune, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LONG_EPOCH", 4)
+    finetune("--student", world / "bert", "--output_dir", tmp_path / "run")
+    assert [entry["step"] for entry in record_of(tmp_path / "run")["history"]] == [4, 6, 10, 12]
+
+
 class TestRunFolder:
     def test_a_finished_run_is_not_run_again_nor_overwritten_by_other_options(self, finetune, world, tmp_path, capsys):
         options = ("--student", world / "bert", "--max_steps", "1", "--output_dir", tmp_path / "run")
@@ -184,14 +240,18 @@ class TestRunFolder:
     def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(self, finetune, world, tmp_path):
         folder = tmp_path / "run"
         code = f"import runs, pathlib, time; p = pathlib.Path({str(folder)!r}); p.mkdir(); h = runs._lock(p); " \
-               "print('held', flush=True); time.sleep(60)"  # fmt: skip
+               "import os; child = os.fork(); print(child, flush=True) if child else None; time.sleep(60)"  # fmt: skip
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
-            assert holder.stdout.readline() == b"held\n"
+            child = int(holder.stdout.readline())  # as the workers of a DataLoader are
             options = ("--student", world / "bert", "--max_steps", "1", "--output_dir", folder)
             with pytest.raises(ValueError, match=rf"in use by another run .process {holder.pid} on "):
                 finetune(*options)
             holder.kill()
-        finetune(*options)
+            holder.wait()
+        try:
+            finetune(*options)
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 BAD = [
@@ -215,6 +275,7 @@ BAD = [
     (["--max_seq_length", "4000"], "exceeds the model's 384 positions"),
     (["--train_file", "x.csv"], "--train_file is for --task custom"),
     (["--run_name", "../up"], "becomes a folder"),
+    (["--run_name", ".."], "becomes a folder"),
     (["--task", "ax"], "--task ax is prediction only"),
 ]
 

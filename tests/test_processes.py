@@ -30,9 +30,11 @@ def common(world, teacher, tmp_path):
 def test_two_processes_equal_one(finetune, common, tmp_path):
     size = "--per_device_train_batch_size"
     finetune(*common, size, "16", "--output_dir", tmp_path / "one")
-    launch(29511, "distill_finetune.py", *common, size, "8", "--output_dir", tmp_path / "two")
+    launch(29511, "distill_finetune.py", *common, size, "8", "--save_minutes", "1e-9", "--output_dir", tmp_path / "two")
     one, two = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two"))
-    assert two["hardware"]["processes"] == 2 and two["steps"] == one["steps"] == 5
+    assert two["inputs"]["number_of_processes"] == two["hardware"]["processes"] == 2
+    assert {k: v for k, v in two["inputs"].items() if one["inputs"][k] != v} == {"number_of_processes": 2}
+    assert two["steps"] == one["steps"] == 5
     assert two["best"]["metrics"] == pytest.approx(one["best"]["metrics"])
     last = "checkpoints/step-00000005/model.safetensors"
     a, b = (load_file(tmp_path / name / last) for name in ("one", "two"))

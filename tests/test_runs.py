@@ -1,0 +1,380 @@
+"""The run folder: what --overwrite may delete, its lock, the inputs a run began with, and what gets into run.json."""
+import argparse
+import errno
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from datasets import Dataset, concatenate_datasets
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+import distill_pretrain
+import runs
+import training
+
+RECORD = {"status": "complete", "stage": "finetune", "options": {}, "files": ["odd_vocabulary.bin"]}
+
+
+def files_of(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.name != ".lock")
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A folder as a run leaves it."""
+    folder = tmp_path / "runs" / "cola" / "ckd"
+    for name in ("run.json", "config.json", "model.safetensors", "tokenizer.json", "README.md", "CoLA.tsv", ".lock",
+                 "odd_vocabulary.bin", "tb/events.out.tfevents.17.host.1.0", "checkpoints/step-00000007/state.json",
+                 "checkpoints/step-00000007/model.safetensors", "checkpoints/.tmp-step-00000009/optimizer.bin",
+                 ".tmp-model/config.json"):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    runs.write_json(folder / "run.json", RECORD)
+    return folder
+
+
+def overwrite(folder, **options):
+    args = argparse.Namespace(output_dir=str(folder), overwrite=True, **options)
+    return runs.open_run(args)
+
+
+class TestOverwrite:
+    def test_a_run_and_nothing_else_is_deleted(self, run_folder, tmp_path):
+        precious = tmp_path / "precious"
+        (precious / "step-00000001").mkdir(parents=True)
+        (precious / "step-00000001" / "thesis.tex").write_text("x")
+        shutil.rmtree(run_folder / "checkpoints")
+        (run_folder / "checkpoints").symlink_to(precious)  # as one does to keep them on a larger disk
+        (run_folder / "tokenizer.json").unlink()
+        (run_folder / "tokenizer.json").symlink_to(precious / "step-00000001" / "thesis.tex")
+        assert overwrite(run_folder) == "new"
+        assert [p.name for p in run_folder.iterdir()] == [".lock"]
+        assert files_of(precious) == ["step-00000001", "step-00000001/thesis.tex"]
+
+    def test_so_is_a_run_of_an_earlier_version_whose_record_lists_no_files(self, run_folder):
+        (run_folder / "odd_vocabulary.bin").unlink()
+        runs.write_json(run_folder / "run.json", {k: v for k, v in RECORD.items() if k != "files"})
+        assert overwrite(run_folder) == "new" and not files_of(run_folder)
+
+    @pytest.mark.parametrize("name", [
+        "thesis.tex", "seed2/run.json", "tb/notes.txt", "tb/old/events.out.tfevents.1", "checkpoints/mine/x.pt",
+        "checkpoints/notes.txt", "checkpoints/step-00000007/thesis.tex", "checkpoints/step-00000007/deep/state.json",
+        "CoLA/train.tsv", "model.safetensors.bak", "config.json/x",
+    ])  # fmt: skip
+    def test_what_no_run_wrote_is_in_the_way_and_named(self, run_folder, name):
+        for parent in [p for p in (run_folder / name).parents if p.is_file()]:
+            parent.unlink()
+        (run_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_folder / name).write_text("precious")
+        before = files_of(run_folder)
+        with pytest.raises(ValueError, match=r"holds what no run wrote \((.*)\): move it elsewhere") as error:
+            overwrite(run_folder)
+        assert any(part in str(error.value) for part in (name, name.split("/")[0])) and files_of(run_folder) == before
+
+    def test_a_folder_of_runs_is_not_one(self, run_folder):
+        before = files_of(run_folder.parent.parent)
+        for folder, said in ((run_folder.parent, "holds no run of its own but ckd"),
+                             (run_folder.parent.parent, "holds no run of its own but cola")):  # fmt: skip
+            with pytest.raises(ValueError, match=said):
+                overwrite(folder)
+        assert files_of(run_folder.parent.parent) == before
+
+    @pytest.mark.parametrize("where", [".", "tb"])
+    def test_the_current_folder_and_its_parents_stay(self, run_folder, monkeypatch, where):
+        monkeypatch.chdir(run_folder / where)
+        before = files_of(run_folder)
+        with pytest.raises(ValueError, match="is the current folder or holds it"):
+            overwrite(os.path.relpath(run_folder))
+        assert files_of(run_folder) == before
+
+    @pytest.mark.parametrize("option, value", [
+        ("teacher", ""), ("student", "checkpoints/step-00000007"), ("data_dir", ""), ("train_file", "CoLA.tsv"),
+        ("corpus", "README.md"), ("corpus", "*.md"), ("validation_corpus", ""), ("teacher", "../ckd/../ckd"),
+    ])  # fmt: skip
+    def test_what_the_command_reads_stays(self, run_folder, tmp_path, option, value):
+        before = files_of(run_folder)
+        (tmp_path / "link").symlink_to(run_folder)
+        for path in (run_folder, tmp_path / "link"):
+            with pytest.raises(ValueError, match=rf"holds what this command reads \(--{option} "):
+                overwrite(path, **{option: str(run_folder / value)})
+        assert files_of(run_folder) == before
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"options": {}, "status": "complete"}', "[" * 10**5])
+    def test_a_damaged_record_vouches_for_nothing(self, run_folder, content):
+        (run_folder / "run.json").write_text(content)
+        before = files_of(run_folder)
+        with pytest.raises(ValueError, match=r"run.json is damaged .* delete it by hand"):
+            overwrite(run_folder)
+        assert files_of(run_folder) == before
+
+    def test_by_the_command_line_before_any_model_is_loaded(self, finetune, world, tmp_path):
+        shutil.copytree(world / "glue", tmp_path / "glue")
+        before = files_of(tmp_path)
+        options = ("--student", "/nowhere", "--data_dir", tmp_path / "glue", "--overwrite", "--output_dir")
+        with pytest.raises(ValueError, match="holds what this command reads"):
+            finetune(*options, tmp_path)
+        with pytest.raises(ValueError, match="holds what this command reads"):
+            finetune(*options, tmp_path / "glue")
+        assert files_of(tmp_path) == before
+
+
+class TestLock:
+    @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+    def test_a_linked_lock_is_refused_and_its_target_kept(self, tmp_path, link):
+        (tmp_path / "precious").write_text("precious")
+        (tmp_path / "run").mkdir()
+        getattr(tmp_path / "run" / ".lock", link)(tmp_path / "precious")
+        with pytest.raises(ValueError, match=r"\.lock is .*: delete"):
+            runs.open_run(argparse.Namespace(output_dir=str(tmp_path / "run"), overwrite=False))
+        assert (tmp_path / "precious").read_text() == "precious"
+
+    @pytest.mark.parametrize("name", [".", "..", ".hidden", "a/b", "", "a b"])
+    def test_a_name_that_leaves_or_hides_the_folder_is_refused(self, finetune, name, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=r"--run_name .* becomes a folder"):
+            runs.check_name(name)
+        if name:
+            for main in (lambda *o: finetune(*o), lambda *o: distill_pretrain.main(["--corpus", "x", *o])):
+                with pytest.raises(ValueError, match=r"--run_name .* becomes a folder"):
+                    main("--student", "x", "--run_name", name)
+        assert not list(tmp_path.iterdir())
+
+
+class TestInputs:
+    def test_digests_are_of_the_rows_however_they_are_stored(self, tmp_path):
+        rows = {"input_ids": [[i, i + 1] for i in range(20)] + [[]], "text": [f"row {i}" for i in range(20)] + [None]}
+        whole = Dataset.from_dict(rows)
+        digest = runs.digest_rows(whole)
+        whole.save_to_disk(tmp_path / "d")
+        parts, twice = [whole.select(range(7)), whole.select(range(7, 21))], concatenate_datasets([whole, whole])
+        for same in (concatenate_datasets(parts), whole.select([*range(21)]), Dataset.load_from_disk(tmp_path / "d"),
+                     twice.select(range(21, 42)), whole.with_format("torch")):  # fmt: skip
+            assert runs.digest_rows(same) == digest
+        for other in (whole.select([1, 0, *range(2, 21)]), whole.select(range(20)), whole.rename_column("text", "t")):
+            assert runs.digest_rows(other) != digest
+        parts = [Dataset.from_dict({"a": rows}) for rows in ([[1, 2], [3]], [[1], [2, 3]])]
+        assert runs.digest_rows(parts[0]) != runs.digest_rows(parts[1])
+
+    def test_digests_of_models_and_streamed_files_are_of_their_contents(self, tmp_path):
+        torch.manual_seed(0)
+        shape = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+        model = AutoModelForSequenceClassification.from_config(BertConfig(intermediate_size=8, **shape))
+        digest = runs.digest_model(model)
+        model.save_pretrained(tmp_path / "there")
+        again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "there")
+        assert runs.digest_model(again) == digest
+        again.config.hidden_act = "relu"
+        assert runs.digest_model(again) != digest
+        model.bert.embeddings.word_embeddings.weight.data[0, 0] += 1e-3
+        assert runs.digest_model(model) != digest
+        for name, text in (("a", "x" * 9), ("b", "x" * 9), ("c", "y" + "x" * 8), ("d", "x" * 8 + "y"), ("e", "x" * 8)):
+            (tmp_path / name).write_text(text)
+        a, *others = [runs.digest_files([tmp_path / name], ends=3) for name in "abcde"]
+        assert others[0] == a and a not in others[1:]
+
+    @pytest.fixture
+    def interrupted(self, finetune, world, teacher, tmp_path, cut_at, monkeypatch):
+        """Options of a run in tmp_path/run that was cut after its first checkpoint, all its inputs in tmp_path."""
+        shutil.copytree(world / "glue" / "CoLA", tmp_path / "glue" / "CoLA")
+        shutil.copytree(teacher, tmp_path / "teacher")
+        shutil.copytree(world / "bert", tmp_path / "student")
+        options = ("--data_dir", tmp_path / "glue", "--teacher", tmp_path / "teacher",
+                   "--student", tmp_path / "student", "--max_train_samples", "0", "--max_eval_samples", "0",
+                   "--max_steps", "3", "--save_steps", "1", "--eval_steps", "9", "--terms", "kd",
+                   "--output_dir", tmp_path / "run")  # fmt: skip
+        cut_at(2)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(*options)
+        monkeypatch.undo()
+        return options
+
+    def test_a_run_is_not_resumed_with_inputs_that_changed(self, finetune, interrupted, tmp_path, world):
+        record = (tmp_path / "run" / "run.json").read_bytes()
+
+        def refused(said):
+            with pytest.raises(ValueError, match=rf"began with other inputs \({said}\): put back .* pass --overwrite"):
+                finetune(*interrupted)
+            assert (tmp_path / "run" / "run.json").read_bytes() == record
+
+        for split, what in (("train", "train"), ("dev", "validation")):
+            path = tmp_path / "glue" / "CoLA" / f"{split}.tsv"
+            text, times = path.read_bytes(), path.stat()
+            path.write_bytes(b"\n".join(reversed(text.splitlines())) + b"\n")  # of the same size, and time
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            refused(f"the {what} examples changed")
+            path.write_bytes(text)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher")
+        model.classifier.bias.data += 1
+        shutil.move(tmp_path / "teacher", tmp_path / "kept")
+        shutil.copytree(tmp_path / "kept", tmp_path / "teacher")
+        model.save_pretrained(tmp_path / "teacher")
+        refused("the teacher changed")
+        shutil.rmtree(tmp_path / "teacher")
+        shutil.move(tmp_path / "kept", tmp_path / "teacher")
+        config = BertConfig.from_pretrained(tmp_path / "student", hidden_size=32, intermediate_size=32)
+        shutil.move(tmp_path / "student", tmp_path / "kept")
+        shutil.copytree(tmp_path / "kept", tmp_path / "student")
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "student")
+        refused("the student changed")
+        # Without digests, as an earlier version of this code left it, the misfit of the checkpoint is met in one line.
+        old = {k: v for k, v in json.loads(record).items() if k != "inputs"}
+        runs.write_json(tmp_path / "run" / "run.json", old)
+        with pytest.raises(training.TrainingError, match=r"step-00000001 does not fit this student .*--overwrite"):
+            finetune(*interrupted)
+        shutil.rmtree(tmp_path / "student")
+        shutil.move(tmp_path / "kept", tmp_path / "student")
+        finetune(*interrupted)
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
+
+    def test_processes_and_options_unknown_to_an_older_record(self, tmp_path):
+        args = argparse.Namespace(output_dir=str(tmp_path), overwrite=False, old=1, new=2)
+        args.defaults = {"old": 0, "new": 2}
+        there = {"train_examples": "ab", "number_of_processes": 2, "examples_per_step": 32}
+        runs.write_json(tmp_path / "run.json", RECORD | {"status": "running", "options": {"old": 1}, "inputs": there})
+        assert runs.inspect_run(args, there) == runs.inspect_run(args) == "resume"
+        with pytest.raises(ValueError, match="of processes 2 there, 1 here; examples per step 32 there, 16 here"):
+            runs.inspect_run(args, there | {"number_of_processes": 1, "examples_per_step": 16})
+        args.new = 3
+        with pytest.raises(ValueError, match=r"other options \(--new 2 there, 3 here\)"):
+            runs.inspect_run(args)
+
+
+class TestWriting:
+    def test_json_has_no_nan_and_no_infinity(self, tmp_path):
+        runs.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5, (float("inf"), "NaN")], "b": -float("inf")})
+        found = json.loads((tmp_path / "a.json").read_text(), parse_constant=lambda c: pytest.fail(c))
+        assert found == {"a": [None, 1.5, [None, "NaN"]], "b": None}
+
+    @pytest.mark.parametrize("error, said", [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device.: is the disk full.*make room"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system.: What was saved.*mend that"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "is the disk full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device.: is the disk"),
+    ])  # fmt: skip
+    def test_errors_of_the_disk_are_called_so(self, tmp_path, error, said):
+        with pytest.raises(training.TrainingError, match=said), runs.writing(tmp_path):
+            raise error
+
+    @pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert"), RuntimeError("shapes differ")])
+    def test_other_errors_are_not(self, tmp_path, error):
+        with pytest.raises(RuntimeError) as raised, runs.writing(tmp_path):
+            raise error
+        assert raised.value is error
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+    def test_tensorboards_file_too(self, finetune, world, tmp_path, monkeypatch):
+        start = training.Log.text
+
+        def full(log, *words):
+            log.events.records._writer = log.events.file = open("/dev/full", "wb")
+            start(log, *words)
+
+        monkeypatch.setattr(training.Log, "text", full)
+        with pytest.raises(training.TrainingError, match=r"could not write to .*No space left on device.: is the disk"):
+            finetune("--student", world / "bert", "--max_steps", "1", "--output_dir", tmp_path / "run")
+
+
+class TestStopping:
+    def test_the_second_ctrl_c_ends_the_process(self, monkeypatch):
+        sent, before = [], signal.getsignal(signal.SIGINT)
+        monkeypatch.setattr(training.os, "kill", lambda *a: sent.append(a))
+        with training.stop_signals() as asked:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            assert asked == [signal.SIGTERM, signal.SIGINT] and not sent
+            signal.raise_signal(signal.SIGINT)
+            assert sent == [(os.getpid(), signal.SIGINT)] and signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) == before
+
+    def test_ctrl_c_outside_the_steps_is_one_line_too(self, capsys):
+        def interrupted():
+            raise KeyboardInterrupt
+
+        with pytest.raises(SystemExit) as end:
+            training.run_script(interrupted)
+        said = capsys.readouterr().err
+        assert end.value.code == 130 and "stopped by Ctrl-C" in said and len(said.splitlines()) == 1
+
+    def test_a_process_that_does_not_answer_is_named(self, monkeypatch, capsys):
+        store = torch.distributed.TCPStore("localhost", 0, is_master=True)
+        for name, value in {"WORLD_SIZE": "4", "RANK": "1", "MASTER_ADDR": "localhost",
+                            "MASTER_PORT": str(store.port)}.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        store.set("waited/0/0", "1")
+        error = RuntimeError("[unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete")
+        assert training.lost_processes(error, patience_s=0.5) == "processes 2, 3"
+        store.set("waited/0/3", "1")
+        assert training.lost_processes(error, patience_s=0.5) == "process 2"
+        assert training.lost_processes(RuntimeError("shapes differ")) == ""
+
+        def main():
+            raise error
+
+        monkeypatch.setattr(training, "lost_processes", lambda error: "process 2")
+        with pytest.raises(SystemExit):
+            training.run_script(main)
+        assert "error (process 1): process 2 did not answer within --timeout_minutes" in capsys.readouterr().err
+
+
+def options_of(*options):
+    parser = training.Parser()
+    training.add_arguments(parser)
+    return parser.parse_args(options)
+
+
+@pytest.mark.parametrize("option", [
+    "--learning_rate 1e300", "--learning_rate nan", "--num_train_epochs 1e300", "--max_steps 1" + 30 * "0",
+    "--seed 99999999999999", "--per_device_train_batch_size 1000000000000", "--weight_decay 1e300",
+    "--per_device_eval_batch_size 1000000000000", "--gradient_accumulation_steps 1000000000000",
+    "--num_workers 1000000000", "--save_minutes nan", "--save_minutes -1", "--timeout_minutes 0",
+    "--timeout_minutes 1e300", "--max_steps 1" + 5000 * "0",
+])  # fmt: skip
+def test_absurd_values_are_one_line(option, capsys):
+    with pytest.raises(SystemExit) as end:
+        options_of(*option.split())
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and len(said.splitlines()) == 1 and "number" in said and option.split()[0] in said
+
+
+def test_the_timeout_reaches_the_process_group(monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "InitProcessGroupKwargs", lambda timeout: seen.append(timeout.total_seconds()))
+    monkeypatch.setattr(training, "Accelerator", lambda **_: None)
+    training.make_accelerator(options_of("--timeout_minutes", "0.5"))
+    assert seen == [30]
+
+
+class TestPlan:
+    def test_steps_are_the_slices_of_the_order(self):
+        for count in range(1, 12):
+            for order in (range(count), torch.randperm(count), list(range(count))):
+                steps, listed = training.Steps(order, 4), [int(i) for i in order]
+                expected = [listed[i : i + 4] for i in range(0, count, 4)]
+                assert list(steps) == expected and len(steps) == len(expected) and steps[-1] == expected[-1]
+                assert steps[1:] == expected[1:]
+                with pytest.raises(IndexError):
+                    steps[len(expected)]
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_a_plan_is_made_as_it_is_used(self, num_workers):
+        class Alone:
+            num_processes, process_index, device = 1, 0, torch.device("cpu")
+
+        args = argparse.Namespace(per_device_train_batch_size=2, num_workers=num_workers)
+        recipe = argparse.Namespace(collate=lambda indices, epoch: {"x": torch.tensor(indices)})
+        plan = training.Steps(range(10**15), 4)
+        batches = training.step_batches(args, Alone, recipe, plan, 0, 10**14)
+        indices, parts = next(batches)
+        assert indices == [4 * 10**14 + i for i in range(4)]
+        assert [batch["x"].tolist() for batch, _ in parts] == [indices[:2], indices[2:]]
+        assert next(batches)[0][0] == 4 * 10**14 + 4
+
+
+def test_what_is_due_where_no_number_of_steps_is_given():
+    due = [step for step in range(1, 25) if training._due(step, 0, 12, 5)]
+    assert due == [5, 10, 12, 17, 22, 24]
+    assert [step for step in range(1, 25) if training._due(step, 7, 12, 5)] == [7, 14, 21]
+    assert [step for step in range(1, 25) if training._due(step, 0, 12)] == [12, 24]
