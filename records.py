@@ -1,0 +1,224 @@
+"""The records of many runs, run.json, as one checked table: a row for each run (pandas)."""
+
+import json
+import math
+import re
+import reprlib
+from typing import NamedTuple
+
+import pandas as pd
+
+METHODS = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd"]  # order of the rows
+TASKS = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "squad", "squad_v2"]
+
+# What is read of a finished run.json; what holds other entries stands before them. The bounds keep out NaN, infinities
+# and integers that no float can hold.
+KINDS = {
+    "an object": lambda v: isinstance(v, dict),
+    "a printable text": lambda v: isinstance(v, str) and v.strip() != "" and v.isprintable(),
+    "a finite number": lambda v: type(v) in (int, float) and -1e30 < v < 1e30,
+    "a positive number": lambda v: type(v) in (int, float) and 1e-30 < v < 1e30,
+    "a number or null": lambda v: v is None or type(v) in (int, float),
+    "'finetune' or 'pretrain'": lambda v: v in ("finetune", "pretrain"),
+}
+FIELDS = {
+    "an object": ["options", "versions", "hardware", "model", "time", "best", "last", "best.metrics", "last.metrics"],
+    "'finetune' or 'pretrain'": ["stage"],
+    "a printable text": ["task", "name", "metric", "hardware.device", "hardware.cpu", "hardware.precision"],
+    "a finite number": ["seed", "best.score", "hardware.cpu_count", "hardware.gpu_count", "hardware.processes"],
+    "a positive number": ["time.train_s", "model.parameters", "model.parameters_without_embeddings",
+                          "model.flops_per_sequence"],
+    "a number or null": ["last.score"],
+}  # fmt: skip
+SHAPE = ["layers", "hidden_size", "heads", "intermediate_size", "vocab_size"]
+MISSING = object()
+
+# Options in which the runs of one method may differ: they say where things are or how it runs, not what is trained.
+OUTSIDE_RECIPE = ("output_dir", "data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus",
+                  "run_name", "seed", "overwrite", "do_predict", "keep_checkpoints", "num_workers", "cache_teacher",
+                  "cache_limit_gb", "save_minutes", "timeout_minutes")  # fmt: skip
+
+
+class ReportError(Exception):
+    """A mistake of the user or a damaged file; the text is the one line to print."""
+
+
+def get(run, kind, *place, optional=False):
+    """The entry at the place (keys, outermost first), of that kind; if optional, None where it is null or missing.
+
+    Raises ReportError that names the place and the value.
+    """
+    value = run
+    for key in place:
+        value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
+    if optional and (value is None or value is MISSING):
+        return None
+    if value is MISSING:
+        raise ReportError(f"{'.'.join(place)} is missing")
+    if not KINDS[kind](value):
+        raise ReportError(f"{'.'.join(place)} is {reprlib.repr(value)}, not {kind}")
+    return value
+
+
+def read_run(path):
+    """{column: value} of one run.json; ReportError names the first entry that is damaged."""
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        status = run.get("status") if isinstance(run, dict) else None
+        if status not in ("running", "complete", "failed"):
+            raise ReportError(f"status is {reprlib.repr(status)}, not 'running', 'complete' or 'failed'")
+        return {"folder": path.parent, "status": status} | (results(run) if status == "complete" else {})
+    except ReportError as error:
+        reason, remedy = error, "run it again or move this folder away"
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, absurd nesting
+        reason, remedy = f"not readable as JSON ({error})", "run it again or move this folder away"
+    except OSError as error:
+        reason, remedy = error.strerror, "check its permissions"
+    raise ReportError(f"{path}: {reason}; {remedy}")
+
+
+def results(run):
+    """The columns of a finished run: its FIELDS under their own names, and what is compared between runs."""
+    row = {place: get(run, kind, *place.split(".")) for kind, places in FIELDS.items() for place in places}
+    for part in ("best", "last"):
+        for key in run[part]["metrics"]:
+            get(run, "a number or null", part, "metrics", key)
+    if row["stage"] == "pretrain":  # the score is the negative of this metric, which is what is printed
+        get(run, "a finite number", "best", "metrics", row["metric"])
+        get(run, "a number or null", "last", "metrics", row["metric"])
+    taught = get(run, "an object", "teacher", optional=True)
+    for who in ("model", "teacher") if taught else ("model",):
+        row[who] = str([get(run, "a positive number", who, key) for key in SHAPE])
+    row |= {} if taught else {"teacher": ""}
+    for batch in ("1", "32") if get(run, "an object", "latency", optional=True) else ():
+        get(run, "an object", "latency", "speedup", optional=True)
+        row[batch] = get(run, "a positive number", "latency", "speedup", batch, optional=True)
+    row["machine"] = machine(run["hardware"] | {"gpu": get(run, "a printable text", "hardware", "gpu", optional=True)})
+    commit = get(run, "a printable text", "git", "commit", optional=True)
+    row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
+    own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
+    row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
+    return {"1": math.nan, "32": math.nan} | row
+
+
+def machine(hardware):
+    """One line, equal for two runs exactly when their times may be compared."""
+    gpus = f"{hardware['gpu_count']} x {hardware['gpu'] or hardware['device']}, " * (hardware["device"] != "cpu")
+    precision = "float32" if hardware["precision"] == "no" else hardware["precision"]
+    return (f"{gpus}{hardware['cpu']} ({hardware['cpu_count']} cores), {hardware['processes']} process(es), "
+            f"{precision}")  # fmt: skip
+
+
+def read_runs(folders):
+    """Finds run.json under the folders; returns (table of the finished runs, those left out: lines).
+
+    The table is in the conventional order of stage, task and method. The lines, {"incomplete": [...], "damaged":
+    [...]}, name what is not in it. Raises ReportError if no run is left.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise ReportError(f"{folder} is not a folder; give a folder that holds run folders, e.g. runs")
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("run.json"))}
+    where, runs, left_out = ", ".join(map(str, folders)), [], {"incomplete": [], "damaged": []}
+    for path in paths.values():
+        try:
+            row = read_run(path)
+            if row["status"] == "complete":
+                runs.append(row)
+            else:
+                left_out["incomplete"].append(f"{row['folder']} ({row['status']})")
+        except ReportError as error:
+            left_out["damaged"].append(str(error))
+    if not paths:
+        raise ReportError(f"no run.json found under {where}; train something first, e.g. bash run_glue.sh demo")
+    if not runs:
+        counts = ", ".join(f"{len(lines)} {what}" for what, lines in left_out.items() if lines)
+        again = [f"{line}: give its command again to finish it" for line in left_out["incomplete"]]
+        raise ReportError(f"no complete run under {where}; {counts}, the first is {[*left_out['damaged'], *again][0]}")
+    runs = with_speedups(pd.DataFrame(runs))
+    for column, convention in (("task", TASKS), ("name", METHODS)):
+        others = sorted(set(runs[column]) - set(convention))
+        known = [one for one in convention if one in set(runs[column])]
+        runs[column] = pd.Categorical(runs[column], known + others, ordered=True)
+    return runs.sort_values(["stage", "task", "name", "seed"], ignore_index=True), left_out
+
+
+def with_speedups(runs):
+    """The runs with the speed-up of their shape in columns "1" and "32" (batch sizes), NaN where none was measured.
+
+    It is the median of all runs of the same task, shape and hardware that measured it, also for a run without teacher;
+    a model of the teacher's own shape is the reference.
+    """
+    same, ratios = ["stage", "task", "machine", "model"], ["1", "32"]
+    runs = runs.astype(dict.fromkeys(ratios, float))
+    of_shape = runs.groupby(same)[ratios].transform("median")
+    found = runs.groupby([*same, "teacher"])[ratios].transform("median").where(runs["teacher"] != "", of_shape)
+    shapes = pd.MultiIndex.from_frame(runs[["stage", "task", "model"]])
+    reference = shapes.isin(pd.MultiIndex.from_frame(runs[["stage", "task", "teacher"]]))
+    found[found.isna().all(axis=1) & reference] = 1.0
+    return runs.assign(**found)
+
+
+def select(runs, methods, baseline):
+    """The runs of the wanted methods; refuses unknown names, a seed that occurs twice, a task with two metrics."""
+    for option, names in (("--methods", methods or ()), ("--baseline", [baseline] if baseline is not None else ())):
+        found = [*runs["name"].cat.categories]
+        for name in names:
+            if name not in found:
+                raise ReportError(f"{option} {name}: no complete run of that name; choose from {', '.join(found)}")
+        runs = runs[runs["name"].isin(methods or found)]
+        runs = runs.assign(name=runs["name"].cat.remove_unused_categories())
+    for (_, task), own in runs.groupby(["stage", "task"], observed=True):
+        for (name, seed), same in own.groupby(["name", "seed"], observed=True):
+            if len(same) > 1:
+                raise ReportError(f"{' and '.join(map(str, same['folder'][:2]))} both hold task {task}, method {name}, "
+                                  f"seed {seed}; report them separately")  # fmt: skip
+        unlike = own.drop_duplicates("metric")[:2]
+        if len(unlike) > 1:
+            raise ReportError(f"{' and '.join(map(str, unlike['folder']))} differ in their headline metric "
+                              f"({', '.join(unlike['metric'])}); report them separately")  # fmt: skip
+    return runs
+
+
+# --- scores ---------------------------------------------------------------------------------------------------------
+
+
+class Measure(NamedTuple):
+    """One printed number of a run: an entry of its metrics, or (key None) its headline score."""
+
+    key: str | None
+    title: str
+    scale: float = 100.0  # fractions are printed times 100
+    digits: int = 1
+
+    def of(self, entry):
+        """The number to print for run["best"] or run["last"]; NaN where it was not finite (null in run.json)."""
+        value = entry["score"] if self.key is None else entry["metrics"][self.key]
+        return self.scale * value if KINDS["a finite number"](value) else math.nan
+
+
+TITLES = {"matthews_correlation": "Matthews", "accuracy": "acc", "exact_match": "EM", "f1": "F1", "pearson": "Pearson",
+          "spearman": "Spearman", "accuracy_matched": "m", "accuracy_mismatched": "mm"}  # fmt: skip
+CUSTOMARY = {"mrpc": ("f1", "accuracy"), "qqp": ("f1", "accuracy"), "stsb": ("pearson", "spearman"),
+             "mnli": ("accuracy_matched", "accuracy_mismatched"), "squad": ("exact_match", "f1"),
+             "squad_v2": ("exact_match", "f1")}  # tasks that are given by more than their headline score  # fmt: skip
+PRETRAINING = (Measure("perplexity", "perplexity", 1, 2), Measure("mlm_loss", "loss", 1, 3),
+               Measure("teacher_agreement", "agreement %"))  # fmt: skip
+
+
+def customary(runs):
+    """The customary Measures of the runs' task that every run has."""
+    names = [Measure(key, TITLES[key]) for key in CUSTOMARY.get(runs["task"].iloc[0], ())]
+    wanted = PRETRAINING if runs["stage"].iloc[0] == "pretrain" else names
+    entries = [entry["metrics"] for entry in [*runs["best"], *runs["last"]]]
+    return [measure for measure in wanted if all(measure.key in entry for entry in entries)]
+
+
+def headline(runs):
+    """The Measure by which these runs of one task chose their best checkpoint."""
+    runs = pd.DataFrame(runs)
+    metric, found = runs["metric"].iloc[0], customary(runs)
+    if runs["stage"].iloc[0] == "pretrain":  # lower is better; the score is its negative
+        return next((one for one in found if one.key == metric), Measure(metric, metric.replace("_", " "), 1, 3))
+    title = "mean of " + " and ".join(one.title for one in found) if len(found) > 1 else TITLES.get(metric, metric)
+    return Measure(None, title)
