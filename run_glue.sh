@@ -7,7 +7,7 @@
 #   TASKS="cola rte" SEEDS="1 2 3 4 5" bash run_glue.sh --mixed_precision bf16
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py.
-# Small-scale check (CoLA, 6-layer BERT of 384 units, 3-layer students): README, "Results".
+# Small-scale check (CoLA, 6-layer BERT of 384 units, 3-layer students): docs/results.md.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,4 +1,5 @@
-"""Every command of the README: its script exists, its options are known, its variables are read by the script."""
+"""Every command of the README and docs/: its script exists, its options are known, its variables are read by it."""
+import importlib.util
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import pytest
+import yaml
 
 import data
 import distill_finetune
@@ -20,7 +23,9 @@ SCRIPTS = {
     "distill_finetune.py": distill_finetune, "distill_pretrain.py": distill_pretrain, "report.py": report,
     "synthetic.py": synthetic,
 }  # fmt: skip
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", Path("README.md").read_text(encoding="utf-8"), re.S | re.M)
+PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in
+          re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)]  # fmt: skip
 COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
@@ -35,10 +40,57 @@ def parts(command):
     return variables, words[at], words[at + 1 :]
 
 
-def test_the_readme_shows_commands():
-    assert {"run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_tests.sh", "distill_finetune.py"} <= {
-        parts(command)[1] for command in COMMANDS
-    }
+def test_the_pages_show_commands():
+    assert {"run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_tests.sh", "distill_finetune.py",
+            "bench/bench_step.py", "run_ablation.sh"} <= {parts(command)[1] for command in COMMANDS}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_what_a_page_points_to_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    headings = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines()
+                if line.startswith("#")}  # fmt: skip
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+    assert targets
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        assert target.startswith("https://") or (page.parent / path).exists(), target
+        assert path or anchor in headings, target
+
+
+def test_the_first_command_stands_on_the_first_two_screens_below_the_picture():
+    text = Path("README.md").read_text(encoding="utf-8")
+    before = text[: text.index("```bash\nbash run_glue.sh demo")]
+    assert before.count("\n") <= 60 and "docs/relations.png" in before and "itself a distilled model" in before
+
+
+def test_the_picture_is_drawn_by_its_script(tmp_path, monkeypatch):
+    """The script draws what is committed: the same size and, but for the rasteriser's rounding, the same pixels."""
+    spec = importlib.util.spec_from_file_location("draw_relations", "docs/relations.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "__file__", str(tmp_path / "relations.py"))
+    script.main()
+    drawn, kept = (matplotlib.image.imread(path) for path in (tmp_path / "relations.png", "docs/relations.png"))
+    assert drawn.shape == kept.shape and abs(drawn - kept).mean() < 0.01 and drawn.std() > 0.1
+
+
+def test_the_citation_file_has_what_its_format_demands():
+    """Citation File Format 1.2.0: required keys, known types, authors (an entity, persons), the paper as reference."""
+    cff = yaml.safe_load(Path("CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(cff) <= {
+        "cff-version", "message", "title", "authors", "type", "abstract", "license", "keywords", "references"}
+    assert (cff["cff-version"], cff["type"], cff["license"]) == ("1.2.0", "software", "Apache-2.0")
+    assert all(set(author) == {"name"} for author in cff["authors"])  # an entity
+    (paper,) = cff["references"]
+    assert {"type", "title", "authors"} <= set(paper) and paper["type"] == "conference-paper"
+    assert [f"{one['given-names']} {one['family-names']}" for one in paper["authors"]] == [
+        "Geondo Park", "Gyeongman Kim", "Eunho Yang"]
+    assert paper["title"] == "Distilling Linguistic Context for Language Model Compression" and paper["year"] == 2021
+    assert all(set(one) <= {"type", "value", "description"} and one["type"] in ("doi", "url", "swh", "other")
+               for one in paper["identifiers"])  # fmt: skip
+    readme = Path("README.md").read_text(encoding="utf-8")
+    assert paper["title"] in readme and "2109.08359" in paper["identifiers"][0]["value"] and paper["url"] in readme
 
 
 @pytest.mark.parametrize("command", COMMANDS)
