@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -20,6 +19,7 @@ from transformers import (
 
 import baselines
 import measure
+import pictures
 
 AUTO = {
     "classification": AutoModelForSequenceClassification,
@@ -614,16 +614,9 @@ def relation_figure(student, teacher, pairs, inputs, tokens):
 
     inputs: tensors [1, T] for both models. tokens: the T words to write at the axes.
     """
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
-    s, t = pairs[-1]
-    for axes, name, model, layer in zip(
-        figure.subplots(1, 2), ("teacher", "student"), (teacher, student), (t, s), strict=True
-    ):
+    cosines = []
+    for model, layer in zip((teacher, student), pairs[-1][::-1], strict=True):
         hidden = model(**model_inputs(model, inputs), output_hidden_states=True)["hidden_states"][layer][0].float()
         unit = torch.nn.functional.normalize(hidden, dim=-1)
-        image = axes.imshow((unit @ unit.T).cpu(), vmin=-1, vmax=1, cmap="RdBu_r")
-        axes.set_title(f"{name}, layer {layer}")
-        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(tokens)), tokens, fontsize=7)
-    figure.colorbar(image, ax=figure.axes, label="cosine of word pairs")
-    return figure
+        cosines.append((unit @ unit.T).cpu().numpy())
+    return pictures.relation_figure(*cosines, tokens)

@@ -3,7 +3,7 @@
 ckd_packages_found() {
     python - <<'PYTHON' 2>/dev/null
 import importlib.util, sys
-names = """torch transformers datasets accelerate sklearn seqeval numpy pandas scipy tabulate tensorboard matplotlib
+names = """torch transformers datasets accelerate sklearn numpy pandas scipy tabulate tensorboard matplotlib
     pytest xdist hypothesis ruff"""
 sys.exit(any(importlib.util.find_spec(name) is None for name in names.split()))
 PYTHON
