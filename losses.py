@@ -258,9 +258,9 @@ def check_args(args):
     args.window = None if args.window == "all" else int(args.window)
     check_options(args.distance, args.pair_criterion, args.triple_criterion, args.window)
     if not 0.01 <= args.temperature <= 1000:  # beyond, logits are all alike or overflow
-        raise ValueError(f"--temperature {args.temperature} must be from 0.01 to 1000")
+        raise ValueError(f"--temperature {args.temperature} must be positive, from 0.01 to 1000")
     if not 0 <= args.hard_weight <= MAX_WEIGHT:
-        raise ValueError(f"--hard_weight {args.hard_weight} must be from 0 to {MAX_WEIGHT:g}")
+        raise ValueError(f"--hard_weight {args.hard_weight} must be 0 or more, at most {MAX_WEIGHT:g}")
     args.terms = parse_terms(args.terms)
     if not args.teacher:
         args.terms = {}

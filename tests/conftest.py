@@ -1,4 +1,6 @@
 """Shared by the tests: a small artificial language on disk, and scripts called as from the command line."""
+import signal
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -6,6 +8,12 @@ from accelerate.state import AcceleratorState
 import distill_finetune
 import synthetic
 import training
+
+
+def pytest_configure():
+    """Ctrl-C is heard also where a shell started the tests in the background, which makes it deaf to it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
