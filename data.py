@@ -21,9 +21,9 @@ GLUE_HUB = "nyu-mll/glue"
 class Task(NamedTuple):
     """One task: columns as the hub names them, label words in the order of their ids, headline metrics, files."""
 
-    kind: str  # "classification", "regression" or "qa"
+    kind: str  # a name of tasks.KINDS
     columns: tuple  # text columns on the hub
-    labels: tuple  # label words as GLUE's files and submissions spell them; ids count from 0
+    labels: tuple  # label words as GLUE's files and submissions spell them, ids count from 0; none: labels are numbers
     metrics: tuple  # headline metrics; the score of a run is their mean
     hub: tuple  # (id, configuration)
     folder: str = ""  # under --data_dir
@@ -31,6 +31,7 @@ class Task(NamedTuple):
     header: tuple = ()  # columns of train and dev files that have no header line
     dev: tuple = ("",)  # suffixes of the dev and test sets
     submission: tuple = ()  # file names of the test predictions
+    limits: tuple = ()  # lowest and highest number of a submission
 
 
 YES_NO = ("0", "1")
@@ -48,7 +49,7 @@ TASKS = {
     "mrpc": Task("classification", PAIR, YES_NO, ("f1", "accuracy"), (GLUE_HUB, "mrpc"),
                  "MRPC", ("#1 String", "#2 String", "Quality"), submission=("MRPC.tsv",)),
     "stsb": Task("regression", PAIR, (), ("pearson", "spearman"), (GLUE_HUB, "stsb"),
-                 "STS-B", PAIR + ("score",), submission=("STS-B.tsv",)),
+                 "STS-B", PAIR + ("score",), submission=("STS-B.tsv",), limits=(0.0, 5.0)),
     "qqp": Task("classification", ("question1", "question2"), YES_NO, ("f1", "accuracy"), (GLUE_HUB, "qqp"),
                 "QQP", ("question1", "question2", "is_duplicate"), submission=("QQP.tsv",)),
     "mnli": Task("classification", ("premise", "hypothesis"), NLI, ("accuracy_matched", "accuracy_mismatched"),
@@ -301,10 +302,10 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
         label = -1
         if label_column:
             where = f"{path}, line {number}"
-            if task.kind == "regression":
-                label = _number(values[-1], where, skipped)
-            else:
+            if task.labels:
                 label = _label_id(values[-1], task.labels, where, skipped)
+            else:
+                label = _number(values[-1], where, skipped)
             if label is None:
                 continue
         columns["text_a"].append(values[0])
@@ -491,13 +492,6 @@ def collate(examples, pad_id):
     return batch
 
 
-def labels_of(batch):
-    """Labels [B] of a batch; of question answering the start and end positions [B, 2]."""
-    if "labels" in batch:
-        return batch["labels"]
-    return torch.stack([batch["start_positions"], batch["end_positions"]], 1)
-
-
 # --- options ----------------------------------------------------------------------------------------------------
 
 
@@ -529,11 +523,6 @@ def check_args(args):
     for name, low in lowest.items():
         if getattr(args, name) < low:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least {low}")
-    if TASKS[args.task].kind == "qa" and args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
-        raise ValueError(
-            f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
-            f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
-        )
     if args.data_dir == "":
         raise ValueError("--data_dir is empty: name a folder, or leave it out to read from the hub")
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]

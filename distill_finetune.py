@@ -3,15 +3,11 @@
     python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
-import contextlib
 import os
 import re
-import unicodedata
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
-from torch.nn import functional as F
 
 import data
 import losses
@@ -19,7 +15,7 @@ import measure
 import metrics
 import models
 import runs
-import squad
+import tasks
 import teacher_cache
 import training
 
@@ -46,12 +42,11 @@ def check_args(args):
     """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
     words = args.terms
     data.check_args(args)
+    tasks.of(data.TASKS[args.task]).check_args(args)
     models.check_args(args)
     losses.check_args(args)
     if args.cache_teacher and not args.teacher:
         raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
-    if args.do_predict and data.TASKS[args.task].kind == "qa":
-        raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json for its dev set anyway")
     if args.task == "ax" and (args.teacher or not args.do_predict):
         raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
     if args.teacher and "logits" not in args.terms and not args.hard_weight:
@@ -67,20 +62,14 @@ def check_args(args):
 
 
 def load_everything(args):
-    """(task, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
+    """(kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
     skipped = data.Skipped(args.skip_bad_examples)
-    task, splits = data.TASKS[args.task], None
-    if task.kind == "qa":
-        questions = squad.load_questions(args, skipped)
-    else:
-        task, splits = data.load_examples(args, skipped)
-        if args.do_predict and not any(split.startswith("test") for split in splits):
-            raise ValueError(f"--do_predict: {args.data_dir or 'the hub'} has no test set of {args.task}: add its "
-                             "files or drop --do_predict")  # fmt: skip
+    task, splits = tasks.of(data.TASKS[args.task]).read(args, skipped)
+    kind = tasks.of(task)(task)
     source = args.student or "bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
-        args, task.kind, labels=task.labels, fine_tune_command=command
+        args, kind.auto, labels=task.labels, fine_tune_command=command, **kind.head
     )
     args.layer_pairs = models.aligned(student, teacher, args.layer_map, args.no_embeddings) if teacher else []
     if teacher:
@@ -90,34 +79,16 @@ def load_everything(args):
         if args.max_seq_length > models.max_tokens(model.config):
             raise ValueError(f"--max_seq_length {args.max_seq_length} exceeds the model's "
                              f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
-    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun: it alone talks
-    if skipped.reports and first:
-        print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
-    if task.kind == "qa":
-        splits = {name: squad.windows(split, tokenizer, args) for name, split in questions.items()}
-        said = squad.inexact_answers(questions["train"], splits["train"])
-        if said and first:
+    splits, said = kind.tokenize(splits, tokenizer, args)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone talks
+        if skipped.reports:
+            print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
+        if said:
             print(said)
-        splits["questions"] = questions["validation"]
-    else:
-        splits = {name: data.tokenize(split, tokenizer, args.max_seq_length) for name, split in splits.items()}
-    return task, splits, student, teacher, tokenizer
+    return kind, splits, student, teacher, tokenizer
 
 
-def hard_loss(logits, labels, across_processes=False):
-    """Loss on the true labels, mean over examples.
-
-    logits [B, C] and labels [B]: cross-entropy, squared error where C = 1. logits [B, 2, T] and labels [B, 2] of
-    question answering: cross-entropy of start and end positions, averaged.
-    """
-    if logits.shape[-1] == 1:
-        values = (logits.float().squeeze(-1) - labels.float()).square()
-    else:
-        values = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none")
-    return losses.masked_mean(values.sum(), torch.tensor(values.numel(), device=values.device), across_processes)
-
-
-def make_loss(args, teacher):
+def make_loss(args, kind, teacher):
     """The function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises."""
     weights = dict(args.terms)
     hard = args.hard_weight if teacher else 1.0
@@ -125,7 +96,7 @@ def make_loss(args, teacher):
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
 
     def loss(student, batch):
-        mask, labels = batch["attention_mask"], data.labels_of(batch)
+        mask, labels = batch["attention_mask"], kind.labels(batch)
         inner = getattr(student, "module", student)
         s_out = student(**models.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teacher_cache.outputs(batch)
@@ -135,91 +106,43 @@ def make_loss(args, teacher):
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
             mask, labels = mask[:0], labels[:0]
             s_out, t_out = losses.no_rows(s_out), t_out and losses.no_rows(t_out)
-        view, values = losses.ModelView(s_out, s_layers, mask, losses.several_processes()), {}
+        view, values = losses.ModelView(s_out, s_layers, mask, losses.several_processes(), kind), {}
         if teacher:
-            values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, args)
+            t_view = losses.ModelView(t_out, t_layers, mask, kind=kind)
+            values = losses.distillation_losses(view, t_view, batch, args)
         if hard:
-            values["hard"] = hard_loss(view.logits, labels, view.across_processes)
+            values["hard"] = kind.hard_loss(view.logits, labels, view.across_processes)
         total = sum(weights.get(name, hard) * value for name, value in values.items())
         return total, {name: value.detach() for name, value in values.items()}
 
     return loss, weights | ({"hard": hard} if hard else {})
 
 
-@torch.no_grad()
-def predict(model, dataset, pad_id, args, accelerator):
-    """Logits for every example of a tokenised dataset, in its order, on the CPU, the same in all processes.
-
-    [N, C], or [N, 2, max_seq_length] of start and end for question answering, -inf at padding. Raises TrainingError if
-    the model says something that is not finite.
-    """
-    dataset = dataset.select_columns([c for c in data.INPUTS if c in dataset.column_names])
-    batches = data.sorted_batches([len(ids) for ids in dataset["input_ids"]], args.per_device_eval_batch_size)
-    found, found_bad = [], []
-    for indices in batches[accelerator.process_index :: accelerator.num_processes]:
-        batch = data.collate([dataset[i] for i in indices], pad_id)
-        batch = {k: v.to(accelerator.device) for k, v in batch.items()}
-        with accelerator.autocast():
-            out = model(**models.model_inputs(model, batch))
-        logits = losses.ModelView(out, (), batch["attention_mask"]).logits.float().cpu()
-        real = batch["attention_mask"].bool().cpu()[:, None] if logits.ndim == 3 else True  # padding is -inf
-        bad = (~logits.isfinite() & real).flatten(1).any(1).tolist()
-        found_bad += [i for i, odd in zip(indices, bad, strict=True) if odd]
-        if logits.ndim == 3:
-            logits = F.pad(logits, (0, args.max_seq_length - logits.shape[-1]), value=float("-inf"))
-        found += zip(indices, logits, strict=True)
-    if accelerator.num_processes > 1:
-        found, found_bad = gather_object(found), gather_object(found_bad)
-    if found_bad:
-        raise runs.TrainingError(f"the model's outputs are not finite (example {min(found_bad)} of {len(found)} that it"
-                                 " was asked for): its weights diverged; lower --learning_rate")  # fmt: skip
-    return torch.stack([logits for _, logits in sorted(found, key=lambda pair: pair[0])])
-
-
-def evaluate_glue(model, task, splits, tokenizer, args, accelerator):
-    """Metrics on the dev sets of a classification or regression task."""
-    result = {}
-    for split in [split for split in splits if split.startswith("validation")]:
-        names = [name for name in task.metrics if name.endswith(split.removeprefix("validation"))]
-        logits = predict(model, splits[split], tokenizer.pad_token_id, args, accelerator)
-        result |= metrics.compute_metrics(names, logits, torch.tensor(splits[split]["labels"]))
-    return result, None
-
-
-def evaluate_squad(model, task, splits, tokenizer, args, accelerator):
-    """Metrics on the dev set of question answering, and the predictions {id: text}."""
-    logits = predict(model, splits["validation"], tokenizer.pad_token_id, args, accelerator)
-    questions = splits["questions"]
-    found = squad.answers(questions, splits["validation"], logits, args.n_best_size, args.max_answer_length)
-    golds = dict(zip(questions["id"], questions["texts"], strict=True))
-    return metrics.squad_metrics(found, golds, args.task == "squad_v2")
-
-
-def make_evaluate(args, task, splits, teacher, tokenizer, accelerator, latest):
-    """The function model -> (metrics, score, figures) for the task's dev sets; it leaves its predictions in latest."""
-    evaluate_task = evaluate_squad if task.kind == "qa" else evaluate_glue
+def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
+    """The function model -> (metrics, score, figures) for the dev sets; predictions go to files, {name: text}."""
     first = next(split for name, split in splits.items() if name.startswith("validation"))[0]
     tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
     sentence = {k: torch.tensor([first[k][:24]], device=accelerator.device) for k in data.INPUTS if k in first}
 
     def evaluate(model):
         model = accelerator.unwrap_model(model)
-        result, latest["predictions"] = evaluate_task(model, task, splits, tokenizer, args, accelerator)
+        result, predictions = kind.evaluate(model, splits, tokenizer, args, accelerator)
+        files.update(predictions)
         figures = {}
         if teacher and args.layer_pairs and accelerator.is_main_process:
             figures["relations/words"] = models.relation_figure(model, teacher, args.layer_pairs, sentence, tokens)
-        return result, metrics.score(result, task.metrics), figures
+        return result, metrics.score(result, kind.task.metrics), figures
 
     return evaluate
 
 
-def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, cache=None):
+def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
     """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
     train = splits["train"]
     lengths = [len(ids) for ids in train["input_ids"]]
-    loss, weights = make_loss(args, teacher)
+    loss, weights = make_loss(args, kind, teacher)
     train = train.select_columns([c for c in data.TRAINING if c in train.column_names])
-    latest = {}
+    files = {}
 
     def collate(indices, epoch):
         batch = data.collate([train[i] for i in indices], tokenizer.pad_token_id)
@@ -228,22 +151,22 @@ def make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, ca
     def save(folder, model, entry):
         model.save_pretrained(folder, state_dict=models.saved_state(model))
         tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(args, task, entry), encoding="utf-8")
-        if latest["predictions"]:
-            runs.write_json(folder / "predictions.json", latest["predictions"])
+        (folder / "README.md").write_text(model_card(args, entry), encoding="utf-8")
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
     return training.Recipe(
         lengths=lengths,
         plan=lambda size, epoch: data.grouped_batches(lengths, size, args.seed, epoch),
         collate=collate,
         loss=loss,
-        evaluate=make_evaluate(args, task, splits, teacher, tokenizer, accelerator, latest),
+        evaluate=make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files),
         save=save,
         weights=weights,
     )
 
 
-def model_card(args, task, entry):
+def model_card(args, entry):
     """Text of the README.md that goes with a saved model."""
     scores = "\n".join(f"- {name}: {training.shown(value)}" for name, value in entry["metrics"].items())
     how = f"distilled from `{args.teacher}` with {args.terms}" if args.teacher else "fine-tuned on the labels"
@@ -253,49 +176,6 @@ def model_card(args, task, entry):
         f"Dev set, step {entry['step']}:\n\n{scores}\n\nMethod: contextual knowledge distillation (arXiv:2109.08359) "
         "or the baseline named above. `run.json` beside this file holds all options, hardware and time.\n"
     )
-
-
-def escaped(label):
-    """A label for a file of tabs and lines: backslashes, control characters and line separators as in Python's strings.
-
-    A tab becomes \\t, a newline \\n, a backslash \\\\, U+2028 \\u2028; everything else stays as it is.
-    """
-    odd = (c == "\\" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in label)
-    return "".join(c.encode("unicode_escape").decode() if o else c for c, o in zip(label, odd, strict=True))
-
-
-def write_predictions(args, task, splits, model, tokenizer, accelerator):
-    """Write GLUE's submission files for the test sets into the run folder, over those of an earlier call.
-
-    index: the example's place in its file, from 0, skipped ones counted. Labels are `escaped`.
-    """
-    tests = sorted(split for split in splits if split.startswith("test"))
-    for split, name in zip(tests, task.submission, strict=True):
-        logits = predict(model, splits[split], tokenizer.pad_token_id, args, accelerator)
-        if task.kind == "regression":
-            values = logits.squeeze(-1).tolist()
-            words = [f"{min(max(v, 0.0), 5.0) if args.task == 'stsb' else v:.3f}" for v in values]
-        else:
-            words = [escaped(task.labels[i]) for i in logits.argmax(-1).tolist()]
-        if accelerator.is_main_process:
-            lines = "".join(f"{i}\t{word}\n" for i, word in zip(splits[split]["idx"], words, strict=True))
-            write_text(Path(args.output_dir) / name, "index\tprediction\n" + lines)
-            runs.note_files(args.output_dir, [name])
-            print(f"{Path(args.output_dir) / name}: {len(words)} predictions")
-
-
-def write_text(path, text):
-    """Write a text file so that it is either the old or the new one, whole, making its folder; or TrainingError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise runs.TrainingError(f"{path} cannot be written ({error.strerror}): make room or choose another "
-                                 "--output_dir, then run the same command again") from error  # fmt: skip
 
 
 def finish(args, record, student, teacher, accelerator):
@@ -317,22 +197,22 @@ def main(argv=None):
         print(f"{args.output_dir}: complete already, nothing to do")
         return
     accelerator = training.make_accelerator(args)
-    task, splits, student, teacher, tokenizer = load_everything(args)
+    kind, splits, student, teacher, tokenizer = load_everything(args)
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
-        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator)
+        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
     inputs = None
     if accelerator.is_main_process and not complete and args.task != "ax":
         used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
         inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
     how = "complete" if args.task == "ax" else runs.open_run_everywhere(args, accelerator, inputs)
     if how != "complete":
-        recipe = make_recipe(args, task, splits, student, teacher, tokenizer, accelerator, cache)
+        recipe = make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache)
         record = runs.new_record(
-            args, accelerator, "finetune", args.task, train_examples=len(recipe.lengths), metric=task.metrics[0],
+            args, accelerator, "finetune", args.task, train_examples=len(recipe.lengths), metric=kind.task.metrics[0],
             inputs=inputs, layer_map=args.layer_pairs, model=measure.describe(student, args.max_seq_length),
             teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
         )  # fmt: skip
@@ -345,11 +225,11 @@ def main(argv=None):
     if args.do_predict:
         folder = args.student if args.task == "ax" else args.output_dir
         remedy = f"python distill_finetune.py --task {'mnli' if args.task == 'ax' else args.task} --student ..."
-        models.check_labels(models.load_config(folder), task.kind, task.labels, folder, remedy)
-        best, missing = models.load_model(folder, task.kind, labels=task.labels)
+        models.check_labels(models.load_config(folder), kind.task.labels, folder, remedy)
+        best, missing = models.load_model(folder, kind.auto, labels=kind.task.labels, **kind.head)
         if missing:
             raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
-        write_predictions(args, task, splits, best.to(accelerator.device), tokenizer, accelerator)
+        tasks.write_predictions(kind, best.to(accelerator.device), splits, tokenizer, args, accelerator)
 
 
 if __name__ == "__main__":

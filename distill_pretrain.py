@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForMaskedLM
 
 import corpus
 import heads
@@ -63,7 +64,7 @@ def check_args(args):
 def load_everything(args):
     """(training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError."""
     student, teacher, tokenizer = models.load_pair(
-        args, "mlm", need_head="logits" in args.terms,
+        args, AutoModelForMaskedLM, need_head="logits" in args.terms,
         fine_tune_command="leave out logits (--terms ckd logits=0), or python distill_pretrain.py --student ...",
     )  # fmt: skip
     args.layer_pairs = models.aligned(student, teacher, args.layer_map, args.no_embeddings) if teacher else []

@@ -46,20 +46,18 @@ class ModelView:
 
     out: a transformers ModelOutput or dict. layers: the indices into its hidden_states that are aligned with the other
     model's, in order. mask [B, T]: 1 = real token. `models.add_outputs` puts "qkv" and "projected" into out.
-    across_processes: whether means are over the batch of all processes, as in `relations.masked_mean`.
+    across_processes: whether means are over the batch of all processes, as in `relations.masked_mean`. kind: the
+    `tasks.Kind` that knows what of out the logits are and how they are compared; None for plain logits [..., C].
     """
 
-    def __init__(self, out, layers, mask, across_processes=False):
+    def __init__(self, out, layers, mask, across_processes=False, kind=None):
         self.out, self.layers, self.mask, self.across_processes = out, layers, mask, across_processes
-        self._relations = None
+        self.kind, self._relations = kind, None
 
     @cached_property
     def logits(self):
-        """Logits [B, C]; of question answering those of start and end [B, 2, T], never over padding."""
-        if "start_logits" not in self.out:
-            return self.out["logits"]
-        both = torch.stack([self.out["start_logits"], self.out["end_logits"]], 1)
-        return both.float().masked_fill(self.mask[:, None] == 0, float("-inf"))
+        """Logits as the task's kind has them; [..., C]."""
+        return self.kind.logits(self.out, self.mask) if self.kind else self.out["logits"]
 
     @property
     def aligned(self):
@@ -118,9 +116,8 @@ def _logits_term(student, teacher, batch, args):
     if "head" in student.out:  # masked language modelling
         return soft_head_logits(student.out["head"], teacher.out["head"], temperature=args.temperature,
                                 across_processes=student.across_processes)  # fmt: skip
-    if student.logits.shape[-1] == 1:  # regression: a distribution over one class says nothing
-        error = (student.logits.float() - teacher.logits.detach().float()).square()
-        return student.mean(error.sum(), torch.tensor(error.numel(), device=error.device))
+    if student.kind:
+        return student.kind.soft_loss(student, teacher, args)
     return soft_logits(student.logits, teacher.logits, temperature=args.temperature,
                        across_processes=student.across_processes)  # fmt: skip
 

@@ -9,24 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 import baselines
 import measure
 import pictures
 
-AUTO = {
-    "classification": AutoModelForSequenceClassification,
-    "regression": AutoModelForSequenceClassification,
-    "qa": AutoModelForQuestionAnswering,
-    "mlm": AutoModelForMaskedLM,
-}
 STRATEGIES = ("uniform", "last", "first", "ends")
 INITS = ("uniform", "first", "last", "random")
 
@@ -84,18 +72,18 @@ FAMILIES = {
 }
 
 
-def family(config, what, kind=None):
+def family(config, what, auto=None):
     """The Family of a configuration; what: the model's name in errors.
 
     Raises ValueError, listing the types that work, for a model type that this code does not know, for a decoder, and
-    if kind is "mlm" for one that works in fine-tuning only.
+    if auto is AutoModelForMaskedLM for one that works in fine-tuning only.
     """
     known = FAMILIES.get(config.model_type)
     if not known or getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
         decoder = " used as a decoder" if known else ""
         raise ValueError(f"{what} is of type {config.model_type!r}{decoder}, which does not work here: take a model of "
                          f"type {', '.join(FAMILIES)}")  # fmt: skip
-    if kind == "mlm" and not known.mlm:
+    if auto is AutoModelForMaskedLM and not known.mlm:
         raise ValueError(f"{what} is of type {config.model_type!r}, which works in fine-tuning only: pre-train one of "
                          f"type {', '.join(name for name, f in FAMILIES.items() if f.mlm)}")  # fmt: skip
     return known
@@ -184,23 +172,21 @@ def load_tokenizer(name, what="tokenizer of"):
     return tokenizer
 
 
-def load_model(name, kind, what="model", *, labels=None):
-    """Model of a hub id or folder with the head of its kind, and the names of parameters the files did not hold.
+def load_model(name, auto, what="model", *, labels=(), **head):
+    """Model of a hub id or folder with a head, and the names of parameters the files did not hold.
 
-    kind: "classification", "regression", "qa" or "mlm". labels: label words in the order of their ids, for
-    classification. Weights are float32, on the CPU.
+    auto: transformers' AutoModelFor... class of the head. labels: label words in the order of their ids. head: what
+    else the configuration says of the head, such as num_labels. Weights are float32, on the CPU.
     Returns (model in eval mode, names of the parameters of a new head). Raises ValueError in one line, also where
     anything but the head is missing; names on stderr what the files hold and the model does not take.
     """
-    family(load_config(name, what), f"{what} {str(name)!r}", kind)
-    options = {"dtype": torch.float32, "trust_remote_code": False}
-    if kind == "regression":
-        options |= {"num_labels": 1, "problem_type": "regression"}
-    elif labels:
+    family(load_config(name, what), f"{what} {str(name)!r}", auto)
+    options = {"dtype": torch.float32, "trust_remote_code": False, **head}
+    if labels:
         options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)),
                     "label2id": {word: i for i, word in enumerate(labels)}}  # fmt: skip
     try:
-        model, info = AUTO[kind].from_pretrained(name, output_loading_info=True, **options)
+        model, info = auto.from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _explain(what, name, error) from error
     return model.eval(), check_loaded(model, info, f"{what} {str(name)!r}")
@@ -232,9 +218,9 @@ def check_loaded(model, info, what):
     return missing
 
 
-def check_labels(config, kind, labels, what, remedy):
+def check_labels(config, labels, what, remedy):
     """Raise ValueError if a trained classifier has other labels, or the same in another order, than the task."""
-    if kind != "classification" or not labels:
+    if not labels:
         return
     stored = [config.id2label[i] for i in sorted(config.id2label)]
     generic = all(re.fullmatch(r"LABEL_\d+", word) for word in stored)
@@ -245,44 +231,44 @@ def check_labels(config, kind, labels, what, remedy):
         )
 
 
-def load_teacher(name, kind, *, labels=None, need_head=True, fine_tune_command="distill_finetune.py"):
+def load_teacher(name, auto, *, labels=(), need_head=True, fine_tune_command="distill_finetune.py", **head):
     """The frozen teacher; its head must have been trained, unless need_head is false.
 
     Arguments as in `load_model`. Raises ValueError if the head would be freshly initialised or has other labels.
     """
     config = load_config(name, "--teacher")
-    check_labels(config, kind, labels, f"--teacher {name!r}", fine_tune_command)
-    model, missing = load_model(name, kind, "--teacher", labels=labels)
+    check_labels(config, labels, f"--teacher {name!r}", fine_tune_command)
+    model, missing = load_model(name, auto, "--teacher", labels=labels, **head)
     if missing and need_head:
-        needs = "language-model" if kind == "mlm" else "task"
+        needs = "language-model" if auto is AutoModelForMaskedLM else "task"
         raise ValueError(
             f"--teacher {name!r} carries no trained {needs} head ({', '.join(missing[:2])} would be random): "
             f"make one first: {fine_tune_command}"
         )
-    head = type(model).__name__.partition("For")[2]
-    if need_head and kind != "mlm" and config.architectures and not config.architectures[0].endswith(head):
+    ending, trained = type(model).__name__.partition("For")[2], (config.architectures or [""])[0]
+    if need_head and auto is not AutoModelForMaskedLM and trained and not trained.endswith(ending):
         raise ValueError(  # ModernBERT's heads for questions and for classes have the same names and shapes
-            f"--teacher {name!r} is a {config.architectures[0]}, this task needs a {type(model).__name__}: make one "
+            f"--teacher {name!r} is a {trained}, this task needs a {type(model).__name__}: make one "
             f"first: {fine_tune_command}"
         )
     return model.requires_grad_(False)
 
 
-def check_tokenizer(tokenizer, config, what, kind):
+def check_tokenizer(tokenizer, config, what, auto):
     """Raise ValueError unless the model has a row for every word and the tokenizer the special words that are needed.
 
-    config: the model's. what: its name in errors. kind: as in `load_model`.
+    config: the model's. what: its name in errors. auto: as in `load_model`.
     """
     last = max(tokenizer.get_vocab().values())
     if last >= config.vocab_size:
         raise ValueError(f"tokenizer of {what} has words up to number {last}, the model's embedding only rows up to "
                          f"{config.vocab_size - 1}: resize_token_embeddings, then save the model again")  # fmt: skip
-    for name in ("pad", "cls", "sep") + (("mask",) if kind == "mlm" else ()):
+    for name in ("pad", "cls", "sep") + (("mask",) if auto is AutoModelForMaskedLM else ()):
         if getattr(tokenizer, f"{name}_token_id") is None:
             raise ValueError(f"tokenizer of {what} has no {name}_token: name it in its tokenizer_config.json, or take "
                              "the tokenizer that the model was trained with")  # fmt: skip
     ids = tokenizer("")["input_ids"]
-    if kind != "mlm" and not {tokenizer.cls_token_id, tokenizer.sep_token_id} <= set(ids):
+    if auto is not AutoModelForMaskedLM and not {tokenizer.cls_token_id, tokenizer.sep_token_id} <= set(ids):
         raise ValueError(f"tokenizer of {what} puts no {tokenizer.cls_token} and {tokenizer.sep_token} around a text: "
                          "give its tokenizer.json a post_processor that does")  # fmt: skip
 
@@ -332,7 +318,7 @@ def check_layers_known(config, what):
                          f"are shared or of two kinds, only from {able}: pass a small one as --student")  # fmt: skip
 
 
-def check_size(config, kind):
+def check_size(config, auto):
     """Raise ValueError if a student of this configuration is more than the machine's memory holds.
 
     On a CPU it takes 16 bytes a parameter (weight, gradient, two moments of AdamW), else 4 until it is on the device.
@@ -342,7 +328,7 @@ def check_size(config, kind):
         small = copy.deepcopy(config)
         small.num_hidden_layers = layers
         with torch.device("meta"):
-            counts.append(sum(p.numel() for p in AUTO[kind].from_config(small, trust_remote_code=False).parameters()))
+            counts.append(sum(p.numel() for p in auto.from_config(small, trust_remote_code=False).parameters()))
     total = counts[0] + (config.num_hidden_layers - 1) * (counts[1] - counts[0])
     needed, there = total * (4 if torch.cuda.is_available() else 16), measure.machine_memory()
     if needed > there:
@@ -388,15 +374,15 @@ def copy_weights(student, source, init):
     return left
 
 
-def build_student(source, kind, shape, init=None):
+def build_student(source, auto, shape, init=None):
     """A student of the given shape, initialised from the layers of the source model.
 
-    source: a model with the head of its kind. shape: keyword arguments of `student_config`. init: one of INITS; None
-    takes "uniform" where the width allows it, else "random", which copies nothing.
+    source: a model with the head of the class auto. shape: keyword arguments of `student_config`. init: one of INITS;
+    None takes "uniform" where the width allows it, else "random", which copies nothing.
     """
     encoder_layers(source)  # it has some that can be told apart
     config = student_config(source.config, **shape)
-    student = AUTO[kind].from_config(
+    student = auto.from_config(
         config, attn_implementation=source.config._attn_implementation, trust_remote_code=False
     )
     if init is None:
@@ -451,13 +437,13 @@ def check_args(args):
         raise ValueError(f"--student_init {args.student_init} is for a student built with --student_layers: add that")
 
 
-def check_types(args, kind):
+def check_types(args, auto):
     """The configurations of teacher and student, by name in errors; ValueError if what is asked for cannot work."""
     configs = {f"--{option} {name!r}": load_config(name, f"--{option}")
                for option, name in (("teacher", args.teacher), ("student", args.student)) if name}  # fmt: skip
     attention = [name for name in ("attention_mse", "minilm") if name in getattr(args, "terms", ())]
     for what, config in configs.items():
-        known = family(config, what, kind)
+        known = family(config, what, auto)
         if attention and not known.qkv:
             able = ", ".join(name for name, f in FAMILIES.items() if f.qkv)
             raise ValueError(f"{attention[0]} reads queries and keys, which are not known of {what} of type "
@@ -466,34 +452,35 @@ def check_types(args, kind):
     if student_shape(args):
         check_layers_known(source, what)
         source = student_config(source, **student_shape(args))
-        check_size(source, kind)
+        check_size(source, auto)
     sizes = {config.vocab_size for config in configs.values()}
-    if len(sizes) > 1 and kind == "mlm" and "logits" in getattr(args, "terms", ()):
+    if len(sizes) > 1 and auto is AutoModelForMaskedLM and "logits" in getattr(args, "terms", ()):
         raise ValueError(f"teacher and student give logits over {' and '.join(map(str, sizes))} words: resize one "
                          "embedding, or leave out logits (--terms ckd logits=0)")  # fmt: skip
     return configs
 
 
-def load_pair(args, kind, *, labels=None, need_head=True, fine_tune_command=""):
+def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", **head):
     """(student, teacher or None, tokenizer) as the options say; the student is float32, in train mode later.
 
+    auto, labels, head: as in `load_model`. need_head, fine_tune_command: as in `load_teacher`.
     Raises ValueError in one line for a model that cannot be had, other vocabularies or an untrained teacher.
     """
-    configs = check_types(args, kind)
+    configs = check_types(args, auto)
     tokenizer = load_tokenizer(args.teacher or args.student, "tokenizer of")
     if args.teacher and args.student and args.student != args.teacher:
         check_vocabulary(load_tokenizer(args.student, "tokenizer of --student"), tokenizer, args.student, args.teacher)
     for what, config in configs.items():
-        check_tokenizer(tokenizer, config, what, kind)
+        check_tokenizer(tokenizer, config, what, auto)
     teacher = None
     if args.teacher:
-        teacher = load_teacher(args.teacher, kind, labels=labels, need_head=need_head,
-                               fine_tune_command=fine_tune_command)  # fmt: skip
+        teacher = load_teacher(args.teacher, auto, labels=labels, need_head=need_head,
+                               fine_tune_command=fine_tune_command, **head)  # fmt: skip
     if args.student:
-        student, _ = load_model(args.student, kind, "--student", labels=labels)
+        student, _ = load_model(args.student, auto, "--student", labels=labels, **head)
     shape = student_shape(args)
     if shape:
-        student = build_student(student if args.student else teacher, kind, shape, args.student_init)
+        student = build_student(student if args.student else teacher, auto, shape, args.student_init)
     return student, teacher, tokenizer
 
 

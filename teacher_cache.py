@@ -32,8 +32,7 @@ def fields_of(out, layers, qkv_layers):
 
     layers: the hidden states wanted. qkv_layers: layers whose queries, keys and values are wanted.
     """
-    names = [name for name in ("logits", "start_logits", "end_logits") if name in out]
-    fields = {name: out[name] for name in names}
+    fields = {name: out[name] for name in out if name.endswith("logits")}
     fields |= {f"hidden_states.{i}": out["hidden_states"][i] for i in layers}
     return fields | {f"qkv.{layer}.{i}": out["qkv"][layer][i] for layer in qkv_layers for i in range(3)}
 
@@ -73,9 +72,10 @@ class TeacherCache:
         return found
 
 
-def open_cache(args, teacher, examples, accelerator):
+def open_cache(args, teacher, examples, accelerator, logits_per_token):
     """The TeacherCache of these examples (a tokenised Dataset), computed by all processes unless it is on disk.
 
+    logits_per_token: whether the task's logits are [B, T, ...], so that they are cut at each example's length.
     Raises ValueError if it would not fit args.cache_limit_gb, if half precision cannot hold what the teacher says, or
     if the files on disk are damaged; OSError if the disk is full.
     """
@@ -93,7 +93,7 @@ def open_cache(args, teacher, examples, accelerator):
             out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=bool(layers))
         return fields_of(out, layers, qkv_layers)
 
-    files = plan_files(compute([0]), len(lengths), int(starts[-1]))
+    files = plan_files(compute([0]), len(lengths), int(starts[-1]), logits_per_token)
     size = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape, _ in files.values())
     if size > args.cache_limit_gb * 1e9:
         raise ValueError(f"--cache_teacher needs {size / 1e9:.3g} GB for {len(lengths)} examples, above "
@@ -115,13 +115,13 @@ def open_cache(args, teacher, examples, accelerator):
     return TeacherCache(folder, starts)
 
 
-def plan_files(fields, examples, tokens):
+def plan_files(fields, examples, tokens, logits_per_token):
     """{field: (NumPy type, shape of its file, whether a row is a token)} from the fields of one example."""
     files = {}
     for name, value in fields.items():
-        per_token = name != "logits"
-        # Logits are few: they keep their digits.
-        kind = "float32" if "logits" in name else "float16"
+        logits = name.endswith("logits")
+        per_token = logits_per_token or not logits
+        kind = "float32" if logits else "float16"  # logits are few: they keep their digits
         files[name] = (kind, [tokens, *value.shape[2:]] if per_token else [examples, *value.shape[1:]], per_token)
     return files
 

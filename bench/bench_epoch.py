@@ -57,8 +57,8 @@ def main():
     distill_finetune.check_args(args)
     training.quiet()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=options.device == "cpu")
-    task, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
-    everything = args, task, splits, student, teacher, tokenizer, accelerator
+    kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
+    everything = args, kind, splits, student, teacher, tokenizer, accelerator
     recipe = distill_finetune.make_recipe(*everything)
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
     plan = data.grouped_batches(recipe.lengths, args.per_device_train_batch_size, args.seed, 0)
@@ -69,7 +69,7 @@ def main():
         "padded to 128, direct": lambda: take(recipe, args.max_seq_length, direct_losses),
     }
     if args.cache_teacher:
-        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator)
+        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, False)
         cached = distill_finetune.make_recipe(*everything, cache)
         sides["here, --cache_teacher"] = lambda: take(cached, 0, losses.distillation_losses)
     times = timing.alternate(sides, options.device, options.rounds)

@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 import distill_finetune
 import distill_pretrain
 import models
+import tasks
 import training
 
 SHAPE = {"vocab_size": 119547, "max_position_embeddings": 512}
@@ -31,15 +32,14 @@ def make(stage, terms, options):
     sizes = {"num_hidden_layers": options.layers, "hidden_size": options.width,
              "num_attention_heads": options.width // 64, "intermediate_size": 4 * options.width}  # fmt: skip
     teacher = auto.from_config(BertConfig(**SHAPE, **sizes)).eval().requires_grad_(False)
-    kind = "classification" if stage == "fine-tuning" else "mlm"
-    student = models.build_student(teacher, kind, {"layers": options.layers // 2})
+    student = models.build_student(teacher, auto, {"layers": options.layers // 2})
     args.layer_pairs = models.aligned(student, teacher, "uniform")
     ids = torch.randint(1000, 100000, (options.batch, options.tokens))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "empty": False}
     if stage == "fine-tuning":
         batch["labels"] = torch.zeros(options.batch, dtype=torch.long)
         teacher.to(accelerator.device)
-        loss, _ = distill_finetune.make_loss(args, teacher)
+        loss, _ = distill_finetune.make_loss(args, tasks.KINDS["classification"](None), teacher)
     else:
         student, teacher = models.MaskedLM(student), models.MaskedLM(teacher).to(accelerator.device)
         batch["positions"] = torch.randperm(ids.numel())[: round(0.15 * ids.numel())].sort().values

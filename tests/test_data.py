@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 import data
 import distill_finetune
 import runs
+import tasks
 
 FUZZ = settings(max_examples=20, deadline=None)
 
@@ -834,7 +835,7 @@ def test_a_label_cannot_break_the_file_of_predictions(finetune, world, tmp_path)
 
 
 def test_an_escaped_label_is_one_cell_and_can_be_read_back():
-    escaped = [distill_finetune.escaped(label) for label in ODD_LABELS]
+    escaped = [tasks.escaped(label) for label in ODD_LABELS]
     assert all(len(cell.splitlines()) == 1 and "\t" not in cell for cell in escaped)
     assert [cell.encode("latin-1").decode("unicode_escape") for cell in escaped] == list(ODD_LABELS)
-    assert distill_finetune.escaped("not_entailment 日本 é") == "not_entailment 日本 é"
+    assert tasks.escaped("not_entailment 日本 é") == "not_entailment 日本 é"

@@ -9,13 +9,22 @@ import transformers
 from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as kinds
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 
 import distill_pretrain
 import losses
 import measure
 import models
 
+AUTO = {"classification": AutoModelForSequenceClassification, "qa": AutoModelForQuestionAnswering,
+        "mlm": AutoModelForMaskedLM}  # fmt: skip
 BERT_WORDS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
               "mask_token": "[MASK]"}  # fmt: skip
 ROBERTA_WORDS = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>",
@@ -86,7 +95,7 @@ def tiny_config(name, layers=4, vocab_size=60, **more):
 
 def tiny(name, kind="classification", std=0.3, seed=0, **more):
     torch.manual_seed(seed)
-    model = models.AUTO[kind].from_config(tiny_config(name, **more)).eval()
+    model = AUTO[kind].from_config(tiny_config(name, **more)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter.data, std=std)
     return model
@@ -222,7 +231,7 @@ def test_finetuning_with_ckd_and_all_terms_that_the_table_claims(name, finetune,
     finetune("--teacher", save(name), *shape, *width, "--terms", "ckd", *terms, "--max_steps", "2",
              "--output_dir", tmp_path / "run")  # fmt: skip
     check_run(tmp_path / "run", name, 2)
-    model, missing = models.load_model(str(tmp_path / "run"), "classification")
+    model, missing = models.load_model(str(tmp_path / "run"), AUTO["classification"])
     assert not missing and model.config.hidden_size == (24 if width else 16)
     found = pipeline("text-classification", model=str(tmp_path / "run"))("the dog sleeps .")
     assert found[0]["label"] in model.config.label2id and 0 < found[0]["score"] <= 1
@@ -235,7 +244,7 @@ def test_question_answering_with_any_tokenizer(name, finetune, save, world, tmp_
              "--max_train_samples", "16", "--max_eval_samples", "8", "--max_seq_length", "36", "--doc_stride", "4",
              "--max_query_length", "12", "--output_dir", tmp_path / "run")  # fmt: skip
     check_run(tmp_path / "run", name, 4)
-    assert not models.load_model(str(tmp_path / "run"), "qa")[1]
+    assert not models.load_model(str(tmp_path / "run"), AUTO["qa"])[1]
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
@@ -245,7 +254,7 @@ def test_pretraining_with_ckd_and_all_terms(name, pretrain, save, tmp_path):
              "--hard_weight", "1", "--output_dir", tmp_path / "run")  # fmt: skip
     check_run(tmp_path / "run", name, 2)
     # And an encoder that was pre-trained so is a student in fine-tuning.
-    assert any("classifier" in name for name in models.load_model(str(tmp_path / "run"), "classification")[1])
+    assert any("classifier" in name for name in models.load_model(str(tmp_path / "run"), AUTO["classification"])[1])
     found = pipeline("fill-mask", model=str(tmp_path / "run"))
     assert len(found(f"the dog {found.tokenizer.mask_token} .")) == 5
 
@@ -291,11 +300,11 @@ def test_unknown_types_are_refused_before_anything_is_trained(name, option, fine
 def test_layers_of_two_kinds_and_shared_layers_are_not_copied():
     for name in ("albert", "modernbert"):
         with pytest.raises(ValueError, match="cannot be cut"):
-            models.build_student(tiny(name), "classification", {"layers": 2})
+            models.build_student(tiny(name), AUTO["classification"], {"layers": 2})
 
 
 def test_head_of_another_task_is_no_trained_head(save):
     """ModernBERT gives its heads for classes and for questions the same names and shapes."""
     assert AutoModelForSequenceClassification.from_pretrained(save("modernbert")).config.num_labels == 2
     with pytest.raises(ValueError, match="is a ModernBertForSequenceClassification, this task needs a ModernBertForQ"):
-        models.load_teacher(save("modernbert"), "qa")
+        models.load_teacher(save("modernbert"), AUTO["qa"])

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import losses
 import relations
+import tasks
 from losses import ltr_pair, ltr_triple, soft_logits, wr_pair, wr_triple
 
 RELATIONS = {"wr_pair": wr_pair, "wr_triple": wr_triple, "ltr_pair": ltr_pair, "ltr_triple": ltr_triple}
@@ -306,7 +307,8 @@ class TestTerms:
             torch.testing.assert_close(losses.TERMS[name](*views, {}, args), value, msg=name)
 
     def test_regression_logits_are_compared_by_squared_error(self):
-        view = lambda x: losses.ModelView(OutputStub(logits=x), (), None)  # noqa: E731
+        kind = tasks.KINDS["regression"](None)
+        view = lambda x: losses.ModelView(OutputStub(logits=x), (), None, kind=kind)  # noqa: E731
         value = losses.TERMS["logits"](view(torch.tensor([[1.0], [3.0]])), view(torch.tensor([[2.0], [1.0]])), {}, None)
         assert value.item() == pytest.approx((1 + 4) / 2)
 

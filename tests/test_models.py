@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
@@ -24,9 +25,13 @@ from transformers import (
 
 import measure
 import models
+import tasks
 
 V, H, FF, P, T = 40, 8, 16, 20, 6  # vocabulary, width, feed-forward width, positions, tokens of a sequence
 NO_YES = ("no", "yes")
+AUTO = {"classification": AutoModelForSequenceClassification, "regression": AutoModelForSequenceClassification,
+        "qa": AutoModelForQuestionAnswering, "mlm": AutoModelForMaskedLM}  # fmt: skip
+ONE_NUMBER = tasks.KINDS["regression"].head
 CONFIGS = {
     "bert": lambda layers, hidden=H, **more: BertConfig(
         vocab_size=V, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=FF,
@@ -42,7 +47,7 @@ CONFIGS = {
 def make(family="bert", layers=4, kind="classification", scramble=True, **more):
     """A tiny model; scramble draws every parameter anew, so that no two layers share a bias or a norm."""
     torch.manual_seed(0)
-    model = models.AUTO[kind].from_config(CONFIGS[family](layers, **more)).eval()
+    model = AUTO[kind].from_config(CONFIGS[family](layers, **more)).eval()
     if scramble:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter.data, std=0.5)
@@ -168,7 +173,7 @@ def test_student_config_changes_what_is_asked_for_and_nothing_else(family):
     source = CONFIGS[family](4)
     config = models.student_config(source, layers=2, intermediate=32)
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, H, 2)
-    student = models.AUTO["classification"].from_config(config)
+    student = AUTO["classification"].from_config(config)
     assert len(models.encoder_layers(student)) == 2
     assert {p.shape[0] for p in models.encoder_layers(student)[0].parameters()} == {H, 32}
     assert source.to_dict() == CONFIGS[family](4).to_dict()
@@ -182,7 +187,7 @@ def test_student_config_changes_what_is_asked_for_and_nothing_else(family):
 @pytest.mark.parametrize(("init", "copied"), [(None, (2, 4)), ("uniform", (2, 4)), ("first", (1, 2)), ("last", (3, 4))])
 def test_student_takes_its_layers_embeddings_and_head_from_the_source(family, init, copied):
     source = make(family)
-    student = models.build_student(source, "classification", {"layers": 2}, init)
+    student = models.build_student(source, AUTO["classification"], {"layers": 2}, init)
     for layer, number in zip(models.encoder_layers(student), copied, strict=True):
         fits = [i for i, other in enumerate(models.encoder_layers(source), 1) if same(layer, other)]
         assert fits == [number]
@@ -194,7 +199,7 @@ def test_student_takes_its_layers_embeddings_and_head_from_the_source(family, in
 @pytest.mark.parametrize("family", CONFIGS)
 def test_student_of_the_same_depth_is_the_source(family):
     source = make(family, kind="mlm")
-    student = models.build_student(source, "mlm", {"layers": 4})
+    student = models.build_student(source, AUTO["mlm"], {"layers": 4})
     assert same(student, source)
     torch.testing.assert_close(logits(student), logits(source))
     with torch.no_grad():
@@ -205,7 +210,7 @@ def test_student_of_the_same_depth_is_the_source(family):
 
 def test_random_copies_nothing():
     source = make()
-    student = models.build_student(source, "classification", {"layers": 2}, "random")
+    student = models.build_student(source, AUTO["classification"], {"layers": 2}, "random")
     theirs = source.state_dict()
     assert not [name for name, value in student.state_dict().items() if torch.equal(value, theirs[name])]
 
@@ -213,22 +218,22 @@ def test_random_copies_nothing():
 @pytest.mark.parametrize("shape", [{"hidden": 4}, {"intermediate": 32}, {"layers": 2, "hidden": 12, "heads": 3}])
 def test_student_of_another_width_starts_at_random_unless_told_otherwise(shape):
     source = make()
-    student = models.build_student(source, "classification", shape)
+    student = models.build_student(source, AUTO["classification"], shape)
     assert not any(same(a, b) for a in models.encoder_layers(student) for b in models.encoder_layers(source))
     assert logits(student).shape == (1, 2)
     with pytest.raises(ValueError, match=r"uniform copies layers .*use --student_init random") as error:
-        models.build_student(source, "classification", shape, "uniform")
+        models.build_student(source, AUTO["classification"], shape, "uniform")
     assert one_line(error)
 
 
 def test_student_deeper_than_its_source_repeats_layers_in_order():
     source = make(layers=2)
-    student = models.build_student(source, "classification", {"layers": 5}, "uniform")
+    student = models.build_student(source, AUTO["classification"], {"layers": 5}, "uniform")
     layers = models.encoder_layers(source)
     fits = [[i for i, other in enumerate(layers, 1) if same(layer, other)] for layer in models.encoder_layers(student)]
     assert fits == [[1], [1], [1], [2], [2]]
     with pytest.raises(ValueError, match="at least as deep"):
-        models.build_student(source, "classification", {"layers": 5}, "last")
+        models.build_student(source, AUTO["classification"], {"layers": 5}, "last")
 
 
 def test_copy_weights_names_what_stayed_random():
@@ -241,7 +246,7 @@ def test_copy_weights_names_what_stayed_random():
     ("classification", AutoModelForSequenceClassification), ("mlm", AutoModelForMaskedLM)])  # fmt: skip
 @pytest.mark.parametrize("family", CONFIGS)
 def test_built_student_saved_and_loaded_again_is_the_same(family, kind, auto, tmp_path):
-    student = models.build_student(make(family, kind=kind), kind, {"layers": 2})
+    student = models.build_student(make(family, kind=kind), AUTO[kind], {"layers": 2})
     student.save_pretrained(tmp_path)
     loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
@@ -274,14 +279,14 @@ def folders(tmp_path_factory):
      ("mlm", "mlm", None)],
 )  # fmt: skip
 def test_teacher_is_frozen_in_eval_mode_and_float32(folders, folder, kind, labels):
-    teacher = models.load_teacher(str(folders / folder), kind, labels=labels)
+    teacher = models.load_teacher(str(folders / folder), AUTO[kind], labels=labels)
     assert not teacher.training
     assert {(p.requires_grad, p.dtype) for p in teacher.parameters()} == {(False, torch.float32)}
     if labels:
         assert teacher.config.id2label == dict(enumerate(NO_YES))
-    saved = models.AUTO[kind].from_pretrained(folders / folder, dtype=torch.float32)
+    saved = AUTO[kind].from_pretrained(folders / folder, dtype=torch.float32)
     torch.testing.assert_close(logits(teacher), logits(saved), rtol=1e-5, atol=1e-5)
-    student = models.build_student(teacher, kind, {"layers": 1})
+    student = models.build_student(teacher, AUTO[kind], {"layers": 1})
     assert {(p.requires_grad, p.dtype) for p in student.parameters()} == {(True, torch.float32)}
 
 
@@ -302,26 +307,27 @@ def test_teacher_is_frozen_in_eval_mode_and_float32(folders, folder, kind, label
 )
 def test_teacher_without_the_tasks_head_is_refused(folders, folder, kind, labels, message):
     with pytest.raises(ValueError, match=f"--teacher '.*{folder}'.*{message}") as error:
-        models.load_teacher(str(folders / folder), kind, labels=labels, fine_tune_command="TUNE")
+        models.load_teacher(str(folders / folder), AUTO[kind], labels=labels, fine_tune_command="TUNE",
+                            **ONE_NUMBER if kind == "regression" else {})  # fmt: skip
     assert one_line(error)
 
 
 def test_student_gets_a_new_head_and_the_tasks_labels(folders):
-    student, missing = models.load_model(str(folders / "encoder"), "classification", labels=("a", "b", "c"))
+    student, missing = models.load_model(str(folders / "encoder"), AUTO["classification"], labels=("a", "b", "c"))
     assert missing == ["classifier.bias", "classifier.weight"]
     assert (student.config.id2label, student.config.label2id["b"]) == ({0: "a", 1: "b", 2: "c"}, 1)
-    student, missing = models.load_model(str(folders / "encoder"), "regression")
+    student, missing = models.load_model(str(folders / "encoder"), AUTO["regression"], **ONE_NUMBER)
     assert (student.config.num_labels, student.config.problem_type) == (1, "regression")
     with pytest.raises(ValueError, match=r"--student '.*named' has a head for another number of labels") as error:
-        models.load_model(str(folders / "named"), "classification", "--student", labels=("a", "b", "c"))
+        models.load_model(str(folders / "named"), AUTO["classification"], "--student", labels=("a", "b", "c"))
     assert one_line(error)
 
 
 LOADERS = {
     "config": lambda name: models.load_config(name, "--teacher"),
     "tokenizer": lambda name: models.load_tokenizer(name, "--teacher"),
-    "model": lambda name: models.load_model(name, "mlm", "--teacher"),
-    "teacher": lambda name: models.load_teacher(name, "mlm"),
+    "model": lambda name: models.load_model(name, AUTO["mlm"], "--teacher"),
+    "teacher": lambda name: models.load_teacher(name, AUTO["mlm"]),
 }
 
 
@@ -351,7 +357,7 @@ def test_weights_missing_or_cut_short(damage, tmp_path):
     make(kind="mlm").save_pretrained(tmp_path)
     damage(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"could not be loaded: .+") as error:
-        models.load_model(str(tmp_path), "mlm")
+        models.load_model(str(tmp_path), AUTO["mlm"])
     assert one_line(error)
 
 
@@ -382,16 +388,17 @@ def test_weights_that_did_not_load_are_an_error_that_names_them(case, kind, tmp_
     folder = saved(tmp_path, state, **shape)
     for load in (models.load_model, functools.partial(models.load_teacher, need_head=False)):
         with pytest.raises(ValueError, match=message) as error:
-            load(folder, kind)
+            load(folder, AUTO[kind])
         assert one_line(error)
 
 
 def test_a_fresh_pooler_is_for_students_only(tmp_path):
     """Files of masked language models have no pooler, which a classifier of BERT needs."""
     folder = saved(tmp_path, {n: v for n, v in WHOLE.items() if "pooler" not in n})
-    assert models.load_model(folder, "classification")[1] == ["bert.pooler.dense.bias", "bert.pooler.dense.weight"]
+    missing = ["bert.pooler.dense.bias", "bert.pooler.dense.weight"]
+    assert models.load_model(folder, AUTO["classification"])[1] == missing
     with pytest.raises(ValueError, match=r"no trained task head .bert\.pooler\.dense\.bias.* would be random"):
-        models.load_teacher(folder, "classification")
+        models.load_teacher(folder, AUTO["classification"])
 
 
 @pytest.mark.parametrize(
@@ -406,11 +413,11 @@ def test_a_fresh_pooler_is_for_students_only(tmp_path):
 )
 def test_tensors_that_nothing_takes_are_named_on_stderr(extra, said, tmp_path, capsys, monkeypatch):
     folder = saved(tmp_path, WHOLE | {name: torch.zeros(size) for name, size in extra.items()})
-    assert not models.load_model(folder, "classification")[1]
+    assert not models.load_model(folder, AUTO["classification"])[1]
     lines = [line for line in capsys.readouterr().err.splitlines() if "tensors" in line]
     assert len(lines) == bool(said) and all(re.search(said, line) for line in lines)
     monkeypatch.setenv("RANK", "1")  # of several processes one speaks
-    models.load_model(folder, "classification")
+    models.load_model(folder, AUTO["classification"])
     assert "tensors" not in capsys.readouterr().err
 
 
@@ -438,9 +445,9 @@ def test_code_in_a_models_folder_is_not_executed(model_type, tmp_path, monkeypat
         old = json.loads((folder / name).read_text()) | {"auto_map": autos}
         old |= {"model_type": model_type} if name == "config.json" else {"tokenizer_class": "Words"}
         (folder / name).write_text(json.dumps(old))
-    for load in (models.load_config, models.load_tokenizer, lambda name: models.load_model(name, "mlm"),
-                 lambda name: models.load_model(name, "classification"),
-                 lambda name: models.load_teacher(name, "classification")):  # fmt: skip
+    for load in (models.load_config, models.load_tokenizer, lambda name: models.load_model(name, AUTO["mlm"]),
+                 lambda name: models.load_model(name, AUTO["classification"]),
+                 lambda name: models.load_teacher(name, AUTO["classification"])):  # fmt: skip
         with contextlib.suppress(ValueError):
             load(str(folder))
         assert not marker.exists()
@@ -521,7 +528,7 @@ def test_load_pair_cuts_the_student_from_the_teacher_or_from_its_own_source(trai
     ):
         args = parse(*options)
         models.check_args(args)
-        student, teacher, words = models.load_pair(args, "classification", labels=NO_YES)
+        student, teacher, words = models.load_pair(args, AUTO["classification"], labels=NO_YES)
         assert len(models.encoder_layers(student)) == layers
         theirs = AutoModel.from_pretrained(source).embeddings
         assert same(student.base_model.embeddings, theirs)
@@ -535,7 +542,7 @@ def test_load_pair_refuses_another_vocabulary(trained, tmp_path):
     make(layers=2).save_pretrained(other)
     args = parse("--teacher", trained, "--student", other)
     with pytest.raises(ValueError, match="different vocabularies"):
-        models.load_pair(args, "classification", labels=NO_YES)
+        models.load_pair(args, AUTO["classification"], labels=NO_YES)
 
 
 @pytest.mark.parametrize("shape", [("--student_hidden", "1000000"), ("--student_intermediate", "10000000"),
@@ -543,7 +550,7 @@ def test_load_pair_refuses_another_vocabulary(trained, tmp_path):
 def test_a_student_larger_than_the_memory_is_refused_before_it_is_built(trained, shape, monkeypatch):
     monkeypatch.setattr(measure, "machine_memory", lambda: 10**9)
     with pytest.raises(ValueError, match=r"a student of .* parameters, .* GB .* this machine has 1 GB: lower") as error:
-        models.load_pair(parse("--teacher", trained, *shape), "classification", labels=NO_YES)
+        models.load_pair(parse("--teacher", trained, *shape), AUTO["classification"], labels=NO_YES)
     assert one_line(error)
 
 
@@ -553,16 +560,16 @@ def test_memory_that_a_student_needs_is_counted_from_one_layer(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(measure, "machine_memory", lambda: needed)
     before = torch.get_rng_state()
-    models.check_size(config, "classification")
+    models.check_size(config, AUTO["classification"])
     assert torch.equal(torch.get_rng_state(), before)  # the student's random weights do not depend on the check
     monkeypatch.setattr(measure, "machine_memory", lambda: needed - 1)
     with pytest.raises(ValueError, match="a student of 7 layers, width 8"):
-        models.check_size(config, "classification")
+        models.check_size(config, AUTO["classification"])
 
 
 def test_heads_that_do_not_divide_the_width(trained):
     with pytest.raises(ValueError, match="--student_hidden 8 is not a multiple of 7 heads"):
-        models.load_pair(parse("--teacher", trained, "--student_heads", "7"), "classification", labels=NO_YES)
+        models.load_pair(parse("--teacher", trained, "--student_heads", "7"), AUTO["classification"], labels=NO_YES)
 
 
 def change(name, **values):
@@ -601,10 +608,10 @@ def test_tokenizer_that_does_not_fit_is_refused(damage, kind, message, tmp_path)
     damage(folder)
     args = parse("--student", str(folder))
     if not message:
-        models.load_pair(args, kind, labels=NO_YES)
+        models.load_pair(args, AUTO[kind], labels=NO_YES)
         return
     with pytest.raises(ValueError, match=f"tokenizer of --student '.*' {message}") as error:
-        models.load_pair(args, kind, labels=NO_YES)
+        models.load_pair(args, AUTO[kind], labels=NO_YES)
     assert one_line(error)
 
 

@@ -17,6 +17,7 @@ import distill_finetune
 import losses
 import metrics
 import squad
+import tasks
 
 
 def squad_file(path, qas, context="The cat sat on the mat ."):
@@ -361,7 +362,8 @@ def test_the_logit_term_sees_no_padding():
         views = []
         for x in (student, teacher):
             x = torch.where(mask.bool(), x, junk)
-            views.append(losses.ModelView({"start_logits": x[0], "end_logits": x[1]}, (), mask))
+            views.append(losses.ModelView({"start_logits": x[0], "end_logits": x[1]}, (), mask,
+                                          kind=tasks.KINDS["qa"](None)))  # fmt: skip
         values.append(losses.TERMS["logits"](*views, {}, argparse.Namespace(temperature=2.0)))
     torch.testing.assert_close(values[0], values[1])
     expected = losses.soft_logits(student[:, :, :3], teacher[:, :, :3], temperature=2.0)

@@ -1,0 +1,259 @@
+"""Kinds of tasks, a class each: the head, what its logits are, its losses, predictions and scores.
+
+A new kind is one class here and one line of KINDS; a new task of a known kind is one line of `data.TASKS`.
+"""
+import contextlib
+import json
+import os
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from accelerate.utils import gather_object
+from torch.nn import functional as F
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+import data
+import losses
+import metrics
+import models
+import runs
+import squad
+
+
+class Kind:
+    """What one kind of task means to reading, training, scoring and predicting; a subclass names what differs.
+
+    auto: transformers' class of the head. head: what the model's configuration says of it beside the labels.
+    token_axis: the axis of the logits that counts tokens, which are -inf at padding; None where a row is an example.
+    """
+
+    auto: type
+    head: Mapping = MappingProxyType({})
+    token_axis: int | None = None
+
+    def __init__(self, task):
+        self.task = task
+
+    @staticmethod
+    def check_args(args):
+        """Raise ValueError for options that this kind cannot be had with."""
+
+    @staticmethod
+    def read(args, skipped):
+        """(task, {split: examples}) from files or the hub; `skipped` is a data.Skipped. Raises ValueError."""
+        raise NotImplementedError
+
+    def tokenize(self, splits, tokenizer, args):
+        """({split: tokenised Dataset}, a line to print or None); training examples have the columns of `labels`."""
+        raise NotImplementedError
+
+    def labels(self, batch):
+        """The true labels of a batch, a row an example."""
+        return batch["labels"]
+
+    def logits(self, out, mask):
+        """Logits of a model's output, a row an example; what is compared with the teacher and scored."""
+        return out["logits"]
+
+    def hard_loss(self, logits, labels, across_processes=False):
+        """Loss on the true labels, mean over examples; scalar. across_processes: as in `relations.masked_mean`."""
+        values = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none")
+        return _mean(values, across_processes)
+
+    def soft_loss(self, student, teacher, args):
+        """The term `logits` between two ModelViews: KL at args.temperature, mean over rows; scalar."""
+        return losses.soft_logits(student.logits, teacher.logits, temperature=args.temperature,
+                                  across_processes=student.across_processes)  # fmt: skip
+
+    def evaluate(self, model, splits, tokenizer, args, accelerator):
+        """({metric: float} on the dev sets, {file name: text} of predictions that are kept with the model)."""
+        raise NotImplementedError
+
+    def words(self, logits):
+        """Predictions of the test set as they stand in a submission, from logits [N, C]."""
+        raise NotImplementedError
+
+
+class Classification(Kind):
+    """One of some labels for a text or a pair of texts: logits [B, C], labels [B]."""
+
+    auto = AutoModelForSequenceClassification
+
+    @staticmethod
+    def read(args, skipped):
+        """See Kind."""
+        task, splits = data.load_examples(args, skipped)
+        if args.do_predict and not any(split.startswith("test") for split in splits):
+            raise ValueError(f"--do_predict: {args.data_dir or 'the hub'} has no test set of {args.task}: add its "
+                             "files or drop --do_predict")  # fmt: skip
+        return task, splits
+
+    def tokenize(self, splits, tokenizer, args):
+        """See Kind."""
+        return {name: data.tokenize(split, tokenizer, args.max_seq_length) for name, split in splits.items()}, None
+
+    def evaluate(self, model, splits, tokenizer, args, accelerator):
+        """See Kind."""
+        result = {}
+        for split in [split for split in splits if split.startswith("validation")]:
+            names = [name for name in self.task.metrics if name.endswith(split.removeprefix("validation"))]
+            logits = predict(self, model, splits[split], tokenizer, args, accelerator)
+            result |= metrics.compute_metrics(names, logits, torch.tensor(splits[split]["labels"]))
+        return result, {}
+
+    def words(self, logits):
+        """Labels, escaped: a backslash, control characters and line separators as in a Python string."""
+        return [escaped(self.task.labels[i]) for i in logits.argmax(-1).tolist()]
+
+
+class Regression(Classification):
+    """A number for a text or a pair of texts: logits [B, 1], labels [B]."""
+
+    head = MappingProxyType({"num_labels": 1, "problem_type": "regression"})
+
+    def hard_loss(self, logits, labels, across_processes=False):
+        """Squared error, mean over examples."""
+        return _mean((logits.float().squeeze(-1) - labels.float()).square(), across_processes)
+
+    def soft_loss(self, student, teacher, args):
+        """Squared error between the models: a distribution over one class says nothing."""
+        errors = (student.logits.float() - teacher.logits.detach().float()).square()
+        return _mean(errors, student.across_processes)
+
+    def words(self, logits):
+        """Numbers with three digits, within the task's limits where it has some."""
+        values = logits.squeeze(-1)
+        return [f"{value:.3f}" for value in (values.clamp(*self.task.limits) if self.task.limits else values).tolist()]
+
+
+class QuestionAnswering(Kind):
+    """Start and end of the answer in a context: logits [B, 2, T], labels [B, 2] (positions); a window an example."""
+
+    auto = AutoModelForQuestionAnswering
+    token_axis = 2
+
+    @staticmethod
+    def check_args(args):
+        """See Kind."""
+        if args.do_predict:
+            raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json of its dev set anyway")
+        if args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
+            raise ValueError(
+                f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
+                f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
+            )
+
+    @staticmethod
+    def read(args, skipped):
+        """See Kind."""
+        return data.TASKS[args.task], squad.load_questions(args, skipped)
+
+    def tokenize(self, splits, tokenizer, args):
+        """Windows of the questions; the dev set's questions themselves are one split more."""
+        windows = {name: squad.windows(split, tokenizer, args) for name, split in splits.items()}
+        said = squad.inexact_answers(splits["train"], windows["train"])
+        return windows | {"questions": splits["validation"]}, said
+
+    def labels(self, batch):
+        """See Kind."""
+        return torch.stack([batch["start_positions"], batch["end_positions"]], 1)
+
+    def logits(self, out, mask):
+        """See Kind; never over padding."""
+        both = torch.stack([out["start_logits"], out["end_logits"]], 1)
+        return both.float().masked_fill(mask[:, None] == 0, float("-inf"))
+
+    def evaluate(self, model, splits, tokenizer, args, accelerator):
+        """See Kind; predictions.json as the official evaluation reads it."""
+        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        questions = splits["questions"]
+        found = squad.answers(questions, splits["validation"], logits, args.n_best_size, args.max_answer_length)
+        golds = dict(zip(questions["id"], questions["texts"], strict=True))
+        result, texts = metrics.squad_metrics(found, golds, args.task == "squad_v2")
+        return result, {"predictions.json": json.dumps(texts, indent=1, ensure_ascii=False) + "\n"}
+
+
+KINDS = {"classification": Classification, "regression": Regression, "qa": QuestionAnswering}
+
+
+def of(task):
+    """The class of a task's kind."""
+    return KINDS[task.kind]
+
+
+def _mean(values, across_processes):
+    count = torch.tensor(values.numel(), device=values.device)
+    return losses.masked_mean(values.sum(), count, across_processes)
+
+
+@torch.no_grad()
+def predict(kind, model, dataset, tokenizer, args, accelerator):
+    """Logits for every example of a tokenised dataset, in its order, on the CPU, the same in all processes.
+
+    [N, ...], padded with -inf to args.max_seq_length where the kind has an axis of tokens. Raises TrainingError if the
+    model says something that is not finite.
+    """
+    dataset = dataset.select_columns([c for c in data.INPUTS if c in dataset.column_names])
+    batches = data.sorted_batches([len(ids) for ids in dataset["input_ids"]], args.per_device_eval_batch_size)
+    found, odd = [], []
+    for indices in batches[accelerator.process_index :: accelerator.num_processes]:
+        batch = data.collate([dataset[i] for i in indices], tokenizer.pad_token_id)
+        batch = {k: v.to(accelerator.device) for k, v in batch.items()}
+        with accelerator.autocast():
+            out = model(**models.model_inputs(model, batch))
+        logits = kind.logits(out, batch["attention_mask"]).float().cpu()
+        bad = ~logits.isfinite()
+        if kind.token_axis is not None:
+            bad = bad.movedim(kind.token_axis, 1)
+            bad &= batch["attention_mask"].bool().cpu().view(*bad.shape[:2], *[1] * (bad.ndim - 2))
+            missing = args.max_seq_length - logits.shape[kind.token_axis]
+            logits = F.pad(logits, (0, 0) * (logits.ndim - 1 - kind.token_axis) + (0, missing), value=float("-inf"))
+        odd += [i for i, one in zip(indices, bad.flatten(1).any(1).tolist(), strict=True) if one]
+        found += zip(indices, logits, strict=True)
+    if accelerator.num_processes > 1:
+        found, odd = gather_object(found), gather_object(odd)
+    if odd:
+        raise runs.TrainingError(f"the model's outputs are not finite (example {min(odd)} of {len(found)} that it was "
+                                 "asked for): its weights diverged; lower --learning_rate")  # fmt: skip
+    return torch.stack([logits for _, logits in sorted(found, key=lambda pair: pair[0])])
+
+
+def write_predictions(kind, model, splits, tokenizer, args, accelerator):
+    """Write GLUE's submission files for the test sets into the run folder, over those of an earlier call.
+
+    index: the example's place in its file, from 0, skipped ones counted.
+    """
+    tests = sorted(split for split in splits if split.startswith("test"))
+    for split, name in zip(tests, kind.task.submission, strict=True):
+        words = kind.words(predict(kind, model, splits[split], tokenizer, args, accelerator))
+        if accelerator.is_main_process:
+            lines = "".join(f"{i}\t{word}\n" for i, word in zip(splits[split]["idx"], words, strict=True))
+            write_text(Path(args.output_dir) / name, "index\tprediction\n" + lines)
+            runs.note_files(args.output_dir, [name])
+            print(f"{Path(args.output_dir) / name}: {len(words)} predictions")
+
+
+def escaped(label):
+    """A label for a file of tabs and lines: backslashes, control characters and line separators as in Python's strings.
+
+    A tab becomes \\t, a newline \\n, a backslash \\\\, U+2028 \\u2028; everything else stays as it is.
+    """
+    odd = (c == "\\" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in label)
+    return "".join(c.encode("unicode_escape").decode() if o else c for c, o in zip(label, odd, strict=True))
+
+
+def write_text(path, text):
+    """Write a text file so that it is either the old or the new one, whole, making its folder; or TrainingError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise runs.TrainingError(f"{path} cannot be written ({error.strerror}): make room or choose another "
+                                 "--output_dir, then run the same command again") from error  # fmt: skip
