@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from datasets import load_dataset
+from datasets.distributed import split_dataset_by_node
 
 import runs
 from data import load_hub, read_lines
 
-BUFFER = 10_000  # blocks among which a stream is shuffled
+DOCUMENTS = 1000  # that are tokenised and packed together
+POOL = 10_000  # blocks among which a stream is shuffled
 
 
 def find_files(corpus):
@@ -61,91 +64,127 @@ def load_texts(corpus, streaming=False, cache_dir=None):
 
 
 def pack(documents, length, cls, sep):
-    """Token lists of documents -> full blocks of `length` tokens: [CLS] text [SEP] text ... [SEP].
+    """Arrays of documents' token ids -> full blocks [N, length]: [CLS] text [SEP] text ... [SEP].
 
     [SEP] stands between documents and at the end, never twice in a row nor right after [CLS]. The tokens after the
     last full block are left out, and the last token of a document whose [SEP] would have to stand beside the closing
     one.
     """
-    blocks, block = [], [cls]
+    inner = length - 2  # what stands between the [CLS] and [SEP] of a block
+    pieces, total, separator = [], 0, np.array([sep])
     for tokens in documents:
-        if not tokens:
+        if not len(tokens):
             continue
-        if len(block) > 1:
-            if len(block) == length - 2:  # room for a separator or a word, not for both
-                block.pop()
-            if len(block) > 1 and block[-1] != sep:
-                block.append(sep)
-        at = 0
-        while at < len(tokens):
-            take = tokens[at : at + length - 1 - len(block)]
-            block += take
-            at += len(take)
-            if len(block) == length - 1:
-                blocks.append([*block, sep])
-                block = [cls]
+        if total % inner:
+            if total % inner == inner - 1:  # room for a separator or a word, not for both
+                pieces[-1] = pieces[-1][:-1]
+                if not len(pieces[-1]):
+                    pieces.pop()
+                total -= 1
+            if total % inner and pieces[-1][-1] != sep:
+                pieces.append(separator)
+                total += 1
+        pieces.append(tokens)
+        total += len(tokens)
+    blocks = np.empty((total // inner, length), dtype=np.int64)
+    if len(blocks):
+        blocks[:, 0], blocks[:, -1] = cls, sep
+        blocks[:, 1:-1] = np.concatenate(pieces)[: len(blocks) * inner].reshape(-1, inner)
     return blocks
 
 
-def cutter(tokenizer, length):
-    """The function of a batch of rows with text -> {"input_ids": its full blocks of `length` tokens}."""
+def id_type(vocab_size):
+    """The name of the narrowest unsigned integer that holds every token id."""
+    return np.min_scalar_type(max(vocab_size - 1, 1)).name
 
-    def cut(rows):
-        tokens = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False,
-                           return_token_type_ids=False, verbose=False)["input_ids"]  # fmt: skip
-        return {"input_ids": pack(tokens, length, tokenizer.cls_token_id, tokenizer.sep_token_id)}
+
+def cutter(tokenizer, length):
+    """The function from a list of texts to their full blocks [N, length], a NumPy array."""
+    backend, kind = tokenizer.backend_tokenizer, id_type(len(tokenizer))
+    backend.no_truncation()  # left from an earlier call
+    backend.no_padding()
+
+    def cut(texts):
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+        documents = [np.array(encoding.ids, dtype=kind) for encoding in encodings]
+        return pack(documents, length, tokenizer.cls_token_id, tokenizer.sep_token_id).astype(kind)
 
     return cut
 
 
-def stream_blocks(corpus, tokenizer, length):
-    """Iterable dataset with input_ids, a full block of `length` tokens a row, tokenised as it is read.
-
-    Raises ValueError if the text does not fill one block.
-    """
-    texts = load_texts(corpus, streaming=True)
-    blocks = texts.map(cutter(tokenizer, length), batched=True, remove_columns=texts.column_names or ["text"])
-    if next(iter(blocks), None) is None:  # reading it again and again would never end
-        raise too_short(corpus, length)
-    return blocks
-
-
-def load_blocks(corpus, tokenizer, length, cache_dir="cache"):
-    """Dataset with input_ids, a full block of `length` tokens a row; tokenised once and kept on disk.
+def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache"):
+    """Dataset with input_ids, a full block of `length` tokens a row; tokenised once, by num_proc processes (0: one for
+    each core), and kept on disk.
 
     What is on disk belongs to the text itself, not to the name or time of its files; its checksum is verified by one
     process of each machine, which costs one reading of it. Raises ValueError if the text does not fill one block, or if
     what is on disk is damaged.
     """
-    tokenizer.backend_tokenizer.no_truncation()  # left from an earlier call, they would be part of the name
-    tokenizer.backend_tokenizer.no_padding()
+    cut = cutter(tokenizer, length)
     files, texts = find_files(corpus), None
     if files is None:
         texts = load_texts(corpus)
     source = [text_digest(file) for file in files] if files else texts._fingerprint
     known = [source, length, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.backend_tokenizer.to_str()]
-    known = json.dumps([*known, datasets.__version__, 2])
+    known = json.dumps([*known, datasets.__version__, 3])
     folder = Path(cache_dir) / f"text-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
     with runs.building(folder, talk=first) as temporary:
         if temporary:
-            build_blocks(corpus, texts, tokenizer, length, temporary, folder)
-    if first and not temporary and (reason := runs.damage(folder, "blocks.arrow")):
+            build_blocks(corpus, texts, cut, id_type(len(tokenizer)), length, num_proc or cores(), temporary, folder)
+    if first and not temporary and (reason := runs.damage(folder, "blocks.json")):
         raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
-    return datasets.Dataset.from_file(str(folder / "blocks.arrow")).with_format("torch")
+    parts = [datasets.Dataset.from_file(str(path)) for path in sorted(folder.glob("blocks*.arrow"))]
+    return datasets.concatenate_datasets(parts)
 
 
-def build_blocks(corpus, texts, tokenizer, length, temporary, folder):
+def cores():
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder):
     """Tokenise and pack a corpus in the temporary folder, which gets the name `folder` once it is whole."""
     texts = texts or load_texts(corpus, cache_dir=str(temporary / "text"))
-    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"), length=length)})
-    blocks = texts.map(cutter(tokenizer, length), batched=True, remove_columns=texts.column_names, features=features,
-                       new_fingerprint=folder.name, cache_file_name=str(temporary / "blocks.arrow"))  # fmt: skip
+    parts = datasets.Dataset.from_dict({"part": range(-(-len(texts) // DOCUMENTS))})
+    parent = os.getpid()
+
+    def cut_part(rows):
+        if os.getpid() != parent:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes have the cores already
+            if os.getppid() != parent:  # the run was killed: what it forked must not go on
+                os._exit(1)
+        (part,) = rows["part"]
+        return {"input_ids": cut(texts[part * DOCUMENTS : (part + 1) * DOCUMENTS]["text"])}
+
+    num_proc = min(num_proc, len(parts))
+    if len(texts) > 100 * DOCUMENTS:
+        print(f"{folder}: {len(texts)} documents, tokenised once, in {num_proc} processes", flush=True)
+    features = datasets.Features({"input_ids": datasets.List(datasets.Value(kind), length=length)})
+    # One part a call, so that the blocks are the same whatever the number of processes.
+    blocks = parts.map(cut_part, batched=True, batch_size=1, remove_columns="part", features=features,
+                       new_fingerprint=folder.name, cache_file_name=str(temporary / "blocks.arrow"),
+                       num_proc=num_proc if num_proc > 1 else None)  # fmt: skip
     if not len(blocks):
         raise too_short(corpus, length)
-    del texts, blocks
+    runs.write_json(temporary / "blocks.json", {"blocks": len(blocks), "length": length, "ids": kind})
     shutil.rmtree(temporary / "text", ignore_errors=True)
     runs.seal(temporary, folder)
+
+
+class Rows:
+    """The rows of a column of equally long lists, read from where the Dataset has them without a copy in memory."""
+
+    def __init__(self, dataset, column="input_ids"):
+        chunks = dataset.with_format("arrow")[:][column].chunks
+        self.parts = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in chunks if len(chunk)]
+        self.ends = np.cumsum([len(part) for part in self.parts])
+
+    def __getitem__(self, indices):
+        """[B, T] NumPy array of the rows with these numbers."""
+        which = np.searchsorted(self.ends, indices, side="right").tolist()
+        starts = self.ends.tolist()
+        return np.stack([self.parts[w][i - starts[w]] for w, i in zip(which, indices, strict=True)])
 
 
 def text_digest(path):
@@ -163,30 +202,72 @@ def too_short(corpus, length):
 
 
 class Stream:
-    """Blocks of a streamed corpus by number, in a shuffled order that depends on the seed alone.
+    """One share of a streamed corpus: its blocks one after the other, again and again, shuffled within pools.
 
-    Made for numbers that rise: going back, or on after a restart, reads the stream from its beginning.
+    texts: IterableDataset with a column text. cut: from `cutter`. share: (number, of how many); each reads files of its
+    own where their number allows, else takes every so manyth batch of documents. position: a former `position`, to go
+    on there: only the documents of its pool are read and tokenised again.
     """
 
-    def __init__(self, blocks, seed):
-        self.blocks = blocks.shuffle(seed=seed, buffer_size=BUFFER)
-        self.next, self.iterator = 0, None
+    def __init__(self, texts, cut, seed, share=(0, 1), position=None, pool=None):
+        self.cut, self.seed, self.size, self.own_files = cut, seed, pool or POOL, texts.num_shards % share[1] == 0
+        self.share, self.texts = share, texts.with_format("arrow")
+        self.now = {"source": None, "batch": 0, "pool": -1, "at": 0}  # source and batch: where the next pool begins
+        self.start, self.pool = self.now, ()
+        if position:
+            self.now = {**position, "pool": position["pool"] - 1}
+        self._open()
+        if position:
+            self._fill()
+            self.start["at"] = position["at"]
 
-    def __getitem__(self, indices):
+    @property
+    def position(self):
+        """Where the next block comes from, as JSON holds it."""
+        return dict(self.start)
+
+    def take(self, count):
+        """The next `count` blocks, [count, T]. Raises ValueError if the whole share does not fill one block."""
         rows = []
-        for index in indices:
-            if self.iterator is None or index < self.next:
-                self.iterator, self.next = iter(self.blocks), 0
-            while True:
-                row = next(self.iterator, None)
-                if row is None:  # the corpus is over: read it again
-                    self.iterator = iter(self.blocks)
-                    continue
-                self.next += 1
-                if self.next > index:
+        while count:
+            if self.start["at"] == len(self.pool):
+                self._fill()
+            rows.append(self.pool[self.start["at"] :][:count])
+            self.start["at"] += len(rows[-1])
+            count -= len(rows[-1])
+        return np.concatenate(rows)
+
+    def _open(self):
+        """Begin to read where self.now says."""
+        number, shares = self.share if self.own_files else (0, 1)
+        self.part = split_dataset_by_node(self.texts, rank=number, world_size=shares)
+        if self.now["source"]:
+            self.part.load_state_dict(self.now["source"])
+        self.batches = self.part.iter(batch_size=DOCUMENTS)
+
+    def _fill(self):
+        """Make the next pool: `size` blocks or a few more, fewer where the text ends."""
+        self.start = {**self.now, "pool": self.now["pool"] + 1, "at": 0}
+        found, count = [], 0
+        while count < self.size:
+            table = next(self.batches, None)
+            if table is None:
+                self.now = {**self.now, "source": None, "batch": 0}
+                self._open()
+                if count:
                     break
-            rows.append(torch.tensor(row["input_ids"]))
-        return {"input_ids": torch.stack(rows)}
+                if self.start["batch"] == 0:
+                    raise ValueError(f"the text, or one of its {self.share[1]} shares, is shorter than one block: "
+                                     "lower --seq_length or leave out --streaming")  # fmt: skip
+                self.start |= {"source": None, "batch": 0}
+                continue
+            if self.own_files or self.now["batch"] % self.share[1] == self.share[0]:
+                found.append(self.cut(table["text"].to_pylist()))
+                count += len(found[-1])
+            self.now = {**self.now, "source": self.part.state_dict(), "batch": self.now["batch"] + 1}
+        self.now["pool"] = self.start["pool"]
+        order = np.random.Generator(np.random.Philox([self.seed, self.start["pool"]])).permutation(count)
+        self.pool = np.concatenate(found)[order]
 
 
 def word_starts(tokenizer):
@@ -194,31 +275,47 @@ def word_starts(tokenizer):
     words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     if not any(word.startswith("##") for word in words):
         raise ValueError("--whole_word_mask needs a WordPiece vocabulary, whose inner pieces begin with ##")
-    return torch.tensor([not word.startswith("##") for word in words])
+    return np.array([not word.startswith("##") for word in words])
+
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(x):
+    """SplitMix64's output function (Steele, Lea, Flood, OOPSLA 2014): uint64 array -> well mixed uint64 array."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def row_seeds(seed, epoch, blocks):
+    """Seeds [B] (uint64) of the masks of some blocks, from the run's seed, the epoch and the blocks' numbers alone."""
+    one = mix(np.array([seed], dtype=np.uint64) + GOLDEN)
+    one = mix(one + np.array([epoch], dtype=np.uint64) + GOLDEN)
+    return mix(one + np.asarray(blocks, dtype=np.uint64) + GOLDEN)
 
 
 def draw_masks(ids, seeds, probability, mask_id, special, vocab_size, starts=None):
     """Mask tokens for masked language modelling, 80 % by [MASK], 10 % by a random word, 10 % left (BERT's rule).
 
-    ids [B, T]. seeds: a number for each row, so that a row's masks do not depend on the batch it is in. special [V]:
-    bool, True = never masked. starts [V]: bool from `word_starts`, for whole words. At least one token of a row is
-    masked.
-    Returns (ids [B, T] with masks, positions [M] in the flattened batch, labels [M]).
+    ids [B, T], NumPy. seeds [B]: a number for each row (`row_seeds`), so that a row's masks do not depend on the batch
+    it is in: token t of a row draws output t of SplitMix64 with that seed. special [V]: bool, True = never masked.
+    starts [V]: bool from `word_starts`, for whole words. At least one token of a row is masked.
+    Returns tensors (ids [B, T] with masks, positions [M] in the flattened batch, labels [M]).
     """
-    ids, labels, chosen = ids.clone(), ids.clone(), torch.zeros_like(ids, dtype=torch.bool)
-    for row, seed in enumerate(seeds):
-        generator = torch.Generator().manual_seed(seed)
-        able = ~special[ids[row]]
-        draw = torch.rand(2, ids.shape[1], generator=generator)
-        first = draw[0]
-        if starts is not None:  # every piece takes the draw of its word's first piece
-            first = first[torch.where(starts[ids[row]] | ~able, torch.arange(len(first)), 0).cummax(0).values]
-        picked = (first < probability) & able
-        if not picked.any() and able.any():
-            picked = first == first[able].min()
-        random = torch.randint(vocab_size, (ids.shape[1],), generator=generator)
-        chosen[row] = picked
-        ids[row] = torch.where(picked & (draw[1] < 0.8), mask_id, ids[row])
-        ids[row] = torch.where(picked & (draw[1] >= 0.9), random, ids[row])
-    positions = chosen.flatten().nonzero().squeeze(1)
-    return ids, positions, labels.flatten()[positions]
+    able, counter = ~special[ids], np.arange(1, ids.shape[1] + 1, dtype=np.uint64) * GOLDEN
+    bits = mix(np.asarray(seeds, dtype=np.uint64)[:, None] + counter)
+    draw = bits >> np.uint64(32)
+    if starts is not None:  # every piece takes the draw of its word's first piece
+        first = np.where(starts[ids] | ~able, np.arange(ids.shape[1]), 0)
+        draw = np.take_along_axis(draw, np.maximum.accumulate(first, axis=1), axis=1)
+    picked = (draw < np.uint64(probability * 2**32)) & able
+    for row in np.flatnonzero(~picked.any(1) & able.any(1)):
+        picked[row] = able[row] & (draw[row] == draw[row][able[row]].min())
+    masked, positions = ids.astype(np.int64).ravel(), np.flatnonzero(picked)
+    labels, bits = masked[positions], bits.ravel()[positions]
+    how = (bits & np.uint64(2**32 - 1)) / 2**32
+    words = mix(bits) >> np.uint64(32)
+    words = ((words * np.uint64(vocab_size)) >> np.uint64(32)).astype(np.int64)
+    masked[positions] = np.where(how < 0.8, mask_id, np.where(how < 0.9, labels, words))
+    return torch.from_numpy(masked).view(ids.shape), torch.from_numpy(positions), torch.from_numpy(labels)

@@ -3,11 +3,12 @@
     python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
         --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
 """
-import hashlib
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import AutoModelForMaskedLM
 
 import corpus
@@ -20,6 +21,7 @@ import training
 
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
+EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
 
 
 def build_parser():
@@ -32,6 +34,7 @@ def build_parser():
     add("--corpus", required=True, help="text to train on: file, folder, glob, or hub id as owner/name:config")
     add("--validation_corpus", help="text to evaluate on; by default blocks held out of --corpus")
     add("--streaming", action="store_true", help="read a corpus that does not fit the disk as it comes")
+    add("--num_proc", type=training.number(int, 0), default=0, help="processes that tokenise, 0 = one for each core")
     add("--seq_length", type=training.number(int, 8), default=128, help="tokens of a block")
     add("--mlm_probability", type=training.number(float, 0, 1, True), default=0.15, help="share of tokens masked")
     add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
@@ -54,8 +57,6 @@ def check_args(args):
                              + (", or leave it out" if name != "corpus" else ""))  # fmt: skip
     if args.streaming and not (args.max_steps and args.validation_corpus):
         raise ValueError("--streaming knows no epochs and holds nothing out: pass --max_steps and --validation_corpus")
-    if args.streaming and args.num_workers:
-        raise ValueError(f"--streaming reads in order: --num_workers {args.num_workers} must be 0")
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "mlm")
     runs.check_name(args.run_name)
     args.output_dir = args.output_dir or f"runs/pretrain/{args.run_name}/seed{args.seed}"
@@ -77,9 +78,12 @@ def load_everything(args):
     if missing:
         raise ValueError(f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
                          "language modelling needs: choose a model that was pre-trained by it")  # fmt: skip
-    blocks = (corpus.stream_blocks if args.streaming else corpus.load_blocks)(args.corpus, tokenizer, args.seq_length)
+    if args.streaming:
+        blocks = open_streams(args, tokenizer)
+    else:
+        blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc)
     if args.validation_corpus:
-        held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length)
+        held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc)
         held_out = held_out.select(range(min(args.max_eval_samples, len(held_out))))
     else:
         size = min(args.max_eval_samples, len(blocks) // 10)
@@ -87,32 +91,70 @@ def load_everything(args):
             raise ValueError(f"--corpus {args.corpus!r} has {len(blocks)} blocks, too few to hold any out: pass "
                              "--validation_corpus")  # fmt: skip
         held_out, blocks = blocks.select(range(size)), blocks.select(range(size, len(blocks)))
-    if set(held_out["input_ids"][:].flatten().tolist()) <= set(tokenizer.all_special_ids):
+    if np.isin(np.concatenate(corpus.Rows(held_out).parts), tokenizer.all_special_ids).all():
         raise ValueError(f"--{'validation_corpus' if args.validation_corpus else 'corpus'}: the {len(held_out)} blocks "
                          "to evaluate on hold no token that could be masked; are its words in the vocabulary of "
                          f"{args.student or args.teacher}?")  # fmt: skip
-    if args.streaming:
-        blocks = corpus.Stream(blocks, args.seed)
-    elif args.max_train_samples:
+    if args.max_train_samples and not args.streaming:
         blocks = blocks.select(range(min(args.max_train_samples, len(blocks))))
     return blocks, held_out, student, teacher, tokenizer
 
 
-def make_collate(args, blocks, tokenizer, vocab_size):
-    """The function (indices, epoch) -> batch with masks that depend on seed, epoch and block alone."""
-    special = torch.zeros(vocab_size, dtype=torch.bool)
+def open_streams(args, tokenizer):
+    """The function (worker, position) -> Stream of the share that a worker of this process reads.
+
+    Raises ValueError if a share does not fill one block.
+    """
+    state, workers = PartialState(), max(1, args.num_workers)
+    texts, cut = corpus.load_texts(args.corpus, streaming=True), corpus.cutter(tokenizer, args.seq_length)
+
+    def stream(worker, position=None, **options):
+        share = state.process_index * workers + worker, state.num_processes * workers
+        return corpus.Stream(texts, cut, args.seed, share, position, **options)
+
+    for worker in range(workers):
+        try:
+            stream(worker, pool=1).take(1)
+        except ValueError as error:
+            raise ValueError(f"--corpus {args.corpus!r}: {error}") from error
+    return stream
+
+
+def make_stream_reader(args, open_stream, positions):
+    """The function indices -> (blocks [B, T], {worker: its position after them}), called where the worker is.
+
+    positions: {worker: position} from a checkpoint, looked at when the first block is wanted.
+    """
+    streams, workers = {}, max(1, args.num_workers)
+    size = args.per_device_train_batch_size * PartialState().num_processes
+
+    def read(indices):
+        worker = indices[0] // size % workers  # as the DataLoader hands out batches, also after a restart
+        if worker not in streams:
+            streams[worker] = open_stream(worker, positions[str(worker)])
+        return streams[worker].take(len(indices)), {str(worker): streams[worker].position}
+
+    return read
+
+
+def make_collate(args, read, tokenizer, vocab_size):
+    """The function (indices, epoch) -> batch with masks that depend on seed, epoch and block alone.
+
+    read: from indices to (blocks [B, T], position or None).
+    """
+    special = np.zeros(vocab_size, dtype=bool)
     special[tokenizer.all_special_ids] = True
     starts = corpus.word_starts(tokenizer) if args.whole_word_mask else None
 
     def collate(indices, epoch):
-        ids = blocks[indices]["input_ids"].long()
-        seeds = [int.from_bytes(hashlib.blake2b(f"{args.seed} {epoch} {i}".encode(), digest_size=6).digest())
-                 for i in indices]  # fmt: skip
+        ids, position = read(indices)
         masked, positions, labels = corpus.draw_masks(
-            ids, seeds, args.mlm_probability, tokenizer.mask_token_id, special, len(tokenizer), starts
-        )
-        mask = torch.ones_like(masked)
-        return {"input_ids": masked, "attention_mask": mask, "positions": positions, "labels": labels}
+            ids, corpus.row_seeds(args.seed, epoch, indices), args.mlm_probability, tokenizer.mask_token_id, special,
+            len(tokenizer), starts,
+        )  # fmt: skip
+        batch = {"input_ids": masked, "attention_mask": torch.ones_like(masked), "positions": positions,
+                 "labels": labels}  # fmt: skip
+        return batch | ({"position": position} if position else {})
 
     return collate
 
@@ -160,7 +202,7 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator)
     def evaluate(model):
         model, sums = accelerator.unwrap_model(model), {}
         for indices in batches[accelerator.process_index :: accelerator.num_processes]:
-            batch = {k: v.to(accelerator.device) for k, v in collate(indices, "evaluation").items()}
+            batch = {k: v.to(accelerator.device) for k, v in collate(indices, EVALUATION).items()}
             with accelerator.autocast():
                 values, s_out, t_out = terms(model, batch)
                 count = len(batch["labels"])
@@ -207,10 +249,13 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(args, entry), encoding="utf-8")
 
-    check = make_collate(args, held_out, tokenizer, vocab_size)
+    positions = {str(worker): None for worker in range(max(1, args.num_workers))} if args.streaming else {}
+    rows, held_rows = None if args.streaming else corpus.Rows(blocks), corpus.Rows(held_out)
+    read = make_stream_reader(args, blocks, positions) if args.streaming else lambda indices: (rows[indices], None)
+    check = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
     return training.Recipe(
         lengths=training.Constant(args.seq_length), plan=plan, loss=loss, save=save, weights=weights,
-        collate=make_collate(args, blocks, tokenizer, vocab_size),
+        collate=make_collate(args, read, tokenizer, vocab_size), positions=positions,
         evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator),
     )  # fmt: skip
 

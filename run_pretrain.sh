@@ -3,7 +3,7 @@
 # run_glue.sh as STUDENT (arXiv:2109.08359, task-agnostic results).
 #
 #   bash run_pretrain.sh demo          artificial language, no downloads; 6 min 30 s on one core of an AMD EPYC
-#   bash run_pretrain.sh               multilingual BERT on English Wikipedia (streamed), then CoLA; needs GPUs
+#   bash run_pretrain.sh               multilingual BERT on English Wikipedia, then CoLA; needs GPUs
 #   LAUNCH="torchrun --nproc_per_node 8" bash run_pretrain.sh --mixed_precision bf16
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_pretrain.py, and the
@@ -15,7 +15,7 @@ TEACHER=${TEACHER:-bert-base-multilingual-cased}        # masked language model
 STUDENT_LAYERS=${STUDENT_LAYERS:-6}                     # copied evenly from the teacher's
 CORPUS=${CORPUS:-wikimedia/wikipedia:20231101.en}       # file, folder, glob or hub id
 VALIDATION_CORPUS=${VALIDATION_CORPUS-wikimedia/wikipedia:20231101.simple}  # empty: blocks held out of CORPUS
-STREAMING=${STREAMING---streaming}                      # empty: keep the tokenised corpus on disk
+STREAMING=${STREAMING:-}                                # 1: tokenise as it is read, for disks without room for it
 TERMS=${TERMS:-ckd}                                     # terms of the pre-training; fine-tuning has its presets
 MAX_STEPS=${MAX_STEPS:-100000}                          # optimiser steps
 LEARNING_RATE=${LEARNING_RATE:-5e-4}                    # of the pre-training, as TERMS
@@ -73,7 +73,7 @@ fi
 
 student=$RUNS/pretrain/ckd/seed1
 $LAUNCH distill_pretrain.py --corpus "$CORPUS" ${VALIDATION_CORPUS:+--validation_corpus "$VALIDATION_CORPUS"} \
-    $STREAMING --teacher "$TEACHER" --student_layers "$STUDENT_LAYERS" --terms $TERMS --run_name ckd \
+    ${STREAMING:+--streaming} --teacher "$TEACHER" --student_layers "$STUDENT_LAYERS" --terms $TERMS --run_name ckd \
     --max_steps "$MAX_STEPS" --learning_rate "$LEARNING_RATE" --seq_length "$SEQ_LENGTH" --eval_steps 5000 --save_steps 1000 \
     --output_dir "$student" "$@"
 if [ -n "$TASKS" ]; then

@@ -100,7 +100,8 @@ def add_arguments(parser):
     add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="autocast of both models")
     add("--per_device_eval_batch_size", type=number(int, 1, 10**5), default=64,
         help="examples per process in evaluation")  # fmt: skip
-    add("--num_workers", type=number(int, 0, 1024), default=0, help="processes that prepare batches")
+    add("--num_workers", type=number(int, 0, 1024), default=None,
+        help="processes that prepare batches; 2 on CUDA, else 0")  # fmt: skip
     add("--timeout_minutes", type=number(float, 0, 10**6, open_low=True), default=30.0, help="minutes that a process "
         "waits for the others before the run ends; raise it where one alone prepares much data")  # fmt: skip
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
@@ -194,6 +195,8 @@ class Recipe:
     evaluate: Callable
     save: Callable
     weights: dict = dataclasses.field(default_factory=dict)  # term -> weight, for the log
+    # Of a stream: worker -> where it stands, or None. Batches bring it as "position"; it is part of the checkpoint.
+    positions: dict = dataclasses.field(default_factory=dict)
 
 
 def make_accelerator(args, unused_parameters=False):
@@ -209,6 +212,8 @@ def make_accelerator(args, unused_parameters=False):
     wait = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=args.timeout_minutes))
     accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu)
     set_seed(args.seed)
+    if args.num_workers is None:
+        args.num_workers = 2 if accelerator.device.type == "cuda" else 0
     return accelerator
 
 
@@ -289,6 +294,29 @@ def split_step(indices, per_device, processes, rank):
     return [(part[rank::processes], len(part) / len(indices)) for part in parts]
 
 
+def ahead(batches, device):
+    """Yield the batches (dicts of tensors and others) on the device; the copy of the next has begun before each."""
+    side = torch.cuda.Stream(device) if device.type == "cuda" else None
+    waiting = []
+    for batch in batches:
+        with torch.cuda.stream(side) if side else contextlib.nullcontext():
+            moved = {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+        waiting.append((moved, side and side.record_event()))
+        if len(waiting) == 2:
+            yield _arrived(*waiting.pop(0))
+    for moved, event in waiting:
+        yield _arrived(moved, event)
+
+
+def _arrived(batch, event):
+    """The batch, which the current CUDA stream may use from here on."""
+    if event:
+        torch.cuda.current_stream().wait_event(event)
+        for value in filter(torch.is_tensor, batch.values()):
+            value.record_stream(torch.cuda.current_stream())
+    return batch
+
+
 def step_batches(args, accelerator, recipe, plan, epoch, start):
     """Yield (indices of the step, [(batch on the device, share), ...]) for the steps of an epoch from `start` on."""
     def parts(at):
@@ -298,16 +326,18 @@ def step_batches(args, accelerator, recipe, plan, epoch, start):
     # Made as they are asked for: a stream has no end.
     keys = ((epoch, mine or plan[at][:1]) for at in range(start, len(plan)) for mine, _ in parts(at))
     cuda = accelerator.device.type == "cuda"
-    loader = iter(
+    loader = ahead(
         DataLoader(
             Parts(recipe.collate), sampler=keys, batch_size=None, num_workers=args.num_workers, pin_memory=cuda,
             generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
-        )
+        ),
+        accelerator.device,
     )  # fmt: skip
     for at in range(start, len(plan)):
         batches = []
         for mine, share in parts(at):
-            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(loader).items()}
+            batch = next(loader)
+            recipe.positions.update(batch.pop("position", {}))
             batches.append(({**batch, "empty": not mine}, share))
         yield plan[at], batches
 
@@ -534,6 +564,11 @@ def _start(args, accelerator, recipe, model, record, how):
     torch.manual_seed(args.seed + accelerator.process_index)  # dropout differs between processes
     folder = Path(args.output_dir)
     state = load_checkpoint(accelerator, folder) if how == "resume" else None
+    if recipe.positions and state and "positions" in state:
+        there = state["positions"][accelerator.process_index]
+        if set(there) != set(recipe.positions):
+            raise ValueError(f"{folder} was begun with --num_workers {len(there)}: a stream goes on with as many")
+        recipe.positions.update(there)
     if state is None:
         state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0, "sessions": 0,
                  "examples": 0, "tokens": 0, "skipped_steps": 0, "files": []}  # fmt: skip
@@ -592,6 +627,9 @@ def train(args, accelerator, recipe, model, record, how):
                     evaluate(args, accelerator, recipe, model, state, log)
                 state["total_s"] = before + time.perf_counter() - begun
                 if saving:
+                    if recipe.positions:
+                        mine = [dict(recipe.positions)]
+                        state["positions"] = gather_object(mine) if accelerator.num_processes > 1 else mine
                     save_checkpoint(accelerator, Path(args.output_dir), state, args.keep_checkpoints)
                     saved = time.monotonic()
                 if accelerator.is_main_process:

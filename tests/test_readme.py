@@ -254,7 +254,7 @@ def test_what_is_said_to_be_optional_in_pre_training_can_be_left_empty(shell):
     status, _, commands = shell("run_pretrain.sh", STREAMING="", TASKS="", VALIDATION_CORPUS="")
     assert status == 0 and [command[0] for command in commands] == ["distill_pretrain.py"]
     assert not {"--streaming", "--validation_corpus"} & set(commands[0])
-    _, _, commands = shell("run_pretrain.sh", STREAMING="--streaming", TASKS="rte")
+    _, _, commands = shell("run_pretrain.sh", STREAMING="1", TASKS="rte")
     assert "--streaming" in commands[0] and {options_of(c)["--task"][0] for c in commands[1:-1]} == {"rte"}
 
 
