@@ -12,6 +12,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 
@@ -490,6 +491,48 @@ def collate(examples, pad_id):
         else:
             batch[key] = torch.tensor(values)
     return batch
+
+
+class Arrays:
+    """Columns of a tokenised Dataset as flat arrays, read from where the Dataset has them: batches are cut out of them.
+
+    columns: those wanted; the Dataset may lack some. A batch equals `collate` of the same examples.
+    """
+
+    def __init__(self, dataset, columns):
+        self.columns = {}
+        names = [name for name in columns if name in dataset.column_names]
+        table = dataset.select_columns(names).with_format("arrow")[:]
+        for name in names:
+            column = table[name].combine_chunks()
+            if hasattr(column, "offsets"):  # a list of tokens
+                offsets = column.offsets.to_numpy().astype(np.int64)
+                known = (o for _, o in self.columns.values() if o is not None and np.array_equal(o, offsets))
+                self.columns[name] = column.values.to_numpy(), next(known, offsets)  # one cut for all of them
+            else:
+                values = column.to_numpy(zero_copy_only=False)
+                self.columns[name] = values.astype(np.float32) if values.dtype.kind == "f" else values, None
+
+    def lengths(self, name="input_ids"):
+        """Number of tokens of each example, a list."""
+        return np.diff(self.columns[name][1]).tolist()
+
+    def batch(self, indices, pad_id):
+        """The examples with these numbers as `collate` gives them."""
+        indices, batch, cut = np.asarray(indices), {}, {}
+        for name, (values, offsets) in self.columns.items():
+            if offsets is None:
+                batch[name] = torch.from_numpy(values[indices])
+                continue
+            if id(offsets) not in cut:
+                starts = offsets[indices]
+                real = np.arange((offsets[indices + 1] - starts).max()) < (offsets[indices + 1] - starts)[:, None]
+                cut[id(offsets)] = real, (starts[:, None] + np.arange(real.shape[1]))[real]
+            real, places = cut[id(offsets)]
+            rows = np.full(real.shape, pad_id if name == "input_ids" else 0, dtype=np.int64)
+            rows[real] = values[places]
+            batch[name] = torch.from_numpy(rows)
+        return batch
 
 
 # --- options ----------------------------------------------------------------------------------------------------

@@ -138,14 +138,13 @@ def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
 
 def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
     """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
-    train = splits["train"]
-    lengths = [len(ids) for ids in train["input_ids"]]
+    train = data.Arrays(splits["train"], data.TRAINING)
+    lengths = train.lengths()
     loss, weights = make_loss(args, kind, teacher)
-    train = train.select_columns([c for c in data.TRAINING if c in train.column_names])
     files = {}
 
     def collate(indices, epoch):
-        batch = data.collate([train[i] for i in indices], tokenizer.pad_token_id)
+        batch = train.batch(indices, tokenizer.pad_token_id)
         return batch | cache.batch(indices) if cache else batch
 
     def save(folder, model, entry):

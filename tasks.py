@@ -196,11 +196,11 @@ def predict(kind, model, dataset, tokenizer, args, accelerator):
     [N, ...], padded with -inf to args.max_seq_length where the kind has an axis of tokens. Raises TrainingError if the
     model says something that is not finite.
     """
-    dataset = dataset.select_columns([c for c in data.INPUTS if c in dataset.column_names])
-    batches = data.sorted_batches([len(ids) for ids in dataset["input_ids"]], args.per_device_eval_batch_size)
+    arrays = data.Arrays(dataset, data.INPUTS)
+    batches = data.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
     found, odd = [], []
     for indices in batches[accelerator.process_index :: accelerator.num_processes]:
-        batch = data.collate([dataset[i] for i in indices], tokenizer.pad_token_id)
+        batch = arrays.batch(indices, tokenizer.pad_token_id)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
             out = model(**models.model_inputs(model, batch))

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
-from torch.nn.utils.rnn import pad_sequence
 
 import baselines
 import data
@@ -62,13 +61,16 @@ class TeacherCache:
 
     def batch(self, indices):
         """The fields of some examples, padded with 0 to the longest: {"teacher.<field>": [B, T, ...] or [B, ...]}."""
-        found = {}
+        found, starts = {}, self.starts[indices]
+        lengths = self.starts[np.asarray(indices) + 1] - starts
         for name, (rows, per_token) in self.files.items():
             if per_token:
-                parts = [torch.from_numpy(rows[self.starts[i] : self.starts[i + 1]].copy()) for i in indices]
-                found[PREFIX + name] = pad_sequence(parts, batch_first=True)
+                value = np.zeros((len(indices), lengths.max(), *rows.shape[1:]), rows.dtype)
+                for into, start, length in zip(value, starts, lengths, strict=True):
+                    into[:length] = rows[start : start + length]
             else:
-                found[PREFIX + name] = torch.from_numpy(rows[indices])
+                value = rows[indices]
+            found[PREFIX + name] = torch.from_numpy(value)
         return found
 
 
@@ -82,12 +84,13 @@ def open_cache(args, teacher, examples, accelerator, logits_per_token):
     layers = losses.teacher_layers(args.terms, args.layer_pairs)
     qkv_layers = [t for _, t in baselines.qkv_pairs(args.terms, args.layer_pairs)]
     examples = examples.select_columns([c for c in data.INPUTS if c in examples.column_names])
-    lengths = [len(ids) for ids in examples["input_ids"]]
+    arrays = data.Arrays(examples, data.INPUTS)
+    lengths = arrays.lengths()
     starts = np.concatenate([[0], np.cumsum(lengths)])
 
     @torch.no_grad()
     def compute(indices):
-        batch = data.collate([examples[i] for i in indices], teacher.config.pad_token_id or 0)
+        batch = arrays.batch(indices, teacher.config.pad_token_id or 0)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
             out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=bool(layers))

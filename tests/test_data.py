@@ -3,13 +3,14 @@ import contextlib
 import csv
 import itertools
 import json
+import random
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
@@ -697,6 +698,33 @@ def test_tokenize_pairs_with_token_types_cutting_the_longer_text(tokenizer):
     assert tokens[0] == {"input_ids": [2, 5, 6, 7, 3, 11, 12, 3], "token_type_ids": [0, 0, 0, 0, 0, 1, 1, 1],
                          "attention_mask": [1] * 8, "labels": 0.5, "idx": 0}  # fmt: skip
     assert tokens[1]["token_type_ids"] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_batch_cut_from_flat_arrays_equals_collated_rows(size):
+    generator = random.Random(size)
+    rows = {"input_ids": [], "token_type_ids": [], "odd": [], "labels": [], "score": [], "text": []}
+    for i in range(40):
+        length = generator.choice([1, 2, 9])
+        rows["input_ids"].append([generator.randrange(1, 99) for _ in range(length)])
+        rows["token_type_ids"].append([generator.randrange(2) for _ in range(length)])
+        rows["odd"].append([generator.randrange(1, 5) for _ in range(generator.randrange(1, 4))])
+        rows["labels"].append(i - 1)
+        rows["score"].append(i / 7)
+        rows["text"].append(str(i))
+    whole = Dataset.from_dict(rows)
+    shuffled = concatenate_datasets([whole.select(range(5, 40)), whole.select([3, 1])]).shuffle(seed=1)
+    wanted = ("input_ids", "token_type_ids", "odd", "labels", "score", "attention_mask")
+    for dataset in (whole, whole.select(range(7, 40)), shuffled):
+        arrays = data.Arrays(dataset, wanted)
+        assert arrays.lengths() == [len(ids) for ids in dataset["input_ids"]]
+        for _ in range(5):
+            indices = [generator.randrange(len(dataset)) for _ in range(size)]
+            expected = data.collate([dataset.select_columns(wanted[:5])[i] for i in indices], 77)
+            batch = arrays.batch(indices, 77)
+            assert set(batch) == set(expected)
+            for name, value in expected.items():
+                assert batch[name].dtype == value.dtype and torch.equal(batch[name], value), name
 
 
 def test_collate_pads_to_the_longest_and_marks_real_tokens_with_one():
