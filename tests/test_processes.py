@@ -84,3 +84,45 @@ def test_masked_language_models_too(world, tmp_path):
     launch(29514, "distill_pretrain.py", *options, size, "4", "--output_dir", tmp_path / "2")
     one, two = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("1", "2"))
     assert one["best"]["metrics"] == pytest.approx(two["best"]["metrics"], rel=1e-3)
+
+
+def test_a_stream_split_between_processes_and_workers_resumes_bit_for_bit(world, tmp_path):
+    """Three runs in one launch: whole, cut, resumed."""
+    script = tmp_path / "thrice.py"
+    script.write_text(f"""
+import os, sys
+sys.path.insert(0, os.getcwd())
+from accelerate.state import AcceleratorState
+import corpus, distill_pretrain, training
+corpus.DOCUMENTS, corpus.POOL = 3, 6
+step, calls, ends = training.training_step, [], [0]
+
+def cut(*arguments):
+    calls.append(1)
+    if len(calls) == ends[0]:
+        raise KeyboardInterrupt
+    return step(*arguments)
+
+training.training_step = cut
+for folder, ends[0] in (("whole", 0), ("cut", 7), ("cut", 0)):
+    calls.clear()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        distill_pretrain.main(sys.argv[1:] + ["--output_dir", r"{tmp_path}/" + folder])
+        assert not ends[0]
+    except KeyboardInterrupt:
+        pass
+    training.torch.distributed.barrier()
+""")
+    launch(29515, script, "--corpus", world / "text" / "train.txt", "--validation_corpus", world / "text" / "valid.txt",
+           "--streaming", "--num_workers", "2", "--seq_length", "16", "--teacher", world / "bert",
+           "--student_layers", "2", "--max_steps", "8", "--save_steps", "2", "--max_eval_samples", "4",
+           "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")  # fmt: skip
+    record = json.loads((tmp_path / "cut" / "run.json").read_text())
+    assert record["time"]["sessions"] == 2 and record["hardware"]["processes"] == 2
+    checkpoints = [tmp_path / name / "checkpoints" / "step-00000008" for name in ("whole", "cut")]
+    positions = [json.loads((folder / "state.json").read_text())["positions"] for folder in checkpoints]
+    assert positions[0] == positions[1] and [sorted(of) for of in positions[0]] == [["0", "1"]] * 2
+    assert all(worker["pool"] > 0 for of in positions[0] for worker in of.values())
+    a, b = (load_file(folder / "model.safetensors") for folder in checkpoints)
+    assert all(torch.equal(a[k], b[k]) for k in a)
