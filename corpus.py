@@ -150,14 +150,14 @@ def build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder):
     parent = os.getpid()
 
     def cut_part(rows):
-        if os.getpid() != parent:
-            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes have the cores already
-            if os.getppid() != parent:  # the run was killed: what it forked must not go on
-                os._exit(1)
+        if parent not in (os.getpid(), os.getppid()):  # the run was killed: what it forked must not go on
+            os._exit(1)
         (part,) = rows["part"]
         return {"input_ids": cut(texts[part * DOCUMENTS : (part + 1) * DOCUMENTS]["text"])}
 
     num_proc = min(num_proc, len(parts))
+    if num_proc > 1:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes have the cores already
     if len(texts) > 100 * DOCUMENTS:
         print(f"{folder}: {len(texts)} documents, tokenised once, in {num_proc} processes", flush=True)
     features = datasets.Features({"input_ids": datasets.List(datasets.Value(kind), length=length)})
@@ -179,12 +179,12 @@ class Rows:
         chunks = dataset.with_format("arrow")[:][column].chunks
         self.parts = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in chunks if len(chunk)]
         self.ends = np.cumsum([len(part) for part in self.parts])
+        self.starts = [0, *self.ends.tolist()]
 
     def __getitem__(self, indices):
         """[B, T] NumPy array of the rows with these numbers."""
         which = np.searchsorted(self.ends, indices, side="right").tolist()
-        starts = self.ends.tolist()
-        return np.stack([self.parts[w][i - starts[w]] for w, i in zip(which, indices, strict=True)])
+        return np.stack([self.parts[w][i - self.starts[w]] for w, i in zip(which, indices, strict=True)])
 
 
 def text_digest(path):

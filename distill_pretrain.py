@@ -63,7 +63,10 @@ def check_args(args):
 
 
 def load_everything(args):
-    """(training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError."""
+    """(training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError.
+
+    Blocks are Datasets; those of --streaming are what `open_streams` returns.
+    """
     student, teacher, tokenizer = models.load_pair(
         args, AutoModelForMaskedLM, need_head="logits" in args.terms,
         fine_tune_command="leave out logits (--terms ckd logits=0), or python distill_pretrain.py --student ...",
@@ -77,7 +80,7 @@ def load_everything(args):
     missing = [name for name in ("mask", "cls", "sep") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
         raise ValueError(f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
-                         "language modelling needs: choose a model that was pre-trained by it")  # fmt: skip
+                         "language modelling needs: choose a model that was pre-trained with it")  # fmt: skip
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:

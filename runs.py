@@ -27,8 +27,8 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 # Options that a resumed or finished run may change: they do not touch its result.
-FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "cache_limit_gb",
-                "save_minutes", "timeout_minutes")
+FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "num_proc",
+                "cache_limit_gb", "save_minutes", "timeout_minutes")
 # Options that name what a run reads: --overwrite deletes none of it.
 INPUTS = ("data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus", "teacher", "student")
 # Names that a run writes, beside those that its run.json lists under "files": in the run folder and in checkpoints.

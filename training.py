@@ -214,6 +214,8 @@ def make_accelerator(args, unused_parameters=False):
     set_seed(args.seed)
     if args.num_workers is None:
         args.num_workers = 2 if accelerator.device.type == "cuda" else 0
+    if args.num_workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the workers' fork
     return accelerator
 
 
