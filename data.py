@@ -476,27 +476,10 @@ def sorted_batches(lengths, size):
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
-def collate(examples, pad_id):
-    """List of tokenised examples -> dict of tensors [B, T], padded to the longest of them.
-
-    attention_mask: 1 = real token. Everything else that is a number is stacked to [B].
-    """
-    batch = {}
-    for key in examples[0]:
-        values = [e[key] for e in examples]
-        if isinstance(values[0], list):
-            fill = pad_id if key == "input_ids" else 0
-            rows = [torch.tensor(v) for v in values]
-            batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
-        else:
-            batch[key] = torch.tensor(values)
-    return batch
-
-
 class Arrays:
     """Columns of a tokenised Dataset as flat arrays, read from where the Dataset has them: batches are cut out of them.
 
-    columns: those wanted; the Dataset may lack some. A batch equals `collate` of the same examples.
+    columns: those wanted; the Dataset may lack some.
     """
 
     def __init__(self, dataset, columns):
@@ -518,7 +501,10 @@ class Arrays:
         return np.diff(self.columns[name][1]).tolist()
 
     def batch(self, indices, pad_id):
-        """The examples with these numbers as `collate` gives them."""
+        """The examples with these numbers: {column: tensor}, lists of tokens padded to the longest, [B, T], else [B].
+
+        pad_id fills input_ids, 0 everything else; attention_mask: 1 = real token.
+        """
         indices, batch, cut = np.asarray(indices), {}, {}
         for name, (values, offsets) in self.columns.items():
             if offsets is None:

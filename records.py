@@ -34,9 +34,11 @@ SHAPE = ["layers", "hidden_size", "heads", "intermediate_size", "vocab_size"]
 MISSING = object()
 
 # Options in which the runs of one method may differ: they say where things are or how it runs, not what is trained.
-OUTSIDE_RECIPE = ("output_dir", "data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus",
-                  "run_name", "seed", "overwrite", "do_predict", "keep_checkpoints", "num_workers", "num_proc", "cache_teacher",
-                  "cache_limit_gb", "save_minutes", "timeout_minutes")  # fmt: skip
+OUTSIDE_RECIPE = (
+    "output_dir", "data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus", "run_name",
+    "seed", "overwrite", "do_predict", "keep_checkpoints", "num_workers", "num_proc", "cache_teacher", "cache_limit_gb",
+    "save_minutes", "timeout_minutes",
+)  # fmt: skip
 
 
 class ReportError(Exception):
