@@ -179,7 +179,8 @@ def model_card(args, entry):
 
 def finish(args, record, student, teacher, accelerator):
     """Add the latency of both models to the record and write it as complete."""
-    with accelerator.autocast():  # the student's forward is wrapped in it already, the teacher's is not
+    # Under autocast, in which the student's forward is wrapped already and the teacher's is not; never compiled.
+    with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         record["latency"] = measure.latency_record(student, teacher, args.max_seq_length)
     record["status"] = "complete"
     runs.write_json(Path(args.output_dir) / "run.json", record)
@@ -200,6 +201,8 @@ def main(argv=None):
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
+    if args.compile:
+        models.compile_models(student, teacher)
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)

@@ -100,7 +100,8 @@ class ModelView:
         All relations that args.terms wants are made at once, when the first is asked for: they share what they cost.
         Where args has no terms, all that the aligned layers allow.
         """
-        key = (teacher, args.distance, args.pair_criterion, args.triple_criterion, args.window)
+        compiled = getattr(args, "compile", False)
+        key = (teacher, args.distance, args.pair_criterion, args.triple_criterion, args.window, compiled)
         if self._relations is None or self._relations[0] != key or name not in self._relations[1]:
             wanted = getattr(args, "terms", relations.NAMES)
             names = tuple(n for n in relations.NAMES if n == name or (

@@ -564,6 +564,12 @@ def add_term_outputs(args, student, teacher):
     add_outputs(teacher, [t for _, t in qkv])
 
 
+def compile_models(*models):
+    """Put the models' forward through torch.compile in place, once for all lengths; None is passed over."""
+    for model in filter(None, models):
+        model.compile(dynamic=True)
+
+
 def saved_state(model):
     """The model's state dict without what `add_outputs` added to it."""
     return {name: value for name, value in model.state_dict().items() if not name.startswith("projections.")}

@@ -32,6 +32,7 @@ class Options(NamedTuple):
     pair_criterion: str = "kl"  # between the similarities of both models, one of CRITERIA
     triple_criterion: str = "mse"  # between the cosines of their angles, one of CRITERIA but "kl"
     window: int | None = 21  # words that an angle spans, odd; None = all
+    compiled: bool = False  # the elementwise part by torch.compile
 
 
 # --- what they are -----------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class _Relations(torch.autograd.Function):
             return _block(s, t, padding[sentences], tokens[sentences], names, options, need)
 
         with full_float32(padding.device.type):
-            found = _map(block, ctx.blocks, padding.device)
+            found = _map(block, ctx.blocks, padding.device, threads=not options.compiled)
         ctx.names, ctx.layers, ctx.options = names, layers, options
         counts = divisor(counts, across_processes)
         ctx.save_for_backward(padding, counts, *student, *(factor for _, factors in found for factor in factors))
@@ -268,13 +269,19 @@ def _pool(threads):
     return ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
 
 
-def _map(function, items, device):
-    """[function(item), ...]; on a CPU by torch's number of threads, an item a thread.
+@functools.cache
+def _compiled(function):
+    """The function by torch.compile, once for all lengths; at most torch's recompile_limit of variants."""
+    return torch.compile(function, dynamic=True)
+
+
+def _map(function, items, device, threads=True):
+    """[function(item), ...]; on a CPU by torch's number of threads, unless not wanted, an item a thread.
 
     An operation that is itself split among threads waits for the last of them, thousands of times where another process
     holds one of the cores. A block given whole to one thread waits once, and the other threads take what is left.
     """
-    if device.type != "cpu" or len(items) < 2 or torch.get_num_threads() == 1:
+    if device.type != "cpu" or len(items) < 2 or torch.get_num_threads() == 1 or not threads:
         return [function(item) for item in items]
 
     def alone(item):
@@ -403,8 +410,8 @@ def _joined(parts, axis):
 def _sum_and_factor(name, sets, options, need):
     """(sum of one relation over the sets, its F or None)."""
     if name.endswith("pair"):
-        return _pairs(sets, options.distance, options.pair_criterion, need)
-    return _triples(sets, options.window if name == "wr_triple" else None, options.triple_criterion, need)
+        return _pairs(sets, options, need)
+    return _triples(sets, options.window if name == "wr_triple" else None, options, need)
 
 
 def _sets_of_words(vectors, norm, scale, padding, tokens, inverse, distances):
@@ -510,10 +517,13 @@ def _in_chunks(sets, each, function):
     return torch.stack(totals).sum(), None if factors[0] is None else torch.cat(factors)
 
 
-def _pairs(sets, distance, criterion, need):
+def _pairs(sets, options, need):
     """(sum over ordered pairs, F or None)."""
-    function = _cosine_pairs if distance == "cosine" else _distance_pairs
-    return _in_chunks(sets, sets.distance[0].numel(), functools.partial(function, criterion=criterion, need=need))
+    function = _cosine_pairs if options.distance == "cosine" else _distance_pairs
+    if options.compiled:
+        function = _compiled(function)
+    function = functools.partial(function, criterion=options.pair_criterion, need=need)
+    return _in_chunks(sets, sets.distance[0].numel(), function)
 
 
 def _cosine_pairs(sets, criterion, need):
@@ -558,7 +568,7 @@ def _distance_pairs(sets, criterion, need):
     return total, _of_distances(torch.sub(mean, slope).mul_(sets.inverse[:, 0]).mul_(over[:, 0] / 2))
 
 
-def _triples(sets, window, criterion, need):
+def _triples(sets, window, options, need):
     """(sum over ordered triples, F or None); window: odd number of positions around j, or None for all."""
     n = sets.distance.shape[-1]
     dense = window is None or n <= window
@@ -567,16 +577,17 @@ def _triples(sets, window, criterion, need):
         sets = sets._replace(inverse=sets.inverse.triu(-reach).tril_(reach))
     each = sets.distance[0].numel() // 2 * (n if dense else window**2 // n + 1)
     function = _every_triple if dense else functools.partial(_windowed_triples, window=window)
-    return _in_chunks(sets, each, functools.partial(function, criterion=criterion, need=need))
+    loss = _compiled(_angle_loss) if options.compiled else _angle_loss
+    loss = functools.partial(loss, criterion=options.triple_criterion, need=need)
+    return _in_chunks(sets, each, functools.partial(function, loss=loss, need=need))
 
 
-def _angle_loss(ends, arms, inverse, criterion, need, out=None):
+def _angle_loss(ends, arms, inverse, criterion, need):
     """(sum, slope of ends, slope of arms) over the angles at centres j between neighbours i and k, w for each j.
 
     ends [A, 2, ..., J, w, w]: squared distances of i and k. arms [A, 2, ..., J, w]: of i and j. inverse, as arms: 1 /
     distance, 0 where i and j make no pair, which makes the cosine 0 in both models. Triples with i = k are left out.
-    The slopes, of the student, are those with respect to minus the squared distances; that of ends goes to `out` where
-    it is given.
+    The slopes, of the student, are those with respect to minus the squared distances.
     """
     cosine = arms[..., :, None] + arms[..., None, :]
     cosine.sub_(ends).mul_(inverse[..., :, None]).mul_(inverse[..., None, :])  # 2 cos
@@ -587,16 +598,16 @@ def _angle_loss(ends, arms, inverse, criterion, need, out=None):
         return total, None, None
     inverse = inverse[:, 0]
     lengths = cosine[:, 0].mul_(slope).sum(-1)  # an arm's length divides the cosine, once as arm i and once as arm k
-    slope = torch.mul(slope.mul_(inverse[..., :, None]), inverse[..., None, :], out=slope if out is None else out)
+    slope = slope.mul_(inverse[..., :, None]).mul_(inverse[..., None, :])
     return total, slope, lengths.mul_(inverse).mul_(inverse).sub_(slope.sum(-1), alpha=2)
 
 
-def _every_triple(sets, criterion, need):
+def _every_triple(sets, loss, need):
     """All triples of n members, a block of centres after the other."""
     distance, inverse = sets.distance[..., None, :, :], sets.inverse
     totals, g = [], None
     for j in _chunks(inverse.shape[-1], sets.distance[:, 0].numel(), inverse.device):
-        total, ends, arms = _angle_loss(distance, sets.distance[..., j, :], inverse[..., j, :], criterion, need)
+        total, ends, arms = loss(distance, sets.distance[..., j, :], inverse[..., j, :])
         totals.append(total)
         if need:
             g = ends.sum(-3) if g is None else g.add_(ends.sum(-3))
@@ -604,7 +615,7 @@ def _every_triple(sets, criterion, need):
     return totals[0] if len(totals) == 1 else torch.stack(totals).sum(), _of_distances(g) if need else None
 
 
-def _windowed_triples(sets, window, criterion, need):
+def _windowed_triples(sets, window, loss, need):
     """Triples within the window around j: windows are views of matrices with a border, not copies."""
     reach, n = window // 2, sets.distance.shape[-1]
     distance, inverse = (F.pad(x, (reach,) * 4) for x in (sets.distance, sets.inverse))
@@ -615,13 +626,12 @@ def _windowed_triples(sets, window, criterion, need):
         return x.as_strided((*x.shape[:-2], n, window), (*outer, size + 1, 1), x.storage_offset() + reach * size)
 
     ends = distance.as_strided((*distance.shape[:-2], n, window, window), (*outer, size + 1, size, 1))
+    total, of_ends, of_arms = loss(ends, arms(distance), arms(inverse))
     if not need:
-        return _angle_loss(ends, arms(distance), arms(inverse), criterion, need)[0], None
+        return total, None
     # Slopes of ends [j, a, b], for i = j + a - reach and k = j + b - reach, with zeros around them.
     width = 2 * window - 1
-    slopes = distance.new_zeros(*distance.shape[:1], *distance.shape[2:-2], size, window, width)
-    inside = slopes[..., reach : reach + n, :, :window]
-    total, _, of_arms = _angle_loss(ends, arms(distance), arms(inverse), criterion, need, out=inside)
+    slopes = F.pad(of_ends, (0, width - window, 0, 0, reach, reach))
     # All slopes of one pair (i, k) lie on a line of that block: a step of j is one back of a and of b. So their sum is
     # over an axis of a view: [i, k - i + window - 1, window - 1 - a].
     outer = slopes.stride()[:-3]

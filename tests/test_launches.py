@@ -1,15 +1,21 @@
 """What a GPU would wait for, counted on the CPU: operations launched, float32 products, reads by the host."""
 import collections
+import functools
 from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForSequenceClassification, BertConfig
 
+import distill_finetune
 import heads
 import losses
+import models
 import relations
+import training
 
 ARGS = SimpleNamespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=21, temperature=2.0)
 READS = ("aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.equal", "aten.is_nonzero")
@@ -67,6 +73,39 @@ def test_a_relation_alone(name):
     assert 30 < counted.total <= 60 and not counted.reads, counted.calls
 
 
+@pytest.fixture
+def step(world, teacher, tmp_path):
+    """step(terms, ...) -> Counted of one optimiser step of the fine-tuning script, from forward pass to AdamW."""
+
+    def run(terms, *more):
+        args = distill_finetune.build_parser().parse_args([
+            "--task", "cola", "--data_dir", str(world / "glue"), "--teacher", str(teacher), "--student_layers", "2",
+            "--max_train_samples", "64", "--max_seq_length", "32", "--terms", terms, *more,
+            "--output_dir", str(tmp_path)])  # fmt: skip
+        distill_finetune.check_args(args)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = training.make_accelerator(args)
+        everything = distill_finetune.load_everything(args)
+        recipe = distill_finetune.make_recipe(args, *everything, accelerator)
+        model, optimizer = accelerator.prepare(everything[2].train(), training.make_optimizer(everything[2], args))
+        steps = training.step_batches(args, accelerator, recipe, recipe.plan(32, 0), 0, 0)
+        log = training.Log(args, accelerator, recipe, 0)
+        for _ in range(2):  # the first one makes AdamW's moments and what is kept for all steps
+            indices, batches = next(steps)
+            with Counted() as counted:
+                log.add(1, indices, training.training_step(args, accelerator, recipe, model, optimizer, batches, 1e-4))
+        return counted
+
+    return run
+
+
+def test_a_whole_step_of_kd_and_of_ckd(step):
+    """What ckd adds to a step: the relations, and a sum where the gradient of an aligned layer meets theirs."""
+    kd, ckd = step("kd"), step("ckd")
+    assert not kd.reads and not ckd.reads
+    assert kd.total < ckd.total <= kd.total + 150 + 30, (kd.total, ckd.total)
+
+
 class Products(FlopCounterMode):
     """Counts matrix products by the type of their first matrix, besides what FlopCounterMode counts."""
 
@@ -110,3 +149,39 @@ def test_head_gradients_in_bf16_are_those_of_a_linear_layer_to_its_rounding():
         grads.append([t.grad.double() for t in leaves])
     for a, b in zip(*grads, strict=True):
         assert (a - b).norm() < 0.01 * a.norm()
+
+
+def test_compiled_models_and_relations_say_the_same_at_all_lengths(monkeypatch):
+    """By the backend that only traces; those that differentiate and make code take minutes and were tried by hand."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    relations._compiled.cache_clear()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    config = BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # fmt: skip
+    student = AutoModelForSequenceClassification.from_config(config)
+    models.add_outputs(student, [1], {"embedding_mse": [0]}, 12)
+    results = []
+    for compiled in (False, True):
+        if compiled:
+            models.compile_models(student, None)
+        found = []
+        for tokens in (30, 9, 41, 26):
+            generator = torch.Generator().manual_seed(tokens)
+            ids, mask = torch.randint(40, (3, tokens), generator=generator), torch.ones(3, tokens, dtype=torch.long)
+            mask[1, tokens // 2 :] = 0
+            out = student(**models.model_inputs(student, {"input_ids": ids, "attention_mask": mask}),
+                          output_hidden_states=True)  # fmt: skip
+            other = [torch.randn(3, tokens, 8, generator=generator) for _ in range(2)]
+            values = relations.relation_losses(out["hidden_states"], other, mask, relations.NAMES[:3],
+                                               relations.Options(compiled=compiled))  # fmt: skip
+            total = sum(values.values()) + out["logits"].sum() + out["projected"]["embedding_mse"][0].sum()
+            total = total + sum(x.sum() for x in out["qkv"][1])
+            found += [*values.values(), *torch.autograd.grad(total, list(student.bert.parameters()), allow_unused=True)]
+        results.append(found)
+    plain, compiled = results
+    assert [x is None for x in plain] == [x is None for x in compiled]
+    torch.testing.assert_close([x for x in compiled if x is not None], [x for x in plain if x is not None])
+    assert 3 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
+    relations._compiled.cache_clear()
+    torch._dynamo.reset()

@@ -342,7 +342,7 @@ def test_absurd_values_are_one_line(option, capsys):
 def test_the_timeout_reaches_the_process_group(monkeypatch):
     seen = []
     monkeypatch.setattr(training, "InitProcessGroupKwargs", lambda timeout: seen.append(timeout.total_seconds()))
-    monkeypatch.setattr(training, "Accelerator", lambda **_: None)
+    monkeypatch.setattr(training, "Accelerator", lambda **_: argparse.Namespace(device=torch.device("cpu")))
     training.make_accelerator(options_of("--timeout_minutes", "0.5"))
     assert seen == [30]
 
@@ -364,7 +364,7 @@ class TestPlan:
             num_processes, process_index, device = 1, 0, torch.device("cpu")
 
         args = argparse.Namespace(per_device_train_batch_size=2, num_workers=num_workers)
-        recipe = argparse.Namespace(collate=lambda indices, epoch: {"x": torch.tensor(indices)})
+        recipe = argparse.Namespace(collate=lambda indices, epoch: {"x": torch.tensor(indices)}, positions={})
         plan = training.Steps(range(10**15), 4)
         batches = training.step_batches(args, Alone, recipe, plan, 0, 10**14)
         indices, parts = next(batches)
