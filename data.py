@@ -33,6 +33,8 @@ class Task(NamedTuple):
     dev: tuple = ("",)  # suffixes of the dev and test sets
     submission: tuple = ()  # file names of the test predictions
     limits: tuple = ()  # lowest and highest number of a submission
+    files: tuple = ()  # of training, dev and test set: the names that each may have; () = the task has no such file
+    separator: str = ""  # between the labels of one example; none: it has one label
 
 
 YES_NO = ("0", "1")
@@ -41,6 +43,12 @@ ENTAIL = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
 MATCHED = ("_matched", "_mismatched")
 COLA_HEADER = ("source", "label", "star", "sentence")
+
+
+def bio(*types):
+    """The tags of the scheme BIO for entities of these types, in the order of their ids."""
+    return ("O", *(f"{letter}-{name}" for name in types for letter in "BI"))
+
 
 TASKS = {
     "cola": Task("classification", ("sentence",), YES_NO, ("matthews_correlation",), (GLUE_HUB, "cola"),
@@ -67,6 +75,22 @@ TASKS = {
                "AX", PAIR, dev=(), submission=("AX.tsv",)),
     "squad": Task("qa", ("question", "context"), (), ("f1", "exact_match"), ("rajpurkar/squad", None)),
     "squad_v2": Task("qa", ("question", "context"), (), ("f1", "exact_match"), ("rajpurkar/squad_v2", None)),
+    # columns: words and tags on the hub; labels: those of BIO, made anew for the scheme of the files.
+    "conll2003": Task("token", ("tokens", "ner_tags"), bio("PER", "ORG", "LOC", "MISC"), ("f1",),
+                      ("eriktks/conll2003", None), "conll2003", submission=("predictions.test.conll",),
+                      files=(("train.txt", "eng.train"), ("valid.txt", "eng.testa"), ("test.txt", "eng.testb"))),
+    "wnut17": Task("token", ("tokens", "ner_tags"),
+                   bio("corporation", "creative-work", "group", "location", "person", "product"), ("f1",),
+                   ("leondz/wnut_17", None), "wnut17", submission=("predictions.test.conll",),
+                   files=(("train.conll",), ("dev.conll",), ("test.conll",))),
+    # Its test set is what everybody reports, so it is the dev set.
+    "conll2000": Task("token", ("tokens", "chunk_tags"),
+                      bio("ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP"), ("f1",),
+                      ("eriktks/conll2000", None), "conll2000", files=(("train.txt",), ("test.txt",), ())),
+    "goemotions": Task("multilabel", ("text",), (), ("micro_f1", "macro_f1"),
+                       ("google-research-datasets/go_emotions", "simplified"), "goemotions",
+                       submission=("predictions.tsv",), header=("text", "labels", "id"),
+                       files=(("train.tsv",), ("dev.tsv",), ("test.tsv",)), separator=","),
     "custom": Task("classification", (), (), ("accuracy",), (None, None), submission=("predictions.tsv",)),
 }  # fmt: skip
 AX_FILES = ("AX/AX.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")
@@ -264,6 +288,16 @@ def _label_id(word, labels, where, skipped):
     skipped.bad(f"{where}: unknown label {word!r}; the labels of this task are {_listed(labels)}")
 
 
+def _label_set(cell, task, where, skipped):
+    """Several labels as a list of 0 and 1, one for each label of the task; an empty cell: none of them."""
+    words = [word.strip() for word in cell.split(task.separator)] if cell.strip() else []
+    if "" in words or len(set(words)) < len(words):
+        fault = "an empty label" if "" in words else "a label twice"
+        return skipped.bad(f"{where}: {cell!r}, cut at {task.separator!r}, holds {fault}; mend the line")
+    ids = [_label_id(word, task.labels, where, skipped) for word in words[: len(task.labels)]]
+    return None if None in ids else [int(i in ids) for i in range(len(task.labels))]
+
+
 def _number(word, where, skipped):
     try:
         value = float(word)
@@ -303,7 +337,9 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
         label = -1
         if label_column:
             where = f"{path}, line {number}"
-            if task.labels:
+            if task.separator:
+                label = _label_set(values[-1], task, where, skipped)
+            elif task.labels:
                 label = _label_id(values[-1], task.labels, where, skipped)
             else:
                 label = _number(values[-1], where, skipped)
@@ -386,17 +422,32 @@ def _label_words(rows, path, column, skipped):
     return sorted(word for word, _ in first.values())
 
 
+def kind_of(args):
+    """The name of the task's kind, which --kind or --regression may give for custom."""
+    return args.kind or ("regression" if args.regression else TASKS[args.task].kind)
+
+
+def _parts(rows, path, column, separator, skipped):
+    """Rows of one label each, made of rows of several."""
+    for number, row in rows:
+        for cell in _pick(row, (column,), path, number, skipped) or ():
+            yield from ((number, {column: word.strip()}) for word in cell.split(separator) if word.strip())
+
+
 def _custom(args, skipped):
     """Splits of the user's own files, and the task that they make; labels are those of the training file."""
-    task = TASKS["custom"]
+    task = TASKS["custom"]._replace(kind=kind_of(args))
+    if task.kind == "multilabel":
+        task = task._replace(metrics=TASKS["goemotions"].metrics, separator=args.label_separator)
     text = tuple(args.text_columns)
     label = args.label_column
     rows = list(read_table(args.train_file, skipped))
     once = Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
-    if args.regression:
-        task = task._replace(kind="regression", metrics=("pearson", "spearman"))
+    if task.kind == "regression":
+        task = task._replace(metrics=("pearson", "spearman"))
     else:
-        task = task._replace(labels=tuple(_label_words(rows, args.train_file, label, once)))
+        labels = _parts(rows, args.train_file, label, task.separator, once) if task.separator else rows
+        task = task._replace(labels=tuple(_label_words(labels, args.train_file, label, once)))
         if len(task.labels) < 2:
             raise ValueError(f"{args.train_file}: column {label!r} holds only the label {list(task.labels)}; at least "
                              "two are needed")  # fmt: skip
@@ -418,13 +469,74 @@ def load_examples(args, skipped):
     """
     if args.task == "custom":
         task, splits = _custom(args, skipped)
+    elif args.task == "goemotions":
+        task, splits = (_emotions_from_files if args.data_dir else _emotions_from_hub)(args, skipped)
     else:
         task = TASKS[args.task]
         splits = _glue_from_files(args.task, args.data_dir, skipped) if args.data_dir else _glue_from_hub(args.task)
-    for split in splits:
-        limit = args.max_train_samples if split == "train" else args.max_eval_samples
-        if limit and not split.startswith("test"):
-            splits[split] = splits[split].select(range(min(limit, len(splits[split]))))
+    return task, first_examples(splits, args)
+
+
+def first_examples(splits, args):
+    """The splits with as many examples as --max_train_samples and --max_eval_samples leave them; test sets whole."""
+    limits = {split: args.max_train_samples if split == "train" else args.max_eval_samples for split in splits}
+    return {split: rows.select(range(min(limits[split], len(rows))))
+            if limits[split] and not split.startswith("test") else rows
+            for split, rows in splits.items()}  # fmt: skip
+
+
+def task_files(name, data_dir):
+    """{split: path} of a task whose files stand in --data_dir or in the folder of the task's name below it.
+
+    The first name that is there counts, and where the file is needed and none is, the first name; no test set, no path.
+    """
+    task, folder = TASKS[name], Path(data_dir)
+    if not folder.is_dir():
+        raise ValueError(f"--data_dir {str(data_dir)!r} is not a folder")
+    folder = folder / task.folder if (folder / task.folder).is_dir() else folder
+    found = {}
+    for split, names in zip(("train", "validation", "test"), task.files, strict=True):
+        there = [folder / name for name in names if (folder / name).is_file()]
+        if there or (names and split != "test"):
+            found[split] = there[0] if there else folder / names[0]
+    return found
+
+
+def _emotions_from_files(args, skipped):
+    """GoEmotions as its authors publish it: labels.txt names the ids that the files have, separated by commas."""
+    files = task_files(args.task, args.data_dir)
+    path = files["train"].with_name("labels.txt")
+    names = [text.strip() for _, text in read_lines(path)]
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: a label's name is blank or comes twice; download it again")
+    task, splits = TASKS[args.task]._replace(labels=tuple(names)), {}
+
+    def named(path):
+        for number, row in read_tsv(path, task.header, skipped):
+            ids = [word.strip() for word in row["labels"].split(",")]
+            bad = [i for i in ids if not (re.fullmatch("[0-9]{1,4}", i) and int(i) < len(names))]
+            if not row["text"].strip():
+                skipped.bad(f"{path}, line {number}: the text is empty; mend the line or pass --skip_bad_examples")
+            elif bad:
+                skipped.bad(f"{path}, line {number}: the label id {bad[0]!r} is outside labels.txt, which names 0 to "
+                            f"{len(names) - 1}")  # fmt: skip
+            else:
+                yield number, row | {"labels": ",".join(str(int(i)) for i in ids)}
+
+    of_ids = task._replace(labels=tuple(map(str, range(len(names)))))
+    for split, path in files.items():
+        column = None if split == "test" else "labels"
+        splits[split] = examples_from_rows(named(path), path, task.columns, column, of_ids, skipped)
+    return task, splits
+
+
+def _emotions_from_hub(args, skipped):
+    splits, task = {}, TASKS[args.task]
+    for split, rows in load_hub(task.hub).items():
+        task = task._replace(labels=tuple(rows.features["labels"].feature.names))
+        hot = [[int(i in ids) for i in range(len(task.labels))] for ids in rows["labels"]]
+        columns = {"text_a": rows["text"], "label": [-1] * len(hot) if split == "test" else hot}
+        splits[split] = Dataset.from_dict(columns | {"idx": range(len(hot))})
     return task, splits
 
 
@@ -503,7 +615,7 @@ class Arrays:
     def batch(self, indices, pad_id):
         """The examples with these numbers: {column: tensor}, lists of tokens padded to the longest, [B, T], else [B].
 
-        pad_id fills input_ids, 0 everything else; attention_mask: 1 = real token.
+        pad_id fills input_ids, -100 labels, 0 everything else; attention_mask: 1 = real token.
         """
         indices, batch, cut = np.asarray(indices), {}, {}
         for name, (values, offsets) in self.columns.items():
@@ -515,7 +627,8 @@ class Arrays:
                 real = np.arange((offsets[indices + 1] - starts).max()) < (offsets[indices + 1] - starts)[:, None]
                 cut[id(offsets)] = real, (starts[:, None] + np.arange(real.shape[1]))[real]
             real, places = cut[id(offsets)]
-            rows = np.full(real.shape, pad_id if name == "input_ids" else 0, dtype=np.int64)
+            fill = {"input_ids": pad_id, "labels": -100}.get(name, 0)
+            rows = np.full(real.shape, fill, dtype=np.int64)
             rows[real] = values[places]
             batch[name] = torch.from_numpy(rows)
         return batch
@@ -528,13 +641,17 @@ def add_arguments(parser):
     """Options that name the task and its data."""
     add = parser.add_argument_group("data").add_argument
     add("--task", required=True, choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
-    add("--data_dir", help="folder with GLUE's or SQuAD's own files (CoLA/train.tsv, ...) instead of the hub")
-    add("--train_file", help="custom: csv, tsv, json or jsonl file to train on")
+    add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
+        "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
+    add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")
+    add("--train_file", help="custom: csv, tsv, json or jsonl file to train on; for words a file of columns")
     add("--validation_file", help="custom: file to evaluate on")
     add("--test_file", help="custom: file without labels for --do_predict")
     add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text")
-    add("--label_column", default="label", help="custom: column with the label")
-    add("--regression", action="store_true", help="custom: the label is a number to predict")
+    add("--label_column", default="label", help="custom: column with the label; words: its number, the last by default")
+    add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
+    add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
+    add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
     add("--max_seq_length", type=int, default=128, help="tokens of the longest input; longer ones are cut")
     add("--max_train_samples", type=int, default=0, help="use only that many training examples, 0 = all")
     add("--max_eval_samples", type=int, default=0, help="use only that many examples of each dev set, 0 = all")
@@ -556,12 +673,15 @@ def check_args(args):
         raise ValueError("--data_dir is empty: name a folder, or leave it out to read from the hub")
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]
     if args.task != "custom":
-        if files or args.regression:
-            raise ValueError(f"--{(files + ['regression'])[0]} is for --task custom, not {args.task}")
+        given = files + [name for name in ("kind", "regression") if getattr(args, name)]
+        if given:
+            raise ValueError(f"--{given[0]} is for --task custom, not {args.task}")
         return
+    if args.regression and args.kind not in (None, "regression"):
+        raise ValueError(f"--regression and --kind {args.kind} exclude each other: give one")
     for name in ("train_file", "validation_file"):
         if not getattr(args, name):
-            raise ValueError(f"--task custom needs --{name}: a csv, tsv, json or jsonl file")
+            raise ValueError(f"--task custom needs --{name}: a csv, tsv, json or jsonl file, of columns for words")
     if not 1 <= len(args.text_columns) <= 2:
         raise ValueError(f"--text_columns takes one or two columns, not {len(args.text_columns)}")
     if args.label_column in args.text_columns:

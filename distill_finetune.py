@@ -1,4 +1,4 @@
-"""Task-specific distillation on GLUE or your own files; without --teacher: plain fine-tuning, which makes a teacher.
+"""Task-specific distillation: GLUE, SQuAD, words, several labels, your own files; without --teacher: fine-tuning.
 
     python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
@@ -30,7 +30,8 @@ def build_parser():
     models.add_arguments(parser)
     losses.add_arguments(parser)
     training.add_arguments(parser)
-    parser.add_argument("--do_predict", action="store_true", help="write GLUE's submission file for the test set")
+    parser.add_argument("--do_predict", action="store_true", help="write the predictions of the test set, of GLUE in "
+                        "the form of its submissions")  # fmt: skip
     parser.add_argument("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training "
                         "set once and keep them on disk in half precision")  # fmt: skip
     parser.add_argument("--cache_limit_gb", type=training.number(float, 0, open_low=True), default=20.0,
@@ -42,7 +43,7 @@ def check_args(args):
     """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
     words = args.terms
     data.check_args(args)
-    tasks.of(data.TASKS[args.task]).check_args(args)
+    tasks.chosen(args).check_args(args)
     models.check_args(args)
     losses.check_args(args)
     if args.cache_teacher and not args.teacher:
@@ -64,8 +65,8 @@ def check_args(args):
 def load_everything(args):
     """(kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
     skipped = data.Skipped(args.skip_bad_examples)
-    task, splits = tasks.of(data.TASKS[args.task]).read(args, skipped)
-    kind = tasks.of(task)(task)
+    task, splits = tasks.chosen(args).read(args, skipped)
+    kind = tasks.chosen(args)(task)
     source = args.student or "bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
@@ -96,7 +97,6 @@ def make_loss(args, kind, teacher):
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
 
     def loss(student, batch):
-        mask, labels = batch["attention_mask"], kind.labels(batch)
         inner = getattr(student, "module", student)
         s_out = student(**models.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teacher_cache.outputs(batch)
@@ -104,14 +104,14 @@ def make_loss(args, kind, teacher):
             with torch.no_grad():
                 t_out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=need_hidden)
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
-            mask, labels = mask[:0], labels[:0]
-            s_out, t_out = losses.no_rows(s_out), t_out and losses.no_rows(t_out)
+            batch, s_out, t_out = losses.no_rows(batch), losses.no_rows(s_out), t_out and losses.no_rows(t_out)
+        mask = batch["attention_mask"]
         view, values = losses.ModelView(s_out, s_layers, mask, losses.several_processes(), kind), {}
         if teacher:
             t_view = losses.ModelView(t_out, t_layers, mask, kind=kind)
             values = losses.distillation_losses(view, t_view, batch, args)
         if hard:
-            values["hard"] = kind.hard_loss(view.logits, labels, view.across_processes)
+            values["hard"] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
         total = sum(weights.get(name, hard) * value for name, value in values.items())
         return total, {name: value.detach() for name, value in values.items()}
 
@@ -221,7 +221,8 @@ def main(argv=None):
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:
             finish(args, record, student, teacher, accelerator)
-            best = ", ".join(f"{k} {training.shown(v)}" for k, v in record["best"]["metrics"].items())
+            best = record["best"]["metrics"]
+            best = ", ".join(f"{k} {training.shown(v)}" for k, v in best.items() if "/" not in k)  # not type by type
             print(f"{args.output_dir}: best {best} at step {record['best']['step']}, "
                   f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
     if args.do_predict:

@@ -21,12 +21,12 @@ from relations import wr_pair as wr_pair
 from relations import wr_triple as wr_triple
 
 
-def soft_logits(student, teacher, *, temperature=1.0, across_processes=False):
+def soft_logits(student, teacher, *, temperature=1.0, mask=None, across_processes=False):
     """Temperature-scaled distillation of logits: T^2 * KL(teacher || student).
 
     student, teacher [..., C]: logits of any float type; gradients flow to the student only. temperature: > 0.
-    Returns the mean over rows (all leading axes), float32 scalar. The factor T^2 keeps the gradient's size over
-    temperatures. across_processes: as in `relations.masked_mean`.
+    mask [...]: rows that count, all by default. Returns the mean over these rows (all leading axes), float32 scalar.
+    The factor T^2 keeps the gradient's size over temperatures. across_processes: as in `relations.masked_mean`.
     Raises ValueError for a temperature that is not positive. Source: Hinton et al., arXiv:1503.02531.
     """
     if not temperature > 0:
@@ -37,7 +37,10 @@ def soft_logits(student, teacher, *, temperature=1.0, across_processes=False):
         # Not F.kl_div: where both say 0 (-inf logits), 0 * (-inf + inf) has to be 0.
         gap = torch.where(log_t > float("-inf"), log_t - log_s, 0.0)
         rows = (log_t.exp() * gap).sum(-1)
-        count = torch.tensor(rows.numel(), device=rows.device)
+        if mask is None:
+            count = torch.tensor(rows.numel(), device=rows.device)
+        else:
+            rows, count = torch.where(mask, rows, 0.0), mask.sum()
         return temperature**2 * masked_mean(rows.sum(), count, across_processes)
 
 
@@ -118,7 +121,7 @@ def _logits_term(student, teacher, batch, args):
         return soft_head_logits(student.out["head"], teacher.out["head"], temperature=args.temperature,
                                 across_processes=student.across_processes)  # fmt: skip
     if student.kind:
-        return student.kind.soft_loss(student, teacher, args)
+        return student.kind.soft_loss(student, teacher, batch, args)
     return soft_logits(student.logits, teacher.logits, temperature=args.temperature,
                        across_processes=student.across_processes)  # fmt: skip
 
@@ -297,12 +300,12 @@ def check_terms(terms, layer_pairs, student=None, teacher=None):
 
 
 def no_rows(out):
-    """A model's outputs without any example, still with a graph: every term of them is 0."""
+    """A batch, or a model's outputs for it, without any example; still with a graph: every term of them is 0."""
     if isinstance(out, torch.Tensor):
         return out[:0]
     if isinstance(out, tuple):
         return tuple(no_rows(x) for x in out)
-    return type(out)({k: no_rows(v) for k, v in out.items()})
+    return type(out)({k: no_rows(v) for k, v in out.items()}) if isinstance(out, dict) else out
 
 
 def several_processes():

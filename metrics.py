@@ -1,4 +1,5 @@
-"""Scores: of GLUE's tasks as scikit-learn and SciPy have them, of SQuAD as its official evaluation has them."""
+"""Scores: of GLUE's tasks and of several labels as scikit-learn and SciPy have them, of words as seqeval, of SQuAD as
+its official evaluation has them."""
 import math
 import re
 import string
@@ -73,6 +74,52 @@ def _first_bad(logits):
 def score(metrics, names):
     """The one number by which runs are compared: the mean of the headline metrics."""
     return sum(metrics[name] for name in names) / len(names)
+
+
+# --- several labels, words -----------------------------------------------------------------------------------------
+
+
+def label_set_metrics(logits, labels):
+    """Scores as fractions of several labels a text: logits [N, C], labels [N, C] of 0 and 1 -> {name: float}.
+
+    micro_f1 and macro_f1 are those of the labels whose probability is at least `threshold`, the one with the best
+    micro F1 here; those at 0.5 and the mean average precision stand beside them. All are scikit-learn's, where a label
+    that is neither there nor predicted has an F1 of 0, and one that is not there an average precision of 0.
+    Raises ValueError if a logit is not finite.
+    """
+    from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
+
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"logits that are not finite, the first for example {_first_bad(logits)}, cannot be scored")
+    chances, labels = logits.double().sigmoid().numpy(), labels.numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of labels that no example has
+        precision, recall, thresholds = precision_recall_curve(labels.ravel(), chances.ravel())
+        f1 = 2 * precision * recall / (precision + recall).clip(min=1e-300)
+        threshold, result = float(thresholds[f1[:-1].argmax()]), {}
+        for limit, suffix in ((threshold, ""), (0.5, "_at_0.5")):
+            for average in ("micro", "macro"):
+                value = f1_score(labels, chances >= limit, average=average, zero_division=0)
+                result[f"{average}_f1{suffix}"] = float(value)
+        precision = average_precision_score(labels, chances, average="macro")
+    return result | {"threshold": threshold, "mean_average_precision": float(precision)}
+
+
+def entity_metrics(golds, predictions):
+    """Scores as fractions of tagged sentences (lists of tags), as conlleval counts: {name: float}.
+
+    An entity counts where its first word, its last word and its type are right. f1, precision and recall over all
+    types, then of each type that is there or predicted as `f1/<type>`, ...; what is undefined counts as 0.
+    """
+    from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
+
+    names, result = ("precision", "recall", "f1"), {}
+    overall = precision_recall_fscore_support(golds, predictions, average="micro", zero_division=0)
+    types = sorted({entity[0] for tags in (golds, predictions) for entity in get_entities(tags)})
+    each = precision_recall_fscore_support(golds, predictions, average=None, zero_division=0)
+    for name, value, values in zip(names, overall, each, strict=False):
+        result |= {name: float(value)} | {f"{name}/{one}": float(v) for one, v in zip(types, values, strict=True)}
+    return {name: result[name] for name in sorted(result, key=lambda name: ("/" in name, name))}
 
 
 # --- SQuAD --------------------------------------------------------------------------------------------------------

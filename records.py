@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 METHODS = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd"]  # order of the rows
-TASKS = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "squad", "squad_v2"]
+TASKS = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "squad", "squad_v2",
+         "conll2003", "wnut17", "conll2000", "goemotions"]  # fmt: skip
 
 # What is read of a finished run.json; what holds other entries stands before them. The bounds keep out NaN, infinities
 # and integers that no float can hold.
@@ -200,10 +201,12 @@ class Measure(NamedTuple):
 
 
 TITLES = {"matthews_correlation": "Matthews", "accuracy": "acc", "exact_match": "EM", "f1": "F1", "pearson": "Pearson",
-          "spearman": "Spearman", "accuracy_matched": "m", "accuracy_mismatched": "mm"}  # fmt: skip
+          "spearman": "Spearman", "accuracy_matched": "m", "accuracy_mismatched": "mm", "micro_f1": "micro F1",
+          "macro_f1": "macro F1"}  # fmt: skip
 CUSTOMARY = {"mrpc": ("f1", "accuracy"), "qqp": ("f1", "accuracy"), "stsb": ("pearson", "spearman"),
              "mnli": ("accuracy_matched", "accuracy_mismatched"), "squad": ("exact_match", "f1"),
-             "squad_v2": ("exact_match", "f1")}  # tasks that are given by more than their headline score  # fmt: skip
+             "squad_v2": ("exact_match", "f1"), "goemotions": ("micro_f1", "macro_f1"),
+             }  # tasks that are given by more than their headline score  # fmt: skip
 PRETRAINING = (Measure("perplexity", "perplexity", 1, 2), Measure("mlm_loss", "loss", 1, 3),
                Measure("teacher_agreement", "agreement %"))  # fmt: skip
 

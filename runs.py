@@ -37,8 +37,9 @@ OWN = (
     "model-*-of-*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt",
     "bpe.codes", "sentencepiece.bpe.model", "spm.model", "spiece.model", "predictions.json", "predictions.tsv",
+    "predictions.conll", "predictions.test.conll",
     *(f"{name}.tsv" for name in ("AX", "CoLA", "MNLI-m", "MNLI-mm", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B",
-                                 "WNLI")), ".*.tsv.tmp",
+                                 "WNLI")), ".*.tsv.tmp", ".*.conll.tmp",
 )  # fmt: skip
 OWN_IN_CHECKPOINTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pkl", "*.pt", "state.json",
                       "checksums.json", ".*.json.tmp")  # fmt: skip

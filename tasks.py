@@ -5,6 +5,7 @@ A new kind is one class here and one line of KINDS; a new task of a known kind i
 import contextlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,11 @@ from types import MappingProxyType
 import torch
 from accelerate.utils import gather_object
 from torch.nn import functional as F
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 import data
 import losses
@@ -21,18 +26,21 @@ import metrics
 import models
 import runs
 import squad
+import tokens
 
 
 class Kind:
     """What one kind of task means to reading, training, scoring and predicting; a subclass names what differs.
 
     auto: transformers' class of the head. head: what the model's configuration says of it beside the labels.
-    token_axis: the axis of the logits that counts tokens, which are -inf at padding; None where a row is an example.
+    token_axis: the axis of the logits that counts tokens; None where a row is an example. custom: whether the user's
+    own files may be of this kind, by --kind.
     """
 
     auto: type
     head: Mapping = MappingProxyType({})
     token_axis: int | None = None
+    custom = True
 
     def __init__(self, task):
         self.task = task
@@ -51,7 +59,7 @@ class Kind:
         raise NotImplementedError
 
     def labels(self, batch):
-        """The true labels of a batch, a row an example."""
+        """The true labels of a batch, a row an example; whole numbers are classes, -100 where nothing is to be said."""
         return batch["labels"]
 
     def logits(self, out, mask):
@@ -59,22 +67,35 @@ class Kind:
         return out["logits"]
 
     def hard_loss(self, logits, labels, across_processes=False):
-        """Loss on the true labels, mean over examples; scalar. across_processes: as in `relations.masked_mean`."""
-        values = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none")
-        return _mean(values, across_processes)
+        """Loss on the true labels, mean over those that are not -100; scalar.
 
-    def soft_loss(self, student, teacher, args):
-        """The term `logits` between two ModelViews: KL at args.temperature, mean over rows; scalar."""
+        across_processes: as in `relations.masked_mean`.
+        """
+        values = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none", ignore_index=-100)
+        return losses.masked_mean(values.sum(), (labels != -100).sum(), across_processes)
+
+    def soft_loss(self, student, teacher, batch, args):
+        """The term `logits` between two ModelViews: KL at args.temperature, mean over rows with a label; scalar."""
         return losses.soft_logits(student.logits, teacher.logits, temperature=args.temperature,
+                                  mask=self.labels(batch) != -100,
                                   across_processes=student.across_processes)  # fmt: skip
 
     def evaluate(self, model, splits, tokenizer, args, accelerator):
         """({metric: float} on the dev sets, {file name: text} of predictions that are kept with the model)."""
         raise NotImplementedError
 
-    def words(self, logits):
+    def words(self, logits, args):
         """Predictions of the test set as they stand in a submission, from logits [N, C]."""
         raise NotImplementedError
+
+    def submission(self, split, dataset, logits, args):
+        """(text of the file of predictions for a test set, their number); by default a line `index<tab>prediction`.
+
+        index: the example's place in its file, from 0, skipped ones counted.
+        """
+        words = self.words(logits, args)
+        lines = "".join(f"{i}\t{word}\n" for i, word in zip(dataset["idx"], words, strict=True))
+        return "index\tprediction\n" + lines, len(words)
 
 
 class Classification(Kind):
@@ -85,11 +106,7 @@ class Classification(Kind):
     @staticmethod
     def read(args, skipped):
         """See Kind."""
-        task, splits = data.load_examples(args, skipped)
-        if args.do_predict and not any(split.startswith("test") for split in splits):
-            raise ValueError(f"--do_predict: {args.data_dir or 'the hub'} has no test set of {args.task}: add its "
-                             "files or drop --do_predict")  # fmt: skip
-        return task, splits
+        return _with_test_set(args, *data.load_examples(args, skipped))
 
     def tokenize(self, splits, tokenizer, args):
         """See Kind."""
@@ -104,7 +121,7 @@ class Classification(Kind):
             result |= metrics.compute_metrics(names, logits, torch.tensor(splits[split]["labels"]))
         return result, {}
 
-    def words(self, logits):
+    def words(self, logits, args):
         """Labels, escaped: a backslash, control characters and line separators as in a Python string."""
         return [escaped(self.task.labels[i]) for i in logits.argmax(-1).tolist()]
 
@@ -118,15 +135,94 @@ class Regression(Classification):
         """Squared error, mean over examples."""
         return _mean((logits.float().squeeze(-1) - labels.float()).square(), across_processes)
 
-    def soft_loss(self, student, teacher, args):
+    def soft_loss(self, student, teacher, batch, args):
         """Squared error between the models: a distribution over one class says nothing."""
         errors = (student.logits.float() - teacher.logits.detach().float()).square()
         return _mean(errors, student.across_processes)
 
-    def words(self, logits):
+    def words(self, logits, args):
         """Numbers with three digits, within the task's limits where it has some."""
         values = logits.squeeze(-1)
         return [f"{value:.3f}" for value in (values.clamp(*self.task.limits) if self.task.limits else values).tolist()]
+
+
+class MultiLabel(Classification):
+    """Any number of some labels for a text or a pair of texts: logits [B, C], labels [B, C] of 0 and 1."""
+
+    head = MappingProxyType({"problem_type": "multi_label_classification"})
+
+    def hard_loss(self, logits, labels, across_processes=False):
+        """Binary cross-entropy, mean over labels and examples."""
+        values = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        return _mean(values, across_processes)
+
+    def soft_loss(self, student, teacher, batch, args):
+        """Binary KL of every label at args.temperature, times its square, mean over labels and examples."""
+        # A sigmoid is a softmax over the logit and 0.
+        both = (torch.stack([view.logits, torch.zeros_like(view.logits)], -1) for view in (student, teacher))
+        return losses.soft_logits(*both, temperature=args.temperature, across_processes=student.across_processes)
+
+    def evaluate(self, model, splits, tokenizer, args, accelerator):
+        """See Kind."""
+        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        return metrics.label_set_metrics(logits, torch.tensor(splits["validation"]["labels"])), {}
+
+    def words(self, logits, args):
+        """The labels at the threshold that the dev set chose for the saved model, with the task's separator between."""
+        record = runs.read_record(args.output_dir)
+        chosen = logits.double().sigmoid() >= record["best"]["metrics"]["threshold"]
+        return [self.task.separator.join(escaped(self.task.labels[i]) for i in row.nonzero().flatten().tolist())
+                for row in chosen]  # fmt: skip
+
+
+class Token(Kind):
+    """A tag for each word of a sentence: logits [B, T, C], labels [B, T], -100 but for first pieces; a window an
+    example."""
+
+    auto = AutoModelForTokenClassification
+    token_axis = 1
+
+    @staticmethod
+    def check_args(args):
+        """See Kind."""
+        if args.text_columns != ["text"]:
+            raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
+        for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
+            if value != "label" and not re.fullmatch("[1-9][0-9]{0,3}", value):
+                raise ValueError(f"--{name} {value!r} must be the number of a column, counted from 1")
+
+    @staticmethod
+    def read(args, skipped):
+        """See Kind."""
+        return _with_test_set(args, *tokens.load_sentences(args, data.TASKS[args.task], skipped))
+
+    def tokenize(self, splits, tokenizer, args):
+        """Windows of the sentences, which are kept beside them for the scores and predictions."""
+        self.sentences, found, said = splits, {}, []
+        for name, sentences in splits.items():
+            found[name], unknown, cut_off = tokens.windows(sentences, tokenizer, args.max_seq_length)
+            said += [f"{name}: {unknown} words of which the tokenizer makes nothing stand as {tokenizer.unk_token}"
+                     ] * bool(unknown)  # fmt: skip
+            said += [f"{name}: {cut_off} words longer than --max_seq_length {args.max_seq_length} lose their end"
+                     ] * bool(cut_off)  # fmt: skip
+        return found, "; ".join(said)
+
+    def tags(self, split, dataset, logits):
+        """The predicted tag of every word, a list for each sentence, from the logits of the split's windows."""
+        found = tokens.joined(dataset, logits.argmax(-1), self.sentences[split])
+        return [[self.task.labels[i] for i in row] for row in found]
+
+    def evaluate(self, model, splits, tokenizer, args, accelerator):
+        """See Kind; predictions.conll has the columns of the dev set and one of predictions."""
+        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        found, sentences = self.tags("validation", splits["validation"], logits), self.sentences["validation"]
+        golds = [[self.task.labels[i] for i in row] for row in sentences["tags"]]
+        return metrics.entity_metrics(golds, found), {"predictions.conll": tokens.with_column(sentences, found)}
+
+    def submission(self, split, dataset, logits, args):
+        """The columns of the test set and one of predictions."""
+        found = self.tags(split, dataset, logits)
+        return tokens.with_column(self.sentences[split], found), sum(map(len, found))
 
 
 class QuestionAnswering(Kind):
@@ -134,6 +230,7 @@ class QuestionAnswering(Kind):
 
     auto = AutoModelForQuestionAnswering
     token_axis = 2
+    custom = False
 
     @staticmethod
     def check_args(args):
@@ -176,12 +273,34 @@ class QuestionAnswering(Kind):
         return result, {"predictions.json": json.dumps(texts, indent=1, ensure_ascii=False) + "\n"}
 
 
-KINDS = {"classification": Classification, "regression": Regression, "qa": QuestionAnswering}
+KINDS = {
+    "classification": Classification,
+    "regression": Regression,
+    "multilabel": MultiLabel,
+    "token": Token,
+    "qa": QuestionAnswering,
+}
 
 
-def of(task):
-    """The class of a task's kind."""
-    return KINDS[task.kind]
+def chosen(args):
+    """The class of the kind that the options name. Raises ValueError for a --kind that there is not."""
+    name = data.kind_of(args)
+    if args.kind and not (name in KINDS and KINDS[name].custom):
+        known = ", ".join(name for name, kind in KINDS.items() if kind.custom)
+        raise ValueError(f"--kind {name!r} is none of: {known}")
+    if args.label_separator != "," and name != "multilabel":
+        raise ValueError("--label_separator is for --task custom --kind multilabel")
+    if args.token_column != 1 and name != "token":
+        raise ValueError("--token_column is for tasks of words, such as --task custom --kind token")
+    return KINDS[name]
+
+
+def _with_test_set(args, task, splits):
+    """The task and its splits. Raises ValueError if predictions are wanted and there is no test set."""
+    if args.do_predict and not any(split.startswith("test") for split in splits):
+        raise ValueError(f"--do_predict: {args.data_dir or 'the hub'} has no test set of {args.task}: add its files or "
+                         "drop --do_predict")  # fmt: skip
+    return task, splits
 
 
 def _mean(values, across_processes):
@@ -222,18 +341,15 @@ def predict(kind, model, dataset, tokenizer, args, accelerator):
 
 
 def write_predictions(kind, model, splits, tokenizer, args, accelerator):
-    """Write GLUE's submission files for the test sets into the run folder, over those of an earlier call.
-
-    index: the example's place in its file, from 0, skipped ones counted.
-    """
+    """Write the predictions of the test sets into the run folder, over those of an earlier call."""
     tests = sorted(split for split in splits if split.startswith("test"))
     for split, name in zip(tests, kind.task.submission, strict=True):
-        words = kind.words(predict(kind, model, splits[split], tokenizer, args, accelerator))
+        logits = predict(kind, model, splits[split], tokenizer, args, accelerator)
         if accelerator.is_main_process:
-            lines = "".join(f"{i}\t{word}\n" for i, word in zip(splits[split]["idx"], words, strict=True))
-            write_text(Path(args.output_dir) / name, "index\tprediction\n" + lines)
+            text, count = kind.submission(split, splits[split], logits, args)
+            write_text(Path(args.output_dir) / name, text)
             runs.note_files(args.output_dir, [name])
-            print(f"{Path(args.output_dir) / name}: {len(words)} predictions")
+            print(f"{Path(args.output_dir) / name}: {count} predictions")
 
 
 def escaped(label):

@@ -1,0 +1,491 @@
+"""Words with tags: column files, schemes, alignment with pieces, windows, entity F1, and whole runs."""
+import argparse
+import itertools
+import json
+import random
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from safetensors.torch import load_file
+from test_families import ROBERTA_WORDS, make_tokenizer
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+import data
+import distill_finetune
+import losses
+import metrics
+import tasks
+import teacher_cache
+import tokens
+
+# --- entity F1 ------------------------------------------------------------------------------------------------------
+
+
+def conlleval(golds, found):
+    """Counts by conlleval's own way: one pass over the words that compares the two taggings as it goes."""
+    def ends(before, tag):
+        if before == "O":
+            return False
+        return tag == "O" or tag[0] == "B" or before[2:] != tag[2:]
+
+    def begins(before, tag):
+        if tag == "O":
+            return False
+        return tag[0] == "B" or before == "O" or before[2:] != tag[2:]
+
+    counts = {}  # type -> [correct, there, found]
+    of = lambda tag: counts.setdefault(tag[2:], [0, 0, 0])  # noqa: E731
+    inside, last = False, ("O", "O")
+    for pair in [pair for g, f in zip(golds, found, strict=True) for pair in [*zip(g, f, strict=True), ("O", "O")]]:
+        over = [ends(b, t) for b, t in zip(last, pair, strict=True)]
+        new = [begins(b, t) for b, t in zip(last, pair, strict=True)]
+        if inside and all(over):
+            of(last[0])[0] += 1
+        inside = inside and not any(over) and pair[0][2:] == pair[1][2:]
+        if all(new) and pair[0][2:] == pair[1][2:]:
+            inside = True
+        for i in (0, 1):
+            if new[i]:
+                of(pair[i])[1 + i] += 1
+        last = pair
+    result = {}
+    totals = [sum(column) for column in zip(*counts.values(), strict=True)] or [0, 0, 0]
+    for suffix, (correct, there, guessed) in {"": totals, **{f"/{k}": v for k, v in counts.items()}}.items():
+        p, r = correct / guessed if guessed else 0.0, correct / there if there else 0.0
+        result |= {f"precision{suffix}": p, f"recall{suffix}": r, f"f1{suffix}": 2 * p * r / (p + r) if p + r else 0.0}
+    return result
+
+
+@pytest.mark.parametrize("gold, found, f1", [
+    ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", 1),
+    ("B-PER I-PER O B-LOC", "B-PER O O B-LOC", 1 / 2),          # half an entity is none
+    ("I-PER I-PER O I-LOC", "B-PER I-PER O B-LOC", 1),          # IOB1 begins with I-
+    ("I-PER B-PER I-PER", "I-PER I-PER I-PER", 0),              # its B- parts two neighbours of one type
+    ("I-PER I-LOC", "B-PER B-LOC", 1),                          # another type begins another entity
+    ("B-PER I-LOC I-LOC", "B-PER B-LOC I-LOC", 1),
+    ("O O", "O O", 0), ("O O", "B-X O", 0), ("B-X O", "O O", 0),
+    ("S-X O B-Y I-Y E-Y", "S-X O B-Y I-Y E-Y", 1), ("B-Y E-Y S-Y", "B-Y E-Y O", 2 / 3),
+])  # fmt: skip
+def test_worked_examples_of_entity_f1(gold, found, f1):
+    assert metrics.entity_metrics([gold.split()], [found.split()])["f1"] == pytest.approx(f1)
+
+
+def test_entity_scores_are_conllevals_on_any_tagging():
+    draw = random.Random(1)
+    tags = ["O", "O", "B-X", "I-X", "B-Y", "I-Y", "I-creative-work"]
+    for size in (1, 2, 3, 8, 30):
+        for _ in range(30):
+            golds, found = ([[draw.choice(tags) for _ in range(1 + i % size)] for i in range(4)] for _ in range(2))
+            if size < 8:
+                found = [[t if draw.random() < 0.7 else f for t, f in zip(*pair, strict=True)]
+                         for pair in zip(golds, found, strict=True)]  # fmt: skip
+            got = metrics.entity_metrics(golds, found)
+            assert got == pytest.approx(conlleval(golds, found)), (golds, found)
+    golds = found = [["B-X"]] * 2
+    assert metrics.entity_metrics(golds, [["B-X"], ["O"]])["recall/X"] == 0.5  # entities of sentences stay apart
+
+
+# --- column files ---------------------------------------------------------------------------------------------------
+
+
+def read(tmp_path, text, token=1, label=0, skip=False):
+    path = tmp_path / "x.conll"
+    path.write_bytes(text.encode())
+    return tokens.read_columns(path, token, label, data.Skipped(skip))
+
+
+@pytest.mark.parametrize("text, found", [
+    ("a O\nb B-X\n\nc O\n", [("a b", "O B-X"), ("c", "O")]),
+    ("a\tO\r\nb\tB-X\r\n \t \r\n\r\n\r\nc\tO", [("a b", "O B-X"), ("c", "O")]),
+    ("-DOCSTART- -X- O O\n\na DT B-NP O\nb NN I-NP I-X\n\n-DOCSTART- -X- O O\n\nc NN B-NP O\n",
+     [("a b", "O I-X"), ("c", "O")]),
+    ("10 000\tNUM\tO\n", [("10 000", "O")]),
+    ("a\u00a0b  O \n\u3000 O\n", [("a\u00a0b \u3000", "O O")]),
+])  # fmt: skip
+def test_column_files_as_they_are_published(tmp_path, text, found):
+    got = [(" ".join(s.words), " ".join(s.tags)) for s in read(tmp_path, "\ufeff" + text)]
+    assert got == found
+
+
+def test_columns_by_number(tmp_path):
+    (sentence,) = read(tmp_path, "1 a DT B-NP O\n2 b NN I-NP B-X\n", token=2, label=4)
+    assert sentence.words == ["a", "b"] and sentence.tags == ["B-NP", "I-NP"]
+    assert read(tmp_path, "a DT\nb NN\n", label=None)[0].tags == []  # a test set has none
+
+
+BAD = [
+    ("a O\nb\n", {}, "line 2: 1 columns where 2 are due"),
+    ("a O\n\nb DT O\n", {}, "line 3: 3 columns where 2 are due"),
+    ("a O\nb NN\n", {}, "line 2: the tag 'NN' follows no scheme"),
+    ("a O\nb B-\n", {}, "line 2: the tag 'B-' follows no scheme"),
+    ("a O\nb U-PER\n", {}, "line 2: the tag 'U-PER' follows no scheme"),
+    ("a\tX\tO\n\t\tO\n", {}, "line 2: the word in column 1 is empty"),
+    ("a\tX\tO\n\tO\n", {}, "line 2: 2 columns where 3"),
+    ("a\tX\tO\nb\t \tO\n", {"token": 2}, "line 2: the word in column 2 is empty"),
+    ("a\nb\n", {}, "line 1: 1 columns, and word and tag cannot both be column 1"),
+    ("a O\n", {"label": 3}, "line 1: 2 columns, so --label_column 3 is none of them"),
+    ("a O\n", {"token": 3}, "line 1: 2 columns, so --token_column 3 is none of them"),
+    ("\n \n-DOCSTART- O\n", {}, "holds no sentences"),
+    ("", {}, "the file is empty"),
+    ("a O\n\0 O\n", {}, "line 2: holds a NUL"),
+]
+
+
+@pytest.mark.parametrize("text, options, said", BAD)
+def test_a_broken_line_is_named(tmp_path, text, options, said):
+    with pytest.raises(ValueError, match=said) as error:
+        read(tmp_path, text, **options)
+    assert "x.conll" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_skipping_leaves_out_the_whole_sentence_and_counts_it(tmp_path):
+    path, skipped = tmp_path / "x", data.Skipped(True)
+    path.write_text("a O\nb B-X\n\nc O\nd\ne O\nf NN\n\ng O\n")
+    assert [s.words for s in tokens.read_columns(path, 1, 0, skipped)] == [["a", "b"], ["g"]]
+    assert len(skipped.reports) == 1 and "line 5" in skipped.reports[0]
+
+
+def arguments(tmp_path, train, dev="a O\n", **more):
+    for name, text in (("train", train), ("dev", dev)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    return argparse.Namespace(**{
+        "task": "custom", "kind": "token", "token_column": 1, "label_column": "label", "data_dir": None,
+        "train_file": str(tmp_path / "train.txt"), "validation_file": str(tmp_path / "dev.txt"), "test_file": None,
+        "max_train_samples": 0, "max_eval_samples": 0, **more})  # fmt: skip
+
+
+def load(args, skip=False):
+    return tokens.load_sentences(args, data.TASKS[args.task], data.Skipped(skip))
+
+
+@pytest.mark.parametrize("train, labels", [
+    ("a B-X\nb I-X\nc O\nd B-Y\n", "O B-X I-X B-Y I-Y"),
+    ("a I-X\nb I-X\nc B-X\nd I-Y\n", "O B-X I-X B-Y I-Y"),
+    ("a S-X\nb O\nc B-Y\nd E-Y\n", "O B-X I-X E-X S-X B-Y I-Y E-Y S-Y"),
+])
+def test_the_labels_are_those_of_the_training_types_and_scheme(tmp_path, train, labels):
+    task, splits = load(arguments(tmp_path, train))
+    assert task.labels == tuple(labels.split()) and task.metrics == ("f1",)
+    assert [task.labels[i] for i in splits["train"]["tags"][0]] == [line.split()[1] for line in train.splitlines()]
+
+
+@pytest.mark.parametrize("train, dev, said", [
+    ("a B-X\nb I-X\n\nc O\nd I-Y\n", "a O\n", r"train.txt, line 5: I-Y stands behind O, but in BIO,"),
+    ("a B-X\nb I-Y\n\nc B-Y\n", "a O\n", r"train.txt, line 2: I-Y stands behind B-X, but in BIO,"),
+    ("a I-X\n\nb I-X\n\nc O\nd B-X\n", "a O\n", r"train.txt, line 6: B-X stands behind O, but in IOB1,"),
+    ("a S-X\n\nb B-X\nc O\n", "a O\n", r"train.txt, line 4: O stands behind B-X, but in BIOES,"),
+    ("a S-X\n\nb O\nc B-X\n", "a O\n", r"train.txt, line 4: the end of the sentence stands behind B-X"),
+    ("a B-X\n", "b O\nc I-X\n", r"dev.txt, line 2: I-X stands behind O, but in BIO, which the training set"),
+    ("a B-X\n", "b O\nc B-Z\n", r"dev.txt, line 2: unknown tag 'B-Z'; the types of this task are X"),
+    ("a O\n", "b O\n", r"train.txt: every tag is O"),
+])
+def test_a_tag_that_breaks_the_scheme_is_named(tmp_path, train, dev, said):
+    with pytest.raises(ValueError, match=said):
+        load(arguments(tmp_path, train, dev))
+
+
+def test_tasks_have_fixed_types_and_files_in_their_folder_or_directly(tmp_path):
+    folder = tmp_path / "wnut17"
+    folder.mkdir()
+    for name in ("train", "dev", "test"):
+        (folder / f"{name}.conll").write_text("a\tB-person\nb\tO\n \nc\tO\n")
+    for data_dir in (tmp_path, folder):
+        args = arguments(tmp_path, "", task="wnut17", kind=None, data_dir=str(data_dir), max_eval_samples=1)
+        task, splits = load(args)
+        assert len(task.labels) == 13 and {k: len(v) for k, v in splits.items()} == {
+            "train": 2, "validation": 1, "test": 2}  # fmt: skip
+    assert splits["test"]["tags"][0] == []
+    (folder / "dev.conll").unlink()
+    with pytest.raises(ValueError, match=r"wnut17/dev.conll: no such file"):
+        load(args)
+    with pytest.raises(ValueError, match="is not a folder"):
+        load(arguments(tmp_path, "", task="wnut17", data_dir=str(tmp_path / "nowhere")))
+
+
+def on_hub(words, ids, names, column):
+    features = Features({"tokens": List(Value("string")), column: List(ClassLabel(names=names))})
+    return Dataset.from_dict({"tokens": words, column: ids}, features=features)
+
+
+def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
+    names = ["O", "B-person", "I-person", *data.bio("corporation", "creative-work", "group", "location", "product")[1:]]
+    rows = on_hub([["a", "b"], ["c"]], [[1, 2], [0]], names, "ner_tags")
+    hub = DatasetDict({"train": rows, "validation": rows, "test": rows})
+    monkeypatch.setattr(tokens, "load_hub", lambda *_: hub)
+    args = arguments(tmp_path, "", task="wnut17")
+    task, splits = load(args)
+    assert [task.labels[i] for i in splits["train"]["tags"][0]] == ["B-person", "I-person"]
+    assert splits["test"]["lines"][0] == ["a\tB-person", "b\tI-person"] and splits["test"]["tags"][0] == []
+    for words, ids, said in (([["a"], []], [[1], []], "row 2: an empty sentence"),
+                             ([["a"], ["b", "c"]], [[1], [0, 2]], "row 2, word 2: I-person stands behind O")):
+        hub["train"] = on_hub(words, ids, names, "ner_tags")
+        with pytest.raises(ValueError, match=said):
+            load(args)
+    hub["train"] = on_hub([["a"]], [[0]], ["NN"], "ner_tags")
+    with pytest.raises(ValueError, match="leondz/wnut_17 train, row 1: the tag 'NN' follows no scheme"):
+        load(args)
+    hub["train"] = rows.rename_column("ner_tags", "labels")
+    with pytest.raises(ValueError, match="needs columns 'tokens' and 'ner_tags'"):
+        load(args)
+
+
+# --- words, pieces, windows -----------------------------------------------------------------------------------------
+
+LINES = ["the quick brown fox jumps over the lazy dog", "unbelievable happenings in New York City , said Dr. O'Neill",
+         "naïve café 東京 10 000 #hashtag"]  # fmt: skip
+SENTENCES = [line.split() for line in LINES] + [
+    ["New", "York's", "10 000", "cafe\u0301", "\u200b", "don't", "#hash-tag", "東京", "😀😀"],
+    ["\u200d"], ["a", "\u00ad", "\ufe0f", "b"], ["#"],
+]  # fmt: skip
+TOKENIZERS = {"bert": ("WordPiece", {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
+                                     "sep_token": "[SEP]", "mask_token": "[MASK]"}),
+              "roberta": ("BPE", ROBERTA_WORDS), "xlm-roberta": ("Unigram", ROBERTA_WORDS)}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def tokenizer(request):
+    made = make_tokenizer(*TOKENIZERS[request.param], LINES * 4)
+    if request.param == "bert":
+        from tokenizers import normalizers
+
+        made.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    return made
+
+
+def test_every_word_has_a_first_piece_and_all_pieces_are_those_of_the_text(tokenizer):
+    for words, cut in zip(SENTENCES, tokens.pieces(SENTENCES, tokenizer), strict=True):
+        assert len(cut) == len(words) and all(ids for ids, _ in cut)
+        text = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+        assert [i for ids, first in cut for i in ids if first >= 0] == text
+        for at, (word, (ids, first)) in enumerate(zip(words, cut, strict=True)):
+            assert first < 0 or 0 <= first < len(ids)
+            if first < 0:
+                assert ids == [tokenizer.unk_token_id]
+            else:  # cut alone, as any word after another is
+                lone = tokenizer((". " if at else "") + word, add_special_tokens=False)["input_ids"]
+                assert ids == lone[len(lone) - len(ids) :], word
+
+
+def test_words_without_any_piece_are_the_unknown_word():
+    made = make_tokenizer(*TOKENIZERS["bert"], LINES)
+    from tokenizers import normalizers
+
+    made.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    ((a, b, c),) = tokens.pieces([["the", "\u200d", "dog"]], made)
+    assert b == [[made.unk_token_id], -1] and a[1] == c[1] == 0
+    made.unk_token = None
+    with pytest.raises(ValueError, match=r"makes nothing of the word '\\u200d'"):
+        tokens.pieces([["the", "\u200d"]], made)
+
+
+@pytest.mark.parametrize("room", [1, 2, 4, 9, 40])
+def test_windows_own_every_word_once_and_fit(room):
+    draw = random.Random(room)
+    for _ in range(200):
+        sizes = [draw.choice((1, 1, 2, 3, min(7, room))) for _ in range(draw.randint(1, 60))]
+        sizes = [min(size, room) for size in sizes]
+        found = tokens.spans(sizes, room)
+        owned = [word for _, first, last, _ in found for word in range(first, last)]
+        assert owned == list(range(len(sizes)))
+        for start, first, last, end in found:
+            assert 0 <= start <= first < last <= end <= len(sizes) and sum(sizes[start:end]) <= room
+        if sum(sizes) <= room:
+            assert found == [(0, 0, len(sizes), len(sizes))]
+
+
+def test_inner_words_have_context_on_both_sides():
+    for start, first, last, end in tokens.spans([1] * 100, 16)[1:-1]:
+        assert (first - start, end - last) == (4, 4)
+
+
+def test_long_sentences_lose_no_word(tokenizer):
+    sentences = Dataset.from_dict({
+        "words": [SENTENCES[3] * 9, ["a"], SENTENCES[1]], "tags": [[i % 5 for i in range(81)], [4], list(range(10))],
+        "lines": [[]] * 3, "head": [[]] * 3})  # fmt: skip
+    cut, unknown, _ = tokens.windows(sentences, tokenizer, 16)
+    assert max(map(len, cut["input_ids"])) <= 16 and len(cut) > 5
+    arrays = data.Arrays(cut, data.TRAINING)
+    batch = arrays.batch(range(len(cut)), 0)
+    assert batch["labels"].shape == batch["input_ids"].shape
+    assert ((batch["labels"] != -100) <= (batch["attention_mask"] == 1)).all()
+    # The model that says what the labels say, and nonsense elsewhere: the words come back as they were.
+    said = torch.where(batch["labels"] == -100, 7, batch["labels"])
+    assert tokens.joined(cut, said, sentences) == sentences["tags"]
+    assert (batch["labels"] != -100).sum() == 92
+    for ids, labels in zip(cut["input_ids"], cut["labels"], strict=True):
+        assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
+        assert labels[0] == labels[-1] == -100
+    assert (unknown > 0) == (tokenizer.unk_token == "[UNK]")
+
+
+def test_a_word_longer_than_a_window_is_predicted_too(tokenizer):
+    sentences = Dataset.from_dict({"words": [["so", "unbelievablehappenings" * 4, "fox"]], "tags": [[1, 2, 3]],
+                                   "lines": [[]], "head": [[]]})  # fmt: skip
+    cut, _, cut_off = tokens.windows(sentences, tokenizer, 10)
+    assert max(map(len, cut["input_ids"])) == 10 and cut_off == 1
+    batch = data.Arrays(cut, data.TRAINING).batch(range(len(cut)), 0)
+    assert tokens.joined(cut, batch["labels"], sentences) == [[1, 2, 3]]
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_means_over_first_pieces_and_padding_counts_nothing():
+    torch.manual_seed(0)
+    kind, args = tasks.KINDS["token"](data.TASKS["wnut17"]), argparse.Namespace(temperature=2.0)
+    student, teacher = torch.randn(2, 3, 5, 13, dtype=torch.float32).unbind()
+    student.requires_grad_()
+    labels = torch.full((3, 5), -100)
+    labels[0, 1], labels[0, 3], labels[1, 2] = 4, 0, 12
+    mask = torch.ones(3, 5)
+    views = [losses.ModelView({"logits": x}, (), mask, kind=kind) for x in (student, teacher)]
+    words = [(0, 1), (0, 3), (1, 2)]
+    hard = sum(-student[i, j].log_softmax(-1)[labels[i, j]] for i, j in words) / 3
+    torch.testing.assert_close(kind.hard_loss(views[0].logits, labels), hard)
+    soft = kind.soft_loss(*views, {"labels": labels}, args)
+    by_hand = [(teacher[w] / 2).softmax(-1) * ((teacher[w] / 2).log_softmax(-1) - (student[w] / 2).log_softmax(-1))
+               for w in words]  # fmt: skip
+    torch.testing.assert_close(soft, 4 * sum(x.sum() for x in by_hand) / 3)
+    (gradient,) = torch.autograd.grad(soft, student)
+    assert {tuple(i) for i in gradient.abs().sum(-1).nonzero().tolist()} == set(words)
+    for empty in (kind.soft_loss(*views, {"labels": torch.full((3, 5), -100)}, args),
+                  kind.hard_loss(views[0].logits, torch.full((3, 5), -100)),
+                  kind.hard_loss(views[0].logits[:0], labels[:0])):
+        assert empty.item() == 0 and empty.requires_grad
+
+
+# --- whole runs -----------------------------------------------------------------------------------------------------
+
+
+def write_sentences(path, count, seed, scheme="BIO"):
+    """Names of two types among the words of the artificial language: the words before them tell which."""
+    draw, lines = random.Random(seed), []
+    for i in range(count):
+        if i % 8 == 0:
+            lines += ["-DOCSTART- -X- O", ""]
+        for _ in range(draw.choice((1, 1, 2, 12))):
+            kind, size = draw.choice(("place", "person")), draw.choice((1, 2))
+            lines += [f"{'in' if kind == 'place' else 'the'} X O"]
+            first = "B" if scheme == "BIO" else "I"
+            lines += [f"{draw.choice(('dog', 'cat', 'bird'))} X {first if j == 0 else 'I'}-{kind}" for j in range(size)]
+        lines.append("")
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    return [write_sentences(folder / f"{name}.txt", n, seed)
+            for seed, (name, n) in enumerate((("train", 65), ("dev", 20), ("test", 8)))]  # fmt: skip
+
+
+@pytest.fixture
+def run(world, files):
+    def run(folder, *options):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        train, dev, test = map(str, files)
+        distill_finetune.main([
+            "--task", "custom", "--kind", "token", "--train_file", train, "--validation_file", dev, "--test_file", test,
+            "--num_train_epochs", "1", "--per_device_train_batch_size", "16", "--max_seq_length", "16",
+            "--logging_steps", "2", "--output_dir", str(folder), *map(str, options)])  # fmt: skip
+        return json.loads((folder / "run.json").read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tagger(world, files, tmp_path_factory):
+    """Folder of a trained teacher of words."""
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train, dev, _ = map(str, files)
+    distill_finetune.main(["--task", "custom", "--kind", "token", "--train_file", train, "--validation_file", dev,
+                           "--student", str(world / "bert"), "--num_train_epochs", "3", "--learning_rate", "2e-3",
+                           "--per_device_train_batch_size", "16", "--max_seq_length", "16", "--run_name", "teacher",
+                           "--output_dir", str(folder)])  # fmt: skip
+    return folder
+
+
+def columns_of(path):
+    lines = path.read_text().splitlines()
+    return [[line.split() for line in group] for full, group in itertools.groupby(lines, key=bool) if full]
+
+
+CKD = ("--student_layers", "2", "--terms", "ckd", "--hard_weight", "0.5")
+
+
+def test_a_whole_run(run, tagger, files, tmp_path):
+    folder = tmp_path / "run"
+    record = run(folder, "--teacher", tagger, *CKD, "--do_predict", "--learning_rate", "2e-3")
+    assert record["status"] == "complete" and record["metric"] == "f1"
+    model = AutoModelForTokenClassification.from_pretrained(folder)
+    assert model.config.id2label == dict(enumerate(["O", "B-person", "I-person", "B-place", "I-place"]))
+    best = record["best"]["metrics"]
+    assert set(best) == {f"{m}{t}" for m in ("f1", "precision", "recall") for t in ("", "/person", "/place")}
+    assert json.loads((tagger / "run.json").read_text())["best"]["score"] > 0.4  # it can be learned
+    for path, name in ((files[1], "predictions.conll"), (files[2], "predictions.test.conll")):
+        rows, read = columns_of(folder / name), columns_of(path)
+        assert [[row[:-1] for row in group] for group in rows] == read, "the columns of the input stay"
+        if path == files[1]:
+            rows = [group for group in rows if group[0][0] != "-DOCSTART-"]
+            golds, found = ([[row[i] for row in group] for group in rows] for i in (-2, -1))
+            assert conlleval(golds, found) == pytest.approx(best)
+    assert "predictions.test.conll" in record["files"] and "f1:" in (folder / "README.md").read_text()
+    # The words of long sentences are those that the model itself says, window by window.
+    words = AutoTokenizer.from_pretrained(folder)
+    group = min(rows, key=len)
+    inputs = words(" ".join(row[0] for row in group), return_tensors="pt")
+    ids = model.eval()(**inputs).logits[0].argmax(-1)[1:-1].tolist()
+    assert [model.config.id2label[i] for i in ids] == [row[-1] for row in group]
+
+
+def test_a_resumed_run_and_a_cached_teacher(run, tagger, tmp_path, cut_at, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "FOLDER", tmp_path / "cache")
+    options = ("--teacher", tagger, *CKD, "--save_steps", "2", "--max_steps", "5")
+    whole = run(tmp_path / "whole", *options)
+    cut_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", *options)
+    run(tmp_path / "cut", *options)
+    cached = run(tmp_path / "cached", *options, "--cache_teacher")
+    name = "model.safetensors"
+    a, b, c = (load_file(tmp_path / folder / name) for folder in ("whole", "cut", "cached"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    for key in a:  # half precision of the hidden states
+        torch.testing.assert_close(a[key], c[key], rtol=0.05, atol=5e-3, msg=key)
+    assert cached["steps"] == whole["steps"]
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--text_columns", "a"], "--text_columns is for texts"),
+    (["--token_column", "0"], "--token_column '0' must be the number of a column"),
+    (["--label_column", "ner"], "--label_column 'ner' must be the number of a column"),
+    (["--label_column", "9"], "train.txt, line 3: 3 columns, so --label_column 9 is none of them"),
+    (["--label_separator", ";"], "--label_separator is for"),
+    (["--kind", "tokens"], "--kind 'tokens' is none of: classification, regression, multilabel, token"),
+    (["--kind", "qa"], "--kind 'qa' is none of"),
+    (["--regression"], "--regression and --kind token exclude each other"),
+    (["--task", "wnut17"], "--train_file is for --task custom"),
+])
+def test_impossible_options_are_one_line(run, world, tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / "run", "--student", world / "bert", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_words_are_refused_elsewhere(finetune, world, tmp_path):
+    for options, said in ((["--token_column", "2"], "--token_column is for tasks of words"),
+                          (["--kind", "token"], "--kind is for --task custom, not cola")):
+        with pytest.raises(ValueError, match=said):
+            finetune("--student", world / "bert", *options, "--output_dir", tmp_path / "run")
+
+
+def test_a_task_without_test_set_predicts_nothing(finetune, world, files, tmp_path):
+    (tmp_path / "train.txt").write_text("a X B-NP\n")
+    (tmp_path / "test.txt").write_text("a X B-NP\n")
+    with pytest.raises(ValueError, match="has no test set of conll2000"):
+        finetune("--task", "conll2000", "--data_dir", tmp_path, "--student", world / "bert", "--do_predict",
+                 "--output_dir", tmp_path / "run")  # fmt: skip
