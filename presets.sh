@@ -1,6 +1,7 @@
-# Sourced by run_*.sh: hyperparameters of CKD for each GLUE task, and the check of what a script's variables name.
+# Sourced by run_*.sh: hyperparameters of CKD for each task, and the check of what a script's variables name.
 
 GLUE_TASKS="cola sst2 mrpc stsb qqp mnli qnli rte wnli"
+OTHER_TASKS="conll2003 wnut17 conll2000 goemotions"  # words and several labels
 ALL_METHODS="finetune kd ckd pkd tinybert distilbert minilm"
 
 # check VARIABLE NAMES [REGEX]: ends the script, status 2, unless the variable holds words and each is one of the names;
@@ -25,7 +26,7 @@ preset() {
         stsb) echo 1 0.1 0.1 5e-5 4 ;;
         mnli) echo 4 100 1 4e-5 4 ;;
         qqp) echo 2 10 10 5e-5 4 ;;
-        *) echo 3 1 10 5e-5 4 ;;  # wnli: not published, as cola
+        *) echo 3 1 10 5e-5 4 ;;  # wnli, words, several labels: not published, as cola
     esac
 }
 

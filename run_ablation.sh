@@ -28,7 +28,7 @@ EPOCHS=${EPOCHS:-}                                # empty: the task's preset
 DRY_RUN=${DRY_RUN:-}
 
 source presets.sh
-check TASKS "$GLUE_TASKS"
+check TASKS "$GLUE_TASKS $OTHER_TASKS"
 check SEEDS "whole numbers" "[0-9]+"
 check GRID "leave_one_out window layer_map criterion size"
 check WINDOWS "odd numbers or all" "[0-9]*[13579]|all"

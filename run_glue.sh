@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Task-specific distillation on GLUE: fine-tune a teacher, distil students with each method over seeds, print the table
-# of scores, sizes, speed and time (arXiv:2109.08359, table of GLUE results for a 6-layer student).
+# Task-specific distillation on GLUE, words (named entities, chunks) and several labels: fine-tune a teacher, distil
+# students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table of GLUE
+# results for a 6-layer student).
 #
 #   bash run_glue.sh demo          artificial language, no downloads; 6 min 14 s on one core of an AMD EPYC
 #   bash run_glue.sh               multilingual BERT on CoLA from the hub; needs a GPU to be comfortable
 #   TASKS="cola rte" SEEDS="1 2 3 4 5" bash run_glue.sh --mixed_precision bf16
+#   TASKS="wnut17 goemotions" DATA_DIR=my/data bash run_glue.sh
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py.
 # Small-scale check (CoLA, 6-layer BERT of 384 units, 3-layer students): docs/results.md.
@@ -12,12 +14,13 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 TASKS=${TASKS:-cola}                              # any of: cola sst2 mrpc stsb qqp mnli qnli rte wnli
+                                                  # conll2003 wnut17 conll2000 goemotions
 SEEDS=${SEEDS:-1 2 3}                             # one run of every method each
 METHODS=${METHODS:-finetune kd ckd}               # also: pkd tinybert distilbert minilm; finetune: labels only
 TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
 STUDENT=${STUDENT:-}                              # a small pre-trained model; empty: cut from TEACHER
 STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
-DATA_DIR=${DATA_DIR:-}                            # folder with GLUE's own files; empty: the hub
+DATA_DIR=${DATA_DIR:-}                            # folder with the tasks' own files; empty: the hub
 RUNS=${RUNS:-runs}                                # results go to $RUNS/<task>/<method>/seed<seed>
 TERMS=${TERMS:-}                                  # terms of ckd instead of the task's preset, e.g. "ckd wr_triple=50"
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
@@ -27,7 +30,7 @@ EPOCHS=${EPOCHS:-}                                # of the students; empty: the 
 CACHE_TEACHER=${CACHE_TEACHER:-}                  # 1: its outputs for the training set are computed once, for all runs
 
 source presets.sh
-check TASKS "$GLUE_TASKS"
+check TASKS "$GLUE_TASKS $OTHER_TASKS"
 check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
 

@@ -26,7 +26,7 @@ SEEDS=${SEEDS:-1 2 3}
 LAUNCH=${LAUNCH:-python}
 
 source presets.sh
-[ -z "$TASKS" ] || check TASKS "$GLUE_TASKS"
+[ -z "$TASKS" ] || check TASKS "$GLUE_TASKS $OTHER_TASKS"
 [ -z "${METHODS:-}" ] || check METHODS "$ALL_METHODS"  # of run_glue.sh
 check SEEDS "whole numbers" "[0-9]+"
 

@@ -407,7 +407,7 @@ def versions():
     """Versions of Python and of the libraries that decide a result."""
     modules = (torch, transformers, accelerate, datasets)
     found = {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules}
-    return found | {name: importlib.metadata.version(name) for name in ("scikit-learn", "scipy")}
+    return found | {name: importlib.metadata.version(name) for name in ("scikit-learn", "scipy", "seqeval")}
 
 
 def git_state():

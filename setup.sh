@@ -3,8 +3,8 @@
 ckd_packages_found() {
     python - <<'PYTHON' 2>/dev/null
 import importlib.util, sys
-names = """torch transformers datasets accelerate sklearn numpy pandas scipy tabulate tensorboard matplotlib
-    pytest xdist hypothesis ruff"""
+names = """torch transformers datasets accelerate sklearn numpy pandas scipy seqeval tabulate tensorboard
+    matplotlib pytest xdist hypothesis ruff"""
 sys.exit(any(importlib.util.find_spec(name) is None for name in names.split()))
 PYTHON
 }

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForTokenClassification, AutoTokenizer
 
+import distill_finetune
 import training
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
@@ -38,6 +40,31 @@ def test_two_processes_equal_one(finetune, common, tmp_path):
     assert two["best"]["metrics"] == pytest.approx(one["best"]["metrics"])
     last = "checkpoints/step-00000005/model.safetensors"
     a, b = (load_file(tmp_path / name / last) for name in ("one", "two"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-5, msg=key)
+
+
+def test_means_over_words_are_those_of_both_processes(world, tmp_path):
+    """Sentences of very different length: a mean of the processes' means would be another."""
+    tags = ["O", "B-x", "I-x"]
+    sentences = ["\n".join(f"the {tags[j % 3]}" for j in range(1 + i % 5 * 3)) for i in range(18)]
+    (tmp_path / "words.txt").write_text("\n\n".join(sentences))
+    files = [tmp_path / "words.txt"] * 2
+    config = AutoConfig.from_pretrained(world / "bert", id2label=dict(enumerate(tags)),
+                                        label2id={tag: i for i, tag in enumerate(tags)})  # fmt: skip
+    torch.manual_seed(1)
+    AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "t")
+    AutoTokenizer.from_pretrained(world / "bert").save_pretrained(tmp_path / "t")
+    options = ["--task", "custom", "--kind", "token", "--train_file", files[0], "--validation_file", files[1],
+               "--teacher", tmp_path / "t", "--student_layers", "2", "--terms", "kd", "--hard_weight", "0.5",
+               "--max_seq_length", "12", "--num_train_epochs", "1", "--learning_rate", "1e-3"]  # fmt: skip
+    size = "--per_device_train_batch_size"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    distill_finetune.main([*map(str, options), size, "6", "--output_dir", str(tmp_path / "1")])
+    launch(29516, "distill_finetune.py", *options, size, "3", "--output_dir", tmp_path / "2")
+    one, two = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("1", "2"))
+    assert one["steps"] == two["steps"] > 2 and one["best"]["metrics"] == pytest.approx(two["best"]["metrics"])
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "2"))
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-5, msg=key)
 

@@ -16,6 +16,7 @@ import data
 import distill_finetune
 import distill_pretrain
 import losses
+import records
 import report
 import synthetic
 
@@ -212,10 +213,12 @@ def test_a_misspelt_name_is_refused_before_anything_runs(shell, script, variable
 
 
 def test_the_scripts_know_the_tasks_and_methods_of_the_code():
-    shown = subprocess.run(["bash", "-c", "source presets.sh; echo $GLUE_TASKS; echo $ALL_METHODS"], check=True,
-                           capture_output=True, text=True).stdout.splitlines()  # fmt: skip
+    names = "source presets.sh; echo $GLUE_TASKS; echo $ALL_METHODS; echo $OTHER_TASKS"
+    shown = subprocess.run(["bash", "-c", names], check=True, capture_output=True, text=True).stdout.splitlines()
     glue = {name for name, task in data.TASKS.items() if task.hub[0] == data.GLUE_HUB and name != "ax"}
     assert set(shown[0].split()) == glue and set(shown[1].split()) == {"finetune", *losses.PRESETS}
+    assert set(shown[2].split()) == {name for name, task in data.TASKS.items() if task.kind in ("token", "multilabel")}
+    assert set(records.TASKS) == set(data.TASKS) - {"custom"}
 
 
 def options_of(command):
@@ -258,17 +261,39 @@ def test_what_is_said_to_be_optional_in_pre_training_can_be_left_empty(shell):
     assert "--streaming" in commands[0] and {options_of(c)["--task"][0] for c in commands[1:-1]} == {"rte"}
 
 
-def test_the_new_term_of_the_readme_works_as_pasted(world, teacher, tmp_path):
-    (block,) = re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(encoding="utf-8"), re.S | re.M)
+def pasted(folder, start, into, before):
+    """The scripts, copied into the folder, with the README's example that begins so put into one of them."""
+    blocks = re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(encoding="utf-8"), re.S | re.M)
+    (block,) = [block for block in blocks if block.startswith(start)]
     for source in Path().glob("*.py"):
         text = source.read_text(encoding="utf-8")
-        if source.name == "losses.py":
-            text = text.replace("\nPRESETS = {", f"\n{block}\n\nPRESETS = {{", 1)
-            assert block in text
-        (tmp_path / source.name).write_text(text, encoding="utf-8")
-    command = [sys.executable, "distill_finetune.py", "--task", "cola", "--data_dir", world / "glue",
-               "--teacher", teacher, "--student_layers", "2", "--max_steps", "1", "--output_dir", "run",
-               "--terms", "ckd", "sentence_pair=10"]  # fmt: skip
-    subprocess.run(list(map(str, command)), cwd=tmp_path, check=True, capture_output=True)
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+        if source.name == into:
+            assert text.count(before) == 1
+            text = text.replace(before, f"\n{block}\n{before}")
+        (folder / source.name).write_text(text, encoding="utf-8")
+
+
+def run_pasted(folder, *options):
+    """The record of a run of distill_finetune.py in the folder."""
+    command = [sys.executable, "distill_finetune.py", *map(str, options), "--max_steps", "1", "--output_dir", "run"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "run" / "run.json").read_text())
+
+
+def test_the_new_term_of_the_readme_works_as_pasted(world, teacher, tmp_path):
+    pasted(tmp_path, "def _sentence_pair_term", "losses.py", "\nPRESETS = {")
+    record = run_pasted(tmp_path, "--task", "cola", "--data_dir", world / "glue", "--teacher", teacher,
+                        "--student_layers", "2", "--terms", "ckd", "sentence_pair=10")  # fmt: skip
     assert record["options"]["terms"]["sentence_pair"] == 10 and record["name"] == "ckd-sentence_pair10"
+
+
+def test_the_new_kind_of_the_readme_works_as_pasted(world, tmp_path):
+    pasted(tmp_path, "class Ordinal", "tasks.py", "\ndef chosen(args):")
+    rows = "".join(f"the dog runs .,{i % 3}\n" for i in range(6))
+    (tmp_path / "stars.csv").write_text("text,label\n" + rows)
+    record = run_pasted(tmp_path, "--task", "custom", "--kind", "ordinal", "--train_file", "stars.csv",
+                        "--validation_file", "stars.csv", "--test_file", "stars.csv", "--do_predict",
+                        "--student", world / "bert")  # fmt: skip
+    assert record["options"]["kind"] == "ordinal" and set(record["best"]["metrics"]) == {"accuracy"}
+    assert len((tmp_path / "run" / "predictions.tsv").read_text().splitlines()) == 7
