@@ -385,16 +385,21 @@ def new_record(args, accelerator, stage, task, **more):
     }  # fmt: skip
 
 
-def machine(accelerator):
-    """Hardware of the run as it stands in run.json."""
-    cpu = platform.processor() or platform.machine()
+def cpu_name():
+    """The processor's name."""
+    name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return name
+
+
+def machine(accelerator):
+    """Hardware of the run as it stands in run.json."""
     cuda = accelerator.device.type == "cuda"
     return {
         "device": accelerator.device.type,
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": torch.cuda.get_device_name(accelerator.device) if cuda else None,
         "gpu_count": accelerator.num_processes if cuda else 0,

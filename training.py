@@ -4,6 +4,7 @@ It knows nothing of distillation: it is handed a function that gives the loss of
 """
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import datetime
 import io
@@ -201,6 +202,17 @@ class Recipe:
     positions: dict = dataclasses.field(default_factory=dict)
 
 
+def keep_memory():
+    """Let glibc keep freed memory: a step frees and takes the same buffers, and new pages have to be filled with zeros.
+
+    A word embedding's gradient alone is 47 MB of 30,522 words of 384: on a CPU that costs some 5 % of a short step.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped for itself, which free would always give back
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes free at the end of the heap before it shrinks
+
+
 def make_accelerator(args, unused_parameters=False):
     """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
     if args.deterministic:
@@ -212,6 +224,8 @@ def make_accelerator(args, unused_parameters=False):
     # Without cpu=True, processes that torchrun starts on a machine without GPU would not know of each other.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     wait = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=args.timeout_minutes))
+    if cpu:
+        keep_memory()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu)
     set_seed(args.seed)
     if args.num_workers is None:

@@ -1,4 +1,5 @@
 """Every model type of models.FAMILIES, tiny and random: what the table claims works, and all else is refused."""
+import copy
 import json
 import types
 from pathlib import Path
@@ -308,3 +309,30 @@ def test_head_of_another_task_is_no_trained_head(save):
     assert AutoModelForSequenceClassification.from_pretrained(save("modernbert")).config.num_labels == 2
     with pytest.raises(ValueError, match="is a ModernBertForSequenceClassification, this task needs a ModernBertForQ"):
         models.load_teacher(save("modernbert"), AUTO["qa"])
+
+
+def test_latency_of_a_pair_of_shapes_is_measured_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calls, whole = [], measure.measure_latency
+    quick = {"repeats": 1, "seconds": 0}
+    monkeypatch.setattr(measure, "measure_latency", lambda *a: calls.append(a) or whole(*a, **quick))
+    student, teacher = tiny("bert"), tiny("distilbert")
+    record = measure.latency_record(student, teacher, 16)
+    assert record["speedup"]["32"] == round(record["teacher_ms"]["32"] / record["student_ms"]["32"], 3)
+    renamed = copy.deepcopy(student)
+    renamed.config.update({"id2label": {0: "no", 1: "yes"}, "_name_or_path": "elsewhere"})
+    assert measure.latency_record(renamed, teacher, 16) == record and len(calls) == 1
+    kept = measure.LATENCIES.read_text()
+    for damage in ("", "[]", kept[:-9], kept.replace('"32": ', '"32": -'), kept.replace('"32"', '"31"')):
+        measure.LATENCIES.write_text(damage)
+        measure.latency_record(student, teacher, 16)
+        assert calls.pop() and measure.latency_record(student, teacher, 16) and len(calls) == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        measure.latency_record(student, teacher, 16)
+    measure.latency_record(student, teacher, 17)
+    measure.latency_record(student, None, 16)
+    assert len(calls) == 4
+    assert len(json.loads(measure.LATENCIES.read_text())) == 4
+    measure.LATENCIES.parent.rename(tmp_path / "moved")
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert measure.latency_record(student, None, 16)["student_ms"]["1"] > 0

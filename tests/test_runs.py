@@ -1,8 +1,10 @@
 """The run folder: what --overwrite may delete, its lock, the inputs a run began with, and what gets into run.json."""
 import argparse
+import ctypes
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 
@@ -378,3 +380,19 @@ def test_what_is_due_where_no_number_of_steps_is_given():
     assert due == [5, 10, 12, 17, 22, 24]
     assert [step for step in range(1, 25) if training._due(step, 7, 12, 5)] == [7, 14, 21]
     assert [step for step in range(1, 25) if training._due(step, 0, 12)] == [12, 24]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other settings")
+def test_large_buffers_come_from_memory_that_is_kept():
+    class Info(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]]  # fmt: skip
+
+    training.keep_memory()
+    asked = ctypes.CDLL(None).mallinfo2
+    asked.restype = Info
+    before = asked()
+    buffer = torch.zeros(2**24)
+    now = asked()
+    assert now.hblkhd == before.hblkhd and now.uordblks - before.uordblks >= 2**26  # none is mapped for itself
+    del buffer
+    assert asked().arena == now.arena  # nothing was given back
