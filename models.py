@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 import baselines
 import measure
-import pictures
 
 STRATEGIES = ("uniform", "last", "first", "ends")
 INITS = ("uniform", "first", "last", "random")
@@ -607,6 +606,8 @@ def relation_figure(student, teacher, pairs, inputs, tokens):
 
     inputs: tensors [1, T] for both models. tokens: the T words to write at the axes.
     """
+    import pictures  # here: matplotlib takes 0.3 s, and runs without a teacher draw nothing
+
     cosines = []
     for model, layer in zip((teacher, student), pairs[-1][::-1], strict=True):
         hidden = model(**model_inputs(model, inputs), output_hidden_states=True)["hidden_states"][layer][0].float()

@@ -384,8 +384,10 @@ def test_what_is_due_where_no_number_of_steps_is_given():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other settings")
 def test_large_buffers_come_from_memory_that_is_kept():
+    names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+
     class Info(ctypes.Structure):
-        _fields_ = [(name, ctypes.c_size_t) for name in ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]]  # fmt: skip
+        _fields_ = tuple((name, ctypes.c_size_t) for name in names)
 
     training.keep_memory()
     asked = ctypes.CDLL(None).mallinfo2
