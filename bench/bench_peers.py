@@ -18,7 +18,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -94,7 +93,7 @@ def ours(options):
 # --- the others ---------------------------------------------------------------------------------------------------
 
 
-def read(options, name, header):
+def read(options, name):
     """One of CoLA's files as a Dataset of texts and labels."""
     from datasets import Dataset
 
@@ -103,7 +102,7 @@ def read(options, name, header):
 
 
 def everything(options):
-    """(training set, dev set, collate function, teacher, student) as the examples of both make them."""
+    """(training set, dev set, collate function, teacher, student, tokenizer) as the examples of both make them."""
     import torch
     import transformers
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
@@ -113,7 +112,7 @@ def everything(options):
     torch.manual_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
     train, dev = (
-        read(options, name, ()).map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=LENGTH),
+        read(options, name).map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=LENGTH),
                                     batched=True, remove_columns=["text"])
         for name in ("train.tsv", "dev.tsv")
     )  # fmt: skip
@@ -313,7 +312,7 @@ def main():
         path = [options.peers] if name in ("torchdistill", "textbrewer") else sys.path
         version = next(d.version for d in importlib.metadata.distributions(name=name, path=path))
         print(f"{name} {version}", end="; ")
-    print(f"{timing.machine('cpu')}, Python {platform.python_version()}. CPU time, one thread, medians of "
+    print(f"{timing.machine('cpu')}. CPU time, one thread, medians of "
           f"{options.rounds} rounds.\n")  # fmt: skip
     rows = []
     for name, times in found.items():
