@@ -1,4 +1,5 @@
-# Sourced by run_*.sh: hyperparameters of CKD for each task, and the check of what a script's variables name.
+# Sourced by run_*.sh: hyperparameters of CKD for each task, the checks of a script's variables and arguments, and the
+# function that carries a command out, or with DRY_RUN=1 prints it.
 
 GLUE_TASKS="cola sst2 mrpc stsb qqp mnli qnli rte wnli"
 OTHER_TASKS="conll2003 wnut17 conll2000 goemotions"  # words and several labels
@@ -11,6 +12,41 @@ check() {
     [[ $values =~ [^[:space:]] ]] || { echo "$(basename "$0"): error: $1 is blank: use $2" >&2; exit 2; }
     for word in $values; do
         [[ $word =~ ^($known)$ ]] || { echo "$(basename "$0"): error: $1 names $word: use $2" >&2; exit 2; }
+    done
+}
+
+# run COMMAND...: carries it out; with DRY_RUN prints it as one line, quoted so that it can be pasted
+run() {
+    local line
+    if [ -z "${DRY_RUN:-}" ]; then "$@"; else printf -v line '%q ' "$@" && printf '%s\n' "${line% }"; fi
+}
+
+# Options of distilling, which commands without --teacher refuse
+DISTILLATION="--terms --hard_weight --temperature --layer_map --no_embeddings --window --distance --pair_criterion \
+--triple_criterion --cache_teacher"
+
+# split_options ARGUMENT...: options of distilling with their values go into the array distilling, others into others
+split_options() {
+    local word to=others
+    others=() distilling=()
+    for word in "$@"; do
+        if [[ $word == --* ]]; then
+            if [[ " $DISTILLATION " == *" ${word%%=*} "* ]]; then to=distilling; else to=others; fi
+        fi
+        if [ "$to" = distilling ]; then distilling+=("$word"); else others+=("$word"); fi
+    done
+}
+
+# check_options ARGUMENT...: ends the script, status 2, at an option that must differ between its commands
+check_options() {
+    local word
+    for word in "$@"; do
+        case ${word%%=*} in
+            --task | --teacher | --student | --terms | --run_name | --seed | --output_dir)
+                echo "$(basename "$0"): error: ${word%%=*} would be the same in all commands: set the script's" \
+                    "variables instead, see its top" >&2
+                exit 2 ;;
+        esac
     done
 }
 

@@ -25,7 +25,8 @@ RUNS=${RUNS:-runs}                                # teachers in $RUNS/<task>/tea
 WEIGHTS=${WEIGHTS:-}                              # "ckd wr_pair=9 ..."; empty: the task's preset, as in run_glue.sh
 LEARNING_RATE=${LEARNING_RATE:-}                  # empty: the task's preset
 EPOCHS=${EPOCHS:-}                                # empty: the task's preset
-DRY_RUN=${DRY_RUN:-}
+LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
+DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
 check TASKS "$GLUE_TASKS $OTHER_TASKS"
@@ -56,12 +57,11 @@ one() {
         done
         for word in $dropped; do terms+=("$word=0"); done
         for seed in $SEEDS; do
-            local command=(python distill_finetune.py --task "$task" ${DATA_DIR:+--data_dir "$DATA_DIR"}
-                --teacher "$RUNS/$task/teacher/seed1" --student "$STUDENT" "${terms[@]}"
-                --temperature "$temperature" --learning_rate "${LEARNING_RATE:-$learning_rate}"
-                --num_train_epochs "${EPOCHS:-$epochs}" --run_name "$name" --seed "$seed"
-                --output_dir "$RUNS/ablation/$task/$name/seed$seed" "$@" ${extra[@]+"${extra[@]}"})
-            if [ -n "$DRY_RUN" ]; then printf '%q ' "${command[@]}" && echo; else "${command[@]}"; fi
+            run $LAUNCH distill_finetune.py --task "$task" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
+                --teacher "$RUNS/$task/teacher/seed1" --student "$STUDENT" "${terms[@]}" \
+                --temperature "$temperature" --learning_rate "${LEARNING_RATE:-$learning_rate}" \
+                --num_train_epochs "${EPOCHS:-$epochs}" --run_name "$name" --seed "$seed" \
+                --output_dir "$RUNS/ablation/$task/$name/seed$seed" "$@" ${extra[@]+"${extra[@]}"}
         done
     done
 }

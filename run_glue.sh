@@ -7,8 +7,10 @@
 #   bash run_glue.sh               multilingual BERT on CoLA from the hub; needs a GPU to be comfortable
 #   TASKS="cola rte" SEEDS="1 2 3 4 5" bash run_glue.sh --mixed_precision bf16
 #   TASKS="wnut17 goemotions" DATA_DIR=my/data bash run_glue.sh
+#   DRY_RUN=1 bash run_glue.sh     prints the commands, teachers first
 #
-# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py.
+# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py; options of
+# distilling, as --window 11, to the students with a teacher alone.
 # Small-scale check (CoLA, 6-layer BERT of 384 units, 3-layer students): docs/results.md.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -28,6 +30,8 @@ TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
 LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the task's preset
 EPOCHS=${EPOCHS:-}                                # of the students; empty: the task's preset
 CACHE_TEACHER=${CACHE_TEACHER:-}                  # 1: its outputs for the training set are computed once, for all runs
+LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
+DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
 check TASKS "$GLUE_TASKS $OTHER_TASKS"
@@ -35,30 +39,31 @@ check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
 
 # ${a[@]+"${a[@]}"} below: before bash 4.4 an empty array counts as unset
-student_options=()
-if [ "${1:-}" = demo ]; then
-    shift
-    source setup.sh
+student_options=() demo=
+[ "${1:-}" = demo ] && shift && demo=1
+check_options "$@"
+split_options "$@"
+[ -n "$DRY_RUN" ] || source setup.sh
+if [ -n "$demo" ]; then
     RUNS=$RUNS/demo TASKS=cola
-    python synthetic.py --output_dir cache/synthetic
+    run python synthetic.py --output_dir cache/synthetic
     TEACHER=cache/synthetic/bert DATA_DIR=cache/synthetic/glue STUDENT_LAYERS=${STUDENT_LAYERS:-2}
     TEACHER_LEARNING_RATE=3e-4 TEACHER_EPOCHS=5 LEARNING_RATE=5e-4 EPOCHS=2
     student_options=(--max_train_samples 8000)
-else
-    source setup.sh
 fi
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
 data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
 
+for task in $TASKS; do
+    [ "$METHODS" != finetune ] || break
+    run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} --student "$TEACHER" --run_name teacher --seed 1 \
+        --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" \
+        --output_dir "$RUNS/$task/teacher/seed1" ${others[@]+"${others[@]}"}
+done
 table=(python report.py)  # of the tasks alone: other scripts keep runs of the same names beside them
 for task in $TASKS; do
     table+=("$RUNS/$task")
     read -r temperature pair triple learning_rate epochs < <(preset "$task")
-    teacher=$RUNS/$task/teacher/seed1
-    if [ "$METHODS" != finetune ]; then
-        python distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} --student "$TEACHER" --run_name teacher --seed 1 \
-            --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" "$@"
-    fi
     for seed in $SEEDS; do
         for method in $METHODS; do
             options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$task/$method/seed$seed"
@@ -67,12 +72,12 @@ for task in $TASKS; do
             if [ "$method" != finetune ]; then
                 terms=$method
                 [ "$method" != ckd ] || terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
-                options+=(--teacher "$teacher" --temperature "$temperature" --terms $terms
-                    ${CACHE_TEACHER:+--cache_teacher})
+                options+=(--teacher "$RUNS/$task/teacher/seed1" --temperature "$temperature" --terms $terms
+                    ${CACHE_TEACHER:+--cache_teacher} ${distilling[@]+"${distilling[@]}"})
             fi
-            python distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} "${options[@]}" \
-                ${student_options[@]+"${student_options[@]}"} "$@"
+            run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} "${options[@]}" \
+                ${student_options[@]+"${student_options[@]}"} ${others[@]+"${others[@]}"}
         done
     done
 done
-"${table[@]}" --output_dir "$RUNS"
+[ -n "$DRY_RUN" ] || "${table[@]}" --output_dir "$RUNS"

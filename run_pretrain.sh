@@ -5,6 +5,7 @@
 #   bash run_pretrain.sh demo          artificial language, no downloads; 6 min 30 s on one core of an AMD EPYC
 #   bash run_pretrain.sh               multilingual BERT on English Wikipedia, then CoLA; needs GPUs
 #   LAUNCH="torchrun --nproc_per_node 8" bash run_pretrain.sh --mixed_precision bf16
+#   DRY_RUN=1 bash run_pretrain.sh     prints the commands, each after those whose result it reads
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_pretrain.py, and the
 # precision among them to the fine-tuning too.
@@ -23,7 +24,8 @@ SEQ_LENGTH=${SEQ_LENGTH:-128}                           # tokens of a block
 RUNS=${RUNS:-runs}                                      # the student goes to $RUNS/pretrain/ckd/seed1
 TASKS=${TASKS-cola}                                     # tasks it is fine-tuned on; empty: none
 SEEDS=${SEEDS:-1 2 3}
-LAUNCH=${LAUNCH:-python}
+LAUNCH=${LAUNCH:-python}                                # of the pre-training; fine-tuning runs in one process
+DRY_RUN=${DRY_RUN:-}                                    # 1: print the commands
 
 source presets.sh
 [ -z "$TASKS" ] || check TASKS "$GLUE_TASKS $OTHER_TASKS"
@@ -40,19 +42,21 @@ for word in "$@"; do
     before=$word
 done
 
-source setup.sh
-if [ "${1:-}" = demo ]; then
-    shift
+demo=
+[ "${1:-}" = demo ] && shift && demo=1
+split_options "$@"
+[ -n "$DRY_RUN" ] || source setup.sh
+if [ -n "$demo" ]; then
     RUNS=$RUNS/demo-pretrain
-    python synthetic.py --output_dir cache/synthetic
+    run python synthetic.py --output_dir cache/synthetic
     text=(--corpus cache/synthetic/text/train.txt --validation_corpus cache/synthetic/text/valid.txt --seq_length 32
         --logging_steps 100 --eval_steps 500)
     teacher=$RUNS/pretrain/teacher/seed1
     # The teacher: plain MLM pre-training of the four-layer model.
-    python distill_pretrain.py "${text[@]}" --student cache/synthetic/bert --run_name teacher --max_steps 1600 \
-        --learning_rate 1e-3 --output_dir "$teacher" "$@"
+    run $LAUNCH distill_pretrain.py "${text[@]}" --student cache/synthetic/bert --run_name teacher --max_steps 1600 \
+        --learning_rate 1e-3 --output_dir "$teacher" ${others[@]+"${others[@]}"}
     # The general student, with all terms.
-    python distill_pretrain.py "${text[@]}" --teacher "$teacher" --student_layers 2 --terms $TERMS --run_name ckd \
+    run $LAUNCH distill_pretrain.py "${text[@]}" --teacher "$teacher" --student_layers 2 --terms $TERMS --run_name ckd \
         --max_steps 800 --learning_rate 1e-3 --output_dir "$RUNS/pretrain/ckd/seed1" "$@"
     # Three students of the same shape, each fine-tuned on the acceptability task in the same way.
     for seed in $SEEDS; do
@@ -62,22 +66,22 @@ if [ "${1:-}" = demo ]; then
                 layers) student=(--student "$teacher" --student_layers 2 --student_init uniform) ;;
                 ckd) student=(--student "$RUNS/pretrain/ckd/seed1") ;;
             esac
-            python distill_finetune.py --task cola --data_dir cache/synthetic/glue "${student[@]}" --seed "$seed" \
+            run python distill_finetune.py --task cola --data_dir cache/synthetic/glue "${student[@]}" --seed "$seed" \
                 --run_name "from-$start" --max_train_samples 8000 --num_train_epochs 2 --learning_rate 5e-4 \
                 --output_dir "$RUNS/cola/from-$start/seed$seed" ${precision[@]+"${precision[@]}"}
         done
     done
-    python report.py "$RUNS" --output_dir "$RUNS"
+    [ -n "$DRY_RUN" ] || python report.py "$RUNS" --output_dir "$RUNS"
     exit
 fi
 
 student=$RUNS/pretrain/ckd/seed1
-$LAUNCH distill_pretrain.py --corpus "$CORPUS" ${VALIDATION_CORPUS:+--validation_corpus "$VALIDATION_CORPUS"} \
+run $LAUNCH distill_pretrain.py --corpus "$CORPUS" ${VALIDATION_CORPUS:+--validation_corpus "$VALIDATION_CORPUS"} \
     ${STREAMING:+--streaming} --teacher "$TEACHER" --student_layers "$STUDENT_LAYERS" --terms $TERMS --run_name ckd \
     --max_steps "$MAX_STEPS" --learning_rate "$LEARNING_RATE" --seq_length "$SEQ_LENGTH" --eval_steps 5000 --save_steps 1000 \
     --output_dir "$student" "$@"
 if [ -n "$TASKS" ]; then
     # What was set for the pre-training must not reach the fine-tuning under the same name.
-    env -u TERMS -u LEARNING_RATE -u STUDENT_LAYERS TASKS="$TASKS" SEEDS="$SEEDS" STUDENT="$student" \
-        TEACHER="$TEACHER" RUNS="$RUNS" bash run_glue.sh ${precision[@]+"${precision[@]}"}
+    env -u TERMS -u LEARNING_RATE -u STUDENT_LAYERS -u LAUNCH TASKS="$TASKS" SEEDS="$SEEDS" STUDENT="$student" \
+        TEACHER="$TEACHER" RUNS="$RUNS" DRY_RUN="$DRY_RUN" bash run_glue.sh ${precision[@]+"${precision[@]}"}
 fi

@@ -5,8 +5,10 @@
 #   bash run_squad.sh demo             artificial language, no downloads; 3 min 57 s on one core of an AMD EPYC
 #   bash run_squad.sh                  multilingual BERT on SQuAD 1.1 from the hub; needs a GPU
 #   TASK=squad_v2 bash run_squad.sh    SQuAD 2.0
+#   DRY_RUN=1 bash run_squad.sh        prints the commands, the teacher first
 #
-# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py.
+# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py; options of
+# distilling, as --window 11, to the students with a teacher alone.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -25,19 +27,23 @@ TEACHER_EPOCHS=${TEACHER_EPOCHS:-2}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-3e-5}
 EPOCHS=${EPOCHS:-3}                               # of the students
 LEARNING_RATE=${LEARNING_RATE:-5e-5}              # of the students
+LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
+DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
 check TASK "squad squad_v2"
 check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
 
-source setup.sh
 # ${a[@]+"${a[@]}"} below: before bash 4.4 an empty array counts as unset
-demo_options=() student_options=()
-if [ "${1:-}" = demo ]; then
-    shift
+demo_options=() student_options=() demo=
+[ "${1:-}" = demo ] && shift && demo=1
+check_options "$@"
+split_options "$@"
+[ -n "$DRY_RUN" ] || source setup.sh
+if [ -n "$demo" ]; then
     RUNS=$RUNS/demo
-    python synthetic.py --output_dir cache/synthetic
+    run python synthetic.py --output_dir cache/synthetic
     TEACHER=cache/synthetic/bert DATA_DIR=cache/synthetic/squad STUDENT_LAYERS=${STUDENT_LAYERS:-2} MAX_SEQ_LENGTH=48
     # Small batches: from random weights, finding the right sentence takes many steps.
     demo_options=(--max_query_length 12 --doc_stride 16 --per_device_train_batch_size 16)
@@ -49,8 +55,9 @@ fi
 common=(--task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} --max_seq_length "$MAX_SEQ_LENGTH"
     ${demo_options[@]+"${demo_options[@]}"})
 teacher=$RUNS/$TASK/teacher/seed1
-python distill_finetune.py "${common[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
-    --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" "$@"
+run $LAUNCH distill_finetune.py "${common[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
+    --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" \
+    ${others[@]+"${others[@]}"}
 for seed in $SEEDS; do
     for method in $METHODS; do
         options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$TASK/$method/seed$seed"
@@ -59,9 +66,11 @@ for seed in $SEEDS; do
         if [ "$method" != finetune ]; then
             terms=$method
             [ "$method" != ckd ] || terms=$TERMS
-            options+=(--teacher "$teacher" --temperature "$TEMPERATURE" --terms $terms)
+            options+=(--teacher "$teacher" --temperature "$TEMPERATURE" --terms $terms
+                ${distilling[@]+"${distilling[@]}"})
         fi
-        python distill_finetune.py "${common[@]}" "${options[@]}" ${student_options[@]+"${student_options[@]}"} "$@"
+        run $LAUNCH distill_finetune.py "${common[@]}" "${options[@]}" ${student_options[@]+"${student_options[@]}"} \
+            ${others[@]+"${others[@]}"}
     done
 done
-python report.py "$RUNS/$TASK" --output_dir "$RUNS/$TASK"
+[ -n "$DRY_RUN" ] || python report.py "$RUNS/$TASK" --output_dir "$RUNS/$TASK"

@@ -19,6 +19,7 @@ import losses
 import records
 import report
 import synthetic
+import training
 
 SCRIPTS = {
     "distill_finetune.py": distill_finetune, "distill_pretrain.py": distill_pretrain, "report.py": report,
@@ -112,17 +113,118 @@ def test_a_command_would_start(command):
             SCRIPTS[script].check_args(args)
 
 
-def test_every_command_of_the_ablation_would_start():
-    """DRY_RUN=1 prints what would run: each line is parsed and checked as distill_finetune.py would."""
-    environment = {**os.environ, "DRY_RUN": "1", "TASKS": "mrpc rte", "SEEDS": "1 2", "RUNS": "my runs"}
-    shown = subprocess.run(["bash", "run_ablation.sh", "--max_steps", "5"], env=environment, check=True,
-                           capture_output=True, text=True).stdout.splitlines()  # fmt: skip
-    runs = {}
-    for line in shown:
+def dry_run(script, *arguments, launch="python", **variables):
+    """[(script, its parsed and checked options)] of the commands that DRY_RUN=1 prints, and nothing else on stdout."""
+    environment = {**os.environ, "DRY_RUN": "1", "LAUNCH": launch, "RUNS": "my runs", **variables}
+    shown = subprocess.run(["bash", script, *arguments], env=environment, check=True, capture_output=True, text=True)
+    assert not shown.stderr
+    found = []
+    for line in shown.stdout.splitlines():
         words = shlex.split(line)
-        assert words[:2] == ["python", "distill_finetune.py"]
-        args = distill_finetune.build_parser().parse_args(words[2:])
-        distill_finetune.check_args(args)
+        at = next(i for i, word in enumerate(words) if word in SCRIPTS)
+        once = words[at] == "synthetic.py" or (script == "run_pretrain.sh" and words[at] == "distill_finetune.py")
+        assert words[:at] == (["python"] if once else launch.split())
+        args = SCRIPTS[words[at]].build_parser().parse_args(words[at + 1 :])
+        if words[at] != "synthetic.py":
+            SCRIPTS[words[at]].check_args(args)
+        found.append((words[at], args))
+    return found
+
+
+@pytest.mark.parametrize("launch", ["python", "torchrun --nproc_per_node 2"])
+@pytest.mark.parametrize("script, arguments, count", [
+    ("run_glue.sh", [], 2 + 2 * 2 * 3), ("run_glue.sh", ["demo"], 2 + 2 * 3), ("run_squad.sh", [], 1 + 2 * 3),
+    ("run_squad.sh", ["demo"], 2 + 2 * 3), ("run_pretrain.sh", [], 1 + 2 + 2 * 2 * 3),
+    ("run_pretrain.sh", ["demo"], 3 + 2 * 3), ("run_ablation.sh", [], 2 * 2 * 28),
+])  # fmt: skip
+def test_every_command_that_a_script_prints_would_start_after_those_it_needs(script, arguments, count, launch):
+    commands = dry_run(script, *arguments, "--window", "11", "--logging_steps=7", "--no_embeddings", launch=launch,
+                       TASKS="mrpc rte", SEEDS="1 2", DATA_DIR="my data", STUDENT_LAYERS="6")  # fmt: skip
+    made = [args.output_dir for name, args in commands]
+    assert len(commands) == count == len(set(made))
+    if script == "run_ablation.sh":  # its teachers are made by run_glue.sh
+        made = [args.output_dir for _, args in dry_run("run_glue.sh", TASKS="mrpc rte")]
+    there, teachers = set(made) if script == "run_ablation.sh" else set(), []
+    for name, args in commands:
+        if name == "synthetic.py":
+            continue
+        assert all(folder in there for folder in (args.teacher, args.student) if (folder or "").startswith("my "))
+        there.add(args.output_dir)
+        teachers.append(args.run_name == "teacher")
+        nested = script == "run_pretrain.sh" and name == "distill_finetune.py"
+        assert args.logging_steps == (50 if nested else 7)
+        if args.teacher and not nested:
+            assert args.window in (11, *((3, 5, None) if script == "run_ablation.sh" else ())) and args.no_embeddings
+    if script != "run_pretrain.sh":
+        assert teachers == sorted(teachers, reverse=True) and any(teachers) == (script != "run_ablation.sh")
+
+
+@pytest.mark.parametrize("script", ["run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_ablation.sh"])
+def test_a_dry_run_runs_nothing(shell, script):
+    assert shell(script, "--max_steps", "5", DRY_RUN="1") == (0, "", [])
+
+
+@pytest.mark.parametrize("script", ["run_glue.sh", "run_squad.sh"])
+@pytest.mark.parametrize("option", ["--terms", "--seed=3", "--output_dir"])
+def test_an_option_that_would_be_the_same_for_all_runs_is_refused(shell, script, option):
+    status, stderr, commands = shell(script, option, "ckd")
+    assert status == 2 and not commands
+    assert re.fullmatch(rf"{script}: error: {option.partition('=')[0]} would be the same .*\n", stderr)
+
+
+def test_the_scripts_know_which_options_need_a_teacher():
+    shown = subprocess.run(["bash", "-c", "source presets.sh; echo $DISTILLATION"], check=True, capture_output=True,
+                           text=True).stdout.split()  # fmt: skip
+    parser = training.Parser()
+    losses.add_arguments(parser)
+    assert set(shown) == {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"} | {"--cache_teacher"}
+
+
+# Stand-ins: GNU parallel puts the line, quoted, for {} and the number of the slot, from 1, for {%}; SLURM runs the text
+# of --wrap once for each number of --array.
+PARALLEL = """#!/usr/bin/env bash
+slot=0
+while read -r line; do
+    slot=$((slot + 1)) line=$(printf %q "$line")
+    command=${3%"{}"*}$line${3##*"{}"}
+    sh -c "${command/"{%}"/$slot}"
+done
+"""
+SBATCH = """#!/usr/bin/env bash
+while [ $# -gt 1 ]; do case $1 in --array) last=${2#1-} ;; --wrap) wrap=$2 ;; esac; shift; done
+for ((i = 1; i <= last; i++)); do SLURM_ARRAY_TASK_ID=$i sh -c "$wrap" >&2; done
+echo 17
+"""
+
+
+@pytest.mark.parametrize("launcher", ["parallel", "sbatch"])
+def test_the_two_waves_of_the_readme_run_as_pasted(launcher, tmp_path):
+    blocks = re.findall(r"(?:^    .*\n)+", Path("README.md").read_text(encoding="utf-8"), re.M)
+    waves = {name: next(block for block in blocks if f"{name} -" in block) for name in ("parallel", "sbatch")}
+    split = "".join(line for line in waves["parallel"].splitlines(keepends=True) if "grep" in line)
+    fake = f'#!/bin/sh\nprintf "%s\\037" "$CUDA_VISIBLE_DEVICES" "$@" >> {tmp_path}/log; echo >> {tmp_path}/log\n'
+    for name, text in (("python", fake), ("parallel", PARALLEL), ("sbatch", SBATCH)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    variables = {"TASKS": "cola rte", "DATA_DIR": "it's $HOME; \"my\" data", "SEEDS": "1"}
+    text = subprocess.run(["bash", "run_glue.sh"], env={**os.environ, "DRY_RUN": "1", **variables}, check=True,
+                          capture_output=True, text=True).stdout  # fmt: skip
+    (tmp_path / "jobs.txt").write_text(text)
+    block = waves[launcher] if launcher == "parallel" else split + waves[launcher]
+    subprocess.run(["bash", "-euc", block], cwd=tmp_path, check=True, capture_output=True,
+                   env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})  # fmt: skip
+    done = [line.split("\037")[:-1] for line in (tmp_path / "log").read_text().splitlines()]
+    done = [words for words in done if words[1] != "report.py"]
+    assert [words[1:] for words in done] == [shlex.split(line)[1:] for line in text.splitlines()]
+    assert done[0][1:4] == ["distill_finetune.py", "--task", "cola"] and variables["DATA_DIR"] in done[0]
+    if launcher == "parallel":
+        assert [words[0] for words in done] == ["0", "1", "0", "1", "2", "3", "4", "5"]
+
+
+def test_every_grid_of_the_ablation_is_there():
+    commands = dry_run("run_ablation.sh", "--max_steps", "5", TASKS="mrpc rte", SEEDS="1 2")
+    runs = {}
+    for _, args in commands:
         assert args.max_steps == 5 and args.teacher == f"my runs/{args.task}/teacher/seed1"
         runs.setdefault(args.run_name, []).append(args)
     assert all(len({run.output_dir for run in of}) == len(of) == 4 for of in runs.values())
