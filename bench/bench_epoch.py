@@ -75,10 +75,13 @@ def main():
     times = timing.alternate(sides, options.device, options.rounds)
     print(f"{timing.machine(options.device)}; {len(steps)} of {len(plan)} steps of an epoch, batch "
           f"{args.per_device_train_batch_size}, precision {args.mixed_precision}. Seconds are extrapolated.\n")
+    counts = {name: timing.operations(side, options.device) for name, side in sides.items()}
     whole, slow = len(plan) / len(steps), times["padded to 128, direct"]
     rows = [[name, f"{statistics.median(t) * whole:.0f} [{min(t) * whole:.0f}-{max(t) * whole:.0f}]",
-             f"{timing.ratio(slow, t):.1f}"] for name, t in times.items()]  # fmt: skip
-    timing.table(["loop", "seconds an epoch", "times as fast"], rows)
+             f"{timing.ratio(slow, t):.1f}", f"{counts[name][0] / len(steps):.0f}",
+             timing.share(counts[name][1], statistics.median(t))] for name, t in times.items()]  # fmt: skip
+    count = f"{timing.OPERATIONS[options.device]} a step"
+    timing.table(["loop", "seconds an epoch", "times as fast", count, "device busy"], rows)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,18 @@
 
     python bench/bench_losses.py                         B=8, T=128, L=7, D=768
     python bench/bench_losses.py --batch 32 --tokens 384
+    python bench/bench_losses.py --exact                 instead: errors of values and gradients, each precision
 """
+import functools
+import math
+import sys
 from types import SimpleNamespace
 
 import timing
 import torch
 from torch.nn import functional as F
 
+import heads
 import losses
 
 
@@ -79,6 +84,66 @@ def make(name, side, shape, device):
     return run
 
 
+LIMITS = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # largest relative error that passes
+
+
+def cases(generator, shape):
+    """{name: (function of (first, *rest) in a precision, the same in float64 by the definition, inputs)}."""
+    b, _, t, d = shape
+    states = [torch.randn(shape, generator=generator) for _ in range(2)]
+    found = {}
+    for name, (here, direct) in SIDES.items():
+        if name not in ("wr_triple all", "all four, W=21"):
+            mask = torch.ones(b, t)
+            found[name] = (lambda s, t, f=here, m=mask: f(s, t, m.to(s.device)),
+                           lambda s, t, f=direct, m=mask: f(s, t, m), states)  # fmt: skip
+    rows, words = 3 * b, 4 * d
+    logits = [3 * torch.randn(rows, 3, generator=generator) for _ in range(2)]
+    found["logits, T=3"] = (functools.partial(losses.soft_logits, temperature=3.0), functools.partial(direct_kl, 3.0),
+                            logits)  # fmt: skip
+    head = [torch.randn(rows, d, generator=generator), d**-0.5 * torch.randn(words, d, generator=generator)]
+    other = [torch.randn(rows, d, generator=generator), d**-0.5 * torch.randn(words, d, generator=generator)]
+    labels = torch.randint(words, (rows,), generator=generator)
+    found["head, labels"] = (
+        lambda x, w: heads.head_cross_entropy(heads.Head(x, w, w[:, 0] * 0), labels.to(x.device)),
+        lambda x, w: F.cross_entropy(x @ w.T, labels), head)  # fmt: skip
+    found["head, teacher"] = (
+        lambda x, w, y, v: heads.soft_head_logits(heads.Head(x, w, w[:, 0] * 0), heads.Head(y, v, v[:, 0] * 0)),
+        lambda x, w, y, v: direct_kl(1.0, x @ w.T, y @ v.T), head + other)  # fmt: skip
+    return found
+
+
+def direct_kl(temperature, student, teacher):
+    """KL of softened logits times the square of the temperature, mean over rows."""
+    return temperature**2 * F.kl_div((student / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1),
+                                     log_target=True, reduction="batchmean")  # fmt: skip
+
+
+def exact(args, shape):
+    """Yield the rows of the table of errors: on the device in each precision against float64 on the CPU.
+
+    Both sides start from the inputs rounded to the precision; the loss is scaled by the power of two that brings the
+    largest gradient to about 1, as fp16's scaler would.
+    """
+    for dtype, limit in LIMITS.items():
+        for name, (here, direct, inputs) in cases(torch.Generator().manual_seed(1), shape).items():
+            inputs = [x.detach().clone().to(args.device, dtype) for x in inputs]
+            precise = [x.cpu().double() for x in inputs]
+            precise[0].requires_grad_()
+            truth = direct(*precise)
+            truth.backward()
+            scale = 2.0 ** math.floor(-math.log2(precise[0].grad.abs().max()))
+            inputs[0].requires_grad_()
+            with torch.autocast(args.device, dtype=dtype, enabled=dtype != torch.float32):
+                value = here(*inputs)
+            (value * scale).backward()
+            grad = inputs[0].grad.cpu().double() / scale
+            errors = [float(abs(value.item() / truth.item() - 1)),
+                      float((grad - precise[0].grad).norm() / precise[0].grad.norm())]  # fmt: skip
+            verdict = "ok" if max(errors) <= limit else "TOO LARGE"  # so is nan
+            yield [name, str(dtype).removeprefix("torch."), *(f"{e:.1e}" for e in errors), f"{limit:g}", verdict]
+
+
 def direct_gb(name, b, layers, t, d):
     """Rough memory of the direct formulation, to leave out what cannot fit: two differences and their gradients."""
     w = {"wr_triple all": t, "wr_triple W=21": 21, "all four, W=21": 21}.get(name, layers if "triple" in name else 1)
@@ -101,6 +166,13 @@ def measure(args, shape):
         yield [name, timing.spread(times["here"]), *direct, f"{memory[0]:.3f}", *more]
 
 
+def kept(iterator, rows):
+    """Yield what the iterator gives and put it into rows."""
+    for row in iterator:
+        rows.append(row)
+        yield row
+
+
 def main():
     """Print the table, row by row."""
     parser = timing.parser(__doc__)
@@ -109,8 +181,15 @@ def main():
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--limit_gb", type=float, default=12, help="leave out direct cases that would need more")
+    parser.add_argument("--exact", action="store_true", help="compare values and gradients instead of time and memory")
     args = parser.parse_args()
     shape = (args.batch, args.layers, args.tokens, args.width)
+    if args.exact:
+        print(f"B={args.batch} L={args.layers} T={args.tokens} D={args.width}. {timing.machine(args.device)}. Relative "
+              "errors against the direct formulation in float64 on the CPU.\n")  # fmt: skip
+        rows = []
+        timing.table(["term", "precision", "value", "gradient", "limit", ""], kept(exact(args, shape), rows))
+        sys.exit(any(row[-1] != "ok" for row in rows))
     print(f"B={args.batch} L={args.layers} T={args.tokens} D={args.width}, float32, forward and backward. "
           f"{timing.machine(args.device)}. Milliseconds: median [range] of {args.rounds}; 'all four' is compared with "
           "a direct wr_triple W=21.\n")  # fmt: skip

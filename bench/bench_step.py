@@ -1,16 +1,20 @@
 """A whole distillation step of a multilingual-BERT-shaped teacher and a 6-layer student: kd against ckd.
 
     python bench/bench_step.py                              fine-tuning and pre-training, B=32, T=128
-    python bench/bench_step.py --precision bf16 --batch 64
+    python bench/bench_step.py --precision bf16 --batch 64 --compile
+    python bench/bench_step.py --stages fine-tuning --tokens cola
 """
 import argparse
 import functools
+import itertools
 
+import numpy as np
 import timing
 import torch
 from accelerate import Accelerator
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
+import data
 import distill_finetune
 import distill_pretrain
 import models
@@ -18,14 +22,38 @@ import tasks
 import training
 
 SHAPE = {"vocab_size": 119547, "max_position_embeddings": 512}
+# Tokens of CoLA's 8,551 training sentences, [CLS] and [SEP] among them, in the 0th, 5th, ..., 100th of a hundred parts;
+# counted with the word pieces of bert-base-uncased.
+COLA = (4, 6, 7, 8, 8, 9, 9, 9, 10, 10, 10, 11, 11, 12, 12, 13, 14, 15, 17, 20, 47)
 
 
-def make(stage, terms, options):
-    """A function that takes one optimiser step; random weights, random words, 15 % masked in pre-training."""
+def masks(options):
+    """A mask [B, T] for each step to take: full, or of CoLA's lengths as fine-tuning groups them in an epoch."""
+    if options.tokens != "cola":
+        return [torch.ones(options.batch, int(options.tokens), dtype=torch.long)]
+    lengths = np.interp(np.linspace(0, 100, 8551), np.linspace(0, 100, len(COLA)), COLA).astype(int).tolist()
+    plan = data.grouped_batches(lengths, options.batch, 1, 0)[: options.steps]
+    steps = [torch.tensor([lengths[i] for i in indices]) for indices in plan]
+    return [(torch.arange(int(n.max())) < n[:, None]).long() for n in steps]
+
+
+def make_batch(stage, mask):
+    """A batch of random words, 15 % masked in pre-training."""
+    ids = torch.randint(1000, 100000, mask.shape)
+    batch = {"input_ids": ids, "attention_mask": mask, "empty": False}
+    if stage == "fine-tuning":
+        return batch | {"labels": torch.zeros(len(ids), dtype=torch.long)}
+    batch["positions"] = torch.randperm(ids.numel())[: round(0.15 * ids.numel())].sort().values
+    return batch | {"labels": ids.flatten()[batch["positions"]]}
+
+
+def make(stage, terms, options, compiled=False):
+    """A function that takes an optimiser step for each of `masks`; random weights."""
     torch.manual_seed(1)
     script = distill_finetune if stage == "fine-tuning" else distill_pretrain
     fixed = ["--task", "cola"] if stage == "fine-tuning" else ["--corpus", "none"]
-    args = script.build_parser().parse_args([*fixed, "--teacher", "random", "--student_layers", "6", "--terms", terms])
+    args = script.build_parser().parse_args([*fixed, "--teacher", "random", "--student_layers", "6", "--terms", terms,
+                                             *(["--compile"] if compiled else [])])  # fmt: skip
     script.check_args(args)
     accelerator = Accelerator(mixed_precision=options.precision, cpu=options.device == "cpu")
     auto = AutoModelForSequenceClassification if stage == "fine-tuning" else AutoModelForMaskedLM
@@ -34,16 +62,11 @@ def make(stage, terms, options):
     teacher = auto.from_config(BertConfig(**SHAPE, **sizes)).eval().requires_grad_(False)
     student = models.build_student(teacher, auto, {"layers": options.layers // 2})
     args.layer_pairs = models.aligned(student, teacher, "uniform")
-    ids = torch.randint(1000, 100000, (options.batch, options.tokens))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "empty": False}
     if stage == "fine-tuning":
-        batch["labels"] = torch.zeros(options.batch, dtype=torch.long)
         teacher.to(accelerator.device)
         loss, _ = distill_finetune.make_loss(args, tasks.KINDS["classification"](None), teacher)
     else:
         student, teacher = models.MaskedLM(student), models.MaskedLM(teacher).to(accelerator.device)
-        batch["positions"] = torch.randperm(ids.numel())[: round(0.15 * ids.numel())].sort().values
-        batch["labels"] = ids.flatten()[batch["positions"]]
         terms_of, weights = distill_pretrain.make_losses(args, teacher)
 
         def loss(model, batch):
@@ -51,10 +74,19 @@ def make(stage, terms, options):
             return sum(weights[k] * v for k, v in values.items()), {}
 
     student.to(accelerator.device)
-    batch = {k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    if compiled:
+        models.compile_models(student, teacher)
+    batches = [{k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in make_batch(stage, mask).items()}
+               for mask in masks(options)]  # fmt: skip
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
     recipe = argparse.Namespace(loss=loss)
-    return functools.partial(training.training_step, args, accelerator, recipe, model, optimizer, [(batch, 1.0)], 1e-5)
+    step = functools.partial(training.training_step, args, accelerator, recipe, model, optimizer)
+
+    def run():
+        for batch in batches:
+            step([(batch, 1.0)], 1e-5)
+
+    return run
 
 
 def matrix_rate(device, precision):
@@ -65,42 +97,54 @@ def matrix_rate(device, precision):
     return 2 * n**3 / seconds / 1e12
 
 
-def step_flops(stage, options):
+def step_flops(stage, options, mask):
     """Multiply-adds x 2 of a step: teacher forward, student forward and backward (two more), heads where masked."""
-    tokens, d = options.batch * options.tokens, options.width
-    layer = 2 * tokens * 12 * d * d + 4 * tokens * options.tokens * d
+    tokens, d = mask.numel(), options.width
+    layer = 2 * tokens * 12 * d * d + 4 * tokens * mask.shape[1] * d
     head = 2 * 0.15 * tokens * d * (SHAPE["vocab_size"] + d) if stage == "pre-training" else 0
     return options.layers * layer + head + 3 * (options.layers // 2 * layer + head)
 
 
 def measure(args, rate):
-    """Yield the rows of the table."""
-    for stage in args.stages:
-        times = timing.alternate({t: make(stage, t, args) for t in ("kd", "ckd")}, args.device, args.rounds)
-        memory = [timing.peak_memory(make, (stage, terms, args), args.device, extra=False) for terms in ("kd", "ckd")]
-        share = step_flops(stage, args) / min(times["ckd"]) / 1e12 / rate
-        yield [stage, timing.spread(times["kd"]), timing.spread(times["ckd"]),
+    """Yield the rows of the table; of several steps their mean."""
+    steps = masks(args)
+    for stage, compiled in itertools.product(args.stages, (False, True)[: 1 + args.compile]):
+        sides = {t: make(stage, t, args, compiled) for t in ("kd", "ckd")}
+        times = timing.alternate(sides, args.device, args.rounds)
+        memory, counts = [float("nan")] * 2, {t: (float("nan"), None) for t in sides}
+        if not compiled:  # a fresh process would have to compile again
+            memory = [timing.peak_memory(make, (stage, t, args), args.device, extra=False) for t in sides]
+        if not compiled or args.device == "cuda":  # what is compiled, the counting of a CPU does not see
+            counts = {t: timing.operations(side, args.device) for t, side in sides.items()}
+        seconds = min(times["ckd"])
+        rate_here = sum(step_flops(stage, args, mask) for mask in steps) / seconds / 1e12
+        yield [stage, "compiled" if compiled else "eager",
+               *(timing.spread([s / len(steps) for s in times[t]]) for t in sides),
                f"{timing.ratio(times['ckd'], times['kd']):.3f}", *(f"{m:.2f}" for m in memory),
-               f"{memory[1] / memory[0]:.3f}", f"{args.batch * args.tokens / min(times['ckd']):.0f}",
-               f"{100 * share:.0f} %"]  # fmt: skip
+               f"{memory[1] / memory[0]:.3f}", *(f"{count / len(steps):.0f}" for count, _ in counts.values()),
+               timing.share(counts["ckd"][1], seconds), f"{sum(int(mask.sum()) for mask in steps) / seconds:.0f}",
+               f"{rate_here:.3g}", f"{100 * rate_here / rate:.0f} %"]  # fmt: skip
 
 
 def main():
     """Print the table, row by row."""
     parser = timing.parser(__doc__)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--tokens", default="128", help="of every sentence, or cola: its lengths")
+    parser.add_argument("--steps", type=int, default=16, help="steps of CoLA's lengths to take the mean of")
     parser.add_argument("--layers", type=int, default=12, help="of the teacher; the student has half")
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--stages", nargs="+", default=["fine-tuning", "pre-training"])
+    parser.add_argument("--compile", action="store_true", help="also as the scripts do it with --compile")
     args = parser.parse_args()
     rate = matrix_rate(args.device, args.precision)
     print(f"B={args.batch} T={args.tokens}, {args.layers} to {args.layers // 2} layers of {args.width}, vocabulary "
           f"{SHAPE['vocab_size']}, precision {args.precision}. {timing.machine(args.device)}. Matrix product in that "
           f"precision: {rate:.2f} TFLOP/s. Milliseconds: median [range] of {args.rounds}.\n")  # fmt: skip
-    header = ["stage", "kd ms", "ckd ms", "time ckd/kd", "kd GB", "ckd GB", "memory ckd/kd", "ckd tokens/s",
-              "share of matrix rate"]  # fmt: skip
+    count = timing.OPERATIONS[args.device]
+    header = ["stage", "models", "kd ms", "ckd ms", "time ckd/kd", "kd GB", "ckd GB", "memory ckd/kd", f"kd {count}",
+              f"ckd {count}", "ckd device busy", "ckd tokens/s", "TFLOP/s", "share of matrix rate"]  # fmt: skip
     timing.table(header, measure(args, rate))
 
 

@@ -1,7 +1,11 @@
-"""Shared by the benchmarks: alternating timing, peak memory in a fresh process, and the line that names the machine."""
+"""Shared by the benchmarks: alternating timing, operations, peak memory in a fresh process, the machine's name."""
 import argparse
+import collections
+import contextlib
 import platform
+import queue as queues
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +13,8 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import runs
@@ -29,8 +35,15 @@ def machine(device):
 
     Stub.device = torch.device(device)
     found = runs.machine(Stub)
-    name = found["gpu"] or f"{found['cpu']}, {torch.get_num_threads()} threads"
-    return f"{name}; torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"
+    name = f"{found['cpu']}, {torch.get_num_threads()} threads"
+    if found["gpu"]:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = "unknown"
+        with contextlib.suppress(OSError, subprocess.CalledProcessError, IndexError):
+            driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+        name = f"{found['gpu']}, driver {driver}, CUDA {torch.version.cuda}, {found['cpu_count']} cores, {found['cpu']}"
+    return (f"{name}; torch {torch.__version__}, transformers {transformers.__version__}, Python "
+            f"{platform.python_version()}, {platform.system()}")  # fmt: skip
 
 
 def once(function, device):
@@ -53,6 +66,53 @@ def alternate(functions, device, rounds):
         for name, function in functions.items():
             times[name].append(once(function, device))
     return times
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations that are not views, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = collections.Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view:
+            self.calls[function.overloadpacket._qualified_op_name.replace("::", ".")] += 1
+        return function(*args, **(kwargs or {}))
+
+    @property
+    def total(self):
+        return sum(self.calls.values())
+
+
+OPERATIONS = {"cuda": "launches", "cpu": "operations"}  # what `operations` counts
+
+
+def operations(function, device):
+    """(number, seconds that the device is busy with them) of the operations of one call.
+
+    On CUDA kernels and copies as the profiler sees them; on a CPU operations that are not views, and no seconds.
+    """
+    if device != "cuda":
+        with Counted() as counted:
+            function()
+        return counted.total, None
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    once(function, device)
+    with torch.profiler.profile(activities=activities) as found:
+        once(function, device)
+    spans = sorted((e.time_range.start, e.time_range.end) for e in found.events()
+                   if e.device_type == torch.autograd.DeviceType.CUDA and not e.is_user_annotation)  # fmt: skip
+    busy, end = 0, 0
+    for start, stop in spans:  # streams overlap: the time that any of them is at work
+        busy += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return len(spans), busy / 1e6
+
+
+def share(busy, seconds):
+    """The part of the seconds in which the device was busy, in words."""
+    return "--" if busy is None else f"{100 * busy / seconds:.0f} %"
 
 
 def spread(times):
@@ -93,7 +153,7 @@ def _measure(queue, make, arguments, device, extra):
 
 
 def peak_memory(make, arguments, device, extra=True):
-    """Peak memory in 10^9 bytes of one call of make(*arguments)() in a fresh process.
+    """Peak memory in 10^9 bytes of one call of make(*arguments)() in a fresh process; nan if that dies.
 
     extra: count only what comes on top of what make has left.
     """
@@ -101,7 +161,13 @@ def peak_memory(make, arguments, device, extra=True):
     queue = context.Queue()
     process = context.Process(target=_measure, args=(queue, make, arguments, device, extra))
     process.start()
-    value = queue.get()
+    value = None
+    while value is None:
+        alive = process.is_alive()
+        try:
+            value = queue.get(timeout=1)
+        except queues.Empty:
+            value = None if alive else float("nan")
     process.join()
     return value
 

@@ -2,12 +2,14 @@
 # Kill a run with SIGKILL at random moments, start it again with the same command until it ends, and compare its weights
 # with those of a run that was never interrupted: bit for bit, on a CPU in one process.
 #
-#   bash bench/torture.sh [N]      N kills in all (default 20), shared between fine-tuning and pre-training
+#   bash bench/torture.sh [N [OPTION...]]     N kills in all (default 20), shared between fine-tuning and pre-training;
+#                                             on CUDA with --deterministic
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source setup.sh
 
 kills=${1:-20}
+shift $(($# > 0))
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export CI=true
@@ -17,10 +19,10 @@ python distill_finetune.py --task cola --data_dir "$work/world/glue" --student "
 
 finetune=(python distill_finetune.py --task cola --data_dir "$work/world/glue" --teacher "$work/teacher"
     --student_layers 2 --terms ckd --max_train_samples 600 --num_train_epochs 2 --per_device_train_batch_size 8
-    --gradient_accumulation_steps 2 --eval_steps 7 --save_steps 5)
+    --gradient_accumulation_steps 2 --eval_steps 7 --save_steps 5 "$@")
 pretrain=(python distill_pretrain.py --corpus "$work/world/text/train.txt" --validation_corpus
     "$work/world/text/valid.txt" --teacher "$work/world/bert" --student_layers 2 --terms ckd --seq_length 32
-    --max_steps 60 --max_eval_samples 16 --per_device_train_batch_size 8 --eval_steps 7 --save_steps 5)
+    --max_steps 60 --max_eval_samples 16 --per_device_train_batch_size 8 --eval_steps 7 --save_steps 5 "$@")
 
 failed=0 done_kills=0
 for script in finetune pretrain; do

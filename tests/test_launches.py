@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig
 
@@ -16,26 +15,14 @@ import losses
 import models
 import relations
 import training
+from bench import timing
 
 ARGS = SimpleNamespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=21, temperature=2.0)
 READS = ("aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.equal", "aten.is_nonzero")
 
 
-class Counted(TorchDispatchMode):
-    """Counts operations that are not views, by name."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = collections.Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not function.is_view:
-            self.calls[function.overloadpacket._qualified_op_name.replace("::", ".")] += 1
-        return function(*args, **(kwargs or {}))
-
-    @property
-    def total(self):
-        return sum(self.calls.values())
+class Counted(timing.Counted):
+    """The operations that are not views, and among them what makes the host wait."""
 
     @property
     def reads(self):
