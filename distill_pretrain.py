@@ -81,6 +81,8 @@ def load_everything(args):
     if missing:
         raise ValueError(f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
                          "language modelling needs: choose a model that was pre-trained with it")  # fmt: skip
+    if args.whole_word_mask:
+        corpus.word_starts(tokenizer)  # there are some
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:

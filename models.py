@@ -177,7 +177,8 @@ def load_model(name, auto, what="model", *, labels=(), **head):
     auto: transformers' AutoModelFor... class of the head. labels: label words in the order of their ids. head: what
     else the configuration says of the head, such as num_labels. Weights are float32, on the CPU.
     Returns (model in eval mode, names of the parameters of a new head). Raises ValueError in one line, also where
-    anything but the head is missing; names on stderr what the files hold and the model does not take.
+    anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
+    not take.
     """
     family(load_config(name, what), f"{what} {str(name)!r}", auto)
     options = {"dtype": torch.float32, "trust_remote_code": False, **head}
@@ -200,10 +201,14 @@ def check_loaded(model, info, what):
     """The sorted names of parameters that the files lacked, all of a head; info: transformers' loading info.
 
     Raises ValueError if others are missing: transformers leaves them at random values. A head is what lies outside
-    base_model, and its pooler, which files of masked language models lack. Tensors that nothing takes are named in a
-    line on stderr.
+    base_model, and its pooler, which files of masked language models lack; each of its modules is there or not, never a
+    part of it. Raises ValueError too for a weight that is not finite. Tensors that nothing takes are named in a line on
+    stderr.
     """
     prefix, missing = f"{model.base_model_prefix}.", sorted(info["missing_keys"])
+    if odd := [name for name, value in model.named_parameters() if not value.detach().isfinite().all()]:
+        raise ValueError(f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: the run that made "
+                         "it diverged, or the file is damaged; take another one")  # fmt: skip
     lost = [name for name in missing if name.startswith(prefix) and not name.startswith(f"{prefix}pooler.")]
     extra = sorted(n for n in info["unexpected_keys"] if not DROPPED.match(n.removeprefix(prefix)))
     named = f", among them {', '.join(extra[:3])}" if extra else ""
@@ -212,9 +217,26 @@ def check_loaded(model, info, what):
             f"{what}: its files lack {len(lost)} tensors that its config.json describes, first {lost[0]}, which would "
             f"be random, and hold {len(extra)} unknown ones{named}: take files that belong together"
         )
+    if half := _half_there(model, missing, prefix):
+        raise ValueError(f"{what}: its files hold a part of a head only: {half} is missing and would be random: take "
+                         "files that belong together")  # fmt: skip
     if extra and os.environ.get("RANK", "0") == "0":
         print(f"{what}: its files hold {len(extra)} tensors that the model does not take{named}", file=sys.stderr)
     return missing
+
+
+def _half_there(model, missing, prefix):
+    """The first missing parameter of a head's module of which the files held others; None if there is none."""
+    def module(name):
+        return re.match(rf"({re.escape(prefix)})?[^.]+", name)[0]
+
+    # Of tied weights one name will do, and those that are the encoder's say nothing of the head.
+    state = {name: value.data_ptr() for name, value in model.state_dict().items()}
+    there = {name: at for name, at in state.items() if name not in missing}
+    encoder = {at for name, at in state.items() if name.startswith(prefix) and "pooler." not in name}
+    begun = {module(name) for name, at in there.items() if at not in encoder}
+    lost = (name for name in missing if state.get(name) not in there.values() and module(name) in begun)
+    return next(lost, None)
 
 
 def check_labels(config, labels, what, remedy):

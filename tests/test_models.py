@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import functools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -390,6 +391,36 @@ def test_weights_that_did_not_load_are_an_error_that_names_them(case, kind, tmp_
         with pytest.raises(ValueError, match=message) as error:
             load(folder, AUTO[kind])
         assert one_line(error)
+
+
+PARTS = {
+    "classification": ("classifier.weight", "bert.pooler.dense.weight"),
+    "mlm": ("cls.predictions.transform.dense.weight", "cls.predictions.bias"),
+}
+
+
+@pytest.mark.parametrize(("kind", "part"), [(kind, part) for kind in PARTS for part in PARTS[kind]])
+def test_a_part_of_a_head_is_not_taken_for_none(kind, part, tmp_path):
+    model = AUTO[kind].from_config(make(layers=2).config)
+    state, whole = model.state_dict(), saved(tmp_path / "whole", model.state_dict())
+    assert not models.load_model(whole, AUTO[kind])[1]
+    gone = [name for name, value in state.items() if value.data_ptr() == state[part].data_ptr()]
+    folder = saved(tmp_path / "part", {name: value for name, value in state.items() if name not in gone})
+    with pytest.raises(ValueError, match=f"hold a part of a head only: ({'|'.join(gone)}) is missing") as error:
+        models.load_model(folder, AUTO[kind])
+    assert one_line(error)
+    head = {name for name in state if not name.startswith("bert.") or "pooler" in name}
+    folder = saved(tmp_path / "none", {name: value for name, value in state.items() if name not in head})
+    assert part in models.load_model(folder, AUTO[kind])[1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_an_error_that_names_them(value, tmp_path):
+    name = "bert.encoder.layer.1.output.dense.bias"
+    folder = saved(tmp_path, WHOLE | {name: torch.full_like(WHOLE[name], value)})
+    with pytest.raises(ValueError, match=f"1 of its tensors hold NaN or infinity, first {name}") as error:
+        models.load_model(folder, AUTO["classification"])
+    assert one_line(error)
 
 
 def test_a_fresh_pooler_is_for_students_only(tmp_path):

@@ -13,6 +13,8 @@ from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
@@ -498,6 +500,7 @@ def test_narrower_students_and_other_terms_train_too(pretrain, world, tmp_path):
         (["--validation_corpus", " "], "--validation_corpus ' ' names nothing.* or leave it out"),
         (["--validation_corpus", "{tmp}/unknown.txt"], "hold no token that could be masked"),
         (["--teacher", "{tmp}/maskless"], "maskless.* has no mask_token"),
+        (["--teacher", "{tmp}/whole", "--whole_word_mask"], "needs a WordPiece vocabulary"),
         (["--seq_length", "1000"], "exceeds the model's 384 positions"),
         (["--streaming", "--max_steps", "0"], "pass --max_steps"),
         (["--terms", "ckd", "wr_pears=1"], "unknown term"),
@@ -515,6 +518,10 @@ def test_bad_input_is_one_line_before_anything_is_written(pretrain, world, stude
     maskless = AutoTokenizer.from_pretrained(world / "bert").backend_tokenizer
     PreTrainedTokenizerFast(tokenizer_object=maskless, pad_token="[PAD]", cls_token="[CLS]",
                             sep_token="[SEP]").save_pretrained(tmp_path / "maskless")  # fmt: skip
+    shutil.copytree(world / "bert", tmp_path / "whole")
+    whole = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "dog": 5}, "[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=whole, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+                            mask_token="[MASK]").save_pretrained(tmp_path / "whole")  # fmt: skip
     options = [option.format(tmp=tmp_path) for option in options]
     with pytest.raises(ValueError, match=said) as error:
         pretrain(*student_options, "--output_dir", tmp_path / "run", *options)
