@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Lint and tests on the CPU, no downloads, under 5 minutes on two cores. Arguments go on to pytest.
+# Lint and tests on the CPU, no downloads, a process for each core, under 4 minutes on two. Arguments go on to pytest.
 set -euo pipefail
 cd "$(dirname "$0")"
 source setup.sh
 ruff check .
-python -m pytest -q tests "$@"
+# One thread for each: more would fight for the cores, and change the order of sums.
+export OMP_NUM_THREADS=1
+cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+python -m pytest -q -n "$cores" tests "$@"

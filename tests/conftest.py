@@ -1,5 +1,9 @@
 """Shared by the tests: a small artificial language on disk, and scripts called as from the command line."""
+import fcntl
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +18,31 @@ def pytest_configure():
     """Ctrl-C is heard also where a shell started the tests in the background, which makes it deaf to it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """once(name, make): a folder that make(folder) has filled, for all workers of pytest-xdist by one of them."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name, make):
+        folder, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
+
+
+def torchrun(*command):
+    """Run a script in two processes, at a port that is free; the finished launcher."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *command]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 """--cache_teacher: what is read from disk trains as what the teacher says."""
-import json
 import subprocess
 import sys
 import threading
@@ -118,29 +117,6 @@ def test_what_is_too_large_is_refused_and_nothing_is_lost(finetune, teacher, tmp
     assert (tmp_path / "run" / "run.json").read_bytes() == before and not folder.exists()
     with pytest.raises(ValueError, match="--cache_teacher keeps what a teacher says: pass --teacher"):
         finetune("--student", teacher, "--cache_teacher")
-
-
-def test_two_processes_fill_one_cache(finetune, world, teacher, tmp_path, monkeypatch):
-    options = ["--teacher", teacher, "--student_layers", "2", "--terms", "ckd", "--max_train_samples", "65",
-               "--num_train_epochs", "1", "--cache_teacher"]  # fmt: skip
-    finetune(*options, "--output_dir", tmp_path / "one")
-    script = tmp_path / "run.py"
-    script.write_text(
-        f"import os, sys, pathlib\nsys.path.insert(0, os.getcwd())\nimport distill_finetune, teacher_cache, training\n"
-        f"teacher_cache.FOLDER = pathlib.Path({str(tmp_path / 'two-cache')!r})\n"
-        "training.run_script(distill_finetune.main)\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29521",
-               script, "--task", "cola", "--data_dir", world / "glue", "--max_eval_samples", "32",
-               "--max_seq_length", "32", *options, "--per_device_train_batch_size", "8",
-               "--output_dir", tmp_path / "two"]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two")]
-    assert records[0]["steps"] == records[1]["steps"] == 5
-    a, b = (load_file(tmp_path / name / "checkpoints/step-00000005/model.safetensors") for name in ("one", "two"))
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
 def test_a_damaged_file_is_refused_with_its_remedy(finetune, teacher, tmp_path, folder):
