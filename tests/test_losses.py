@@ -24,12 +24,10 @@ def criterion_values(a, b, criterion):
 
 
 def pair_relation(x, distance):
-    n = len(x)
     if distance == "cosine":
-        rows = [torch.stack([F.cosine_similarity(x[i], x[j], 0, 1e-12) for j in range(n)]) for i in range(n)]
-        return torch.stack(rows)
-    d = torch.stack([torch.stack([(x[i] - x[j]).norm() for j in range(n)]) for i in range(n)])
-    return d / d[~torch.eye(n, dtype=torch.bool)].mean()
+        return F.cosine_similarity(x[:, None], x[None], -1, 1e-12)
+    d = (x[:, None] - x[None]).norm(dim=-1)
+    return d / d[~torch.eye(len(x), dtype=torch.bool)].mean()
 
 
 def pair_values(a, b, distance, criterion):
@@ -46,15 +44,13 @@ def pair_values(a, b, distance, criterion):
 
 def triple_values(a, b, positions, window, criterion):
     reach = (window - 1) // 2 if window else len(a) + max(positions, default=0)
-    values = []
+    triples = []
     for j in range(len(a)):
         near = [i for i in range(len(a)) if i != j and abs(positions[i] - positions[j]) <= reach]
-        for i in near:
-            for k in near:
-                if i != k:
-                    angles = [F.cosine_similarity(x[i] - x[j], x[k] - x[j], 0, 1e-12) for x in (a, b)]
-                    values.append(criterion_values(*angles, criterion))
-    return torch.stack(values) if values else a.new_zeros(0)
+        triples += [(i, j, k) for i in near for k in near if i != k]
+    i, j, k = torch.tensor(triples, dtype=torch.long).view(-1, 3).unbind(1)
+    angles = [F.cosine_similarity(x[i] - x[j], x[k] - x[j], -1, 1e-12) for x in (a, b)]
+    return criterion_values(*angles, criterion)
 
 
 def reference(name, student, teacher, mask, distance="cosine", criterion=None, window=21):
