@@ -6,6 +6,7 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import torchrun
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
 import distill_finetune
 import distill_pretrain
@@ -37,6 +38,22 @@ DIES = HEAD.format(3, "if os.environ['RANK'] == '1': raise ValueError('worker 1 
 CUT = HEAD.format(0, "raise KeyboardInterrupt")
 
 
+def worded(folder, world):
+    """Options of a run on sentences of very different length, where a mean of the processes' means would be another."""
+    tags = ["O", "B-x", "I-x"]
+    sentences = ["\n".join(f"the {tags[j % 3]}" for j in range(1 + i % 5 * 3)) for i in range(18)]
+    (folder / "words.txt").write_text("\n\n".join(sentences))
+    config = AutoConfig.from_pretrained(world / "bert", id2label=dict(enumerate(tags)),
+                                        label2id={tag: i for i, tag in enumerate(tags)})  # fmt: skip
+    torch.manual_seed(1)
+    AutoModelForTokenClassification.from_config(config).save_pretrained(folder / "tagger")
+    AutoTokenizer.from_pretrained(world / "bert").save_pretrained(folder / "tagger")
+    return ["--task", "custom", "--kind", "token", "--train_file", folder / "words.txt", "--validation_file",
+            folder / "words.txt", "--teacher", folder / "tagger", "--student_layers", "2", "--terms", "kd",
+            "--hard_weight", "0.5", "--max_seq_length", "12", "--num_train_epochs", "1", "--learning_rate",
+            "1e-3"]  # fmt: skip
+
+
 def job(script, *options):
     return f"run({script}, {', '.join(repr(str(option)) for option in options)})\n"
 
@@ -59,11 +76,13 @@ def runs(once, world, teacher, monkeypatch):
         stream = [*text, "--streaming", "--num_workers", "2", "--seq_length", "16", "--teacher", world / "bert",
                   "--student_layers", "2", "--max_steps", "8", "--save_steps", "2", "--max_eval_samples", "4",
                   "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]  # fmt: skip
+        words = worded(folder, world)
         size, to = "--per_device_train_batch_size", "--output_dir"
         monkeypatch.setattr(teacher_cache, "FOLDER", folder / "one-cache")
         monkeypatch.chdir(folder)
         for script, options, name in ((distill_finetune, every + [size, "16"], "one"),
                                       (distill_finetune, cached + [size, "16"], "one-cached"),
+                                      (distill_finetune, words + [size, "6"], "one-words"),
                                       (distill_pretrain, masked + [size, "8"], "one-masked")):  # fmt: skip
             AcceleratorState._reset_state(reset_partial_state=True)
             script.main([*map(str, options), to, str(folder / name)])
@@ -78,6 +97,7 @@ def runs(once, world, teacher, monkeypatch):
             + job("distill_finetune", *every, size, "8", "--save_minutes", "1e-9", to, folder / "two")
             + job("distill_finetune", *dying)
             + job("distill_finetune", *cached, size, "8", to, folder / "two-cached")
+            + job("distill_finetune", *words, size, "3", to, folder / "two-words")
             + job("distill_pretrain", *masked, size, "4", to, folder / "two-masked")
             + "corpus.DOCUMENTS, corpus.POOL = 3, 6\n"
             + job("distill_pretrain", *stream, to, folder / "whole")
@@ -93,6 +113,14 @@ def runs(once, world, teacher, monkeypatch):
 
 def record(folder):
     return json.loads((folder / "run.json").read_text())
+
+
+def test_means_over_words_are_those_of_both_processes(runs):
+    one, two = record(runs / "one-words"), record(runs / "two-words")
+    assert one["steps"] == two["steps"] > 2 and one["best"]["metrics"] == pytest.approx(two["best"]["metrics"])
+    a, b = (load_file(runs / f"{name}-words" / "model.safetensors") for name in ("one", "two"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-5, msg=key)
 
 
 @pytest.mark.parametrize("kind", ["", "-cached"])
