@@ -118,7 +118,7 @@ def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache"):
 
     What is on disk belongs to the text itself, not to the name or time of its files; its checksum is verified by one
     process of each machine, which costs one reading of it. Raises ValueError if the text does not fill one block, or if
-    what is on disk is damaged.
+    what is on disk is damaged; TrainingError if the disk is full.
     """
     cut = cutter(tokenizer, length)
     files, texts = find_files(corpus), None
@@ -131,7 +131,14 @@ def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache"):
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
     with runs.building(folder, talk=first) as temporary:
         if temporary:
-            build_blocks(corpus, texts, cut, id_type(len(tokenizer)), length, num_proc or cores(), temporary, folder)
+            kind, num_proc = id_type(len(tokenizer)), num_proc or cores()
+            try:
+                build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder)
+            except Exception as error:  # datasets has its own for what the disk says
+                if (reason := runs.disk_error(error)) not in runs.FULL:
+                    raise
+                raise runs.TrainingError(f"{folder} cannot be written ({reason}): make room, then run the same command "
+                                         "again") from error  # fmt: skip
     if first and not temporary and (reason := runs.damage(folder, "blocks.json")):
         raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
     parts = [datasets.Dataset.from_file(str(path)) for path in sorted(folder.glob("blocks*.arrow"))]

@@ -3,6 +3,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -31,6 +32,7 @@ import distill_pretrain
 import heads
 import losses
 import models
+import runs
 
 CLS, SEP = -1, -2
 
@@ -161,6 +163,19 @@ def test_a_damaged_text_cache_is_refused_and_a_killed_build_is_not_used(blocks_o
     assert blocks_of(tmp_path / "a.txt") == blocks
     assert {p.name for p in (tmp_path / "cache").rglob("*")} == {cache.name, arrow.name, "blocks.json",
                                                                    "checksums.json"}  # fmt: skip
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_cache(blocks_of, tmp_path):
+    """Files that cannot grow are to writers what a full disk is."""
+    (tmp_path / "a.txt").write_text("the dog sleeps . " * 100)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(runs.TrainingError, match=r"text-\w+ cannot be written \(File too large\): make room, then"):
+            blocks_of(tmp_path / "a.txt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_blocks_do_not_depend_on_the_number_of_processes(world, tmp_path, monkeypatch):
