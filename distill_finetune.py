@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+import card
 import data
 import losses
 import measure
@@ -142,6 +143,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
     lengths = train.lengths()
     loss, weights = make_loss(args, kind, teacher)
     files = {}
+    base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def collate(indices, epoch):
         batch = train.batch(indices, tokenizer.pad_token_id)
@@ -150,7 +152,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
     def save(folder, model, entry):
         model.save_pretrained(folder, state_dict=models.saved_state(model))
         tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(args, entry), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(args, kind, entry, base), encoding="utf-8")
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
@@ -161,20 +163,19 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         loss=loss,
         evaluate=make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files),
         save=save,
-        weights=weights,
+        weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
     )
 
 
-def model_card(args, entry):
-    """Text of the README.md that goes with a saved model."""
-    scores = "\n".join(f"- {name}: {training.shown(value)}" for name, value in entry["metrics"].items())
-    how = f"distilled from `{args.teacher}` with {args.terms}" if args.teacher else "fine-tuned on the labels"
-    return (
-        f"---\nlibrary_name: transformers\ntags: [knowledge-distillation, {args.task}]\n---\n\n# {args.run_name} on "
-        f"{args.task}, seed {args.seed}\n\nA model {how}, task `{args.task}`, at most {args.max_seq_length} tokens. "
-        f"Dev set, step {entry['step']}:\n\n{scores}\n\nMethod: contextual knowledge distillation (arXiv:2109.08359) "
-        "or the baseline named above. `run.json` beside this file holds all options, hardware and time.\n"
-    )
+def model_card(args, kind, entry, base):
+    """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
+    hub, config = (None, None) if args.data_dir else kind.task.hub
+    dataset = {"dataset_name": kind.task.folder or Path(args.validation_file or args.task).name,
+               "dataset_type": hub or args.task, "dataset_config": config, "dataset_split": "validation"}  # fmt: skip
+    if args.max_eval_samples:
+        dataset["dataset_args"] = {"max_eval_samples": args.max_eval_samples}
+    about = f"A model for the task `{args.task}`, of at most {args.max_seq_length} tokens."
+    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev)
 
 
 def finish(args, record, student, teacher, accelerator):

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForMaskedLM
 
+import card
 import corpus
 import heads
 import losses
@@ -238,6 +239,7 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
     terms, weights = make_losses(args, teacher)
     vocab_size = student.model.config.vocab_size
     count = 0 if args.streaming else len(blocks)
+    base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def loss(model, batch):
         values, _, _ = terms(model, batch, losses.several_processes())
@@ -252,28 +254,29 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
     def save(folder, model, entry):
         model.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(args, entry), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(args, entry, base), encoding="utf-8")
 
     positions = {str(worker): None for worker in range(max(1, args.num_workers))} if args.streaming else {}
     rows, held_rows = None if args.streaming else corpus.Rows(blocks), corpus.Rows(held_out)
     read = make_stream_reader(args, blocks, positions) if args.streaming else lambda indices: (rows[indices], None)
     check = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
     return training.Recipe(
-        lengths=training.Constant(args.seq_length), plan=plan, loss=loss, save=save, weights=weights,
+        lengths=training.Constant(args.seq_length), plan=plan, loss=loss, save=save,
+        weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
         collate=make_collate(args, read, tokenizer, vocab_size), positions=positions,
         evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator),
     )  # fmt: skip
 
 
-def model_card(args, entry):
-    """Text of the README.md that goes with a saved model."""
-    how = f"distilled from `{args.teacher}` with {args.terms}" if args.teacher else "pre-trained"
-    scores = "\n".join(f"- {name}: {training.shown(value)}" for name, value in entry["metrics"].items())
-    return (
-        f"---\nlibrary_name: transformers\ntags: [knowledge-distillation, fill-mask]\n---\n\n# {args.run_name}, "
-        f"seed {args.seed}\n\nA masked language model {how} on `{args.corpus}`, blocks of {args.seq_length} tokens. "
-        f"Held-out text, step {entry['step']}:\n\n{scores}\n\n`run.json` holds options, hardware and time.\n"
-    )
+def model_card(args, entry, base):
+    """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
+    name = args.validation_corpus or args.corpus
+    hub, _, config = ("", "", "") if runs.named_files(name) else name.partition(":")
+    dataset = {"dataset_name": name, "dataset_type": hub or "text", "dataset_config": config or None,
+               "dataset_split": "train" if hub else "validation",
+               "dataset_args": {"blocks": args.max_eval_samples, "tokens": args.seq_length}}  # fmt: skip
+    about = f"A masked language model, trained on `{args.corpus}` in blocks of {args.seq_length} tokens."
+    return card.model_card(args, entry, AutoModelForMaskedLM, about, dataset, base)
 
 
 def finish(args, record, student, teacher, accelerator):

@@ -1,18 +1,28 @@
-"""What a run writes to TensorBoard: the terms' means, scores, figures, its options for the HParams page."""
-import io
+"""What a run writes to TensorBoard: means of the terms, scores, figures, and its options for the HParams page."""
 import math
 import os
 import platform
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
-from runs import TrainingError, max_mem_gb, writing
+from runs import FREE_OPTIONS, TrainingError, max_mem_gb, writing
+
+
+def hyperparameters(options, weights):
+    """{name: number or word} for the HParams page: the options that may change a result, weights as terms/<name>.
+
+    weights: of all terms, 0 for those not computed: the page takes a missing value for one that does not differ.
+    """
+    shown = {k: str(v) if isinstance(v, bool) else v for k, v in options.items() if k not in FREE_OPTIONS}
+    shown |= {f"terms/{name}": float(weight) for name, weight in weights.items()}
+    return {k: v for k, v in shown.items() if isinstance(v, (int, float, str))}
 
 
 class Events:
@@ -28,8 +38,8 @@ class Events:
         self.file = (folder / name).open("wb")
         self.records = RecordWriter(self.file)
         self._write(Event(file_version="brain.Event:2"))
-        if step:  # the run goes on from there: points that were written later are void
-            self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        # The run goes on from there: points that an earlier part of it wrote later are void.
+        self._write(Event(step=step + 1 if step else 0, session_log=SessionLog(status=SessionLog.START)))
 
     def _write(self, event):
         event.wall_time = time.time()
@@ -39,16 +49,9 @@ class Events:
         """Write a Summary."""
         self._write(Event(step=step, summary=content))
 
-    def figure(self, tag, figure):
-        """The Summary of a matplotlib figure."""
-        png, (width, height) = io.BytesIO(), figure.get_size_inches() * figure.dpi
-        figure.savefig(png, format="png", dpi=figure.dpi)
-        image = Summary.Image(height=int(height), width=int(width), colorspace=4, encoded_image_string=png.getvalue())
-        return Summary(value=[Summary.Value(tag=tag, image=image)])
-
 
 class Log:
-    """Collects the terms on the device and reads them once per logging interval."""
+    """Collects the terms on the device and reads them once per logging interval; the main process writes."""
 
     def __init__(self, args, accelerator, recipe, step):
         self.args, self.accelerator, self.recipe = args, accelerator, recipe
@@ -58,6 +61,18 @@ class Log:
         if accelerator.is_main_process:
             with writing(self.folder):
                 self.events = Events(self.folder / "tb", step)
+
+    def begin(self, options):
+        """Say what run this is: a row of the HParams page."""
+        # Without the record of a whole experiment: of those of several runs the page would take one, and hide what
+        # only others have. Having none, it looks for all options itself and for those that differ.
+        _, begun, _ = summary.hparams(hyperparameters(options, self.recipe.weights), {})
+        self.put(0, [begun])
+
+    def end(self, step):
+        """Say that the run is complete."""
+        _, _, ended = summary.hparams({}, {})
+        self.put(step, [ended])
 
     def add(self, step, indices, values):
         """Keep the values of one step; nothing is read from the device."""
@@ -87,35 +102,43 @@ class Log:
         self.pending, self.where = [], []
 
     def write(self, step, lr):
-        """Write one TensorBoard point; the means of its values, which are over the steps since the last point."""
+        """Write a point: means over the last --logging_steps steps, however many came since the last; returns them."""
         self.read()
+        self.rows = self.rows[-self.args.logging_steps :]
         means = dict(zip(self.names, torch.tensor(self.rows, dtype=torch.float64).mean(0).tolist(), strict=True))
-        self.rows = []
         seconds = time.perf_counter() - self.start
-        if self.events:
-            points = {f"loss/{name}": value for name, value in means.items() if name != "grad_norm"}
-            points |= {f"loss_weighted/{name}": means[name] * weight for name, weight in self.recipe.weights.items()}
-            points |= {"optim/lr": lr, "optim/grad_norm": means["grad_norm"],
-                       "perf/examples_per_s": self.examples / seconds, "perf/tokens_per_s": self.tokens / seconds,
-                       "perf/max_mem_gb": max_mem_gb(self.accelerator)}  # fmt: skip
-            self.scalars(points, step)
+        points = {f"loss/{name}": value for name, value in means.items() if name != "grad_norm"}
+        points |= {f"loss_weighted/{name}": means[name] * weight
+                   for name, weight in self.recipe.weights.items() if name in means}  # fmt: skip
+        points |= {"optim/lr": lr, "optim/grad_norm": means["grad_norm"],
+                   "perf/examples_per_s": self.examples / seconds, "perf/tokens_per_s": self.tokens / seconds,
+                   "perf/max_mem_gb": max_mem_gb(self.accelerator)}  # fmt: skip
+        self.scalars(points, step)
         self.restart()
         return means
 
-    def scalars(self, points, step, figures=None):
-        """Write {tag: value} and {tag: figure} to TensorBoard."""
-        with writing(self.folder):
-            for tag, value in points.items():
-                self.events.add(summary.scalar(tag, value), step)
-            for tag, figure in (figures or {}).items():
-                self.events.add(self.events.figure(tag, figure), step)
-            self.events.file.flush()
+    def scalars(self, points, step):
+        """Write {tag: number}."""
+        self.put(step, [summary.scalar(tag, value) for tag, value in points.items()])
+
+    def figures(self, figures, step):
+        """Write {tag: matplotlib figure} as pictures."""
+        for tag, figure in figures.items():
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            self.put(step, [summary.image(tag, np.asarray(canvas.buffer_rgba()), dataformats="HWC")])
 
     def text(self, tag, text):
-        """Write a Markdown text to TensorBoard."""
-        with writing(self.folder):
-            self.events.add(summary.text(tag, text), 0)
-            self.events.file.flush()
+        """Write a Markdown text."""
+        self.put(0, [summary.text(tag, text)])
+
+    def put(self, step, summaries):
+        """Write Summaries now, in the main process; a disk that takes no more ends in a TrainingError."""
+        if self.events:
+            with writing(self.folder):
+                for content in summaries:
+                    self.events.add(content, step)
+                self.events.file.flush()
 
     def restart(self):
         """Start the clock anew: after a point, an evaluation or a checkpoint."""

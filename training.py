@@ -7,6 +7,8 @@ import contextlib
 import ctypes
 import dataclasses
 import datetime
+import functools
+import itertools
 import logging
 import math
 import os
@@ -52,19 +54,19 @@ class Parser(argparse.ArgumentParser):
 
 def number(kind, low, high=math.inf, open_low=False):
     """An argparse type: a number of the kind, from low (itself left out if open_low) to high."""
+    return functools.partial(_number, kind=kind, low=low, high=high, open_low=open_low)
 
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
-            limits = f"{'above' if open_low else 'at least'} {low}"
-            limits += f" and at most {high}" if high < math.inf else ""
-            raise argparse.ArgumentTypeError(f"{text!r} must be {'a whole' if kind is int else 'a'} number {limits}")
-        return value
 
-    return parse
+def _number(text, kind, low, high, open_low):
+    """The text as a number within the limits of `number`."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+        limits = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
+        raise argparse.ArgumentTypeError(f"{text!r} must be {'a whole' if kind is int else 'a'} number {limits}")
+    return value
 
 
 def add_arguments(parser):
@@ -192,7 +194,7 @@ class Recipe:
     loss: Callable
     evaluate: Callable
     save: Callable
-    weights: dict = dataclasses.field(default_factory=dict)  # term -> weight, for the log
+    weights: dict = dataclasses.field(default_factory=dict)  # term -> weight, 0 if not computed, for the log
     # Of a stream: worker -> where it stands, or None. Batches bring it as "position"; it is part of the checkpoint.
     positions: dict = dataclasses.field(default_factory=dict)
 
@@ -280,8 +282,6 @@ class Steps(Sequence):
 
 def sum_over_processes(accelerator, values):
     """{name: scalar tensor} -> {name: float}, each summed over all processes; some may lack a name."""
-    if accelerator.num_processes == 1:
-        return {name: value.item() for name, value in values.items()}
     gathered = gather_object([{name: value.item() for name, value in values.items()}])
     return {name: sum(part.get(name, 0.0) for part in gathered) for name in {n for part in gathered for n in part}}
 
@@ -330,22 +330,26 @@ def _arrived(batch, event):
     return batch
 
 
+def step_size(args, accelerator):
+    """Examples of one optimiser step, over all processes."""
+    return args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+
+
 def step_batches(args, accelerator, recipe, plan, epoch, start):
     """Yield (indices of the step, [(batch on the device, share), ...]) for the steps of an epoch from `start` on."""
     def parts(at):
+        """This process's share of a step."""
         return split_step(plan[at], args.per_device_train_batch_size, accelerator.num_processes,
                           accelerator.process_index)  # fmt: skip
 
     # Made as they are asked for: a stream has no end.
     keys = ((epoch, mine or plan[at][:1]) for at in range(start, len(plan)) for mine, _ in parts(at))
-    cuda = accelerator.device.type == "cuda"
-    loader = ahead(
-        DataLoader(
-            Parts(recipe.collate), sampler=keys, batch_size=None, num_workers=args.num_workers, pin_memory=cuda,
-            generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
-        ),
-        accelerator.device,
+    loader = DataLoader(
+        Parts(recipe.collate), sampler=keys, batch_size=None, num_workers=args.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
     )  # fmt: skip
+    loader = ahead(loader, accelerator.device)
     for at in range(start, len(plan)):
         batches = []
         for mine, share in parts(at):
@@ -353,6 +357,15 @@ def step_batches(args, accelerator, recipe, plan, epoch, start):
             recipe.positions.update(batch.pop("position", {}))
             batches.append(({**batch, "empty": not mine}, share))
         yield plan[at], batches
+
+
+def steps_from(args, accelerator, recipe, step, total, per_epoch):
+    """Yield what `step_batches` does, epoch after epoch, for the optimiser steps after `step` up to `total`."""
+    while step < total:
+        epoch, start = divmod(step, per_epoch)
+        plan = recipe.plan(step_size(args, accelerator), epoch)
+        yield from itertools.islice(step_batches(args, accelerator, recipe, plan, epoch, start), total - step)
+        step += per_epoch - start
 
 
 def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
@@ -375,22 +388,28 @@ def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
 
 
 def evaluate(args, accelerator, recipe, model, state, log):
-    """Evaluate, note the result in state and record, and save the model if it is the best so far."""
+    """Evaluate; note the result in log and state, and save the model if it is the best so far.
+
+    Before the first step the result is only logged, as the point where the curves begin: an untrained model is never
+    the best one.
+    """
     model.eval()
     metrics, score, figures = recipe.evaluate(model)
     model.train()
     metrics, score = finite(metrics), finite(score)  # None where a score is not defined
-    entry = {"step": state["step"], "epoch": round(state["epoch"], 4), "score": score, "metrics": metrics}
-    state["history"].append(entry)
-    # None, not 0: a first score below 0 is still the best so far.
-    best = state["best"] and state["best"]["score"]
-    if state["best"] is None or (score is not None and (best is None or score > best)):
-        state["best"] = entry
-        if accelerator.is_main_process:
-            state["files"] = sorted({*state["files"], *save_best(args, accelerator, recipe, model, entry)})
-    if accelerator.is_main_process:
-        log.scalars({f"eval/{k}": v for k, v in metrics.items() if v is not None}, state["step"], figures)
-    return entry
+    points = {f"eval/{name}": value for name, value in metrics.items() if value is not None}
+    if state["step"]:
+        entry = {"step": state["step"], "epoch": round(state["epoch"], 4), "score": score, "metrics": metrics}
+        state["history"].append(entry)
+        # None, not 0: a first score below 0 is still the best so far.
+        best = state["best"] and state["best"]["score"]
+        if state["best"] is None or (score is not None and (best is None or score > best)):
+            state["best"], best = entry, score
+            if accelerator.is_main_process:
+                state["files"] = sorted({*state["files"], *save_best(args, accelerator, recipe, model, entry)})
+        points |= {} if best is None else {"best/score": best}
+    log.scalars(points, state["step"])
+    log.figures(figures, state["step"])
 
 
 def shown(value):
@@ -428,6 +447,7 @@ def stop_signals():
     asked, before = [], {}
 
     def note(number, _):
+        """The handler."""
         if number == signal.SIGINT and number in asked:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -453,9 +473,9 @@ def _agreed(accelerator, asked, late, at_log_step):
         return asked[0] if asked else 0, late
     if not at_log_step:
         return 0, False
-    mine = [signal.SIGINT in asked, signal.SIGTERM in asked, late and accelerator.is_main_process]
-    interrupted, ended, late = accelerator.reduce(torch.tensor(mine, device=accelerator.device).float(), "sum").tolist()
-    return (signal.SIGTERM if ended else signal.SIGINT if interrupted else 0), late > 0
+    notes = gather_object([(signal.SIGINT in asked, signal.SIGTERM in asked, late and accelerator.is_main_process)])
+    interrupted, ended, late = map(any, zip(*notes, strict=True))
+    return (signal.SIGTERM if ended else signal.SIGINT if interrupted else 0), late
 
 
 def _due(step, every, per_epoch, longest=math.inf):
@@ -482,12 +502,12 @@ def _start(args, accelerator, recipe, model, record, how):
     state["sessions"] += 1
     if accelerator.is_main_process:
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
-        with writing(folder):  # before anything else stands there: it tells a run's folder from a stranger's
-            write_json(folder / "run.json", record | results(accelerator, state))
+    note_results(args, accelerator, record, state)  # before anything else: it tells a run's folder from a stranger's
     log = Log(args, accelerator, recipe, state["step"])
-    if accelerator.is_main_process and state["step"] == 0:
+    if not state["step"]:
         rows = "".join(f"|{name}|{value}|\n" for name, value in record["options"].items())
         log.text("options", f"|option|value|\n|-|-|\n{rows}")
+    log.begin(record["options"])
     return model, optimizer, state, log
 
 
@@ -500,56 +520,50 @@ def train(args, accelerator, recipe, model, record, how):
     begun = time.perf_counter()
     with stop_signals() as asked:
         model, optimizer, state, log = _start(args, accelerator, recipe, model, record, how)
-        size = args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
-        per_epoch = len(recipe.plan(size, 0))
+        per_epoch = len(recipe.plan(step_size(args, accelerator), 0))
         total = args.max_steps or max(1, math.ceil(args.num_train_epochs * per_epoch))
-        before, saved = state["total_s"], time.monotonic()
+        before = state["total_s"]
         bar = tqdm(total=total, initial=state["step"], desc=record["name"], disable=not accelerator.is_main_process,
                    mininterval=10 if os.environ.get("CI") else 0.5, unit="step")  # fmt: skip
         model.train()
-        while state["step"] < total:
-            epoch, start = divmod(state["step"], per_epoch)
+        if not state["step"]:
+            evaluate(args, accelerator, recipe, model, state, log)
+        log.restart()
+        clock, saved = time.perf_counter(), time.monotonic()
+        for indices, batches in steps_from(args, accelerator, recipe, state["step"], total, per_epoch):
+            lr = learning_rate(args, state["step"], total)
+            values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
+            step = count_step(state, recipe, indices, per_epoch)
+            state["skipped_steps"] += optimizer.step_was_skipped  # by fp16's scaler; known without another read
+            log.add(step, indices, values)
+            bar.update()
+            at_end, at_log = step == total, step % args.logging_steps == 0
+            if at_log or at_end:
+                bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
+            late = 0 < args.save_minutes * 60 <= time.monotonic() - saved
+            stop, late = _agreed(accelerator, asked, late, at_log)
+            evaluating = at_end or _due(step, args.eval_steps, per_epoch, LONG_EPOCH)
+            saving = at_end or stop or late or _due(step, args.save_steps, per_epoch)
+            if not evaluating and not saving:
+                continue
+            log.read()  # nothing non-finite gets into a checkpoint or a score
+            check_weights(model, step)
+            state["train_s"] += time.perf_counter() - clock
+            if evaluating:
+                evaluate(args, accelerator, recipe, model, state, log)
+            state["total_s"] = before + time.perf_counter() - begun
+            if saving:
+                if recipe.positions:
+                    state["positions"] = gather_object([dict(recipe.positions)])
+                save_checkpoint(accelerator, Path(args.output_dir), state, args.keep_checkpoints)
+                saved = time.monotonic()
+            note_results(args, accelerator, record, state)
+            if stop and not at_end:
+                _stop(accelerator, bar, step, stop)
+            log.restart()
             clock = time.perf_counter()
-            for indices, batches in step_batches(args, accelerator, recipe, recipe.plan(size, epoch), epoch, start):
-                lr = learning_rate(args, state["step"], total)
-                values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
-                step = count_step(state, recipe, indices, per_epoch)
-                state["skipped_steps"] += optimizer.step_was_skipped  # by fp16's scaler; known without another read
-                log.add(step, indices, values)
-                bar.update()
-                at_end, at_log = step == total, step % args.logging_steps == 0
-                if at_log or at_end:
-                    bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
-                late = 0 < args.save_minutes * 60 <= time.monotonic() - saved
-                stop, late = _agreed(accelerator, asked, late, at_log)
-                evaluating = at_end or _due(step, args.eval_steps, per_epoch, LONG_EPOCH)
-                saving = at_end or stop or late or _due(step, args.save_steps, per_epoch)
-                if not evaluating and not saving:
-                    continue
-                log.read()  # nothing non-finite gets into a checkpoint or a score
-                check_weights(model, step)
-                state["train_s"] += time.perf_counter() - clock
-                if evaluating:
-                    evaluate(args, accelerator, recipe, model, state, log)
-                state["total_s"] = before + time.perf_counter() - begun
-                if saving:
-                    if recipe.positions:
-                        mine = [dict(recipe.positions)]
-                        state["positions"] = gather_object(mine) if accelerator.num_processes > 1 else mine
-                    save_checkpoint(accelerator, Path(args.output_dir), state, args.keep_checkpoints)
-                    saved = time.monotonic()
-                if accelerator.is_main_process:
-                    with writing(Path(args.output_dir)):
-                        write_json(Path(args.output_dir) / "run.json", record | results(accelerator, state))
-                if stop and not at_end:
-                    _stop(accelerator, bar, step, stop)
-                if at_end:
-                    break
-                clock = time.perf_counter()
-                log.restart()
-            else:
-                state["train_s"] += time.perf_counter() - clock
         bar.close()
+        log.end(state["step"])
     return record | results(accelerator, state)
 
 
@@ -570,6 +584,13 @@ def count_step(state, recipe, indices, per_epoch):
     state["examples"] += len(indices)
     state["tokens"] += sum(recipe.lengths[i] for i in indices)
     return state["step"]
+
+
+def note_results(args, accelerator, record, state):
+    """Bring run.json up to date."""
+    if accelerator.is_main_process:
+        with writing(Path(args.output_dir)):
+            write_json(Path(args.output_dir) / "run.json", record | results(accelerator, state))
 
 
 def results(accelerator, state):

@@ -1,14 +1,23 @@
 """distill_finetune.py through its command line, on tiny models: results, resume, refusals."""
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, list_session_groups
+from tensorboard.plugins.hparams.backend_context import Context
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import losses
@@ -34,7 +43,13 @@ def test_a_distilled_student_and_all_that_belongs_to_it(finetune, teacher, tmp_p
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.config.num_hidden_layers == 2 and model.config.label2id == {"0": 0, "1": 1}
     assert AutoTokenizer.from_pretrained(folder)("the dog runs .")["input_ids"]
-    assert "arXiv:2109.08359" in (folder / "README.md").read_text()
+    card = ModelCard.load(folder / "README.md")
+    assert "arXiv:2109.08359" in card.text and not ModelCardData(**card.data.to_dict()).base_model
+    (result,) = card.data.eval_results
+    assert (result.task_type, result.metric_type) == ("text-classification", "matthews_correlation")
+    assert (result.dataset_name, result.dataset_type, result.dataset_split) == ("CoLA", "cola", "validation")
+    assert result.metric_value == record_of(folder)["best"]["metrics"]["matthews_correlation"]
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-classification"
     record = record_of(folder)
     assert record["status"] == "complete" and record["steps"] == 12 and record["name"] == "ckd"
     assert record["options"]["terms"] == {
@@ -57,13 +72,62 @@ def test_a_distilled_student_and_all_that_belongs_to_it(finetune, teacher, tmp_p
     assert {line.split("\t")[1] for line in lines[1:]} <= {"0", "1"}
 
 
+def test_curves_begin_at_step_0_and_end_with_a_whole_interval(finetune, world, tmp_path, cut_at, monkeypatch):
+    """Also of a run that was interrupted before its first checkpoint and begins anew."""
+    options = ("--student", world / "bert", "--num_train_epochs", "1")
+    finetune(*options, "--logging_steps", "1", "--output_dir", tmp_path / "every")
+    cut_at(6)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(*options, "--logging_steps", "4", "--output_dir", tmp_path / "run")
+    monkeypatch.undo()
+    finetune(*options, "--logging_steps", "4", "--output_dir", tmp_path / "run")
+    every, points = ([(e.step, e.value) for e in scalars(tmp_path / name).Scalars("loss/total")]
+                     for name in ("every", "run"))  # fmt: skip
+    means = [sum(value for step, value in every if last - 4 < step <= last) / 4 for last in (4, 6)]
+    assert points == [(4, pytest.approx(means[0])), (6, pytest.approx(means[1]))]
+    assert [e.step for e in scalars(tmp_path / "run").Scalars("eval/matthews_correlation")] == [0, 6]
+    assert [entry["step"] for entry in record_of(tmp_path / "run")["history"]] == [6]
+
+
+def test_the_hparams_page_finds_runs_their_options_and_the_best_score(finetune, teacher, world, tmp_path, cut_at,
+                                                                      monkeypatch):  # fmt: skip
+    """As the page itself reads them: a finished run that was interrupted once, and one that was given up."""
+    options = ("--max_steps", "3", "--save_steps", "1", "--eval_steps", "2", "--output_dir")
+    for more in (("--student", world / "bert", *options, tmp_path / "tb" / "finetune"),
+                 ("--teacher", teacher, *CKD, *options, tmp_path / "tb" / "ckd")):  # fmt: skip
+        cut_at(3)
+        with contextlib.suppress(KeyboardInterrupt):
+            finetune(*more)
+    monkeypatch.undo()
+    finetune("--student", world / "bert", *options, tmp_path / "tb" / "finetune")
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "tb"))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
+    context = Context(base_plugin.TBContext(data_provider=provider))
+    every = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]
+    request = api_pb2.ListSessionGroupsRequest(slice_size=9, allowed_statuses=every)
+    found = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    rows = {Path(row.name).parent.name: row for row in found}
+    assert {name: row.sessions[0].status for name, row in rows.items()} == {
+        "finetune": api_pb2.STATUS_SUCCESS, "ckd": api_pb2.STATUS_UNKNOWN}  # fmt: skip
+    best = {v.name.tag: v.value for v in rows["finetune"].metric_values}["best/score"]
+    assert best == pytest.approx(record_of(tmp_path / "tb" / "finetune")["best"]["score"])
+    values = {name: row.hparams for name, row in rows.items()}
+    assert values["ckd"]["terms/wr_triple"].number_value == 10 and values["ckd"]["run_name"].string_value == "ckd"
+    assert values["finetune"]["learning_rate"].number_value == 5e-5 and "output_dir" not in values["ckd"]
+    infos = context.experiment_from_metadata(
+        RequestContext(), "", True, context.hparams_metadata(RequestContext(), ""), None).hparam_infos  # fmt: skip
+    differ = {info.name for info in infos if info.differs}
+    assert differ == {"run_name", *(f"terms/{name}" for name in losses.PRESETS["ckd"])}
+
+
 def test_zero_weights_are_not_computed(finetune, teacher, tmp_path, monkeypatch):
     monkeypatch.setitem(losses.TERMS, "wr_triple", lambda *_: pytest.fail("computed a term of weight 0"))
     finetune("--teacher", teacher, *CKD, "wr_triple=0", "--max_steps", "1", "--output_dir", tmp_path / "run")
 
 
 def test_a_best_score_of_zero_or_below_is_still_saved(finetune, world, tmp_path, monkeypatch):
-    scores = iter([-0.3, -0.2, -0.4])
+    scores = iter([0.9, -0.3, -0.2, -0.4])  # the first before any step, of no candidate
     monkeypatch.setattr("metrics.score", lambda *_: next(scores))
     finetune("--student", world / "bert", "--num_train_epochs", "3", "--output_dir", tmp_path / "run")
     record = record_of(tmp_path / "run")
@@ -72,7 +136,7 @@ def test_a_best_score_of_zero_or_below_is_still_saved(finetune, world, tmp_path,
 
 
 def test_the_best_model_is_kept_not_the_last(finetune, world, tmp_path, monkeypatch):
-    scores, kept = iter([0.5, 0.1]), []
+    scores, kept = iter([0.9, 0.5, 0.1]), []
     monkeypatch.setattr("metrics.score", lambda *_: next(scores))
     save = training.save_best
     monkeypatch.setattr(training, "save_best", lambda *a: (kept.append(1), save(*a))[1])
@@ -203,7 +267,7 @@ def test_non_finite_weights_are_neither_scored_nor_saved(finetune, world, tmp_pa
 
 
 def test_a_score_that_is_not_defined_is_null_and_never_the_best(finetune, world, tmp_path, monkeypatch):
-    given = iter([float("nan"), -0.2, float("nan")])
+    given = iter([0.9, float("nan"), -0.2, float("nan")])
     monkeypatch.setattr("metrics.compute_metrics", lambda *_: {"matthews_correlation": next(given)})
     finetune("--student", world / "bert", "--num_train_epochs", "3", "--output_dir", tmp_path / "run")
     text = (tmp_path / "run" / "run.json").read_text()
