@@ -12,6 +12,7 @@ import itertools
 import logging
 import math
 import os
+import platform
 import shutil
 import signal
 import sys
