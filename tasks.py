@@ -75,9 +75,8 @@ class Kind:
         return losses.masked_mean(values.sum(), (labels != -100).sum(), across_processes)
 
     def soft_loss(self, student, teacher, batch, args):
-        """The term `logits` between two ModelViews: KL at args.temperature, mean over rows with a label; scalar."""
+        """The term `logits` between two ModelViews: KL at args.temperature, mean over rows; scalar."""
         return losses.soft_logits(student.logits, teacher.logits, temperature=args.temperature,
-                                  mask=self.labels(batch) != -100,
                                   across_processes=student.across_processes)  # fmt: skip
 
     def evaluate(self, model, splits, tokenizer, args, accelerator):
@@ -206,6 +205,12 @@ class Token(Kind):
             said += [f"{name}: {cut_off} words longer than --max_seq_length {args.max_seq_length} lose their end"
                      ] * bool(cut_off)  # fmt: skip
         return found, "; ".join(said)
+
+    def soft_loss(self, student, teacher, batch, args):
+        """See Kind; over the first pieces of words."""
+        return losses.soft_logits(student.logits, teacher.logits, temperature=args.temperature,
+                                  mask=self.labels(batch) != -100,
+                                  across_processes=student.across_processes)  # fmt: skip
 
     def tags(self, split, dataset, logits):
         """The predicted tag of every word, a list for each sentence, from the logits of the split's windows."""
