@@ -28,13 +28,13 @@ def find_files(corpus):
     if path.is_dir():
         files = sorted(p for p in path.rglob("*.txt") if p.is_file())
         if not files:
-            raise ValueError(f"--corpus {corpus!r}: no .txt file in this folder")
+            raise ValueError(f"corpus {corpus!r}: no .txt file in this folder")
     elif path.is_file():
         files = [path]
     elif any(c in corpus for c in "*?["):
         files = sorted(Path(p) for p in glob.glob(corpus, recursive=True) if Path(p).is_file())
         if not files:
-            raise ValueError(f"--corpus {corpus!r}: no file matches")
+            raise ValueError(f"corpus {corpus!r}: no file matches")
     else:
         return None
     return [str(file) for file in files]
@@ -55,11 +55,11 @@ def load_texts(corpus, streaming=False, cache_dir=None):
         options = {"data_files": {"train": files}, "split": "train", "streaming": streaming, "cache_dir": cache_dir}
         return load_dataset("text", **options)
     if corpus.startswith((".", "/", "~")) or corpus.count("/") != 1:
-        raise ValueError(f"--corpus {corpus!r}: no such file, folder or glob (and not a hub id as owner/name:config)")
+        raise ValueError(f"corpus {corpus!r}: no such file, folder or glob (and not a hub id as owner/name:config)")
     name, _, config = corpus.partition(":")
     data = load_hub((name, config or None), split="train", streaming=streaming)
     if "text" not in (data.column_names or ["text"]):
-        raise ValueError(f"--corpus {corpus!r}: has no column 'text' but {', '.join(data.column_names)}")
+        raise ValueError(f"corpus {corpus!r}: has no column 'text' but {', '.join(data.column_names)}")
     return data
 
 
@@ -205,7 +205,7 @@ def text_digest(path):
 
 def too_short(corpus, length):
     """The error that a corpus does not fill one block."""
-    return ValueError(f"--corpus {corpus!r} is shorter than one block of {length} tokens: lower --seq_length")
+    return ValueError(f"corpus {corpus!r} is shorter than one block of {length} tokens: lower --seq_length")
 
 
 class Stream:
