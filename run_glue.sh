@@ -3,7 +3,7 @@
 # students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table of GLUE
 # results for a 6-layer student).
 #
-#   bash run_glue.sh demo          artificial language, no downloads; 6 min 14 s on one core of an AMD EPYC
+#   bash run_glue.sh demo          artificial language, no downloads; 6 min on one core of an Intel Xeon
 #   bash run_glue.sh               multilingual BERT on CoLA from the hub; needs a GPU to be comfortable
 #   TASKS="cola rte" SEEDS="1 2 3 4 5" bash run_glue.sh --mixed_precision bf16
 #   TASKS="wnut17 goemotions" DATA_DIR=my/data bash run_glue.sh
