@@ -512,6 +512,7 @@ def _emotions_from_files(args, skipped):
     task, splits = TASKS[args.task]._replace(labels=tuple(names)), {}
 
     def named(path):
+        """(line number, row) of a file, the ids of its labels as their names."""
         for number, row in read_tsv(path, task.header, skipped):
             ids = [word.strip() for word in row["labels"].split(",")]
             bad = [i for i in ids if not (re.fullmatch("[0-9]{1,4}", i) and int(i) < len(names))]

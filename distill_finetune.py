@@ -98,6 +98,7 @@ def make_loss(args, kind, teacher):
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
 
     def loss(student, batch):
+        """One forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""
         inner = getattr(student, "module", student)
         s_out = student(**models.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teacher_cache.outputs(batch)

@@ -153,6 +153,7 @@ def make_collate(args, read, tokenizer, vocab_size):
     starts = corpus.word_starts(tokenizer) if args.whole_word_mask else None
 
     def collate(indices, epoch):
+        """Blocks with these numbers, masked: input_ids, attention_mask, positions [M] in the flat batch, labels [M]."""
         ids, position = read(indices)
         masked, positions, labels = corpus.draw_masks(
             ids, corpus.row_seeds(args.seed, epoch, indices), args.mlm_probability, tokenizer.mask_token_id, special,
@@ -182,6 +183,7 @@ def make_losses(args, teacher):
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if args.layer_pairs else ((), ())
 
     def terms(student, batch, across_processes=False):
+        """Unweighted terms of one batch, and the outputs of student and teacher."""
         s_out = outputs(student, getattr(student, "module", student), batch)
         mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
         values = {}
@@ -206,6 +208,7 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator)
 
     @torch.no_grad()
     def evaluate(model):
+        """Means over all held-out blocks, each process its share of the batches."""
         model, sums = accelerator.unwrap_model(model), {}
         for indices in batches[accelerator.process_index :: accelerator.num_processes]:
             batch = {k: v.to(accelerator.device) for k, v in collate(indices, EVALUATION).items()}

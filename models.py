@@ -558,6 +558,7 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
             model.projections[term] = linear
 
     def extend(model, args, out):
+        """The hook that adds them: what the linear layers of this forward pass gave, and projected hidden states."""
         out, heads = dict(out), inner.config.num_attention_heads
         if qkv_layers:
             out["qkv"] = {
