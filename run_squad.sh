@@ -2,7 +2,7 @@
 # Task-specific distillation on SQuAD: fine-tune a teacher, distil students with each method over seeds, print the table
 # of EM and F1, sizes, speed and time (arXiv:2109.08359, table of SQuAD results).
 #
-#   bash run_squad.sh demo             artificial language, no downloads; 3 min 57 s on one core of an AMD EPYC
+#   bash run_squad.sh demo             artificial language, no downloads; 3 min 35 s on one core of an Intel Xeon
 #   bash run_squad.sh                  multilingual BERT on SQuAD 1.1 from the hub; needs a GPU
 #   TASK=squad_v2 bash run_squad.sh    SQuAD 2.0
 #   DRY_RUN=1 bash run_squad.sh        prints the commands, the teacher first
