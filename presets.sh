@@ -1,9 +1,11 @@
 # Sourced by run_*.sh: hyperparameters of CKD for each task, the checks of a script's variables and arguments, and the
 # function that carries a command out, or with DRY_RUN=1 prints it.
 
-GLUE_TASKS="cola sst2 mrpc stsb qqp mnli qnli rte wnli"
-OTHER_TASKS="conll2003 wnut17 conll2000 goemotions"  # words and several labels
-ALL_METHODS="finetune kd ckd pkd tinybert distilbert minilm"
+# names FILE TABLE: the keys of a table of the code, one a line of it, so that a new one is known here too
+names() { sed -n "/^$2 = {/,/^}/s/^    \"\([a-z0-9_]*\)\": .*/\1/p" "$1"; }
+
+ALL_TASKS=$(echo $(names data.py TASKS | grep -v -x -e ax -e 'squad.*' -e custom))  # those of run_glue.sh
+ALL_METHODS=$(echo finetune $(names losses.py PRESETS))
 
 # check VARIABLE NAMES [REGEX]: ends the script, status 2, unless the variable holds words and each is one of the names;
 # with a regex, unless each matches it, and NAMES says what does

@@ -29,7 +29,7 @@ LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
-check TASKS "$GLUE_TASKS $OTHER_TASKS"
+check TASKS "$ALL_TASKS"
 check SEEDS "whole numbers" "[0-9]+"
 check GRID "leave_one_out window layer_map criterion size"
 check WINDOWS "odd numbers or all" "[0-9]*[13579]|all"

@@ -34,7 +34,7 @@ LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
-check TASKS "$GLUE_TASKS $OTHER_TASKS"
+check TASKS "$ALL_TASKS"
 check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
 

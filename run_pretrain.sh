@@ -28,7 +28,7 @@ LAUNCH=${LAUNCH:-python}                                # of the pre-training; f
 DRY_RUN=${DRY_RUN:-}                                    # 1: print the commands
 
 source presets.sh
-[ -z "$TASKS" ] || check TASKS "$GLUE_TASKS $OTHER_TASKS"
+[ -z "$TASKS" ] || check TASKS "$ALL_TASKS"
 [ -z "${METHODS:-}" ] || check METHODS "$ALL_METHODS"  # of run_glue.sh
 check SEEDS "whole numbers" "[0-9]+"
 
