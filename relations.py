@@ -433,7 +433,9 @@ def _sets_of_layers(vectors, norm, scale, padding, tokens, inverse, distances):
     """_Sets of the layers of each word, from the same."""
     products = []
     for x in vectors:
-        centred = (x - x.mean(0)).flatten(1, 3).transpose(0, 1)  # [models x b x T, L, D]: a view, which bmm can read
+        # In place: nothing reads the vectors after this, and on a CPU a new buffer's pages cost more than the sum itself.
+        # [models x b x T, L, D] is a view, which bmm can read.
+        centred = x.sub_(x.mean(0)).flatten(1, 3).transpose(0, 1)
         products.append(torch.bmm(centred, centred.mT))
     if norm is not None:
         norm, scale = (x.permute(1, 2, 3, 0)[None] for x in (norm, scale))
