@@ -433,7 +433,7 @@ def _sets_of_layers(vectors, norm, scale, padding, tokens, inverse, distances):
     """_Sets of the layers of each word, from the same."""
     products = []
     for x in vectors:
-        # In place: nothing reads the vectors after this, and on a CPU a new buffer's pages cost more than the sum itself.
+        # In place: nothing reads the vectors after this, and on a CPU a new buffer's pages cost more than the sum.
         # [models x b x T, L, D] is a view, which bmm can read.
         centred = x.sub_(x.mean(0)).flatten(1, 3).transpose(0, 1)
         products.append(torch.bmm(centred, centred.mT))
