@@ -1,4 +1,4 @@
-"""Terms of the methods that CKD is compared with: PKD, TinyBERT, DistilBERT, MiniLM.
+"""Terms of the methods that CKD is compared with: PKD, TinyBERT, DistilBERT, MiniLM, DynaBERT.
 
 Each is (student, teacher, batch, args) -> scalar with student and teacher a `losses.ModelView`, as all terms of
 `losses.TERMS`, and a mean over what its docstring names, of the real tokens of the whole batch.
@@ -112,6 +112,17 @@ def hidden_cosine(student, teacher, batch, args):
     s, t = (torch.where(valid[..., None], x.float(), 0.0) for x in (student.states(s), teacher.states(t).detach()))
     distance = torch.where(valid, 1 - F.cosine_similarity(s, t, dim=-1), 0.0)
     return student.mean(distance.sum(), valid.sum())
+
+
+def dynabert_mse(student, teacher, batch, args):
+    """Mean squared errors of the hidden states over real tokens and components, the sum over all aligned layers.
+
+    The embedding outputs are one of these layers; both models have the same width. Source: L_emb + L_hidn in sections
+    2.1 and 2.2 of arXiv:2004.04037 (DynaBERT).
+    """
+    pairs = zip(student.layers, teacher.layers, strict=True)
+    total = sum(_squared_error(student.states(s), teacher.states(t), student.valid) for s, t in pairs)
+    return student.mean(total, student.valid.sum() * student.states(student.layers[0]).shape[-1])
 
 
 def relation_heads(student, teacher):

@@ -120,20 +120,30 @@ def make_loss(args, kind, teacher):
     return loss, weights | ({"hard": hard} if hard else {})
 
 
-def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
-    """The function model -> (metrics, score, figures) for the dev sets; predictions go to files, {name: text}."""
+def make_figures(args, splits, teacher, tokenizer, accelerator):
+    """The function model -> {name: figure} of its relations beside the teacher's in one sentence of the dev set."""
     first = next(split for name, split in splits.items() if name.startswith("validation"))[0]
     tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
     sentence = {k: torch.tensor([first[k][:24]], device=accelerator.device) for k in data.INPUTS if k in first}
+
+    def figures(model):
+        """See above; none without a teacher, and in the main process only."""
+        if not (teacher and args.layer_pairs and accelerator.is_main_process):
+            return {}
+        return {"relations/words": models.relation_figure(model, teacher, args.layer_pairs, sentence, tokens)}
+
+    return figures
+
+
+def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
+    """The function model -> (metrics, score, figures) for the dev sets; predictions go to files, {name: text}."""
+    figures = make_figures(args, splits, teacher, tokenizer, accelerator)
 
     def evaluate(model):
         model = accelerator.unwrap_model(model)
         result, predictions = kind.evaluate(model, splits, tokenizer, args, accelerator)
         files.update(predictions)
-        figures = {}
-        if teacher and args.layer_pairs and accelerator.is_main_process:
-            figures["relations/words"] = models.relation_figure(model, teacher, args.layer_pairs, sentence, tokens)
-        return result, metrics.score(result, kind.task.metrics), figures
+        return result, metrics.score(result, kind.task.metrics), figures(model)
 
     return evaluate
 

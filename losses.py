@@ -155,6 +155,7 @@ TERMS = {
     "embedding_mse": baselines.embedding_mse,
     "hidden_cosine": baselines.hidden_cosine,
     "minilm": baselines.minilm,
+    "dynabert_mse": baselines.dynabert_mse,
 }
 NEEDS_NO_HIDDEN = ("logits", "attention_mse", "minilm")
 
@@ -180,6 +181,8 @@ PRESETS = {
     "distilbert": {"logits": 5.0, "hidden_cosine": 1.0},
     # The paper adds both parts unweighted and uses no logits, which a task's head could not be trained without.
     "minilm": {"logits": 1.0, "minilm": 1.0},
+    # The paper's lambdas of the width-adaptive stage; 1 and 1 in the depth-adaptive one, see distill_dynabert.py.
+    "dynabert": {"logits": 1.0, "dynabert_mse": 0.1},
 }
 
 
@@ -284,7 +287,7 @@ def check_terms(terms, layer_pairs, student=None, teacher=None):
     if "pkd" in terms and not pkd_pairs(pairs, student.num_hidden_layers):
         raise ValueError("pkd leaves out the student's last layer and no other is aligned: take a deeper student, or "
                          "widen --layer_map")  # fmt: skip
-    for name in ("pkd", "hidden_cosine"):
+    for name in ("pkd", "hidden_cosine", "dynabert_mse"):
         if name in terms and student.hidden_size != teacher.hidden_size:
             raise ValueError(
                 f"{name} compares states of equal width, the student has {student.hidden_size} and the teacher "

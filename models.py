@@ -1,5 +1,6 @@
 """Models: loading a teacher, building and initialising a student, aligning layers."""
 import copy
+import functools
 import inspect
 import os
 import re
@@ -42,27 +43,31 @@ class Family(NamedTuple):
 
     fast_mask: a bool [B, 1, 1, T] mask means the same to it as a [B, T] mask. layers: the stack of layers, a path below
     base_model; "" = its layers can be neither cut nor copied. qkv: the linear layers of query, key and value, paths
-    below a layer; () = no terms of attention. mlm: (model, last hidden states [M, D]) -> what its decoder multiplies;
-    None = no pre-training. skipped: config -> rows of the position table that no word takes.
+    below a layer; () = no terms of attention. parts: the other linear layers of one: of what was attended to, up to the
+    neurons, down from them. mlm: (model, last hidden states [M, D]) -> what its decoder multiplies; None = no
+    pre-training. skipped: config -> rows of the position table that no word takes.
     """
 
     fast_mask: bool
     layers: str = ""
     qkv: tuple = ()
+    parts: tuple = ()
     mlm: Callable | None = None
     skipped: Callable = lambda config: 0
 
 
-_BERT_QKV = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
-_ROBERTA = Family(True, "encoder.layer", _BERT_QKV, _roberta_head, lambda config: config.pad_token_id + 1)
+_BERT = (tuple(f"attention.self.{name}" for name in ("query", "key", "value")),
+         ("attention.output.dense", "intermediate.dense", "output.dense"))  # fmt: skip
+_DISTILBERT = tuple(f"attention.{x}_lin" for x in "qkv"), ("attention.out_lin", "ffn.lin1", "ffn.lin2")
+_ROBERTA = Family(True, "encoder.layer", *_BERT, _roberta_head, lambda config: config.pad_token_id + 1)
 # config.model_type -> what works. The README has the same table.
 FAMILIES = {
-    "bert": Family(True, "encoder.layer", _BERT_QKV, _bert_head),
+    "bert": Family(True, "encoder.layer", *_BERT, _bert_head),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "distilbert": Family(True, "transformer.layer", tuple(f"attention.{x}_lin" for x in "qkv"), _distilbert_head),
-    "electra": Family(True, "encoder.layer", _BERT_QKV, _electra_head),
+    "distilbert": Family(True, "transformer.layer", *_DISTILBERT, _distilbert_head),
+    "electra": Family(True, "encoder.layer", *_BERT, _electra_head),
     # Attention that adds its mask to biases of relative positions, or multiplies it, takes no bool [B, 1, 1, T].
     "deberta-v2": Family(False, "encoder.layer"),
     "mpnet": Family(False, "encoder.layer", skipped=lambda config: 2),  # whatever its padding id
@@ -180,16 +185,38 @@ def load_model(name, auto, what="model", *, labels=(), **head):
     anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
     not take.
     """
-    family(load_config(name, what), f"{what} {str(name)!r}", auto)
+    config = load_config(name, what)
+    family(config, f"{what} {str(name)!r}", auto)
+    loader = narrow(auto._model_mapping[type(config)]) if hasattr(config, "kept_heads") else auto
     options = {"dtype": torch.float32, "trust_remote_code": False, **head}
     if labels:
         options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)),
                     "label2id": {word: i for i, word in enumerate(labels)}}  # fmt: skip
     try:
-        model, info = auto.from_pretrained(name, output_loading_info=True, **options)
+        model, info = loader.from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _explain(what, name, error) from error
     return model.eval(), check_loaded(model, info, f"{what} {str(name)!r}")
+
+
+@functools.cache
+def narrow(base):
+    """The subclass of a transformers model class whose attention has config.kept_heads heads, as `dynabert.extract`
+    cuts them: of their old size, so that together they are narrower than the hidden states."""
+
+    class Narrow(base):
+        def __init__(self, config, *args, **kwargs):
+            super().__init__(config, *args, **kwargs)
+            inner = config.kept_heads * (config.hidden_size // config.num_attention_heads)
+            for layer in encoder_layers(self):
+                for name, linear in layer_parts(layer, config).items():
+                    if name in ("query", "key", "value"):
+                        linear.__init__(config.hidden_size, inner)
+                    elif name == "attended":
+                        linear.__init__(inner, config.hidden_size)
+
+    Narrow.__name__ = Narrow.__qualname__ = base.__name__  # what save_pretrained writes into config.json
+    return Narrow
 
 
 # Of heads that fine-tuning or another task leaves behind, below or beside the encoder; position_ids of old files.
@@ -329,6 +356,21 @@ def encoder_layers(model):
     """The ModuleList of transformer layers, whatever the model's head; ValueError where they cannot be told apart."""
     check_layers_known(model.config, type(model).__name__)
     return model.base_model.get_submodule(FAMILIES[model.config.model_type].layers)
+
+
+def layer_parts(layer, config):
+    """The six linear layers of a transformer layer: {"query", "key", "value", "attended", "up", "down": Linear}.
+
+    attended: from what all heads attended to. up, down: to the neurons of the feed-forward layer and from them.
+    """
+    known = FAMILIES[config.model_type]
+    names = ("query", "key", "value", "attended", "up", "down")
+    return {name: layer.get_submodule(path) for name, path in zip(names, known.qkv + known.parts, strict=True)}
+
+
+def feed_forward_size(config):
+    """Neurons of a feed-forward layer, whatever the configuration calls them."""
+    return config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
 
 
 def check_layers_known(config, what):
@@ -559,10 +601,10 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
 
     def extend(model, args, out):
         """The hook that adds them: what the linear layers of this forward pass gave, and projected hidden states."""
-        out, heads = dict(out), inner.config.num_attention_heads
+        out, size = dict(out), inner.config.hidden_size // inner.config.num_attention_heads  # of a head, however many
         if qkv_layers:
             out["qkv"] = {
-                layer: tuple(captured.pop((layer, i)).unflatten(-1, (heads, -1)) for i in range(3))
+                layer: tuple(captured.pop((layer, i)).unflatten(-1, (-1, size)) for i in range(3))
                 for layer in qkv_layers
             }
         if projected and "hidden_states" in out:

@@ -196,6 +196,9 @@ class Recipe:
     evaluate: Callable
     save: Callable
     weights: dict = dataclasses.field(default_factory=dict)  # term -> weight, 0 if not computed, for the log
+    # What `loss` finds in batch["part"], in a pass for each; gradients are summed. The last one's pass reaches all
+    # parameters, as DDP wants.
+    parts: Sequence = (None,)
     # Of a stream: worker -> where it stands, or None. Batches bring it as "position"; it is part of the checkpoint.
     positions: dict = dataclasses.field(default_factory=dict)
 
@@ -356,7 +359,7 @@ def step_batches(args, accelerator, recipe, plan, epoch, start):
         for mine, share in parts(at):
             batch = next(loader)
             recipe.positions.update(batch.pop("position", {}))
-            batches.append(({**batch, "empty": not mine}, share))
+            batches += [({**batch, "empty": not mine, "part": part}, share) for part in recipe.parts]
         yield plan[at], batches
 
 

@@ -280,7 +280,7 @@ class TestNeeds:
                 assert bool(model._forward_hooks) == bool(layers)
 
     def test_every_preset_names_terms_only(self):
-        assert set(losses.PRESETS) == {"kd", "ckd", "pkd", "tinybert", "distilbert", "minilm"}
+        assert set(losses.PRESETS) == {"kd", "ckd", "pkd", "tinybert", "distilbert", "minilm", "dynabert"}
         assert all(set(weights) <= set(losses.TERMS) for weights in losses.PRESETS.values())
 
     @pytest.mark.parametrize(

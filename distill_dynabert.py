@@ -1,0 +1,352 @@
+"""DynaBERT with CKD: one student that runs at any of some widths and depths, distilled from a task's teacher.
+
+    python distill_dynabert.py --task cola --teacher runs/cola/teacher/seed1
+    python distill_dynabert.py --task cola --teacher runs/cola/ckd-width/seed1 --depth_mults 1.0 0.75 0.5
+    python distill_dynabert.py --export runs/cola/ckd-depth/seed1 --width 0.5 --depth 0.75 --output_dir small
+
+Stage 1 (widths) starts from the teacher, rewired; stage 2 (--depth_mults) from the network of stage 1, which is its
+teacher too; stage 3 (--student, no --teacher) trains all sub-networks of stage 2 on the labels. arXiv:2004.04037.
+"""
+import dataclasses
+import shutil
+from pathlib import Path
+
+import torch
+
+import data
+import distill_finetune
+import dynabert
+import losses
+import measure
+import metrics
+import models
+import runs
+import tasks
+import teacher_cache
+import training
+
+
+def build_parser():
+    """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime, export."""
+    parser = training.Parser(description=__doc__.split("\n")[0])
+    add = parser.add_argument_group("paths").add_argument
+    add("--output_dir", help="run folder; runs/<task>/<run_name>/seed<seed> by default")
+    add("--run_name", help="method's name in tables; made from --terms and the stage by default")
+    data.add_arguments(parser)
+    add = parser.add_argument_group("model").add_argument
+    add("--teacher", help="folder of the task's teacher (stage 1) or of the run of stage 1 (stage 2)")
+    add("--student", help="folder of the run of stage 2, to be trained on the labels (stage 3)")
+    add("--width_mults", nargs="+", type=float, default=[1.0, 0.75, 0.5, 0.25], metavar="M",
+        help="shares of the attention heads and feed-forward neurons that a sub-network has")
+    add("--depth_mults", nargs="+", type=float, default=[1.0], metavar="M",
+        help="shares of the layers, for each width; others than 1.0 are stage 2 or 3")
+    losses.add_arguments(parser)
+    training.add_arguments(parser)
+    parser.add_argument("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training "
+                        "set once and keep them on disk in half precision")  # fmt: skip
+    parser.add_argument("--cache_limit_gb", type=training.number(float, 0, open_low=True), default=20.0,
+                        help="largest cache that --cache_teacher may write, in 10^9 bytes")  # fmt: skip
+    add = parser.add_argument_group("export").add_argument
+    add("--export", metavar="RUN", help="write a sub-network of this run into --output_dir, in place of training")
+    add("--width", type=float, default=1.0, help="of the exported sub-network: one of --width_mults of the run")
+    add("--depth", type=float, default=1.0, help="of the exported sub-network: one of --depth_mults of the run")
+    add("--onnx", action="store_true", help="write model.onnx too, and compare its logits with PyTorch's")
+    # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
+    parser.set_defaults(do_predict=False, student_init=None, **{f"student_{name}": None for name in models.SHAPE})
+    return parser
+
+
+def check_args(args):
+    """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
+    words = args.terms
+    if args.task == "ax":
+        raise ValueError("--task ax has no dev set to choose sub-networks by: train on mnli")
+    if args.teacher and args.student:
+        raise ValueError("--student is for training on the labels (stage 3): with --teacher, whose copy the student "
+                         "is, leave it out")  # fmt: skip
+    if not args.teacher and not args.student:
+        raise ValueError("pass --teacher, a run of the task's teacher (stage 1) or of stage 1 (stage 2), or --student, "
+                         "a run of stage 2, to train it on the labels")  # fmt: skip
+    deep = any(mult != 1 for mult in args.depth_mults)
+    if deep and "dynabert" in words and not any(word.startswith("dynabert_mse=") for word in words):
+        args.terms = [*words, "dynabert_mse=1"]  # its lambdas of this stage
+    data.check_args(args)
+    tasks.chosen(args).check_args(args)
+    losses.check_args(args)
+    if args.cache_teacher and not args.teacher:
+        raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
+    for name in ("attention_mse", "minilm"):
+        if name in args.terms:
+            raise ValueError(f"--terms {' '.join(words)}: {name} compares attention heads, which sub-networks have "
+                             "fewer of: use ckd, dynabert or kd")  # fmt: skip
+    if args.teacher and "logits" not in args.terms and not args.hard_weight:
+        raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1")
+    stage = "labels" if args.student else "depth" if deep else "width"
+    args.run_name = args.run_name or "-".join([*(words if args.teacher else ["dynabert"]), stage]).replace("=", "")
+    runs.check_name(args.run_name)
+    args.output_dir = args.output_dir or f"runs/{args.task}/{args.run_name}/seed{args.seed}"
+    args.student = args.student or args.teacher  # a copy of its own
+
+
+def check_stage(args, config):
+    """Raise ValueError unless the model to begin with is one for this stage; config: its configuration.
+
+    A width-adaptive network says so in its configuration: {"dynabert": {"width_mults": [...], "depth_mults": [...]}}.
+    """
+    trained, what = getattr(config, "dynabert", None), f"--{'teacher' if args.teacher else 'student'} {args.student!r}"
+    if not models.family(config, what).parts:
+        able = ", ".join(name for name, known in models.FAMILIES.items() if known.parts)
+        raise ValueError(f"{what} is of type {config.model_type!r}, whose heads and neurons are not known here: take "
+                         f"a model of type {able}")  # fmt: skip
+    if hasattr(config, "kept_heads"):
+        raise ValueError(f"{what} is an exported sub-network, of fewer heads than its width divides into: begin with "
+                         "the run it was exported from")  # fmt: skip
+    if not args.teacher and trained is None:
+        raise ValueError(f"--student {args.student!r} is no run of this script: pass --teacher to make one of it first")
+    if args.teacher and trained is None and args.depth_mults != [1.0]:
+        raise ValueError(f"--depth_mults is for the second stage, whose teacher is a width-adaptive network, and "
+                         f"--teacher {args.teacher!r} is none: run it without --depth_mults first, then pass that "
+                         "run as --teacher")  # fmt: skip
+    missing = [f"{mult:g}" for mult in args.width_mults if trained and mult not in trained["width_mults"]]
+    if missing:
+        raise ValueError(f"--width_mults {' '.join(missing)}: {args.student} was trained for "
+                         f"{' '.join(f'{mult:g}' for mult in trained['width_mults'])} only: take of these")  # fmt: skip
+    return dynabert.sizes(config, args.width_mults, args.depth_mults)
+
+
+def rewire(args, kind, splits, student, tokenizer, accelerator):
+    """Sort the student's heads and neurons by their importance for the training set's labels, in place."""
+    arrays = data.Arrays(splits["train"], data.TRAINING)
+    batches = data.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
+
+    def loss(model, batch):
+        """Losses on the labels, one for each example."""
+        logits = kind.logits(model(**models.model_inputs(model, batch)), batch["attention_mask"])
+        labels = kind.labels(batch)
+        return torch.stack([kind.hard_loss(logits[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
+
+    def mine():
+        """This process's share of the training set, on its device."""
+        for indices in batches[accelerator.process_index :: accelerator.num_processes]:
+            batch = arrays.batch(indices, tokenizer.pad_token_id)
+            yield {k: v.to(accelerator.device) for k, v in batch.items()}
+
+    if accelerator.is_main_process:
+        print(f"rewiring by {len(arrays.lengths())} training examples", flush=True)
+    found = accelerator.reduce(dynabert.importance(student.eval(), mine(), loss))
+    dynabert.rewire(student, found)
+
+
+def make_loss(args, kind, teacher, sizes):
+    """The function (student, batch) -> (weighted sum, {term: unweighted value}) for the sub-network batch["part"].
+
+    The teacher's pass is made once a batch, for all of them. Values of a term are summed over sub-networks.
+    """
+    weights = dict(args.terms)
+    hard = args.hard_weight if teacher else 1.0
+    layers = {size: tuple(zip(*aligned(args, len(size.layers), teacher), strict=True)) for size in sizes if teacher}
+    taught = {"batch": None, "out": None}  # the last batch's ids and what the teacher says of them
+
+    def teach(batch):
+        """The teacher's outputs of a batch, made anew when it is another one than before."""
+        if taught["batch"] is not batch["input_ids"]:
+            taught["batch"], taught["out"] = batch["input_ids"], teacher_cache.outputs(batch)
+            if taught["out"] is None:
+                with torch.no_grad():
+                    taught["out"] = teacher(**models.model_inputs(teacher, batch), output_hidden_states=True)
+        return taught["out"]
+
+    def loss(student, batch):
+        """A forward pass of one sub-network; weighted sum and terms."""
+        inner, size = getattr(student, "module", student), batch["part"]
+        dynabert.resize(inner, size)
+        out = student(**models.model_inputs(inner, batch), output_hidden_states=teacher is not None)
+        t_out = teach(batch) if teacher else None
+        if batch["empty"]:  # this process had no example left: all it computed counts nothing
+            batch, out, t_out = losses.no_rows(batch), losses.no_rows(out), t_out and losses.no_rows(t_out)
+        s_layers, t_layers = layers.get(size, ((), ()))
+        view = losses.ModelView(out, s_layers, batch["attention_mask"], losses.several_processes(), kind)
+        values = {}
+        if teacher:
+            t_view = losses.ModelView(t_out, t_layers, batch["attention_mask"], kind=kind)
+            values = losses.distillation_losses(view, t_view, batch, args)
+        if hard:
+            values["hard"] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
+        total = sum(weights.get(name, hard) * value for name, value in values.items())
+        return total, {name: value.detach() for name, value in {**values, str(size): total}.items()}
+
+    return loss, weights | ({"hard": hard} if hard else {})
+
+
+def aligned(args, layers, teacher):
+    """The layer map of a sub-network of so many layers."""
+    pairs = models.layer_map(layers, teacher.config.num_hidden_layers, args.layer_map)
+    return [pair for pair in pairs if not (args.no_embeddings and pair == (0, 0))]
+
+
+def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
+    """The function model -> (metrics of every sub-network, mean of their scores, figures).
+
+    A metric's name ends in its sub-network, as in accuracy/w0.5_d1. figures(model) -> {name: figure}.
+    """
+    def evaluate(model):
+        """See above."""
+        model, result, scores = accelerator.unwrap_model(model), {}, []
+        for size in sizes[::-1]:
+            dynabert.resize(model, size)
+            found, _ = kind.evaluate(model, splits, tokenizer, args, accelerator)
+            result |= {f"{name}/{size}": value for name, value in found.items() if "/" not in name}
+            scores.append(metrics.score(found, kind.task.metrics))
+        dynabert.resize(model)
+        return result, sum(scores) / len(scores), figures(model)
+
+    return evaluate
+
+
+def finish(args, record, sizes, student, teacher, accelerator):
+    """Add every sub-network's shape, cost and best scores to the record and write it as complete."""
+    rows, names = [], record["metrics"]
+    with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
+        for size in sizes[::-1]:
+            small = dynabert.extract(student, size)
+            found = {name: record["best"]["metrics"][f"{name}/{size}"] for name in names}
+            rows.append({
+                "width": size.width, "depth": size.depth, "score": metrics.score(found, names), "metrics": found,
+                **measure.describe(small, args.max_seq_length), "heads": size.heads,
+                "latency": measure.latency_record(small, teacher, args.max_seq_length),
+            })  # fmt: skip
+    record |= {"subnetworks": rows, "latency": rows[0]["latency"], "status": "complete"}
+    runs.write_json(Path(args.output_dir) / "run.json", record)
+
+
+def main(argv=None):
+    """Run the script with the given arguments, sys.argv's by default."""
+    args = build_parser().parse_args(argv)
+    if args.export:
+        return export(args)
+    check_args(args)
+    training.quiet()
+    sizes = check_stage(args, models.load_config(args.student, "--teacher" if args.teacher else "--student"))
+    if runs.inspect_run(args) == "complete":
+        print(f"{args.output_dir}: complete already, nothing to do")
+        return None
+    accelerator = training.make_accelerator(args)
+    kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
+    for size in sizes if teacher else ():
+        config = models.student_config(student.config, layers=len(size.layers))
+        losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
+    dynabert.make_dynamic(student).to(accelerator.device)
+    if teacher:
+        teacher.to(accelerator.device).eval()
+    if args.compile:
+        models.compile_models(student, teacher)
+    cache = None
+    if args.cache_teacher:  # before the folder is opened: it may be refused for its size
+        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
+    inputs = None
+    if accelerator.is_main_process:
+        used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
+        inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
+    how = runs.open_run_everywhere(args, accelerator, inputs)
+    if how == "new" and not hasattr(student.config, "dynabert"):  # later, the checkpoint holds it rewired
+        rewire(args, kind, splits, student, tokenizer, accelerator)
+    student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
+    recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
+    record = runs.new_record(
+        args, accelerator, "dynabert", args.task, train_examples=len(recipe.lengths), metric=kind.task.metrics[0],
+        metrics=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
+        model=measure.describe(student, args.max_seq_length),
+        teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
+    )  # fmt: skip
+    record = training.train(args, accelerator, recipe, student, record, how)
+    if accelerator.is_main_process:
+        finish(args, record, sizes, student, teacher, accelerator)
+        for row in record["subnetworks"]:
+            best = ", ".join(f"{name} {training.shown(value)}" for name, value in row["metrics"].items())
+            print(f"{args.output_dir}: width {row['width']:g}, depth {row['depth']:g}: {best}")
+        print(f"{args.output_dir}: best mean score {training.shown(record['best']['score'])} at step "
+              f"{record['best']['step']}, {record['time']['train_s']:.0f} s of training")  # fmt: skip
+    return None
+
+
+def make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache):
+    """What the loop needs to know: distill_finetune.py's recipe with every sub-network's loss and scores."""
+    recipe = distill_finetune.make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache)
+    loss, weights = make_loss(args, kind, teacher, sizes)
+    figures = distill_finetune.make_figures(args, splits, teacher, tokenizer, accelerator)
+    evaluate = make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures)
+    return dataclasses.replace(recipe, loss=loss, evaluate=evaluate, parts=sizes,
+                               weights=dict.fromkeys(losses.TERMS, 0.0) | weights)  # fmt: skip
+
+
+# --- export ------------------------------------------------------------------------------------------------------
+
+
+def export(args):
+    """Write the sub-network of --width and --depth of the run --export into --output_dir, as a folder of its own."""
+    training.quiet()
+    config = models.load_config(args.export, "--export")
+    trained = getattr(config, "dynabert", None)
+    if trained is None:
+        raise ValueError(f"--export {args.export!r} is no run of distill_dynabert.py: its config.json names no widths")
+    for name in ("width", "depth"):
+        if getattr(args, name) not in trained[f"{name}_mults"]:
+            known = ", ".join(f"{mult:g}" for mult in trained[f"{name}_mults"])
+            raise ValueError(f"--{name} {getattr(args, name):g} was not trained in {args.export}: take one of {known}")
+    if not args.output_dir:
+        raise ValueError("--export needs --output_dir: a new folder for the sub-network")
+    folder = Path(args.output_dir)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
+    head = (config.architectures or [""])[0]
+    auto = next((kind.auto for kind in tasks.KINDS.values() if head.endswith(kind.auto.__name__[len("AutoModel") :])),
+                None)  # fmt: skip
+    if auto is None:
+        raise ValueError(f"--export {args.export!r} holds a {head or 'model without a class'}, no task's model")
+    model, _ = models.load_model(args.export, auto, "--export")
+    tokenizer = models.load_tokenizer(args.export)
+    sizes = {(size.width, size.depth): size for size in dynabert.sizes(config, **trained)}
+    size = sizes[args.width, args.depth]
+    small = dynabert.extract(model, size)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        small.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if args.onnx:
+            write_onnx(small, tokenizer, temporary / "model.onnx")
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    opened = f"transformers' {auto.__name__}" if size.heads == config.num_attention_heads else "models.load_model"
+    opened += " and ONNX Runtime" * args.onnx
+    total, without = measure.count_parameters(small)
+    print(f"{folder}: {len(size.layers)} of {config.num_hidden_layers} layers, {size.heads} of "
+          f"{config.num_attention_heads} heads, {size.neurons} neurons, {total / 1e6:.2f} million parameters "
+          f"({without / 1e6:.2f} without embeddings); opens with {opened}")  # fmt: skip
+
+
+def write_onnx(model, tokenizer, path):
+    """Write the model as ONNX, of any batch size and length, and compare its logits with PyTorch's; or ValueError."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch.onnx needs it
+    except ImportError as error:
+        raise ValueError("--onnx needs more packages: pip install onnx onnxscript onnxruntime") from error
+    texts = ["a text", "a longer text, so that the first one has padding"]  # without any the mask would be left out
+    batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        expected = model(**batch)
+        torch.onnx.export(model, (), path, kwargs=batch, input_names=list(batch), output_names=list(expected),
+                          dynamic_shapes={name: {0: "batch", 1: "length"} for name in batch}, dynamo=True)  # fmt: skip
+        batch = dict(tokenizer(texts[1:], return_tensors="pt"))
+        expected = model(**batch)
+    found = onnxruntime.InferenceSession(path).run(list(expected), {k: v.numpy() for k, v in batch.items()})
+    worst = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(found, expected.values(), strict=True))
+    if not worst < 1e-3:
+        raise ValueError(f"{path}: logits in ONNX Runtime differ from PyTorch's by {worst:.2g}: leave out --onnx")
+    print(f"{path.name}: logits in ONNX Runtime differ from PyTorch's by at most {worst:.1g}")
+
+
+if __name__ == "__main__":
+    training.run_script(main)
