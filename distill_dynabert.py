@@ -59,6 +59,10 @@ def build_parser():
 def check_args(args):
     """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
     words = args.terms
+    if args.export:
+        if not args.output_dir:
+            raise ValueError("--export needs --output_dir: a new folder for the sub-network")
+        return
     if args.task == "ax":
         raise ValueError("--task ax has no dev set to choose sub-networks by: train on mnli")
     if args.teacher and args.student:
@@ -222,10 +226,10 @@ def finish(args, record, sizes, student, teacher, accelerator):
 def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
-    if args.export:
-        return export(args)
     check_args(args)
     training.quiet()
+    if args.export:
+        return export(args)
     sizes = check_stage(args, models.load_config(args.student, "--teacher" if args.teacher else "--student"))
     if runs.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
@@ -284,7 +288,6 @@ def make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelera
 
 def export(args):
     """Write the sub-network of --width and --depth of the run --export into --output_dir, as a folder of its own."""
-    training.quiet()
     config = models.load_config(args.export, "--export")
     trained = getattr(config, "dynabert", None)
     if trained is None:
@@ -293,8 +296,6 @@ def export(args):
         if getattr(args, name) not in trained[f"{name}_mults"]:
             known = ", ".join(f"{mult:g}" for mult in trained[f"{name}_mults"])
             raise ValueError(f"--{name} {getattr(args, name):g} was not trained in {args.export}: take one of {known}")
-    if not args.output_dir:
-        raise ValueError("--export needs --output_dir: a new folder for the sub-network")
     folder = Path(args.output_dir)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"--output_dir {folder} is there already: choose a new folder")

@@ -1,0 +1,351 @@
+"""DynaBERT: rewiring, sub-networks as slices, the three stages of distill_dynabert.py, and export."""
+import json
+import types
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    RobertaConfig,
+)
+
+import distill_dynabert
+import dynabert
+import losses
+import models
+
+CONFIGS = {
+    "bert": BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4, intermediate_size=32,
+                       max_position_embeddings=40, num_labels=3),
+    "roberta": RobertaConfig(vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4,
+                             intermediate_size=32, max_position_embeddings=40, num_labels=3),
+    "distilbert": DistilBertConfig(vocab_size=50, dim=24, n_layers=4, n_heads=4, hidden_dim=32, num_labels=3,
+                                   max_position_embeddings=40),
+    "electra": ElectraConfig(vocab_size=50, embedding_size=12, hidden_size=24, num_hidden_layers=4, num_labels=3,
+                             num_attention_heads=4, intermediate_size=32, max_position_embeddings=40),
+}  # fmt: skip
+BATCH = {"input_ids": torch.randint(5, 50, (6, 9), generator=torch.Generator().manual_seed(1)),
+         "attention_mask": (torch.arange(9) < torch.tensor([9, 5, 9, 3, 7, 2])[:, None]).long()}  # fmt: skip
+LABELS = torch.tensor([0, 1, 2, 0, 1, 1])
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    """A random model of each type, its weights large enough for every head to matter."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(CONFIGS[request.param]).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def logits(model):
+    return model(**models.model_inputs(model, BATCH)).logits
+
+
+def each_loss(model, batch):
+    return F.cross_entropy(model(**models.model_inputs(model, batch)).logits, LABELS, reduction="none")
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth, dropped", [(0.75, {3, 7, 11}), (0.5, {1, 3, 5, 7, 9, 11}), (1.0, set())])
+def test_layers_are_dropped_evenly_as_in_the_paper(depth, dropped):
+    config = BertConfig()
+    *_, size = (s for s in dynabert.sizes(config, [1.0], sorted({depth, 1.0})) if s.depth == depth)
+    assert set(range(12)) - set(size.layers) == dropped
+
+
+def test_sizes_are_rounded_and_the_full_one_is_last():
+    config = types.SimpleNamespace(model_type="bert", num_hidden_layers=6, num_attention_heads=12, intermediate_size=90)
+    sizes = dynabert.sizes(config, [1.0, 0.25, 0.75], [0.67, 1.0, 0.5])
+    assert [(s.heads, s.neurons, len(s.layers)) for s in sizes] == [
+        (3, 22, 3), (9, 68, 3), (12, 90, 3), (3, 22, 4), (9, 68, 4), (12, 90, 4), (3, 22, 6), (9, 68, 6), (12, 90, 6)
+    ]  # fmt: skip
+    assert str(sizes[0]) == "w0.25_d0.5" and str(sizes[-1]) == "w1_d1" and sizes[3].layers == (0, 1, 3, 4)
+
+
+@pytest.mark.parametrize("widths, depths, message", [
+    ([1.0, 0.05], [1.0], "--width_mults 0.05 leaves no whole head of 12: take 0.0833 or more"),
+    ([1.0, 1.5], [1.0], "--width_mults 1.5 must be above 0 and at most 1"),
+    ([1.0, 0.0], [1.0], "--width_mults 0 must be above 0"), ([1.0, -1.0], [1.0], "must be above 0"),
+    ([1.0, float("nan")], [1.0], "must be above 0"),
+    ([0.5], [1.0], "--width_mults 0.5 lacks the full size: add 1.0"),
+    ([1.0], [0.5], "--depth_mults 0.5 lacks the full size"),
+    ([1.0], [1.0, 0.1], "--depth_mults 0.1 leaves no whole layer of 6"),
+    ([1.0], [1.0, 0.5, 0.55], "--depth_mults 0.55 leaves 3 of 6 layers, as another one does"),
+    ([1.0, 1.0], [1.0], "--width_mults 1 leaves 12 of 12 heads, as another one does"),
+])  # fmt: skip
+def test_multipliers_that_make_no_sense_are_refused(widths, depths, message):
+    config = types.SimpleNamespace(model_type="bert", num_hidden_layers=6, num_attention_heads=12, intermediate_size=90)
+    with pytest.raises(ValueError, match=message):
+        dynabert.sizes(config, widths, depths)
+
+
+# --- rewiring ------------------------------------------------------------------------------------------------------
+
+
+def test_importance_is_the_first_order_change_of_each_examples_loss(model):
+    """Against difference quotients in float64: what a head or neuron puts out is shrunk by shrinking what reads it."""
+    model.double()
+    found, step = dynabert.importance(model, [BATCH], each_loss), 1e-6
+    with torch.no_grad():
+        before = each_loss(model, BATCH)
+        for layer, (heads, neurons) in zip(models.encoder_layers(model), found, strict=True):
+            parts = models.layer_parts(layer, model.config)
+            for weight, importances, size in ((parts["attended"].weight, heads, 6), (parts["down"].weight, neurons, 1)):
+                for i in range(0, len(importances), 3 if size > 1 else 11):
+                    kept = weight[:, i * size : (i + 1) * size].clone()
+                    weight[:, i * size : (i + 1) * size] *= 1 - step
+                    change = (before - each_loss(model, BATCH)).abs().sum() / step
+                    weight[:, i * size : (i + 1) * size] = kept
+                    assert importances[i].item() == pytest.approx(change.item(), rel=1e-3, abs=1e-6)
+
+
+def test_importance_does_not_depend_on_the_batches(model):
+    one = dynabert.importance(model, [BATCH], each_loss)
+    batches = [{k: v[i : i + 1] for k, v in BATCH.items()} for i in range(6)]
+    labels = iter(LABELS)
+    many = dynabert.importance(model, batches, lambda m, b: F.cross_entropy(
+        m(**models.model_inputs(m, b)).logits, next(labels)[None], reduction="none"))  # fmt: skip
+    for a, b in zip(one, many, strict=True):
+        torch.testing.assert_close(a[0], b[0], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(a[1], b[1], rtol=1e-3, atol=1e-6)
+
+
+def test_a_rewired_network_computes_the_same_in_another_order(model):
+    before = logits(model)
+    found = dynabert.importance(model, [BATCH], each_loss)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    dynabert.rewire(model, found)
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    for heads, neurons in dynabert.importance(model, [BATCH], each_loss):  # sorted, and each moved with what it was
+        torch.testing.assert_close(heads, heads.sort(descending=True).values, rtol=1e-2, atol=1e-5)
+        torch.testing.assert_close(neurons, neurons.sort(descending=True).values, rtol=1e-2, atol=1e-5)
+
+
+# --- sub-networks --------------------------------------------------------------------------------------------------
+
+
+def masked(model, size):
+    """The sub-network the long way round: a full network with zeros for what is left out, and its layers dropped."""
+    twin = type(model)(model.config).eval()
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for layer in models.encoder_layers(twin):
+            parts = models.layer_parts(layer, model.config)
+            parts["attended"].weight[:, size.heads * 6 :] = 0
+            parts["down"].weight[:, size.neurons :] = 0
+    stack = models.encoder_layers(twin)
+    for i in sorted(set(range(4)) - set(size.layers), reverse=True):
+        del stack[i]
+    return twin
+
+
+def test_a_sub_network_is_a_slice_and_its_export_the_same(model):
+    dynabert.make_dynamic(model)
+    full = logits(model)
+    for size in dynabert.sizes(model.config, [1.0, 0.5, 0.25], [1.0, 0.75, 0.5]):
+        dynabert.resize(model, size)
+        found = logits(model)
+        torch.testing.assert_close(found, logits(masked(model, size)), rtol=1e-4, atol=1e-5)
+        small = dynabert.extract(model, size)
+        torch.testing.assert_close(found, logits(small), rtol=1e-5, atol=1e-6)
+        hidden = model(**models.model_inputs(model, BATCH), output_hidden_states=True).hidden_states
+        assert len(hidden) == len(size.layers) + 1
+        shapes = {name: tuple(part.weight.shape) for layer in models.encoder_layers(small)
+                  for name, part in models.layer_parts(layer, small.config).items()}  # fmt: skip
+        inner, neurons = size.heads * 6, size.neurons
+        assert shapes == {"query": (inner, 24), "key": (inner, 24), "value": (inner, 24), "attended": (24, inner),
+                          "up": (neurons, 24), "down": (24, neurons)}  # fmt: skip
+    dynabert.resize(model)
+    assert torch.equal(logits(model), full)
+
+
+def test_gradients_are_those_of_the_slice(model):
+    dynabert.make_dynamic(model)
+    size = dynabert.sizes(model.config, [1.0, 0.5], [1.0, 0.5])[0]
+    small = dynabert.extract(model, size)
+    for each in (model, small):
+        dynabert.resize(each, size) if each is model else None
+        each_loss(each, BATCH).sum().backward()
+    wide, narrow = models.encoder_layers(model), models.encoder_layers(small)
+    dynabert.resize(model)
+    for i, layer in enumerate(wide):
+        parts = models.layer_parts(layer, model.config)
+        for name, part in parts.items():
+            if i not in size.layers:
+                assert part.weight.grad is None
+                continue
+            theirs = models.layer_parts(narrow[size.layers.index(i)], small.config)[name].weight.grad
+            rows, columns = theirs.shape
+            torch.testing.assert_close(part.weight.grad[:rows, :columns], theirs, rtol=1e-4, atol=1e-5)
+            assert not part.weight.grad[rows:].any() and not part.weight.grad[:, columns:].any()
+
+
+def test_dynaberts_own_objective_is_the_papers():
+    torch.manual_seed(0)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    states = [tuple(torch.randn(2, 4, 5) for _ in range(n)) for n in (3, 5)]
+    views = [losses.ModelView({"hidden_states": h}, layers, mask) for h, layers in zip(states, ((0, 1, 2), (0, 2, 4)),
+                                                                                       strict=True)]  # fmt: skip
+    real = mask.bool()
+    expected = sum(F.mse_loss(states[0][s][real], states[1][t][real]) for s, t in ((0, 0), (1, 2), (2, 4)))
+    found = losses.TERMS["dynabert_mse"](*views, None, None)
+    torch.testing.assert_close(found, expected)
+
+
+# --- the script ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(world):
+    """Run distill_dynabert.py in this process on the artificial CoLA; later options overrule the defaults here."""
+
+    def run(*options):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        distill_dynabert.main([
+            "--task", "cola", "--data_dir", str(world / "glue"), "--max_train_samples", "48", "--max_eval_samples",
+            "24", "--num_train_epochs", "1", "--per_device_train_batch_size", "16", "--max_seq_length", "32",
+            "--logging_steps", "1", *map(str, options),
+        ])  # fmt: skip
+
+    return run
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
+    passes = []
+    load = distill_dynabert.distill_finetune.load_everything
+
+    def counted(args):
+        """The models of load_everything, the teacher counting its passes with gradients off in training."""
+        kind, splits, student, taught, tokenizer = load(args)
+        if taught:
+            taught.register_forward_hook(lambda model, inputs, out: passes.append(len(out["logits"])))
+        return kind, splits, student, taught, tokenizer
+
+    monkeypatch.setattr(distill_dynabert.distill_finetune, "load_everything", counted)
+    width, depth = ("--width_mults", 1, 0.5), ("--depth_mults", 1, 0.5)
+    run("--teacher", teacher, *width, "--output_dir", tmp_path / "width")
+    found = record(tmp_path / "width")
+    assert passes.count(16) == found["steps"] == 3  # once a batch, whatever the number of widths; others: figures
+    assert found["stage"] == "dynabert" and [row["width"] for row in found["subnetworks"]] == [1.0, 0.5]
+    assert found["best"]["score"] == pytest.approx(sum(row["score"] for row in found["subnetworks"]) / 2)
+    passes.clear()
+    run("--teacher", tmp_path / "width", *width, *depth, "--terms", "dynabert", "--output_dir", tmp_path / "depth")
+    found = record(tmp_path / "depth")
+    assert passes.count(16) == 3 and found["options"]["terms"] == {"logits": 1.0, "dynabert_mse": 1.0}
+    sizes = [(row["width"], row["depth"], row["heads"], row["layers"]) for row in found["subnetworks"]]
+    assert sizes == [(1.0, 1.0, 4, 4), (0.5, 1.0, 2, 4), (1.0, 0.5, 4, 2), (0.5, 0.5, 2, 2)]
+    flops = [row["flops_per_sequence"] for row in found["subnetworks"]]
+    assert flops[0] > flops[1] > flops[3] and flops[0] > flops[2] > flops[3]
+    assert all(row["latency"]["student_ms"]["1"] > 0 for row in found["subnetworks"])
+    run("--student", tmp_path / "depth", *width, *depth, "--output_dir", tmp_path / "labels")
+    assert record(tmp_path / "labels")["name"] == "dynabert-labels"
+    capsys.readouterr()
+    run("--student", tmp_path / "depth", *width, *depth, "--output_dir", tmp_path / "labels")
+    assert "complete already" in capsys.readouterr().out
+    whole, _ = models.load_model(tmp_path / "labels", AutoModelForSequenceClassification)
+    dynabert.make_dynamic(whole)
+    for size in dynabert.sizes(whole.config, [1.0, 0.5], [1.0, 0.5]):
+        folder = tmp_path / str(size)
+        run("--export", tmp_path / "labels", "--width", size.width, "--depth", size.depth, "--output_dir", folder)
+        small, _ = models.load_model(folder, AutoModelForSequenceClassification)
+        dynabert.resize(whole, size)
+        torch.testing.assert_close(logits(small), logits(whole), rtol=1e-4, atol=1e-5)
+        if size.width == 1:
+            torch.testing.assert_close(
+                logits(AutoModelForSequenceClassification.from_pretrained(folder).eval()), logits(small))  # fmt: skip
+        else:
+            with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # never silently another model
+                AutoModelForSequenceClassification.from_pretrained(folder)
+    out = capsys.readouterr().out
+    assert "4 of 4 layers, 2 of 4 heads" in out and "opens with models.load_model" in out
+
+
+def test_a_resumed_run_has_the_same_weights(run, teacher, tmp_path, cut_at):
+    options = ("--teacher", teacher, "--width_mults", 1, 0.5, "--save_steps", 1, "--num_train_epochs", 2)
+    run(*options, "--output_dir", tmp_path / "whole")
+    cut_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(*options, "--output_dir", tmp_path / "cut")
+    run(*options, "--output_dir", tmp_path / "cut")
+    assert record(tmp_path / "cut")["time"]["sessions"] == 2
+    a, b = (load_file(tmp_path / f / "checkpoints/step-00000006/model.safetensors") for f in ("whole", "cut"))
+    assert a and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_cache_of_the_teacher_is_used(run, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill_dynabert.teacher_cache, "FOLDER", tmp_path / "cache")
+    for name, more in (("plain", ()), ("cached", ("--cache_teacher",))):
+        run("--teacher", teacher, "--width_mults", 1, 0.5, *more, "--output_dir", tmp_path / name)
+    a, b = (record(tmp_path / name)["best"]["score"] for name in ("plain", "cached"))
+    assert a == pytest.approx(b, abs=0.2) and any((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("options, message", [
+    ((), "pass --teacher, a run of the task's teacher"),
+    (("--teacher", "TEACHER", "--student", "TEACHER"), "--student is for training on the labels"),
+    (("--teacher", "TEACHER", "--depth_mults", 1, 0.5), "--depth_mults is for the second stage"),
+    (("--student", "TEACHER"), "is no run of this script"),
+    (("--teacher", "TEACHER", "--width_mults", 1, 0.1), "leaves no whole head of 4"),
+    (("--teacher", "TEACHER", "--width_mults", 0.5), "lacks the full size"),
+    (("--teacher", "TEACHER", "--terms", "minilm"), "minilm compares attention heads"),
+    (("--teacher", "TEACHER", "--terms", "ckd", "logits=0"), "trains no task head"),
+    (("--teacher", "TEACHER", "--layer_map", "0:0,4:4,5:4"), "lies outside the models"),
+    (("--student", "TEACHER", "--terms", "ckd"), "--terms is for distilling from a teacher"),
+    (("--student", "TEACHER", "--cache_teacher"), "--cache_teacher keeps what a teacher says"),
+    (("--task", "ax", "--teacher", "TEACHER"), "no dev set"),
+    (("--export", "TEACHER"), "--export needs --output_dir"),
+    (("--export", "TEACHER", "--output_dir", "NEW"), "is no run of distill_dynabert.py"),
+])  # fmt: skip
+def test_mistakes_end_before_anything_is_written(run, teacher, tmp_path, options, message):
+    options = [str(o).replace("TEACHER", str(teacher)).replace("NEW", str(tmp_path / "new")) for o in options]
+    if "--export" not in options:
+        options += ["--output_dir", str(tmp_path / "new")]
+    with pytest.raises(ValueError, match=message):
+        run(*options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_type_whose_heads_are_not_known_is_refused(run, world, tmp_path):
+    config = ModernBertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
+                              intermediate_size=32, pad_token_id=0)  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "modern")
+    with pytest.raises(ValueError, match="whose heads and neurons are not known here: take a model of type bert"):
+        run("--teacher", tmp_path / "modern", "--output_dir", tmp_path / "new")
+
+
+def test_an_export_of_what_was_not_trained_or_over_something_is_refused(run, teacher, tmp_path):
+    run("--teacher", teacher, "--width_mults", 1, 0.5, "--max_steps", 1, "--output_dir", tmp_path / "width")
+    with pytest.raises(ValueError, match=r"--width 0.25 was not trained in .*: take one of 1, 0.5"):
+        run("--export", tmp_path / "width", "--width", 0.25, "--output_dir", tmp_path / "new")
+    with pytest.raises(ValueError, match=r"--depth 0.5 was not trained"):
+        run("--export", tmp_path / "width", "--depth", 0.5, "--output_dir", tmp_path / "new")
+    with pytest.raises(ValueError, match="is there already"):
+        run("--export", tmp_path / "width", "--output_dir", teacher)
+    run("--export", tmp_path / "width", "--width", 0.5, "--output_dir", tmp_path / "small")
+    with pytest.raises(ValueError, match="is an exported sub-network"):
+        run("--teacher", tmp_path / "small", "--output_dir", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_onnx_says_what_torch_says(run, teacher, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run("--teacher", teacher, "--width_mults", 1, 0.5, "--max_steps", 1, "--output_dir", tmp_path / "width")
+    run("--export", tmp_path / "width", "--width", 0.5, "--onnx", "--output_dir", tmp_path / "small")
+    assert (tmp_path / "small" / "model.onnx").is_file() and "ONNX Runtime differ" in capsys.readouterr().out
