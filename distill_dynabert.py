@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+import baselines
 import data
 import distill_finetune
 import dynabert
@@ -79,8 +80,8 @@ def check_args(args):
     losses.check_args(args)
     if args.cache_teacher and not args.teacher:
         raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
-    for name in ("attention_mse", "minilm"):
-        if name in args.terms:
+    for name in args.terms:
+        if losses.needs_of(name).qkv is not baselines.nothing:
             raise ValueError(f"--terms {' '.join(words)}: {name} compares attention heads, which sub-networks have "
                              "fewer of: use ckd, dynabert or kd")  # fmt: skip
     if args.teacher and "logits" not in args.terms and not args.hard_weight:
