@@ -231,8 +231,8 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator)
             result = {"mlm_loss": loss, "perplexity": math.exp(min(loss, 50)), **result}
             if "teacher_agreement" in sums:
                 result["teacher_agreement"] = sums["teacher_agreement"] / sums["masked"]
-            return result, -loss, {}
-        return {"relation_loss": total, **result}, -total, {}
+            return {**result, "loss": loss}, -loss, {}
+        return {"relation_loss": total, **result, "loss": total}, -total, {}
 
     return evaluate
 

@@ -1,4 +1,4 @@
-"""What a run writes to TensorBoard: means of the terms, scores, figures, and its options for the HParams page."""
+"""What a run writes to TensorBoard, and of it to other trackers: means of the terms, scores, figures, its options."""
 import math
 import os
 import platform
@@ -13,6 +13,10 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from runs import FREE_OPTIONS, TrainingError, max_mem_gb, writing
+
+# Accelerate's, beside TensorBoard -> its name for a run's name, where it takes one
+TRACKERS = {"wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
+            "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
 
 
 def hyperparameters(options, weights):
@@ -32,7 +36,6 @@ class Events:
     """
 
     def __init__(self, folder, step):
-        folder.mkdir(exist_ok=True)
         seconds, rest = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds:010d}.{platform.node()}.{os.getpid()}.{rest}"
         self.file = (folder / name).open("wb")
@@ -60,19 +63,26 @@ class Log:
         self.events = None
         if accelerator.is_main_process:
             with writing(self.folder):
-                self.events = Events(self.folder / "tb", step)
+                # Not in a folder of their own, which TensorBoard would make part of the run's name; an earlier version
+                # of this code did that, and a run that it began goes on there.
+                older = self.folder / "tb"
+                self.events = Events(older if older.is_dir() else self.folder, step)
 
     def begin(self, options):
-        """Say what run this is: a row of the HParams page."""
+        """Say what run this is: a row of the HParams page, and a run of the project ckd in each other tracker."""
         # Without the record of a whole experiment: of those of several runs the page would take one, and hide what
         # only others have. Having none, it looks for all options itself and for those that differ.
         _, begun, _ = summary.hparams(hyperparameters(options, self.recipe.weights), {})
         self.put(0, [begun])
+        names = {name: {TRACKERS[name]: str(self.folder)} for name in self.args.log_with if TRACKERS[name]}
+        self.accelerator.init_trackers("ckd", hyperparameters(options, self.recipe.weights), names)
 
     def end(self, step):
         """Say that the run is complete."""
         _, _, ended = summary.hparams({}, {})
         self.put(step, [ended])
+        for tracker in self.accelerator.trackers:  # not end_training, which ends the process group, too
+            tracker.finish()
 
     def add(self, step, indices, values):
         """Keep the values of one step; nothing is read from the device."""
@@ -118,8 +128,9 @@ class Log:
         return means
 
     def scalars(self, points, step):
-        """Write {tag: number}."""
+        """Write {tag: number}, to the other trackers too."""
         self.put(step, [summary.scalar(tag, value) for tag, value in points.items()])
+        self.accelerator.log(points, step=step)
 
     def figures(self, figures, step):
         """Write {tag: matplotlib figure} as pictures."""

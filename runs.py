@@ -28,13 +28,14 @@ from safetensors import SafetensorError
 
 # Options that a resumed or finished run may change: they do not touch its result.
 FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "num_proc",
-                "cache_limit_gb", "save_minutes", "timeout_minutes")
+                "cache_limit_gb", "save_minutes", "timeout_minutes", "log_with")
 # Options that name what a run reads: --overwrite deletes none of it.
 INPUTS = ("data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus", "teacher", "student")
 # Names that a run writes, beside those that its run.json lists under "files": in the run folder and in checkpoints.
 OWN = (
-    ".lock", "run.json", ".run.json.tmp", "README.md", "config.json", "generation_config.json", "model.safetensors",
-    "model-*-of-*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+    ".lock", "run.json", ".run.json.tmp", "events.out.tfevents.*", "README.md", "config.json",
+    "generation_config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt",
     "bpe.codes", "sentencepiece.bpe.model", "spm.model", "spiece.model", "predictions.json", "predictions.tsv",
     "predictions.conll", "predictions.test.conll",

@@ -28,6 +28,8 @@ import runs
 import squad
 import tokens
 
+ANSWERS = [name for name in data.TRAINING if name not in data.INPUTS]  # columns that hold labels
+
 
 class Kind:
     """What one kind of task means to reading, training, scoring and predicting; a subclass names what differs.
@@ -80,8 +82,18 @@ class Kind:
                                   across_processes=student.across_processes)  # fmt: skip
 
     def evaluate(self, model, splits, tokenizer, args, accelerator):
-        """({metric: float} on the dev sets, {file name: text} of predictions that are kept with the model)."""
+        """({metric: float} on the dev sets, {file name: text} of predictions that are kept with the model).
+
+        The metric `loss` is `dev_loss`.
+        """
         raise NotImplementedError
+
+    def dev_loss(self, logits, dataset):
+        """`hard_loss` over a whole tokenised dev set: logits [N, ...] as `predict` gives them; a float."""
+        batch = data.Arrays(dataset, ANSWERS).batch(range(len(dataset)), 0)
+        labels = self.labels(batch)
+        # Where every token has a label, the logits go on in padding to --max_seq_length.
+        return self.hard_loss(logits[:, : labels.shape[1]] if self.token_axis == 1 else logits, labels).item()
 
     def words(self, logits, args):
         """Predictions of the test set as they stand in a submission, from logits [N, C]."""
@@ -112,13 +124,14 @@ class Classification(Kind):
         return {name: data.tokenize(split, tokenizer, args.max_seq_length) for name, split in splits.items()}, None
 
     def evaluate(self, model, splits, tokenizer, args, accelerator):
-        """See Kind."""
-        result = {}
+        """See Kind; the loss is the mean over the examples of all dev sets."""
+        result, found = {}, []
         for split in [split for split in splits if split.startswith("validation")]:
             names = [name for name in self.task.metrics if name.endswith(split.removeprefix("validation"))]
             logits = predict(self, model, splits[split], tokenizer, args, accelerator)
             result |= metrics.compute_metrics(names, logits, torch.tensor(splits[split]["labels"]))
-        return result, {}
+            found.append((self.dev_loss(logits, splits[split]), len(logits)))
+        return result | {"loss": sum(loss * n for loss, n in found) / sum(n for _, n in found)}, {}
 
     def words(self, logits, args):
         """Labels, escaped: a backslash, control characters and line separators as in a Python string."""
@@ -164,7 +177,8 @@ class MultiLabel(Classification):
     def evaluate(self, model, splits, tokenizer, args, accelerator):
         """See Kind."""
         logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
-        return metrics.label_set_metrics(logits, torch.tensor(splits["validation"]["labels"])), {}
+        result = metrics.label_set_metrics(logits, torch.tensor(splits["validation"]["labels"]))
+        return result | {"loss": self.dev_loss(logits, splits["validation"])}, {}
 
     def words(self, logits, args):
         """The labels at the threshold that the dev set chose for the saved model, with the task's separator between."""
@@ -222,7 +236,8 @@ class Token(Kind):
         logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
         found, sentences = self.tags("validation", splits["validation"], logits), self.sentences["validation"]
         golds = [[self.task.labels[i] for i in row] for row in sentences["tags"]]
-        return metrics.entity_metrics(golds, found), {"predictions.conll": tokens.with_column(sentences, found)}
+        result = metrics.entity_metrics(golds, found) | {"loss": self.dev_loss(logits, splits["validation"])}
+        return result, {"predictions.conll": tokens.with_column(sentences, found)}
 
     def submission(self, split, dataset, logits, args):
         """The columns of the test set and one of predictions."""
@@ -275,6 +290,7 @@ class QuestionAnswering(Kind):
         found = squad.answers(questions, splits["validation"], logits, args.n_best_size, args.max_answer_length)
         golds = dict(zip(questions["id"], questions["texts"], strict=True))
         result, texts = metrics.squad_metrics(found, golds, args.task == "squad_v2")
+        result |= {"loss": self.dev_loss(logits, splits["validation"])}
         return result, {"predictions.json": json.dumps(texts, indent=1, ensure_ascii=False) + "\n"}
 
 

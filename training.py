@@ -24,12 +24,13 @@ import datasets
 import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from events import Log
+from events import TRACKERS, Log
 from runs import TrainingError, finite, load_checkpoint, max_mem_gb, save_checkpoint, write_json, writing
 
 LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
@@ -89,6 +90,8 @@ def add_arguments(parser):
     add("--logging_steps", type=number(int, 1), default=50, help="optimiser steps between two TensorBoard points")
     add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = at the end of "
         f"each epoch, and every {LONG_EPOCH} steps of a longer one or of a stream")  # fmt: skip
+    add("--log_with", nargs="+", choices=TRACKERS, default=[], metavar="TRACKER", help="where scalars and options go "
+        f"beside TensorBoard's files: {', '.join(TRACKERS)} (install its package)")  # fmt: skip
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
     add("--save_minutes", type=number(float, 0), default=10.0, help="minutes after which there is a checkpoint in any "
         "case, 0 = never; several processes look at the clock every --logging_steps")  # fmt: skip
@@ -185,7 +188,8 @@ class Recipe:
     lengths: tokens of each training example. plan(size, epoch): the epoch as a sequence of optimiser steps, each a list
     of example indices; a list, or lazy as `Steps`: len, [i] and slices are asked of it. collate(indices, epoch): those
     examples as a dict of tensors. loss(model, batch): (scalar to minimise, {term: detached unweighted scalar}).
-    evaluate(model): ({metric: float}, score, {name: matplotlib figure}), called by all processes. save(folder, model,
+    evaluate(model): ({metric: float}, score, {name: matplotlib figure}), called by all processes; "loss" among the
+    metrics is the loss on the dev set's labels, which is noted beside them. save(folder, model,
     metrics): writes the model as a Hugging Face folder, main process only.
     """
 
@@ -222,12 +226,17 @@ def make_accelerator(args, unused_parameters=False):
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--mixed_precision fp16 needs a CUDA device: use bf16 or no")
+    for name in args.log_with:
+        if name not in map(str, get_available_trackers()):
+            raise ValueError(f"--log_with {name}: its package is missing here: pip install {name.replace('_', '-')}, "
+                             "or leave it out; TensorBoard's files are written anyway")  # fmt: skip
     # Without cpu=True, processes that torchrun starts on a machine without GPU would not know of each other.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     wait = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=args.timeout_minutes))
     if cpu:
         keep_memory()
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu)
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu,
+                              log_with=args.log_with or None)  # fmt: skip
     set_seed(args.seed)
     if args.num_workers is None:
         args.num_workers = 2 if accelerator.device.type == "cuda" else 0
@@ -402,8 +411,10 @@ def evaluate(args, accelerator, recipe, model, state, log):
     model.train()
     metrics, score = finite(metrics), finite(score)  # None where a score is not defined
     points = {f"eval/{name}": value for name, value in metrics.items() if value is not None}
+    loss, said = metrics.pop("loss", None), "before training"
     if state["step"]:
-        entry = {"step": state["step"], "epoch": round(state["epoch"], 4), "score": score, "metrics": metrics}
+        entry = {"step": state["step"], "epoch": round(state["epoch"], 4), "score": score, "metrics": metrics,
+                 "loss": loss}  # fmt: skip
         state["history"].append(entry)
         # None, not 0: a first score below 0 is still the best so far.
         best = state["best"] and state["best"]["score"]
@@ -412,6 +423,11 @@ def evaluate(args, accelerator, recipe, model, state, log):
             if accelerator.is_main_process:
                 state["files"] = sorted({*state["files"], *save_best(args, accelerator, recipe, model, entry)})
         points |= {} if best is None else {"best/score": best}
+        said = f"epoch {state['epoch']:.2f}" + ", the best so far" * (state["best"] is entry)
+    if accelerator.is_main_process:
+        scores = metrics | ({} if loss is None else {"loss": loss})
+        scores = ", ".join(f"{k} {shown(v)}" for k, v in scores.items() if "/" not in k)  # not type by type
+        tqdm.write(f"step {state['step']}: {scores} ({said})")
     log.scalars(points, state["step"])
     log.figures(figures, state["step"])
 
@@ -488,6 +504,15 @@ def _due(step, every, per_epoch, longest=math.inf):
     return step % every == 0 if every else inside == per_epoch or inside % longest == 0
 
 
+def _evaluation_due(args, step, per_epoch, total):
+    """Whether to evaluate after this step: at the end too, and then not also shortly before, nor before an epoch's."""
+    if step == total or not _due(step, args.eval_steps, per_epoch, LONG_EPOCH):
+        return step == total
+    every = args.eval_steps or min(LONG_EPOCH, per_epoch)
+    left = (total if args.eval_steps else min(total, (step // per_epoch + 1) * per_epoch)) - step
+    return left >= every or left > max(1, every // 10)
+
+
 def _start(args, accelerator, recipe, model, record, how):
     """Prepare model and optimiser and restore the newest checkpoint; (model, optimiser, state, log)."""
     model, optimizer = accelerator.prepare(model, make_optimizer(model, args))
@@ -546,7 +571,7 @@ def train(args, accelerator, recipe, model, record, how):
                 bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
             late = 0 < args.save_minutes * 60 <= time.monotonic() - saved
             stop, late = _agreed(accelerator, asked, late, at_log)
-            evaluating = at_end or _due(step, args.eval_steps, per_epoch, LONG_EPOCH)
+            evaluating = _evaluation_due(args, step, per_epoch, total)
             saving = at_end or stop or late or _due(step, args.save_steps, per_epoch)
             if not evaluating and not saving:
                 continue

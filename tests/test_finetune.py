@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ def record_of(folder):
 
 
 def scalars(folder):
-    events = EventAccumulator(str(folder / "tb"))
+    events = EventAccumulator(str(folder))
     events.Reload()
     return events
 
@@ -107,7 +106,7 @@ def test_the_hparams_page_finds_runs_their_options_and_the_best_score(finetune, 
     every = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]
     request = api_pb2.ListSessionGroupsRequest(slice_size=9, allowed_statuses=every)
     found = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
-    rows = {Path(row.name).parent.name: row for row in found}
+    rows = {row.name: row for row in found}
     assert {name: row.sessions[0].status for name, row in rows.items()} == {
         "finetune": api_pb2.STATUS_SUCCESS, "ckd": api_pb2.STATUS_UNKNOWN}  # fmt: skip
     best = {v.name.tag: v.value for v in rows["finetune"].metric_values}["best/score"]

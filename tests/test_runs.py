@@ -29,7 +29,8 @@ def run_folder(tmp_path):
     """A folder as a run leaves it."""
     folder = tmp_path / "runs" / "cola" / "ckd"
     for name in ("run.json", "config.json", "model.safetensors", "tokenizer.json", "README.md", "CoLA.tsv", ".lock",
-                 "odd_vocabulary.bin", "tb/events.out.tfevents.17.host.1.0", "checkpoints/step-00000007/state.json",
+                 "odd_vocabulary.bin", "events.out.tfevents.18.host.2.0", "tb/events.out.tfevents.17.host.1.0",
+                 "checkpoints/step-00000007/state.json",
                  "checkpoints/step-00000007/model.safetensors", "checkpoints/.tmp-step-00000009/optimizer.bin",
                  ".tmp-model/config.json"):  # fmt: skip
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 def terms_of(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder / "tb"))
+    events = EventAccumulator(str(folder))
     events.Reload()
     return {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"] if tag.startswith("loss/")}
 
