@@ -194,8 +194,7 @@ def finish(args, record, student, teacher, accelerator):
     # Under autocast, in which the student's forward is wrapped already and the teacher's is not; never compiled.
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         record["latency"] = measure.latency_record(student, teacher, args.max_seq_length)
-    record["status"] = "complete"
-    runs.write_json(Path(args.output_dir) / "run.json", record)
+    runs.complete(args, record)
 
 
 def main(argv=None):

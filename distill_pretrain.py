@@ -4,7 +4,6 @@
         --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
 """
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -294,8 +293,7 @@ def finish(args, record, student, teacher, accelerator):
         "english_wikipedia_tokens_assumed": ENGLISH_WIKIPEDIA_TOKENS,
         "hours_for_one_epoch_of_english_wikipedia": round(ENGLISH_WIKIPEDIA_TOKENS / max(rate, 1e-9) / 3600, 1),
     }
-    record["status"] = "complete"
-    runs.write_json(Path(args.output_dir) / "run.json", record)
+    runs.complete(args, record)
     best = ", ".join(f"{k} {training.shown(v)}" for k, v in record["best"]["metrics"].items())
     account = record["accounting"]
     print(f"{args.output_dir}: best {best} at step {record['best']['step']}\n{account['tokens_seen']} tokens at "

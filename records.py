@@ -38,7 +38,7 @@ MISSING = object()
 OUTSIDE_RECIPE = (
     "output_dir", "data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus", "run_name",
     "seed", "overwrite", "do_predict", "keep_checkpoints", "num_workers", "num_proc", "cache_teacher", "cache_limit_gb",
-    "save_minutes", "timeout_minutes", "log_with",
+    "save_minutes", "timeout_minutes", "log_with", "keep_optimizer",
 )  # fmt: skip
 
 

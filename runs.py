@@ -13,6 +13,7 @@ import pickle
 import platform
 import re
 import resource
+import shlex
 import shutil
 import stat
 import subprocess
@@ -28,7 +29,7 @@ from safetensors import SafetensorError
 
 # Options that a resumed or finished run may change: they do not touch its result.
 FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "num_proc",
-                "cache_limit_gb", "save_minutes", "timeout_minutes", "log_with")
+                "cache_limit_gb", "save_minutes", "timeout_minutes", "log_with", "keep_optimizer")
 # Options that name what a run reads: --overwrite deletes none of it.
 INPUTS = ("data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus", "teacher", "student")
 # Names that a run writes, beside those that its run.json lists under "files": in the run folder and in checkpoints.
@@ -42,6 +43,7 @@ OWN = (
     *(f"{name}.tsv" for name in ("AX", "CoLA", "MNLI-m", "MNLI-mm", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B",
                                  "WNLI")), ".*.tsv.tmp", ".*.conll.tmp",
 )  # fmt: skip
+OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
 OWN_IN_CHECKPOINTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pkl", "*.pt", "state.json",
                       "checksums.json", ".*.json.tmp")  # fmt: skip
 
@@ -381,9 +383,29 @@ def new_record(args, accelerator, stage, task, **more):
     """What run.json says of a run before it has results."""
     return {
         "status": "running", "stage": stage, "task": task, "name": args.run_name, "seed": args.seed,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "options": options_of(args),
+        "command": command(), "options": options_of(args),
         "git": git_state(), "versions": versions(), "hardware": machine(accelerator), **more,
     }  # fmt: skip
+
+
+def command():
+    """What was typed to start this process or its like, quoted so that a shell takes it as it was."""
+    processes = {"--nnodes": int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+                 "--nproc_per_node": int(os.environ.get("LOCAL_WORLD_SIZE", "1"))}  # fmt: skip
+    counts = [str(word) for option, count in processes.items() if count > 1 for word in (option, count)]
+    return shlex.join(["torchrun", *counts, *sys.argv] if counts else ["python", *sys.argv])
+
+
+def complete(args, record):
+    """Write the record as that of a finished run, whose checkpoints then lose AdamW's state unless --keep_optimizer."""
+    folder = Path(args.output_dir)
+    record["status"] = "complete"
+    with writing(folder):
+        write_json(folder / "run.json", record)
+        for path in () if args.keep_optimizer else folder.glob(f"checkpoints/step-*/{OPTIMIZER}"):
+            sums = json.loads((path.parent / "checksums.json").read_text())
+            write_json(path.parent / "checksums.json", {name: of for name, of in sums.items() if name != OPTIMIZER})
+            path.unlink()
 
 
 def cpu_name():
@@ -506,6 +528,8 @@ def newest_checkpoint(folder):
     """The newest checkpoint whose files match their checksums, or None; damaged ones are named on stderr."""
     for path in sorted((Path(folder) / "checkpoints").glob("step-*"), reverse=True):
         reason = damage(path, "state.json")
+        if not reason and not (path / OPTIMIZER).is_file():
+            reason = "of a finished run, without its optimiser"
         if not reason:
             return path
         print(f"{path} is damaged ({reason}): skipped", file=sys.stderr)

@@ -1,20 +1,56 @@
-# Sourced by every script here: makes `python` one that has the packages of requirements.txt.
-# Where they are importable it does nothing; else it makes .venv beside this file and installs them into it.
-ckd_packages_found() {
-    python - <<'PYTHON' 2>/dev/null
-import importlib.util, sys
-names = """torch transformers datasets accelerate sklearn numpy pandas scipy seqeval tabulate tensorboard
-    matplotlib pytest xdist hypothesis ruff"""
-sys.exit(any(importlib.util.find_spec(name) is None for name in names.split()))
+# Sourced by every script here: makes `python` one that has Python 3.11 and the packages of requirements.txt, not older
+# than the code needs. Where it is one already nothing is done; else .venv is made beside this file and they are
+# installed into it, with a line that says what was wrong.
+
+# what is missing or too old, on one line; nothing where all is well
+ckd_problems() {
+    command -v python >/dev/null || { echo "no python"; return; }
+    python - <<'PYTHON' 2>/dev/null || echo "python does not run"
+import sys
+if sys.version_info < (3, 11):
+    print("Python %d.%d is older than 3.11" % sys.version_info[:2])
+    sys.exit()
+import re
+from importlib import metadata
+wanted = """torch>=2.11 transformers>=5.0 datasets>=4.0 accelerate>=1.2 scikit-learn numpy pandas scipy seqeval tabulate
+    tensorboard matplotlib pytest pytest-xdist hypothesis ruff"""
+wrong = []
+for name, _, floor in (word.partition(">=") for word in wanted.split()):
+    try:
+        there = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        wrong.append(f"{name} is missing")
+        continue
+    if floor and [int(n) for n in re.findall(r"\d+", there)[:2]] < [int(n) for n in floor.split(".")]:
+        wrong.append(f"{name} {there} is older than {floor}")
+print(", ".join(wrong), end="")
 PYTHON
 }
 
-if ! ckd_packages_found; then
+# the first of the usual names that is Python 3.11 or newer
+ckd_python() {
+    local name
+    for name in python3 python3.14 python3.13 python3.12 python3.11; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$name"; return; fi
+    done
+    echo "setup.sh: error: Python 3.11 or newer is needed, and python3 is $(python3 --version 2>&1): install one" >&2
+    return 2
+}
+
+ckd_wrong=$(ckd_problems)
+if [ -n "$ckd_wrong" ]; then
     if [ ! -x .venv/bin/python ]; then
-        echo "setup.sh: making .venv and installing requirements.txt (once; some minutes)" >&2
-        python3 -m venv .venv
+        ckd_found=$(ckd_python) || return 2
+        echo "setup.sh: $ckd_wrong: making .venv and installing requirements.txt (once; some minutes)" >&2
+        "$ckd_found" -m venv .venv
     fi
     source .venv/bin/activate
-    ckd_packages_found || python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    ckd_wrong=$(ckd_problems)
+    [ -z "$ckd_wrong" ] || python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    ckd_wrong=$(ckd_problems)
+    if [ -n "$ckd_wrong" ]; then
+        echo "setup.sh: error: .venv is of no use ($ckd_wrong): delete it and run the same command again" >&2
+        return 2
+    fi
 fi
 export TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}

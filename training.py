@@ -96,6 +96,7 @@ def add_arguments(parser):
     add("--save_minutes", type=number(float, 0), default=10.0, help="minutes after which there is a checkpoint in any "
         "case, 0 = never; several processes look at the clock every --logging_steps")  # fmt: skip
     add("--keep_checkpoints", type=number(int, 1), default=1, help="number of newest checkpoints kept")
+    add("--keep_optimizer", action="store_true", help="keep AdamW's state in the checkpoints of a finished run, too")
     group = parser.add_argument_group("runtime")
     add = group.add_argument
     add("--seed", type=number(int, 0, 2**31), default=1, help="seed of initialisation, data order and dropout")

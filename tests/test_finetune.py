@@ -219,7 +219,7 @@ class TestInterruption:
         assert points[0] == points[1]
 
     def test_a_damaged_checkpoint_is_named_and_skipped(self, finetune, world, tmp_path, capsys):
-        options = ("--student", world / "bert", "--save_steps", "2", "--keep_checkpoints", "3",
+        options = ("--student", world / "bert", "--save_steps", "2", "--keep_checkpoints", "3", "--keep_optimizer",
                    "--output_dir", tmp_path / "r")  # fmt: skip
         finetune(*options)
         expected = load_file(tmp_path / "r" / "checkpoints" / "step-00000012" / "model.safetensors")
@@ -293,6 +293,20 @@ class TestRunFolder:
         assert (tmp_path / "run" / "run.json").read_bytes() == before
         finetune(*options, "--learning_rate", "1e-3", "--overwrite")
         assert record_of(tmp_path / "run")["options"]["learning_rate"] == 1e-3
+
+    def test_a_finished_run_keeps_its_weights_and_drops_its_optimiser(self, finetune, world, tmp_path, capsys):
+        folder = tmp_path / "run"
+        options = ("--student", world / "bert", "--max_steps", "2", "--save_steps", "1", "--keep_checkpoints", "2",
+                   "--output_dir", folder)  # fmt: skip
+        finetune(*options)
+        for path in (folder / "checkpoints").iterdir():
+            assert not runs.damage(path, "model.safetensors") and not (path / "optimizer.bin").exists()
+        weights = (folder / "checkpoints" / "step-00000002" / "model.safetensors").read_bytes()
+        runs.write_json(folder / "run.json", record_of(folder) | {"status": "running"})
+        finetune(*options)  # as where somebody wants it anew: it cannot go on from there
+        said = capsys.readouterr().err
+        assert said.count("(of a finished run, without its optimiser): skipped") == 2
+        assert (folder / "checkpoints" / "step-00000002" / "model.safetensors").read_bytes() == weights
 
     def test_a_folder_with_other_things_in_it_is_refused(self, finetune, world, tmp_path):
         (tmp_path / "thesis.tex").write_text("precious")
