@@ -4,6 +4,7 @@ Readers raise ValueError with file and line number for the first broken line; no
 """
 import contextlib
 import csv
+import glob
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset
 
 GLUE_HUB = "nyu-mll/glue"
 
@@ -267,6 +268,48 @@ def _read_json(path, skipped):
             skipped.bad(f"{path}, line {place}: not a JSON object with the columns as keys")
 
 
+def _read_parquet(path):
+    """The rows of a Parquet file as an IterableDataset, read where they are: no copy of it is made."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file; check the names of the files")
+    try:
+        name = glob.escape(str(Path(path).resolve()))
+        return load_dataset("parquet", data_files=name, split="train", streaming=True)
+    except Exception as error:  # datasets and pyarrow each raise their own
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: not a Parquet file ({said}); write it again") from error
+
+
+def _dataset_rows(dataset, where, separator):
+    """("row 1", {column: value}), ... of a Dataset; classes as their names, lists as text, separator in between."""
+    names = {column: label_names(dataset, column) for column in dataset.features}
+
+    def word(column, value, place):
+        if isinstance(value, list):
+            words = [str(word(column, one, place)) for one in value]
+            if any(separator in one for one in words):
+                raise ValueError(f"{where}, {place}: column {column!r} holds {_listed(words)}, in which {separator!r} "
+                                 "cannot part the labels: pass another --label_separator")  # fmt: skip
+            return separator.join(words)
+        return names[column][value] if names[column] and isinstance(value, int) and value >= 0 else value
+
+    for number, row in enumerate(dataset, 1):
+        yield f"row {number}", {column: word(column, value, f"row {number}") if column in names else value
+                                for column, value in row.items()}  # fmt: skip
+
+
+def label_names(dataset, column):
+    """The names of a column of classes, or of lists of classes, in the order of their ids; () for any other column."""
+    feature = (dataset.features or {}).get(column)
+    feature = getattr(feature, "feature", feature)
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
+
+
+def _line(number):
+    """What a message calls an example; number: of its line, or "row 1" where there are no lines."""
+    return number if str(number).startswith("row ") else f"line {number}"
+
+
 def read_table(path, skipped=None):
     """(line number, {column: value}) of a .csv, .tsv, .json or .jsonl file with named columns."""
     suffix = Path(path).suffix.lower()
@@ -276,7 +319,7 @@ def read_table(path, skipped=None):
         return _read_csv(path, skipped or Skipped())
     if suffix in (".json", ".jsonl"):
         return _read_json(path, skipped or Skipped())
-    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json or .jsonl")
+    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl or .parquet")
 
 
 # --- examples ---------------------------------------------------------------------------------------------------
@@ -312,14 +355,14 @@ def _pick(row, columns, path, number, skipped):
     """The named columns as strings, or None where one is missing or holds no text and the row is skipped."""
     missing = [c for c in columns if c not in row]
     if missing:
-        return skipped.bad(f"{path}, line {number}: no column {missing[0]!r}; there are: {_listed(row)}")
+        return skipped.bad(f"{path}, {_line(number)}: no column {missing[0]!r}; there are: {_listed(row)}")
     for column in columns:
         value = row[column]
-        if isinstance(value, (dict, list)) or value is None:
+        if isinstance(value, (dict, list, bytes)) or value is None:
             kind = "null" if value is None else type(value).__name__
-            return skipped.bad(f"{path}, line {number}: column {column!r} holds a {kind}, not text")
+            return skipped.bad(f"{path}, {_line(number)}: column {column!r} holds a {kind}, not text")
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # JSON can spell what UTF-8 cannot
-            return skipped.bad(f"{path}, line {number}: column {column!r} holds half a surrogate pair, not text")
+            return skipped.bad(f"{path}, {_line(number)}: column {column!r} holds half a surrogate pair, not text")
     return [str(row[column]) for column in columns]
 
 
@@ -336,7 +379,7 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
             continue
         label = -1
         if label_column:
-            where = f"{path}, line {number}"
+            where = f"{path}, {_line(number)}"
             if task.separator:
                 label = _label_set(values[-1], task, where, skipped)
             elif task.labels:
@@ -395,6 +438,8 @@ def _glue_from_hub(name):
     splits = {}
     for split, data in load_hub(task.hub).items():
         names = dict(zip(task.columns, ("text_a", "text_b"), strict=False))
+        for column, values in (("label", [-1] * len(data)), ("idx", range(len(data)))):
+            data = data if column in data.column_names else data.add_column(column, list(values))
         splits[split] = data.rename_columns(names).select_columns([*names.values(), "label", "idx"])
     return splits
 
@@ -413,12 +458,13 @@ def _label_words(rows, path, column, skipped):
     for number, row in rows:
         values = _pick(row, (column,), path, number, skipped)
         if values and not values[0].strip():
-            skipped.bad(f"{path}, line {number}: unknown label {values[0]!r}: a blank cell is none")
+            skipped.bad(f"{path}, {_line(number)}: unknown label {values[0]!r}: a blank cell is none")
         elif values:
             word, line = first.setdefault(_meaning(values[0]), (values[0], number))
             if word != values[0]:
-                raise ValueError(f"{path}, line {number}: the label {values[0]!r} is written {word!r} in line {line}, "
-                                 "which would make two classes of one: write it the same way everywhere")  # fmt: skip
+                raise ValueError(f"{path}, {_line(number)}: the label {values[0]!r} is written {word!r} in "
+                                 f"{_line(line)}, which would make two classes of one: write it the same way "
+                                 "everywhere")  # fmt: skip
     return sorted(word for word, _ in first.values())
 
 
@@ -434,41 +480,79 @@ def _parts(rows, path, column, separator, skipped):
             yield from ((number, {column: word.strip()}) for word in cell.split(separator) if word.strip())
 
 
-def _custom(args, skipped):
-    """Splits of the user's own files, and the task that they make; labels are those of the training file."""
-    task = TASKS["custom"]._replace(kind=kind_of(args))
+def _own_tables(args, skipped):
+    """{split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
+    if args.hub_dataset:
+        name, _, config = args.hub_dataset.partition(":")
+        hub = load_hub((name, config or None))
+        wanted = {"train": "train", "validation": args.validation_split, "test": "test" if args.do_predict else None}
+        if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
+            raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {_listed(hub)}: name "
+                             "the one to evaluate on by --validation_split")  # fmt: skip
+        sources = {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
+    else:
+        files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
+        sources = {split: (path, None) for split, path in files.items() if path}
+    found = {}
+    for split, (where, rows) in sources.items():
+        if rows is None and Path(where).suffix.lower() == ".parquet":
+            rows = _read_parquet(where)
+        if rows is None:
+            found[split] = where, read_table(where, skipped), ()
+        else:
+            found[split] = where, _dataset_rows(rows, where, args.label_separator), label_names(rows, args.label_column)
+    return found
+
+
+def _custom(args, skipped, teachers=None):
+    """Splits of the user's own files or hub data set, and the task that they make, with the training set's labels.
+
+    teachers: the labels of the teacher, which are the task's where the training set has none, () where only the dev
+    set says them; None: the training set must have labels.
+    """
+    task = TASKS["custom"]._replace(kind=kind_of(args), columns=tuple(args.text_columns))
     if task.kind == "multilabel":
         task = task._replace(metrics=TASKS["goemotions"].metrics, separator=args.label_separator)
-    text = tuple(args.text_columns)
-    label = args.label_column
-    rows = list(read_table(args.train_file, skipped))
-    once = Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
-    if task.kind == "regression":
+    elif task.kind == "regression":
         task = task._replace(metrics=("pearson", "spearman"))
-    else:
-        labels = _parts(rows, args.train_file, label, task.separator, once) if task.separator else rows
-        task = task._replace(labels=tuple(_label_words(labels, args.train_file, label, once)))
+    if args.hub_dataset:
+        name, _, config = args.hub_dataset.partition(":")
+        task = task._replace(hub=(name, config or None))
+    if args.metrics:
+        task = task._replace(metrics=tuple(args.metrics))
+    tables, label = _own_tables(args, skipped), args.label_column
+    where, rows, labels = tables["train"]
+    rows = list(rows)
+    labelled = teachers is None or any(label in row for _, row in rows)
+    once = Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
+    if task.kind != "regression":
+        labels = labels or (() if labelled else teachers)
+        if not labels:
+            source = rows
+            if not labelled:
+                where, source, _ = tables["validation"]
+                source = list(source)
+                tables["validation"] = where, source, ()
+            words = _parts(source, where, label, task.separator, once) if task.separator else source
+            labels = _label_words(words, where, label, once)
+        task = task._replace(labels=tuple(labels))
         if len(task.labels) < 2:
-            raise ValueError(f"{args.train_file}: column {label!r} holds only the label {list(task.labels)}; at least "
-                             "two are needed")  # fmt: skip
-    task = task._replace(columns=text)
-    splits = {"train": examples_from_rows(rows, args.train_file, text, label, task, skipped)}
-    splits["validation"] = examples_from_rows(
-        read_table(args.validation_file, skipped), args.validation_file, text, label, task, skipped
-    )
-    if args.test_file:
-        rows = read_table(args.test_file, skipped)
-        splits["test"] = examples_from_rows(rows, args.test_file, text, None, task, skipped)
-    return task, splits
+            raise ValueError(f"{where}: column {label!r} holds only the label {list(task.labels)}; at least two are "
+                             "needed")  # fmt: skip
+    tables["train"] = tables["train"][0], rows, ()
+    read = {"train": label if labelled else None, "validation": label, "test": None}
+    return task, {split: examples_from_rows(rows, where, task.columns, read[split], task, skipped)
+                  for split, (where, rows, _) in tables.items()}  # fmt: skip
 
 
-def load_examples(args, skipped):
+def load_examples(args, skipped, teachers=None):
     """(task, {split: Dataset}) for args.task from the hub, --data_dir or the custom files.
 
-    Splits are train, validation (mnli: validation_matched, validation_mismatched) and, where present, test.
+    Splits are train, validation (mnli: validation_matched, validation_mismatched) and, where present, test. teachers:
+    as in `_custom`.
     """
     if args.task == "custom":
-        task, splits = _custom(args, skipped)
+        task, splits = _custom(args, skipped, teachers)
     elif args.task == "goemotions":
         task, splits = (_emotions_from_files if args.data_dir else _emotions_from_hub)(args, skipped)
     else:
@@ -645,11 +729,18 @@ def add_arguments(parser):
     add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
         "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
     add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")
-    add("--train_file", help="custom: csv, tsv, json or jsonl file to train on; for words a file of columns")
+    add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
+    add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
+    add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
+    add("--train_file", help="custom: csv, tsv, json, jsonl or parquet file to train on (without the label column: "
+        "text to distil on); for words a file of columns")  # fmt: skip
     add("--validation_file", help="custom: file to evaluate on")
     add("--test_file", help="custom: file without labels for --do_predict")
     add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text")
     add("--label_column", default="label", help="custom: column with the label; words: its number, the last by default")
+    add("--metrics", nargs="+", default=[], metavar="METRIC", help="custom: headline metrics, whose mean chooses the "
+        "best student: accuracy, balanced_accuracy, f1 (of the second of two labels), macro_f1, weighted_f1, "
+        "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip
     add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
     add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
     add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
@@ -674,15 +765,34 @@ def check_args(args):
         raise ValueError("--data_dir is empty: name a folder, or leave it out to read from the hub")
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]
     if args.task != "custom":
-        given = files + [name for name in ("kind", "regression") if getattr(args, name)]
+        own = ("dataset_name", "hub_dataset", "metrics", "kind", "regression")
+        given = files + [name for name in own if getattr(args, name)]
         if given:
             raise ValueError(f"--{given[0]} is for --task custom, not {args.task}")
         return
+    _check_own(args, files)
+
+
+def _check_own(args, files):
+    """Check the options of --task custom, and name the data; files: options of files that were given."""
     if args.regression and args.kind not in (None, "regression"):
         raise ValueError(f"--regression and --kind {args.kind} exclude each other: give one")
-    for name in ("train_file", "validation_file"):
+    if args.hub_dataset:
+        if files:
+            raise ValueError(f"--hub_dataset and --{files[0]} exclude each other: give one")
+        if kind_of(args) == "token" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?", args.hub_dataset):
+            raise ValueError(f"--hub_dataset {args.hub_dataset!r} must be owner/name or owner/name:config, of texts; "
+                             "for words pass files")  # fmt: skip
+        args.dataset_name = args.dataset_name or re.sub(r"\W+", "-", args.hub_dataset.split("/")[-1])
+    elif args.validation_split != "validation":
+        raise ValueError("--validation_split is for --hub_dataset; a file is named by --validation_file")
+    for name in () if args.hub_dataset else ("train_file", "validation_file"):
         if not getattr(args, name):
-            raise ValueError(f"--task custom needs --{name}: a csv, tsv, json or jsonl file, of columns for words")
+            raise ValueError(f"--task custom needs --{name}: a csv, tsv, json, jsonl or parquet file, of columns for "
+                             "words; or --hub_dataset")  # fmt: skip
+    if args.dataset_name and (args.dataset_name in TASKS or not re.fullmatch(r"[\w+-][\w.+-]*", args.dataset_name)):
+        raise ValueError(f"--dataset_name {args.dataset_name!r} becomes a folder beside those of {', '.join(TASKS)}: "
+                         "use another name, of letters, digits and . _ + -")  # fmt: skip
     if not 1 <= len(args.text_columns) <= 2:
         raise ValueError(f"--text_columns takes one or two columns, not {len(args.text_columns)}")
     if args.label_column in args.text_columns:

@@ -54,13 +54,13 @@ def check_args(args):
     if args.teacher and "logits" not in args.terms and not args.hard_weight:
         raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
                          "alone are for distill_pretrain.py)")  # fmt: skip
-    if args.do_predict and args.task == "custom" and not args.test_file:
+    if args.do_predict and args.task == "custom" and not (args.test_file or args.hub_dataset):
         raise ValueError("--do_predict needs --test_file: a file without labels to predict")
     if args.task == "ax" and not args.run_name:
         args.run_name = re.sub(r"[^\w.+-]+", "-", args.student).strip("-.") or Path(args.student).resolve().name
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
     runs.check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/{args.task}/{args.run_name}/seed{args.seed}"
+    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
 
 
 def load_everything(args):
@@ -181,8 +181,9 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
 def model_card(args, kind, entry, base):
     """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
     hub, config = (None, None) if args.data_dir else kind.task.hub
-    dataset = {"dataset_name": kind.task.folder or Path(args.validation_file or args.task).name,
-               "dataset_type": hub or args.task, "dataset_config": config, "dataset_split": "validation"}  # fmt: skip
+    name = args.dataset_name or kind.task.folder or Path(args.validation_file or args.task).name
+    dataset = {"dataset_name": name, "dataset_type": hub or args.task, "dataset_config": config,
+               "dataset_split": args.validation_split}  # fmt: skip
     if args.max_eval_samples:
         dataset["dataset_args"] = {"max_eval_samples": args.max_eval_samples}
     about = f"A model for the task `{args.task}`, of at most {args.max_seq_length} tokens."
@@ -225,8 +226,9 @@ def main(argv=None):
     if how != "complete":
         recipe = make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache)
         record = runs.new_record(
-            args, accelerator, "finetune", args.task, train_examples=len(recipe.lengths), metric=kind.task.metrics[0],
-            inputs=inputs, layer_map=args.layer_pairs, model=measure.describe(student, args.max_seq_length),
+            args, accelerator, "finetune", args.dataset_name or args.task, train_examples=len(recipe.lengths),
+            metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
+            model=measure.describe(student, args.max_seq_length),
             teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
         )  # fmt: skip
         record = training.train(args, accelerator, recipe, student, record, how)

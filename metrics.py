@@ -9,22 +9,14 @@ from collections import Counter
 import torch
 
 
-def _accuracy(predictions, labels):
-    from sklearn.metrics import accuracy_score  # here: --help shall not wait for it
+def _of_sklearn(name, **options):
+    def metric(predictions, labels):
+        import sklearn.metrics  # here: --help shall not wait for it
 
-    return accuracy_score(labels, predictions)
+        value = getattr(sklearn.metrics, name)(labels, predictions, **options)
+        return value if math.isfinite(value) else 0.0
 
-
-def _f1_of_class_1(predictions, labels):
-    from sklearn.metrics import f1_score
-
-    return f1_score(labels, predictions, zero_division=0)
-
-
-def _matthews(predictions, labels):
-    from sklearn.metrics import matthews_corrcoef
-
-    return matthews_corrcoef(labels, predictions)
+    return metric
 
 
 def _correlation(function):
@@ -39,11 +31,16 @@ def _correlation(function):
 
 
 METRICS = {
-    "accuracy": _accuracy,
-    "f1": _f1_of_class_1,
-    "matthews_correlation": _matthews,
+    "accuracy": _of_sklearn("accuracy_score"),
+    "balanced_accuracy": _of_sklearn("balanced_accuracy_score"),
+    "f1": _of_sklearn("f1_score", zero_division=0),  # of class 1
+    "macro_f1": _of_sklearn("f1_score", average="macro", zero_division=0),
+    "weighted_f1": _of_sklearn("f1_score", average="weighted", zero_division=0),
+    "matthews_correlation": _of_sklearn("matthews_corrcoef"),
+    "cohen_kappa": _of_sklearn("cohen_kappa_score"),
     "pearson": _correlation("pearsonr"),
     "spearman": _correlation("spearmanr"),
+    "r2": _of_sklearn("r2_score"),
 }
 
 

@@ -99,6 +99,8 @@ def results(run):
     row["machine"] = machine(run["hardware"] | {"gpu": get(run, "a printable text", "hardware", "gpu", optional=True)})
     commit = get(run, "a printable text", "git", "commit", optional=True)
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
+    names = run.get("headline")  # missing in older records
+    row["headline"] = [name for name in names if KINDS["a printable text"](name)] if isinstance(names, list) else []
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
     return {"1": math.nan, "32": math.nan} | row
@@ -213,7 +215,9 @@ PRETRAINING = (Measure("perplexity", "perplexity", 1, 2), Measure("mlm_loss", "l
 
 def customary(runs):
     """The customary Measures of the runs' task that every run has."""
-    names = [Measure(key, TITLES[key]) for key in CUSTOMARY.get(runs["task"].iloc[0], ())]
+    own = runs["headline"].iloc[0] if "headline" in runs else ()
+    keys = CUSTOMARY.get(runs["task"].iloc[0]) or (own if len(own) > 1 else ())
+    names = [Measure(key, TITLES.get(key, key.replace("_", " "))) for key in keys]
     wanted = PRETRAINING if runs["stage"].iloc[0] == "pretrain" else names
     entries = [entry["metrics"] for entry in [*runs["best"], *runs["last"]]]
     return [measure for measure in wanted if all(measure.key in entry for entry in entries)]
@@ -225,5 +229,5 @@ def headline(runs):
     metric, found = runs["metric"].iloc[0], customary(runs)
     if runs["stage"].iloc[0] == "pretrain":  # lower is better; the score is its negative
         return next((one for one in found if one.key == metric), Measure(metric, metric.replace("_", " "), 1, 3))
-    title = "mean of " + " and ".join(one.title for one in found) if len(found) > 1 else TITLES.get(metric, metric)
-    return Measure(None, title)
+    title = TITLES.get(metric, metric.replace("_", " "))
+    return Measure(None, "mean of " + " and ".join(one.title for one in found) if len(found) > 1 else title)

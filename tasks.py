@@ -36,13 +36,14 @@ class Kind:
 
     auto: transformers' class of the head. head: what the model's configuration says of it beside the labels.
     token_axis: the axis of the logits that counts tokens; None where a row is an example. custom: whether the user's
-    own files may be of this kind, by --kind.
+    own files may be of this kind, by --kind. scores: names that --metrics may choose as headline metrics.
     """
 
     auto: type
     head: Mapping = MappingProxyType({})
     token_axis: int | None = None
     custom = True
+    scores: tuple = ()
 
     def __init__(self, task):
         self.task = task
@@ -113,11 +114,21 @@ class Classification(Kind):
     """One of some labels for a text or a pair of texts: logits [B, C], labels [B]."""
 
     auto = AutoModelForSequenceClassification
+    scores = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "weighted_f1", "matthews_correlation", "cohen_kappa")
 
     @staticmethod
     def read(args, skipped):
-        """See Kind."""
-        return _with_test_set(args, *data.load_examples(args, skipped))
+        """See Kind; the user's own text needs no labels where none are learned from, but the dev set does."""
+        teachers = None
+        if args.task == "custom" and args.teacher and not args.hard_weight:
+            names = models.load_config(args.teacher, "--teacher").id2label
+            generic = all(re.fullmatch(r"LABEL_\d+", word) for word in names.values())
+            teachers = () if generic else tuple(names[i] for i in sorted(names))
+        task, splits = data.load_examples(args, skipped, teachers)
+        if "f1" in args.metrics and len(task.labels) > 2:
+            raise ValueError(f"--metrics f1 is that of the second of two labels, and there are {len(task.labels)}: "
+                             "choose macro_f1 or weighted_f1")  # fmt: skip
+        return _with_test_set(args, task, splits)
 
     def tokenize(self, splits, tokenizer, args):
         """See Kind."""
@@ -142,6 +153,7 @@ class Regression(Classification):
     """A number for a text or a pair of texts: logits [B, 1], labels [B]."""
 
     head = MappingProxyType({"num_labels": 1, "problem_type": "regression"})
+    scores = ("pearson", "spearman", "r2")
 
     def hard_loss(self, logits, labels, across_processes=False):
         """Squared error, mean over examples."""
@@ -162,6 +174,7 @@ class MultiLabel(Classification):
     """Any number of some labels for a text or a pair of texts: logits [B, C], labels [B, C] of 0 and 1."""
 
     head = MappingProxyType({"problem_type": "multi_label_classification"})
+    scores = ("micro_f1", "macro_f1", "micro_f1_at_0.5", "macro_f1_at_0.5", "mean_average_precision")
 
     def hard_loss(self, logits, labels, across_processes=False):
         """Binary cross-entropy, mean over labels and examples."""
@@ -194,6 +207,7 @@ class Token(Kind):
 
     auto = AutoModelForTokenClassification
     token_axis = 1
+    scores = ("f1", "precision", "recall")
 
     @staticmethod
     def check_args(args):
@@ -309,6 +323,9 @@ def chosen(args):
     if args.kind and not (name in KINDS and KINDS[name].custom):
         known = ", ".join(name for name, kind in KINDS.items() if kind.custom)
         raise ValueError(f"--kind {name!r} is none of: {known}")
+    for metric in args.metrics:
+        if metric not in KINDS[name].scores:
+            raise ValueError(f"--metrics {metric!r} is none of those of {name}: {', '.join(KINDS[name].scores)}")
     if args.label_separator != "," and name != "multilabel":
         raise ValueError("--label_separator is for --task custom --kind multilabel")
     if args.token_column != 1 and name != "token":

@@ -212,7 +212,8 @@ def load_sentences(args, task, skipped):
     ids = {tag: i for i, tag in enumerate(labels)}
     found = {split: _dataset(_known(check_scheme(sentences, scheme, skipped), ids, skipped), ids, sentences[0].where)
              for split, sentences in splits.items()}  # fmt: skip
-    task = task._replace(labels=labels, kind="token", metrics=("f1",), submission=("predictions.test.conll",))
+    task = task._replace(labels=labels, kind="token", metrics=tuple(args.metrics) or ("f1",),
+                         submission=("predictions.test.conll",))  # fmt: skip
     return task, first_examples(found, args)
 
 

@@ -21,7 +21,8 @@ def saved(tmp_path, text):
 
 def finetune_card(tmp_path, task, metrics, base=None, **options):
     args = argparse.Namespace(task=task, teacher="t", terms={"logits": 1.0}, run_name="a: 'name' # of: mine", seed=1,
-                              data_dir=None, max_eval_samples=0, max_seq_length=32, validation_file=None)  # fmt: skip
+                              data_dir=None, max_eval_samples=0, max_seq_length=32, validation_file=None,
+                              dataset_name=None, validation_split="validation")  # fmt: skip
     vars(args).update(options)
     kind = tasks.KINDS[data.TASKS[task].kind](data.TASKS[task])
     text = distill_finetune.model_card(args, kind, {"step": 3, "metrics": metrics}, base or {})

@@ -79,7 +79,7 @@ def own(tmp_path, rows, separator=";", dev="text,label\nx,a\n"):
     return argparse.Namespace(
         task="custom", kind="multilabel", regression=False, label_separator=separator, text_columns=["text"],
         label_column="label", train_file=str(tmp_path / "train.csv"), validation_file=str(tmp_path / "dev.csv"),
-        test_file=None, max_train_samples=0, max_eval_samples=0)  # fmt: skip
+        test_file=None, max_train_samples=0, max_eval_samples=0, hub_dataset=None, metrics=[])  # fmt: skip
 
 
 def test_own_files(tmp_path):

@@ -153,7 +153,7 @@ def arguments(tmp_path, train, dev="a O\n", **more):
     return argparse.Namespace(**{
         "task": "custom", "kind": "token", "token_column": 1, "label_column": "label", "data_dir": None,
         "train_file": str(tmp_path / "train.txt"), "validation_file": str(tmp_path / "dev.txt"), "test_file": None,
-        "max_train_samples": 0, "max_eval_samples": 0, **more})  # fmt: skip
+        "max_train_samples": 0, "max_eval_samples": 0, "metrics": [], **more})  # fmt: skip
 
 
 def load(args, skip=False):
