@@ -190,7 +190,7 @@ def aligned(args, layers, teacher):
 
 
 def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
-    """The function model -> (metrics of every sub-network, mean of their scores, figures).
+    """The function model -> (metrics of every sub-network and the mean of their scores, this mean, figures).
 
     A metric's name ends in its sub-network, as in accuracy/w0.5_d1. figures(model) -> {name: figure}.
     """
@@ -203,14 +203,15 @@ def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
             result |= {f"{name}/{size}": value for name, value in found.items() if "/" not in name}
             scores.append(metrics.score(found, kind.task.metrics))
         dynabert.resize(model)
-        return result, sum(scores) / len(scores), figures(model)
+        mean = sum(scores) / len(scores)
+        return {"mean_score": mean, **result}, mean, figures(model)
 
     return evaluate
 
 
 def finish(args, record, sizes, student, teacher, accelerator):
     """Add every sub-network's shape, cost and best scores to the record and write it as complete."""
-    rows, names = [], record["metrics"]
+    rows, names = [], record["headline"]
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         for size in sizes[::-1]:
             small = dynabert.extract(student, size)
@@ -259,7 +260,7 @@ def main(argv=None):
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
     record = runs.new_record(
         args, accelerator, "dynabert", args.task, train_examples=len(recipe.lengths), metric=kind.task.metrics[0],
-        metrics=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
+        headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
         model=measure.describe(student, args.max_seq_length),
         teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
     )  # fmt: skip

@@ -21,7 +21,8 @@ def draw_panels(path, panels, names, caption):
     """Writes one PNG of panels side by side, a colour and marker for each of the names.
 
     panels: (properties of the axes, table with the columns name, x, y, dx, dy, line style); dx and dy are the arms of
-    the error bars, NaN for none. Panels with yticks name the methods there and have no legend.
+    the error bars, NaN for none; a column style goes before the panel's. Panels with yticks name the methods there and
+    have no legend.
     """
     columns, by_row = min(len(panels), 4), "yticks" in panels[0][0]
     rows = -(-len(panels) // columns)
@@ -35,7 +36,8 @@ def draw_panels(path, panels, names, caption):
         for name, curve in points.groupby("name", observed=True):
             look = shown.index(name)
             handles[name], *_ = ax.errorbar(
-                curve["x"], curve["y"], xerr=curve["dx"], yerr=curve["dy"], linestyle=style, capsize=3,
+                curve["x"], curve["y"], xerr=curve["dx"], yerr=curve["dy"], capsize=3,
+                linestyle=curve["style"].iloc[0] if "style" in curve else style,
                 color=COLOURS[look % 8], marker=MARKERS[look % 9])  # fmt: skip
         ax.set(**properties)
         if "xticks" not in properties and not by_row:  # costs: the axis starts at zero

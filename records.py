@@ -20,11 +20,12 @@ KINDS = {
     "a finite number": lambda v: type(v) in (int, float) and -1e30 < v < 1e30,
     "a positive number": lambda v: type(v) in (int, float) and 1e-30 < v < 1e30,
     "a number or null": lambda v: v is None or type(v) in (int, float),
-    "'finetune' or 'pretrain'": lambda v: v in ("finetune", "pretrain"),
+    "'finetune', 'pretrain' or 'dynabert'": lambda v: v in ("finetune", "pretrain", "dynabert"),
+    "a list": lambda v: isinstance(v, list) and v != [],
 }
 FIELDS = {
     "an object": ["options", "versions", "hardware", "model", "time", "best", "last", "best.metrics", "last.metrics"],
-    "'finetune' or 'pretrain'": ["stage"],
+    "'finetune', 'pretrain' or 'dynabert'": ["stage"],
     "a printable text": ["task", "name", "metric", "hardware.device", "hardware.cpu", "hardware.precision"],
     "a finite number": ["seed", "best.score", "hardware.cpu_count", "hardware.gpu_count", "hardware.processes"],
     "a positive number": ["time.train_s", "model.parameters", "model.parameters_without_embeddings",
@@ -97,6 +98,8 @@ def results(run):
         get(run, "an object", "latency", "speedup", optional=True)
         row[batch] = get(run, "a positive number", "latency", "speedup", batch, optional=True)
     row["machine"] = machine(run["hardware"] | {"gpu": get(run, "a printable text", "hardware", "gpu", optional=True)})
+    row["ms"] = get(run, "a positive number", "latency", "student_ms", "1", optional=True) or math.nan
+    row["subnetworks"] = subnetworks(run) if row["stage"] == "dynabert" else []
     commit = get(run, "a printable text", "git", "commit", optional=True)
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
     names = run.get("headline")  # missing in older records
@@ -104,6 +107,20 @@ def results(run):
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
     return {"1": math.nan, "32": math.nan} | row
+
+
+def subnetworks(run):
+    """What is reported of the sub-networks in a run.json of stage dynabert: a list of {column: number}."""
+    found = []
+    for size in get(run, "a list", "subnetworks"):
+        row = {name: get(size, "a positive number", name) for name in ("width", "depth", "parameters")}
+        row["flops"] = get(size, "a positive number", "flops_per_sequence")
+        row["ms"] = get(size, "a positive number", "latency", "student_ms", "1")
+        row["score"] = get(size, "a number or null", "score")
+        for batch in ("1", "32"):
+            row[batch] = get(size, "a positive number", "latency", "speedup", batch, optional=True) or math.nan
+        found.append(row)
+    return found
 
 
 def machine(hardware):

@@ -16,9 +16,10 @@ import tabulate
 from scipy import stats
 
 import pictures
+import report_dynabert
 from records import ReportError, customary, headline, read_runs, select
 
-STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training"}
+STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
 SIZES = {"params (M)": ("model.parameters", 1e6, ".2f"),
          "w/o emb (M)": ("model.parameters_without_embeddings", 1e6, ".2f"),
          "GFLOPs": ("model.flops_per_sequence", 1e9, ".3g")}  # fmt: skip
@@ -63,6 +64,11 @@ def markdown(names, columns):
         room -= width
     return "\n\n".join(pd.concat(block, axis=1).to_markdown(
         disable_numparse=True, colalign=["left", *["right"] * len(block)]) for block in blocks)  # fmt: skip
+
+
+def grid_markdown(table):
+    """The Markdown of a table whose cells, columns and index are texts."""
+    return table.map(escape).rename(index=escape).to_markdown(disable_numparse=True)
 
 
 def score_column(runs, part, chosen, title):
@@ -115,6 +121,8 @@ def cost_columns(runs):
 
 def stage_tables(runs, baseline):
     """All tables of the runs of one stage, as a list of Markdown texts."""
+    if runs["stage"].iloc[0] == "dynabert":
+        return report_dynabert.tables(runs, baseline, grid_markdown, summary)
     names, tasks = [*runs["name"].unique().sort_values()], runs.groupby("task", observed=True)
     machines = runs.groupby("machine")
     scores, means, differences = {"best": [], "last": []}, {"best": [], "last": []}, []
@@ -207,7 +215,9 @@ def write_plots(runs, folder):
     """Writes the PNGs into the folder; returns their paths."""
     names, machines = [*runs["name"].unique().sort_values()], sorted(runs["machine"].unique())
     (unit, seconds), plots = time_unit(runs), {"scores": [], "flops": [], "time": [], "window": []}
-    for (_, task), own in runs.groupby(["stage", "task"], observed=True):
+    alone = runs[runs["stage"] != "dynabert"]
+    plots["dynabert"] = report_dynabert.panels(runs[runs["stage"] == "dynabert"], alone[alone["stage"] == "finetune"])
+    for (_, task), own in alone.groupby(["stage", "task"], observed=True):
         main = headline(own)
         label = main.title + (" x 100" if main.scale == 100 else "")
         rows = points(own, 0).rename(columns={"x": "y", "y": "x", "dx": "dy", "dy": "dx"})
@@ -234,6 +244,8 @@ def write_plots(runs, folder):
     paths = {folder / f"report_{kind}.png": panels for kind, panels in plots.items() if panels}
     for path, panels in paths.items():
         caption = ["best dev score: mean over seeds, bars ± sample standard deviation"]
+        if path.stem == "report_dynabert":
+            caption = ["best dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
         if path.stem == "report_time" and len(machines) > 1:
             caption += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
         pictures.draw_panels(path, panels, names, "\n".join(caption))

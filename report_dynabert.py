@@ -1,0 +1,104 @@
+"""Sub-networks in a report: tables of width x depth, differences between objectives, plots of score against cost."""
+import math
+
+import pandas as pd
+from scipy import stats
+
+from records import headline
+
+
+def long_table(runs):
+    """A row for each sub-network of each run: its columns, task, name, seed, and `score` x 100."""
+    rows = [{"task": run["task"], "name": run["name"], "seed": run["seed"], **size}
+            for run in runs.to_dict("records") for size in run["subnetworks"]]  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.assign(score=100 * table["score"].astype(float))
+
+
+def grid(cells, name):
+    """A table of depths (rows) and widths (columns), the largest first, from {(depth, width): text}."""
+    table = pd.Series(cells).unstack().sort_index(ascending=False).sort_index(axis=1, ascending=False)
+    table.insert(0, "depth", [f"{depth:g}" for depth in table.index])
+    table.columns = ["depth", *(f"width {width:g}" for width in table.columns[1:])]
+    return table.set_index(pd.Index([name] * len(table), name="method"))
+
+
+def scores(table, summary):
+    """{name: grid of 'mean ± standard deviation (seeds)'}."""
+    found = {}
+    for name, own in table.groupby("name", observed=True):
+        groups = own.groupby(["depth", "width"])["score"]
+        found[name] = grid({size: f"{summary(values, 1)} ({len(values)})" for size, values in groups}, name)
+    return found
+
+
+def differences(table, names, reference):
+    """{name: grid of 'mean [95 % interval] (pairs)' of its scores minus the reference's over their common seeds}."""
+    found, keys = {}, ["depth", "width", "seed"]
+    theirs = table[table["name"] == reference].set_index(keys)["score"]
+    for name in names:
+        pairs, cells = (table[table["name"] == name].set_index(keys)["score"] - theirs).dropna(), {}
+        for size, values in pairs.groupby(["depth", "width"]):
+            half = stats.t.ppf(0.975, len(values) - 1) * values.sem() if len(values) > 1 else math.nan
+            interval = f" [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}]" if len(values) > 1 else ""
+            cells[size] = f"{values.mean():+.1f}{interval} ({len(values)})"
+        if cells:
+            found[name] = grid(cells, name)
+    return found
+
+
+def costs(table):
+    """Grid of 'parameters (M) / GFLOPs / speed-up at batch 1 / at batch 32' of every size."""
+    cells = {}
+    for size, own in table.groupby(["depth", "width"]):
+        ratios = " / ".join("-" if math.isnan(own[b].median()) else f"{own[b].median():.2f}x" for b in ("1", "32"))
+        cells[size] = f"{own['parameters'].mean() / 1e6:.2f} / {own['flops'].mean() / 1e9:.3g} / {ratios}"
+    return grid(cells, "all")
+
+
+def tables(runs, baseline, markdown, summary):
+    """Markdown texts for runs of one stage, dynabert: of each task its scores, differences and costs.
+
+    markdown(grid), summary(values, digits): as the rest of the report writes them. Names whose runs have the same
+    sizes are compared: with the baseline where it is one of them, else with the last.
+    """
+    texts = []
+    for task, own in runs.groupby("task", observed=True):
+        table, title = long_table(own), headline(own).title
+        found = scores(table, summary)
+        texts += [f"### Sub-networks of {task}: {title} x 100, checkpoint of the best mean, by depth and width",
+                  markdown(pd.concat(found.values()))]  # fmt: skip
+        alike = {}
+        for name, cells in found.items():
+            alike.setdefault((*cells["depth"], *cells.columns), []).append(name)
+        for names in alike.values():
+            reference = baseline if baseline in names else names[-1]
+            minus = differences(table, [name for name in names if name != reference], reference)
+            if minus:
+                texts += [f"### Sub-networks of {task}: minus {reference} (mean, 95 % interval, pairs of one seed)",
+                          markdown(pd.concat(minus.values()))]  # fmt: skip
+        texts += [f"### Sub-networks of {task}: parameters (M) / GFLOPs / speed-up at batch 1 / 32",
+                  markdown(costs(table))]  # fmt: skip
+    return texts
+
+
+def panels(runs, students):
+    """Panels of score against GFLOPs and against latency: a curve a name of runs, students of their own as points.
+
+    runs, students: tables of stage dynabert and of stage finetune. As `pictures.draw_panels` takes them.
+    """
+    found = []
+    for task, own in runs.groupby("task", observed=True):
+        table, label = long_table(own), f"{headline(own).title} x 100"
+        alone = students[students["task"] == task]
+        if len(alone):
+            alone = alone.assign(score=alone["best"].map(headline(alone).of), flops=alone["model.flops_per_sequence"])
+        for x, scale, xlabel in (("flops", 1e9, "GFLOPs per sequence"), ("ms", 1, "latency at batch 1 (ms)")):
+            points = []
+            for rows, by, style in ((table, ["name", "width", "depth"], "-"), (alone, ["name"], "none")):
+                if len(rows):
+                    mean = rows.assign(x=rows[x] / scale, y=rows["score"]).groupby(by, observed=True)[["x", "y"]].mean()
+                    points.append(mean.reset_index().sort_values("x").assign(dx=math.nan, dy=math.nan, style=style))
+            points = pd.concat(points).dropna(subset="x")
+            found.append(({"title": task, "xlabel": xlabel, "ylabel": label}, points, "-"))
+    return found
