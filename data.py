@@ -722,10 +722,10 @@ class Arrays:
 # --- options ----------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser):
-    """Options that name the task and its data."""
+def add_arguments(parser, required=True):
+    """Options that name the task, which may be required, and its data."""
     add = parser.add_argument_group("data").add_argument
-    add("--task", required=True, choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
+    add("--task", required=required, choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
     add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
         "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
     add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")

@@ -33,7 +33,7 @@ def build_parser():
     add = parser.add_argument_group("paths").add_argument
     add("--output_dir", help="run folder; runs/<task>/<run_name>/seed<seed> by default")
     add("--run_name", help="method's name in tables; made from --terms and the stage by default")
-    data.add_arguments(parser)
+    data.add_arguments(parser, required=False)  # an export finds it in the run
     add = parser.add_argument_group("model").add_argument
     add("--teacher", help="folder of the task's teacher (stage 1) or of the run of stage 1 (stage 2)")
     add("--student", help="folder of the run of stage 2, to be trained on the labels (stage 3)")
@@ -64,6 +64,8 @@ def check_args(args):
         if not args.output_dir:
             raise ValueError("--export needs --output_dir: a new folder for the sub-network")
         return
+    if args.task is None:
+        raise ValueError(f"--task is missing: pass one of {', '.join(data.TASKS)}")
     if args.task == "ax":
         raise ValueError("--task ax has no dev set to choose sub-networks by: train on mnli")
     if args.teacher and args.student:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import data
+import distill_dynabert
 import distill_finetune
 import distill_pretrain
 import losses
@@ -23,7 +24,7 @@ import training
 
 SCRIPTS = {
     "distill_finetune.py": distill_finetune, "distill_pretrain.py": distill_pretrain, "report.py": report,
-    "synthetic.py": synthetic,
+    "distill_dynabert.py": distill_dynabert, "synthetic.py": synthetic,
 }  # fmt: skip
 PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in
@@ -136,6 +137,7 @@ def dry_run(script, *arguments, launch="python", **variables):
     ("run_glue.sh", [], 2 + 2 * 2 * 3), ("run_glue.sh", ["demo"], 2 + 2 * 3), ("run_squad.sh", [], 1 + 2 * 3),
     ("run_squad.sh", ["demo"], 2 + 2 * 3), ("run_pretrain.sh", [], 1 + 2 + 2 * 2 * 3),
     ("run_pretrain.sh", ["demo"], 3 + 2 * 3), ("run_ablation.sh", [], 2 * 2 * 28),
+    ("run_dynabert.sh", [], 2 + 2 * 2 * 2 * 2), ("run_dynabert.sh", ["demo"], 2 + 2 * 2 * 2),
 ])  # fmt: skip
 def test_every_command_that_a_script_prints_would_start_after_those_it_needs(script, arguments, count, launch):
     commands = dry_run(script, *arguments, "--window", "11", "--logging_steps=7", "--no_embeddings", launch=launch,
@@ -159,7 +161,8 @@ def test_every_command_that_a_script_prints_would_start_after_those_it_needs(scr
         assert teachers == sorted(teachers, reverse=True) and any(teachers) == (script != "run_ablation.sh")
 
 
-@pytest.mark.parametrize("script", ["run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_ablation.sh"])
+@pytest.mark.parametrize("script", ["run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_ablation.sh",
+                                    "run_dynabert.sh"])  # fmt: skip
 def test_a_dry_run_runs_nothing(shell, script):
     assert shell(script, "--max_steps", "5", DRY_RUN="1") == (0, "", [])
 
@@ -261,7 +264,7 @@ def test_no_script_trips_over_an_empty_array_in_an_older_bash():
             assert assigned and not {")", "$", '"'} & set(assigned), f"{script}: {name} may be empty"
 
 
-@pytest.mark.parametrize("script", ["distill_finetune.py", "distill_pretrain.py"])
+@pytest.mark.parametrize("script", ["distill_finetune.py", "distill_pretrain.py", "distill_dynabert.py"])
 def test_the_examples_in_a_docstring_would_start(script):
     examples = SCRIPTS[script].__doc__.replace("\\\n", " ").splitlines()
     examples = [shlex.split(line) for line in examples if line.strip().startswith("python ")]
@@ -307,6 +310,9 @@ def shell(tmp_path):
     ("run_ablation.sh", "SIZES", "4x312", "4x312: use layers/width"),
     ("run_ablation.sh", "SIZES", "4/100", "4/100: use a width that 64 or 12 divides"),
     ("run_ablation.sh", "SEEDS", "one", "one: use whole numbers"),
+    ("run_dynabert.sh", "OBJECTIVES", "ckd minilm", "minilm: use ckd kd dynabert pkd distilbert"),
+    ("run_dynabert.sh", "WIDTHS", "1.0,0.5", "1.0,0.5: use shares such as 0.5"),
+    ("run_dynabert.sh", "TASKS", "squad1", "squad1: use cola"),
 ])  # fmt: skip
 def test_a_misspelt_name_is_refused_before_anything_runs(shell, script, variable, value, known):
     status, stderr, commands = shell(script, **{variable: value})
