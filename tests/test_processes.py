@@ -9,6 +9,7 @@ from conftest import torchrun
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
+import distill_dynabert
 import distill_finetune
 import distill_pretrain
 import teacher_cache
@@ -18,7 +19,7 @@ HEAD = """
 import os, pathlib, sys
 sys.path.insert(0, os.getcwd())
 from accelerate.state import AcceleratorState
-import corpus, distill_finetune, distill_pretrain, teacher_cache, training
+import corpus, distill_dynabert, distill_finetune, distill_pretrain, teacher_cache, training
 step, calls, ends = training.training_step, [], {0}
 
 def ending(*arguments):
@@ -71,6 +72,7 @@ def runs(once, world, teacher, monkeypatch):
         every = [*common, "--terms", "ckd", "pkd=1", "hidden_mse=0.1", "attention_mse=0.1", "embedding_mse=0.1",
                  "hidden_cosine=1", "minilm=1", "--hard_weight", "0.5"]  # fmt: skip
         cached = [*common, "--terms", "ckd", "--cache_teacher"]
+        sizes = [*common[:6], *common[8:], "--width_mults", "1", "0.5", "--terms", "ckd", "--hard_weight", "0.5"]
         text = ["--corpus", world / "text" / "train.txt", "--validation_corpus", world / "text" / "valid.txt"]
         masked = [*text, "--seq_length", "32", "--teacher", world / "bert", "--student_layers", "2", "--hard_weight",
                   "0.1", "--max_train_samples", "17", "--num_train_epochs", "1", "--max_eval_samples", "7"]  # fmt: skip
@@ -84,6 +86,7 @@ def runs(once, world, teacher, monkeypatch):
         for script, options, name in ((distill_finetune, every + [size, "16"], "one"),
                                       (distill_finetune, cached + [size, "16"], "one-cached"),
                                       (distill_finetune, words + [size, "6"], "one-words"),
+                                      (distill_dynabert, sizes + [size, "16"], "one-sizes"),
                                       (distill_pretrain, masked + [size, "8"], "one-masked")):  # fmt: skip
             AcceleratorState._reset_state(reset_partial_state=True)
             script.main([*map(str, options), to, str(folder / name)])
@@ -101,6 +104,7 @@ def runs(once, world, teacher, monkeypatch):
             + job("distill_finetune", *dying)
             + job("distill_finetune", *cached, size, "8", to, folder / "two-cached")
             + job("distill_finetune", *words, size, "3", to, folder / "two-words")
+            + job("distill_dynabert", *sizes, size, "8", to, folder / "two-sizes")
             + job("distill_pretrain", *masked, size, "4", to, folder / "two-masked")
             + "corpus.DOCUMENTS, corpus.POOL = 3, 6\n"
             + job("distill_pretrain", *stream, to, folder / "whole")
@@ -126,7 +130,7 @@ def test_means_over_words_are_those_of_both_processes(runs):
         torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-5, msg=key)
 
 
-@pytest.mark.parametrize("kind", ["", "-cached"])
+@pytest.mark.parametrize("kind", ["", "-cached", "-sizes"])
 def test_two_processes_equal_one(runs, kind):
     one, two = record(runs / f"one{kind}"), record(runs / f"two{kind}")
     assert two["inputs"]["number_of_processes"] == two["hardware"]["processes"] == 2
