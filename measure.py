@@ -84,7 +84,7 @@ def latency_key(models, seq_length):
     kind = device.type
     shapes = {name: [type(m).__name__, m.config._attn_implementation, m.config.to_dict()] for name, m in models.items()}
     for _, _, config in shapes.values():  # these say where it came from or what its labels are called
-        for name in ("_name_or_path", "architectures", "id2label", "label2id", "transformers_version"):
+        for name in ("_name_or_path", "architectures", "id2label", "label2id", "transformers_version", "dynabert"):
             config.pop(name, None)
     precision = str(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else models["student"].dtype)
     where = [kind, torch.cuda.get_device_name(device) if kind == "cuda" else runs.cpu_name(), platform.node()]

@@ -85,7 +85,7 @@ def tables(runs, baseline, markdown, summary):
 def panels(runs, students):
     """Panels of score against GFLOPs and against latency: a curve a name of runs, students of their own as points.
 
-    runs, students: tables of stage dynabert and of stage finetune. As `pictures.draw_panels` takes them.
+    A curve leaves out the sub-networks that a cheaper one equals. runs, students: tables of stage dynabert and of stage finetune. As `pictures.draw_panels` takes them.
     """
     found = []
     for task, own in runs.groupby("task", observed=True):
@@ -98,7 +98,11 @@ def panels(runs, students):
             for rows, by, style in ((table, ["name", "width", "depth"], "-"), (alone, ["name"], "none")):
                 if len(rows):
                     mean = rows.assign(x=rows[x] / scale, y=rows["score"]).groupby(by, observed=True)[["x", "y"]].mean()
-                    points.append(mean.reset_index().sort_values("x").assign(dx=math.nan, dy=math.nan, style=style))
+                    mean = mean.reset_index().sort_values(["x", "y"], ascending=[True, False])
+                    if style == "-":
+                        before = mean.groupby("name", observed=True)["y"].transform(lambda y: y.cummax().shift())
+                        mean = mean[~(mean["y"] <= before)]
+                    points.append(mean.assign(dx=math.nan, dy=math.nan, style=style))
             points = pd.concat(points).dropna(subset="x")
             found.append(({"title": task, "xlabel": xlabel, "ylabel": label}, points, "-"))
     return found
