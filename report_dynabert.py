@@ -85,7 +85,8 @@ def tables(runs, baseline, markdown, summary):
 def panels(runs, students):
     """Panels of score against GFLOPs and against latency: a curve a name of runs, students of their own as points.
 
-    A curve leaves out the sub-networks that a cheaper one equals. runs, students: tables of stage dynabert and of stage finetune. As `pictures.draw_panels` takes them.
+    A curve leaves out the sub-networks that a cheaper one equals. runs, students: tables of stage dynabert and of
+    stage finetune. As `pictures.draw_panels` takes them.
     """
     found = []
     for task, own in runs.groupby("task", observed=True):
