@@ -4,11 +4,25 @@ Each is (student, teacher, batch, args) -> scalar with student and teacher a `lo
 `losses.TERMS`, and a mean over what its docstring names, of the real tokens of the whole batch.
 """
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from relations import full_float32
+
+# --- what a term needs ---------------------------------------------------------------------------------------------
+
+
+def all_pairs(layer_pairs):
+    """All aligned pairs (student layer, teacher layer)."""
+    return list(layer_pairs)
+
+
+def nothing(layer_pairs):
+    """No pair of layers."""
+    return []
 
 
 def transformer_pairs(layer_pairs):
@@ -16,8 +30,69 @@ def transformer_pairs(layer_pairs):
     return [(s, t) for s, t in layer_pairs if s and t]
 
 
+def last_pair(layer_pairs):
+    """The student's last aligned transformer layer and its partner, [] where only embeddings are aligned."""
+    return sorted(transformer_pairs(layer_pairs))[-1:]
+
+
+def embeddings(layer_pairs):
+    """The embedding outputs, whatever layers are aligned."""
+    return [(0, 0)]
+
+
+class Needs(NamedTuple):
+    """What a term reads of both models; from it follow their outputs, the cached fields and the checks of shapes.
+
+    states, qkv: from the aligned pairs to those whose hidden states, or queries, keys and values, are read.
+    projected: whether the student's states pass through a learned projection where the widths differ.
+    check: (term, aligned pairs, the student's configuration, the teacher's), raises ValueError if they do not go.
+    """
+
+    states: Callable = all_pairs
+    qkv: Callable = nothing
+    projected: bool = False
+    check: Callable | None = None
+
+
+def needs(**declared):
+    """Declare what a term needs, above its function: the fields of `Needs` that are not as they are there."""
+    def declare(term):
+        term.needs = Needs(**declared)
+        return term
+
+    return declare
+
+
+def _equal_widths(name, layer_pairs, student, teacher):
+    if student.hidden_size != teacher.hidden_size:
+        raise ValueError(
+            f"{name} compares states of equal width, the student has {student.hidden_size} and the teacher "
+            f"{teacher.hidden_size}: use hidden_mse, which learns a projection, or --student_hidden "
+            f"{teacher.hidden_size}"
+        )
+
+
+def _inner_layers(name, layer_pairs, student, teacher):
+    if not pkd_pairs(transformer_pairs(layer_pairs), student.num_hidden_layers):
+        raise ValueError(f"{name} leaves out the student's last layer and no other is aligned: take a deeper student, "
+                         "or widen --layer_map")  # fmt: skip
+    _equal_widths(name, layer_pairs, student, teacher)
+
+
+def _equal_heads(name, layer_pairs, student, teacher):
+    if student.num_attention_heads != teacher.num_attention_heads:
+        raise ValueError(
+            f"{name} compares head by head, the student has {student.num_attention_heads} heads and the teacher "
+            f"{teacher.num_attention_heads}: use minilm, which regroups heads, or --student_heads "
+            f"{teacher.num_attention_heads}"
+        )
+
+
+# --- the terms -----------------------------------------------------------------------------------------------------
+
+
 def _aligned(student, teacher):
-    return transformer_pairs(zip(student.layers, teacher.layers, strict=True))
+    return list(zip(student.layers, teacher.layers, strict=True))
 
 
 def _squared_error(student, teacher, valid):
@@ -42,21 +117,22 @@ def _attention_kl(student, teacher, valid):
     return torch.where(valid[:, None], rows, 0.0).sum()
 
 
+@needs(states=transformer_pairs, check=_inner_layers)
 def pkd(student, teacher, batch, args):
     """Mean squared difference of the normalised [CLS] states of aligned layers, over sentences, layers and components.
 
     Source: L_PT in section 3.2 of arXiv:1908.09355, layers as there: neither the embeddings nor the student's last
     layer, which the logits train. The paper sums where the authors' code, and this, takes the mean.
     """
-    pairs = pkd_pairs(_aligned(student, teacher), len(student.out["hidden_states"]) - 1)
-    real = student.valid[:, 0]
+    pairs = pkd_pairs(transformer_pairs(_aligned(student, teacher)), len(student.out["hidden_states"]) - 1)
+    real = student.valid[:, :1]  # [CLS], or no token at all
     # The [CLS] states of a sentence without real tokens may hold anything, so they go before the norm is taken.
     s, t = (
-        torch.stack([torch.where(real[:, None], view.states(i)[:, 0].float(), 0.0) for i in layers], 1)
+        torch.cat([torch.where(real[..., None], view.states(i)[:, :1].float(), 0.0) for i in layers], 1)
         for view, layers in zip((student, teacher), zip(*pairs, strict=True), strict=True)
     )
     s, t = F.normalize(s, dim=-1), F.normalize(t, dim=-1)
-    total = _squared_error(s, t, real[:, None].expand(s.shape[:2]))
+    total = _squared_error(s, t, real.repeat(1, len(pairs)))
     return student.mean(total, real.sum() * len(pairs) * s.shape[-1])
 
 
@@ -65,18 +141,20 @@ def pkd_pairs(pairs, last):
     return [(s, t) for s, t in pairs if s != last]
 
 
+@needs(states=transformer_pairs, projected=True)
 def hidden_mse(student, teacher, batch, args):
     """Mean squared error of hidden states, over real tokens, aligned transformer layers and components.
 
     Where widths differ, one learned projection for all layers brings the student's to the teacher's width. (The paper's
     W_h has no such condition.) Source: L_hidn, equation (8) of arXiv:1909.10351 (TinyBERT), the value of one layer.
     """
-    pairs = _aligned(student, teacher)
+    pairs = transformer_pairs(_aligned(student, teacher))
     states = [(student.states(s, "hidden_mse"), teacher.states(t)) for s, t in pairs]
     total = sum(_squared_error(s, t, student.valid) for s, t in states)
     return student.mean(total, student.valid.sum() * len(pairs) * states[0][1].shape[-1])
 
 
+@needs(states=embeddings, projected=True)
 def embedding_mse(student, teacher, batch, args):
     """Mean squared error of the embedding outputs, over real tokens and components, whatever layers are aligned.
 
@@ -87,13 +165,14 @@ def embedding_mse(student, teacher, batch, args):
     return student.mean(_squared_error(s, t, student.valid), student.valid.sum() * t.shape[-1])
 
 
+@needs(states=nothing, qkv=transformer_pairs, check=_equal_heads)
 def attention_mse(student, teacher, batch, args):
     """Mean squared error of the attention scores Q K^T / sqrt(d), as they are before the softmax.
 
     Over aligned transformer layers, heads and pairs of real tokens; the numbers of heads must agree.
     Source: L_attn, equation (7) of arXiv:1909.10351 (TinyBERT), which is the value of one layer.
     """
-    pairs, valid = _aligned(student, teacher), student.valid
+    pairs, valid = transformer_pairs(_aligned(student, teacher)), student.valid
     both, total = valid[:, None, :, None] & valid[:, None, None, :], 0
     for s, t in pairs:
         heads, _ = student.heads(s)
@@ -102,12 +181,13 @@ def attention_mse(student, teacher, batch, args):
     return student.mean(total, both.sum() * len(pairs) * heads)
 
 
+@needs(states=last_pair, check=_equal_widths)
 def hidden_cosine(student, teacher, batch, args):
     """1 - cosine of the hidden states of the student's last aligned layer and its partner, mean over real tokens.
 
     Source: L_cos in section 2 of arXiv:1910.01108 (DistilBERT).
     """
-    s, t = max(_aligned(student, teacher))
+    ((s, t),) = last_pair(_aligned(student, teacher))
     valid = student.valid
     s, t = (torch.where(valid[..., None], x.float(), 0.0) for x in (student.states(s), teacher.states(t).detach()))
     distance = torch.where(valid, 1 - F.cosine_similarity(s, t, dim=-1), 0.0)
@@ -124,6 +204,7 @@ def relation_heads(student, teacher):
     return heads if student[1] % heads == teacher[1] % heads == 0 else math.gcd(student[0], teacher[0])
 
 
+@needs(states=nothing, qkv=last_pair)
 def minilm(student, teacher, batch, args):
     """KL(teacher || student) of attention distributions plus that of value relations softmax(V V^T / sqrt(d)).
 
@@ -131,21 +212,9 @@ def minilm(student, teacher, batch, args):
     numbers of heads differ, in relation heads. Source: L_AT and L_VR, sections 3.1 and 3.2 of arXiv:2002.10957
     (MiniLM).
     """
-    s, t = max(_aligned(student, teacher))
+    ((s, t),) = last_pair(_aligned(student, teacher))
     heads = relation_heads(student.heads(s), teacher.heads(t))
     (q_s, k_s, v_s), (q_t, k_t, v_t) = student.qkv(s, heads), teacher.qkv(t, heads)
     total = _attention_kl(_scores(q_s, k_s), _scores(q_t, k_t), student.valid)
     total = total + _attention_kl(_scores(v_s, v_s), _scores(v_t, v_t), student.valid)
     return student.mean(total, student.valid.sum() * heads)
-
-
-def qkv_pairs(terms, layer_pairs):
-    """The aligned pairs of layers whose queries, keys and values the terms need; [] for terms that need none."""
-    pairs = transformer_pairs(layer_pairs)
-    return pairs if "attention_mse" in terms else [max(pairs)] if "minilm" in terms and pairs else []
-
-
-def projected_layers(terms, layer_pairs):
-    """{term: student layers that it compares through a learned projection where widths differ}."""
-    layers = {"hidden_mse": [s for s, _ in transformer_pairs(layer_pairs)], "embedding_mse": [0]}
-    return {name: layers[name] for name in terms if name in layers}

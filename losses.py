@@ -12,7 +12,7 @@ import torch
 
 import baselines
 import relations
-from baselines import pkd_pairs, transformer_pairs
+from baselines import Needs, needs, nothing
 from heads import soft_head_logits
 from relations import CRITERIA, DISTANCES, check_layers, check_options, masked_mean
 from relations import ltr_pair as ltr_pair  # the four are offered here by name
@@ -116,6 +116,11 @@ class ModelView:
         return self._relations[1][name]
 
 
+def _enough_layers(name, layer_pairs, student, teacher):
+    check_layers(name, len(layer_pairs))
+
+
+@needs(states=nothing)
 def _logits_term(student, teacher, batch, args):
     if "head" in student.out:  # masked language modelling
         return soft_head_logits(student.out["head"], teacher.out["head"], temperature=args.temperature,
@@ -134,10 +139,12 @@ def _wr_triple_term(student, teacher, batch, args):
     return student.relation("wr_triple", teacher, args)
 
 
+@needs(check=_enough_layers)
 def _ltr_pair_term(student, teacher, batch, args):
     return student.relation("ltr_pair", teacher, args)
 
 
+@needs(check=_enough_layers)
 def _ltr_triple_term(student, teacher, batch, args):
     return student.relation("ltr_triple", teacher, args)
 
@@ -156,13 +163,26 @@ TERMS = {
     "hidden_cosine": baselines.hidden_cosine,
     "minilm": baselines.minilm,
 }
-NEEDS_NO_HIDDEN = ("logits", "attention_mse", "minilm")
+
+
+def needs_of(name):
+    """The `Needs` that stand beside a term's function; by default all aligned hidden states."""
+    return getattr(TERMS[name], "needs", Needs())
 
 
 def teacher_layers(terms, layer_pairs):
     """The teacher's hidden states that the terms read, in order; [] for terms that need none."""
-    layers = {t for _, t in layer_pairs} if any(name not in NEEDS_NO_HIDDEN for name in terms) else set()
-    return sorted(layers | ({0} if "embedding_mse" in terms else set()))
+    return sorted({t for name in terms for _, t in needs_of(name).states(layer_pairs)})
+
+
+def qkv_pairs(terms, layer_pairs):
+    """The pairs of layers whose queries, keys and values the terms read, in order; [] for terms that need none."""
+    return sorted({pair for name in terms for pair in needs_of(name).qkv(layer_pairs)})
+
+
+def projected_layers(terms, layer_pairs):
+    """{term: student layers that it compares through a learned projection where widths differ}."""
+    return {name: [s for s, _ in needs_of(name).states(layer_pairs)] for name in terms if needs_of(name).projected}
 
 
 MAX_WEIGHT = 1e9  # times a loss and its gradient still a float32
@@ -270,33 +290,17 @@ def check_args(args):
 def check_terms(terms, layer_pairs, student=None, teacher=None):
     """Raise ValueError for a term that the aligned layers or the shapes of the models cannot give.
 
-    student, teacher: the models' configurations; only the terms of CKD can do without.
+    student, teacher: the models' configurations, which terms with a check of shapes look at.
     """
-    for name in ("ltr_pair", "ltr_triple"):
-        if name in terms:
-            check_layers(name, len(layer_pairs))
-    if not layer_pairs and any(name != "logits" for name in terms):
-        raise ValueError("no layers are aligned: widen --layer_map or drop --no_embeddings")
-    pairs = transformer_pairs(layer_pairs)
-    for name in ("pkd", "hidden_mse", "attention_mse", "hidden_cosine", "minilm"):
-        if name in terms and not pairs:
+    for name in terms:
+        needed = needs_of(name)
+        read = [found for found in (needed.states, needed.qkv) if found is not nothing]
+        if read and not layer_pairs:
+            raise ValueError("no layers are aligned: widen --layer_map or drop --no_embeddings")
+        if read and not any(found(layer_pairs) for found in read):
             raise ValueError(f"{name} compares transformer layers but only embeddings are aligned: widen --layer_map")
-    if "pkd" in terms and not pkd_pairs(pairs, student.num_hidden_layers):
-        raise ValueError("pkd leaves out the student's last layer and no other is aligned: take a deeper student, or "
-                         "widen --layer_map")  # fmt: skip
-    for name in ("pkd", "hidden_cosine"):
-        if name in terms and student.hidden_size != teacher.hidden_size:
-            raise ValueError(
-                f"{name} compares states of equal width, the student has {student.hidden_size} and the teacher "
-                f"{teacher.hidden_size}: use hidden_mse, which learns a projection, or --student_hidden "
-                f"{teacher.hidden_size}"
-            )
-    if "attention_mse" in terms and student.num_attention_heads != teacher.num_attention_heads:
-        raise ValueError(
-            f"attention_mse compares head by head, the student has {student.num_attention_heads} heads and the teacher "
-            f"{teacher.num_attention_heads}: use minilm, which regroups heads, or --student_heads "
-            f"{teacher.num_attention_heads}"
-        )
+        if needed.check:
+            needed.check(name, layer_pairs, student, teacher)
 
 
 def no_rows(out):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-import baselines
+import losses
 import measure
 
 STRATEGIES = ("uniform", "last", "first", "ends")
@@ -462,7 +462,7 @@ def check_types(args, auto):
     """The configurations of teacher and student, by name in errors; ValueError if what is asked for cannot work."""
     configs = {f"--{option} {name!r}": load_config(name, f"--{option}")
                for option, name in (("teacher", args.teacher), ("student", args.student)) if name}  # fmt: skip
-    attention = [name for name in ("attention_mse", "minilm") if name in getattr(args, "terms", ())]
+    attention = [name for name in getattr(args, "terms", ()) if losses.needs_of(name).qkv is not losses.nothing]
     for what, config in configs.items():
         known = family(config, what, auto)
         if attention and not known.qkv:
@@ -580,8 +580,8 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
 def add_term_outputs(args, student, teacher):
     """Make both models (or their MaskedLM) return what args.terms need besides logits and hidden states."""
     configs = [(m.model if isinstance(m, MaskedLM) else m).config for m in (student, teacher)]
-    qkv, width = baselines.qkv_pairs(args.terms, args.layer_pairs), configs[1].hidden_size
-    projected = {} if configs[0].hidden_size == width else baselines.projected_layers(args.terms, args.layer_pairs)
+    qkv, width = losses.qkv_pairs(args.terms, args.layer_pairs), configs[1].hidden_size
+    projected = {} if configs[0].hidden_size == width else losses.projected_layers(args.terms, args.layer_pairs)
     add_outputs(student, [s for s, _ in qkv], projected, width, args.seed)
     add_outputs(teacher, [t for _, t in qkv])
 

@@ -16,7 +16,6 @@ import torch
 import transformers
 from accelerate.utils import broadcast_object_list
 
-import baselines
 import data
 import losses
 import models
@@ -82,7 +81,7 @@ def open_cache(args, teacher, examples, accelerator, logits_per_token):
     if the files on disk are damaged; OSError if the disk is full.
     """
     layers = losses.teacher_layers(args.terms, args.layer_pairs)
-    qkv_layers = [t for _, t in baselines.qkv_pairs(args.terms, args.layer_pairs)]
+    qkv_layers = sorted({t for _, t in losses.qkv_pairs(args.terms, args.layer_pairs)})
     examples = examples.select_columns([c for c in data.INPUTS if c in examples.column_names])
     arrays = data.Arrays(examples, data.INPUTS)
     lengths = arrays.lengths()

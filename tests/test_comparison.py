@@ -3,6 +3,8 @@ import argparse
 import copy
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,7 +160,8 @@ class TestTerms:
 
     def test_no_rows_give_zero_with_a_graph(self, pair, name):
         student = mapped(pair[0], lambda x: x.clone().requires_grad_())
-        for mask, cut in ((mask_of(LENGTHS)[:0], losses.no_rows), (mask_of([0] * B), lambda out: out)):
+        for mask, cut in ((mask_of(LENGTHS)[:0], losses.no_rows), (mask_of([0] * B), lambda out: out),
+                          (mask_of([0] * B, 0), lambda out: mapped(out, lambda x: x[:, :0]))):  # fmt: skip
             got = value(name, cut(student), cut(pair[1]), mask)
             got.backward()
             assert got.item() == 0
@@ -169,6 +172,31 @@ class TestTerms:
         got = value(name, zero, pair[1], mask_of(LENGTHS))
         got.backward()
         assert got.isfinite() and all(x.grad is None or x.grad.isfinite().all() for x in tensors(zero))
+
+
+def values_of_nothing(across_processes=False):
+    """{(term, what there is none of): value} of all terms and the README's, where there are no sentences or words."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    known, found = vars(losses) | {"TERMS": dict(losses.TERMS)}, {}
+    exec(re.search(r"^```python\n(def _sentence_pair_term.*?)^```", readme, re.S | re.M)[1], known)
+    args = argparse.Namespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=5, temperature=2.0)
+    for what, (b, t) in {"sentences": (0, T), "words": (1, 0), "anything": (0, 0)}.items():
+        views = [losses.ModelView({**mapped(out, lambda x, b=b, t=t: x[:b, :t].clone().requires_grad_()),
+                                   "logits": draw(1, b, 3).requires_grad_()}, layers, torch.ones(b, t),
+                                  across_processes)
+                 for out, layers in zip((outputs(1, 3, 2, 8), outputs(5000, 6, 2, 8)), zip(*PAIRS, strict=True),
+                                        strict=True)]  # fmt: skip
+        for name, term in known["TERMS"].items():
+            found[name, what] = term(*views, {}, args)
+    return found
+
+
+def test_every_term_of_nothing_is_zero_with_a_graph():
+    found = values_of_nothing()
+    assert {name for name, _ in found} == {*losses.TERMS, "sentence_pair"}
+    # Logits of one sentence without words still are logits, and equal here.
+    assert all(value.item() == 0 and value.dtype == torch.float32 and value.requires_grad for value in found.values())
+    sum(found.values()).backward()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +222,7 @@ def test_attention_scores_of_unlike_widths(heads, s_width, t_width):
 def test_the_last_layer_is_the_last_of_the_student_however_the_map_is_typed(pair, name):
     expected = value(name, *pair, mask_of(LENGTHS))
     assert torch.equal(value(name, *pair, mask_of(LENGTHS), PAIRS[::-1]), expected)
-    assert baselines.qkv_pairs({"minilm": 1.0}, PAIRS[::-1]) == [(3, 6)]
+    assert losses.qkv_pairs({"minilm": 1.0}, PAIRS[::-1]) == [(3, 6)]
 
 
 def test_padding_stays_out_of_minilm_where_real_scores_are_very_low():

@@ -1,5 +1,6 @@
 """Two processes give what one gives with the same effective batch."""
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +96,8 @@ def runs(once, world, teacher, monkeypatch):
         (folder / "jobs.py").write_text(
             CUT + f"teacher_cache.FOLDER = pathlib.Path({str(folder / 'two-cache')!r})\n"
             + job("distill_finetune", *every, size, "8", "--save_minutes", "1e-9", to, folder / "two")
+            + f"sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_comparison\n"
+            + "assert not any(map(float, test_comparison.values_of_nothing(across_processes=True).values()))\n"
             + job("distill_finetune", *dying)
             + job("distill_finetune", *cached, size, "8", to, folder / "two-cached")
             + job("distill_finetune", *words, size, "3", to, folder / "two-words")
