@@ -3,6 +3,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from records import recipe_text
 from training import shown
 
 # The hub's names, by the class that a model is opened with and by our name of a metric.
@@ -55,7 +56,8 @@ def model_card(args, entry, auto, about, dataset, base, suffixes=("",)):
         eval_results=results or None, **base,
     )  # fmt: skip
     scores = "\n".join(f"- {name}: {shown(value)}" for name, value in entry["metrics"].items())
-    how = f"distilled from `{args.teacher}` with {args.terms}" if args.teacher else "trained without a teacher"
+    how = f"distilled from `{args.teacher}` with `{recipe_text(vars(args))}`"
+    how = how if args.teacher else "trained without a teacher"
     text = (f"# {args.run_name}, seed {args.seed}\n\n{about} It was {how}. On {dataset['dataset_name']}, step "
             f"{entry['step']}:\n\n{scores}\n\nMethod: contextual knowledge distillation (arXiv:2109.08359) or the "
             "baseline named above. `run.json` beside this file holds all options, hardware and time.\n")  # fmt: skip

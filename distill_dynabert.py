@@ -8,6 +8,7 @@ Stage 1 (widths) starts from the teacher, rewired; stage 2 (--depth_mults) from 
 teacher too; stage 3 (--student, no --teacher) trains all sub-networks of stage 2 on the labels. arXiv:2004.04037.
 """
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
@@ -147,42 +148,32 @@ def rewire(args, kind, splits, student, tokenizer, accelerator):
 def make_loss(args, kind, teacher, sizes):
     """The function (student, batch) -> (weighted sum, {term: unweighted value}) for the sub-network batch["part"].
 
-    The teacher's pass is made once a batch, for all of them. Values of a term are summed over sub-networks.
+    The teacher's pass is made once a batch, for all of them. Values of a term are summed over sub-networks; the
+    weighted sum of each stands beside them under its name.
     """
-    weights = dict(args.terms)
-    hard = args.hard_weight if teacher else 1.0
-    layers = {size: tuple(zip(*aligned(args, len(size.layers), teacher), strict=True)) for size in sizes if teacher}
-    taught = {"batch": None, "out": None}  # the last batch's ids and what the teacher says of them
+    pairs = {size: aligned(args, len(size.layers), teacher) if teacher else [] for size in sizes}
+    said = {"ids": None, "out": None}  # the last batch's words and what the teacher said of them
 
-    def teach(batch):
+    def teach(teacher, batch, need_hidden):
         """The teacher's outputs of a batch, made anew when it is another one than before."""
-        if taught["batch"] is not batch["input_ids"]:
-            taught["batch"], taught["out"] = batch["input_ids"], teacher_cache.outputs(batch)
-            if taught["out"] is None:
-                with torch.no_grad():
-                    taught["out"] = teacher(**models.model_inputs(teacher, batch), output_hidden_states=True)
-        return taught["out"]
+        if said["ids"] is not batch["input_ids"]:
+            said.update(ids=None, out=None)
+            said.update(ids=batch["input_ids"], out=distill_finetune.taught(teacher, batch, need_hidden))
+        return said["out"]
+
+    def resized(student, batch, _):
+        """Switch the student to its sub-network; the layers that are compared."""
+        dynabert.resize(student, batch["part"])
+        return pairs[batch["part"]]
+
+    whole, weights = distill_finetune.make_loss(args, kind, teacher, teach, resized)
 
     def loss(student, batch):
-        """A forward pass of one sub-network; weighted sum and terms."""
-        inner, size = getattr(student, "module", student), batch["part"]
-        dynabert.resize(inner, size)
-        out = student(**models.model_inputs(inner, batch), output_hidden_states=teacher is not None)
-        t_out = teach(batch) if teacher else None
-        if batch["empty"]:  # this process had no example left: all it computed counts nothing
-            batch, out, t_out = losses.no_rows(batch), losses.no_rows(out), t_out and losses.no_rows(t_out)
-        s_layers, t_layers = layers.get(size, ((), ()))
-        view = losses.ModelView(out, s_layers, batch["attention_mask"], losses.several_processes(), kind)
-        values = {}
-        if teacher:
-            t_view = losses.ModelView(t_out, t_layers, batch["attention_mask"], kind=kind)
-            values = losses.distillation_losses(view, t_view, batch, args)
-        if hard:
-            values["hard"] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
-        total = sum(weights.get(name, hard) * value for name, value in values.items())
-        return total, {name: value.detach() for name, value in {**values, str(size): total}.items()}
+        """A pass of one sub-network; weighted sum and terms."""
+        total, values = whole(student, batch)
+        return total, {**values, str(batch["part"]): total.detach()}
 
-    return loss, weights | ({"hard": hard} if hard else {})
+    return loss, weights
 
 
 def aligned(args, layers, teacher):
@@ -218,7 +209,7 @@ def finish(args, record, sizes, student, teacher, accelerator):
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         for size in sizes[::-1]:
             small = dynabert.extract(student, size)
-            found = {name: record["best"]["metrics"][f"{name}/{size}"] for name in names}
+            found = {name: record[args.save]["metrics"][f"{name}/{size}"] for name in names}
             rows.append({
                 "width": size.width, "depth": size.depth, "score": metrics.score(found, names), "metrics": found,
                 **measure.describe(small, args.max_seq_length), "heads": size.heads,
@@ -239,8 +230,14 @@ def main(argv=None):
     if runs.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
         return None
-    accelerator = training.make_accelerator(args)
+    accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))
     kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
+    steps = math.ceil(len(splits["train"]) / training.step_size(args, accelerator))
+    losses.check_stages(args, training.total_steps(args, steps))
+    rewired = hasattr(student.config, "dynabert")
+    if not rewired and not {"labels", "start_positions"} & {*splits["train"].column_names}:
+        raise ValueError("heads and neurons are sorted by the loss on labels, which the training texts lack: add "
+                         "--label_column")  # fmt: skip
     for size in sizes if teacher else ():
         config = models.student_config(student.config, layers=len(size.layers))
         losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
@@ -257,7 +254,7 @@ def main(argv=None):
         used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
         inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
     how = runs.open_run_everywhere(args, accelerator, inputs)
-    if how == "new" and not hasattr(student.config, "dynabert"):  # later, the checkpoint holds it rewired
+    if how == "new" and not rewired:  # later, the checkpoint holds it rewired
         rewire(args, kind, splits, student, tokenizer, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
@@ -273,8 +270,9 @@ def main(argv=None):
         for row in record["subnetworks"]:
             best = ", ".join(f"{name} {training.shown(value)}" for name, value in row["metrics"].items())
             print(f"{args.output_dir}: width {row['width']:g}, depth {row['depth']:g}: {best}")
-        print(f"{args.output_dir}: best mean score {training.shown(record['best']['score'])} at step "
-              f"{record['best']['step']}, {record['time']['train_s']:.0f} s of training")  # fmt: skip
+        kept = record[args.save]
+        print(f"{args.output_dir}: {args.save} mean score {training.shown(kept['score'])} at step {kept['step']}, "
+              f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
     return None
 
 

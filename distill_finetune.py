@@ -3,6 +3,7 @@
     python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
+import math
 import os
 import re
 from pathlib import Path
@@ -90,34 +91,42 @@ def load_everything(args):
     return kind, splits, student, teacher, tokenizer
 
 
-def make_loss(args, kind, teacher):
-    """The function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises."""
-    weights = dict(args.terms)
-    hard = args.hard_weight if teacher else 1.0
-    need_hidden = bool(losses.teacher_layers(weights, args.layer_pairs))
-    s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
+def taught(teacher, batch, need_hidden):
+    """What the teacher says of a batch: out of the cache where the batch has it, else by a pass of its own."""
+    out = teacher_cache.outputs(batch)
+    if out is None:
+        with torch.no_grad():
+            out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=need_hidden)
+    return out
 
+
+def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, pairs: pairs):
+    """The function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises.
+
+    before(student, batch, aligned pairs): is called before each pass of the student, returns the pairs to be compared.
+    """
     def loss(student, batch):
         """One forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""
+        now = losses.args_at(args, batch.get("progress", 0.0))
         inner = getattr(student, "module", student)
+        pairs = before(inner, batch, args.layer_pairs)
+        weights, need_hidden = losses.weights_of(now), bool(losses.teacher_layers(now.terms, pairs))
         s_out = student(**models.model_inputs(inner, batch), output_hidden_states=need_hidden)
-        t_out = teacher_cache.outputs(batch)
-        if teacher and t_out is None:
-            with torch.no_grad():
-                t_out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=need_hidden)
+        t_out = teach(teacher, batch, need_hidden) if now.terms else None
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
             batch, s_out, t_out = losses.no_rows(batch), losses.no_rows(s_out), t_out and losses.no_rows(t_out)
+        s_layers, t_layers = zip(*pairs, strict=True) if teacher else ((), ())
         mask = batch["attention_mask"]
         view, values = losses.ModelView(s_out, s_layers, mask, losses.several_processes(), kind), {}
-        if teacher:
+        if now.terms:
             t_view = losses.ModelView(t_out, t_layers, mask, kind=kind)
-            values = losses.distillation_losses(view, t_view, batch, args)
-        if hard:
-            values["hard"] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
-        total = sum(weights.get(name, hard) * value for name, value in values.items())
+            values = losses.distillation_losses(view, t_view, batch, now)
+        if losses.HARD in weights:
+            values[losses.HARD] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
+        total = sum(weights[name] * value for name, value in values.items())
         return total, {name: value.detach() for name, value in values.items()}
 
-    return loss, weights | ({"hard": hard} if hard else {})
+    return loss, losses.weights_of(args)
 
 
 def make_figures(args, splits, teacher, tokenizer, accelerator):
@@ -175,6 +184,8 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         evaluate=make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files),
         save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
+        weights_at=(lambda progress: losses.weights_of(losses.args_at(args, progress))) if args.stages else None,
+        scored=lambda progress: losses.head_trained(args, progress),
     )
 
 
@@ -208,8 +219,11 @@ def main(argv=None):
     if complete and not args.do_predict:
         print(f"{args.output_dir}: complete already, nothing to do")
         return
-    accelerator = training.make_accelerator(args)
+    accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))  # a head may wait for its stage
     kind, splits, student, teacher, tokenizer = load_everything(args)
+    if not complete:
+        size = training.step_size(args, accelerator)
+        losses.check_stages(args, training.total_steps(args, math.ceil(len(splits["train"]) / size)))
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
@@ -234,9 +248,9 @@ def main(argv=None):
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:
             finish(args, record, student, teacher, accelerator)
-            best = record["best"]["metrics"]
-            best = ", ".join(f"{k} {training.shown(v)}" for k, v in best.items() if "/" not in k)  # not type by type
-            print(f"{args.output_dir}: best {best} at step {record['best']['step']}, "
+            kept = record[args.save]
+            scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items() if "/" not in k)
+            print(f"{args.output_dir}: {args.save} {scores} at step {kept['step']}, "
                   f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
     if args.do_predict:
         folder = args.student if args.task == "ax" else args.output_dir

@@ -50,7 +50,7 @@ def check_args(args):
     """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
     words = args.terms
     models.check_args(args)
-    losses.check_args(args)
+    losses.check_args(args, pretraining=True)
     for name in ("corpus", "validation_corpus"):
         if getattr(args, name) is not None and not getattr(args, name).strip():
             raise ValueError(f"--{name} {getattr(args, name)!r} names nothing: pass a file, folder, glob or hub id"
@@ -173,30 +173,36 @@ def outputs(model, inner, batch):
     return {**out, "head": heads.Head(out["features"], *inner.decoder)}
 
 
+def headless(args):
+    """Whether nothing trains the language-model head, which then gives no score."""
+    return bool(args.terms) and "logits" not in args.terms and not args.hard_weight
+
+
 def make_losses(args, teacher):
     """The function (student, batch) -> ({term: unweighted scalar}, outputs of both) and the weights.
 
     The loss on the masked words is named hard. across_processes: as in `relations.masked_mean`.
     """
-    weights = dict(args.terms) | ({"hard": args.hard_weight or 1.0} if args.hard_weight or not teacher else {})
     s_layers, t_layers = zip(*args.layer_pairs, strict=True) if args.layer_pairs else ((), ())
 
     def terms(student, batch, across_processes=False):
-        """Unweighted terms of one batch, and the outputs of student and teacher."""
+        """Unweighted terms of one batch, all of them in evaluation, and the outputs of student and teacher."""
+        now = losses.args_at(args, batch["progress"]) if "progress" in batch else args
+        weights = losses.weights_of(now)
         s_out = outputs(student, getattr(student, "module", student), batch)
         mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
-        values = {}
-        if teacher:
+        values, t_out = {}, None
+        if now.terms:
             with torch.no_grad():
                 t_out = outputs(teacher, teacher, batch)
             view = losses.ModelView(s_out, s_layers, mask, across_processes)
-            values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, args)
-        if "hard" in weights:
+            values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, now)
+        if losses.HARD in weights:
             labels = batch["labels"][: len(s_out["head"].inputs)]
-            values["hard"] = heads.head_cross_entropy(s_out["head"], labels, across_processes=across_processes)
-        return values, s_out, t_out if teacher else None
+            values[losses.HARD] = heads.head_cross_entropy(s_out["head"], labels, across_processes=across_processes)
+        return values, s_out, t_out
 
-    return terms, weights
+    return terms, losses.weights_of(args)
 
 
 def make_figures(args, teacher, held_out, tokenizer, accelerator):
@@ -221,7 +227,7 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator,
     """
     size = args.per_device_eval_batch_size
     batches = [list(range(i, min(i + size, len(held_out)))) for i in range(0, len(held_out), size)]
-    trained_head = "logits" in weights or "hard" in weights
+    trained_head = not headless(args)
 
     @torch.no_grad()
     def evaluate(model):
@@ -263,7 +269,8 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
 
     def loss(model, batch):
         values, _, _ = terms(model, batch, losses.several_processes())
-        return sum(weights[k] * v for k, v in values.items()), {k: v.detach() for k, v in values.items()}
+        now = losses.weights_of(losses.args_at(args, batch["progress"]))
+        return sum(now[k] * v for k, v in values.items()), {k: v.detach() for k, v in values.items()}
 
     def plan(size, epoch):
         if args.streaming:
@@ -284,6 +291,8 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
     return training.Recipe(
         lengths=training.Constant(args.seq_length), plan=plan, loss=loss, save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
+        weights_at=(lambda progress: losses.weights_of(losses.args_at(args, progress))) if args.stages else None,
+        scored=lambda progress: headless(args) or losses.head_trained(args, progress),
         collate=make_collate(args, read, tokenizer, vocab_size), positions=positions,
         evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator, figures),
     )  # fmt: skip
@@ -313,9 +322,10 @@ def finish(args, record, student, teacher, accelerator):
         "hours_for_one_epoch_of_english_wikipedia": round(ENGLISH_WIKIPEDIA_TOKENS / max(rate, 1e-9) / 3600, 1),
     }
     runs.complete(args, record)
-    best = ", ".join(f"{k} {training.shown(v)}" for k, v in record["best"]["metrics"].items())
+    kept = record[args.save]
+    scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items())
     account = record["accounting"]
-    print(f"{args.output_dir}: best {best} at step {record['best']['step']}\n{account['tokens_seen']} tokens at "
+    print(f"{args.output_dir}: {args.save} {scores} at step {kept['step']}\n{account['tokens_seen']} tokens at "
           f"{rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
           f"{account['hours_for_one_epoch_of_english_wikipedia']} h on this machine")  # fmt: skip
 
@@ -328,10 +338,11 @@ def main(argv=None):
     if runs.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
         return
-    # Relations alone give the language-model head no gradient.
-    headless = bool(args.terms) and "logits" not in args.terms and not args.hard_weight
-    accelerator = training.make_accelerator(args, unused_parameters=headless)
+    # Where relations are alone the language-model head has no gradient.
+    accelerator = training.make_accelerator(args, unused_parameters=headless(args) or bool(args.stages))
     blocks, held_out, student, teacher, tokenizer = load_everything(args)
+    per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / training.step_size(args, accelerator))
+    losses.check_stages(args, training.total_steps(args, per_epoch))
     inputs = None
     if accelerator.is_main_process:
         train = runs.named_files(args.corpus) if args.streaming else blocks  # of a hub's stream the id must do
@@ -349,7 +360,8 @@ def main(argv=None):
     record = runs.new_record(
         args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs, inputs=inputs,
         train_examples=None if args.streaming else len(blocks),
-        metric="relation_loss" if headless else "mlm_loss", model=measure.describe(student.model, args.seq_length),
+        metric="relation_loss" if headless(args) else "mlm_loss",
+        model=measure.describe(student.model, args.seq_length),
         teacher=teacher and measure.describe(teacher.model, args.seq_length) | {"path": args.teacher},
     )  # fmt: skip
     record = training.train(args, accelerator, recipe, student, record, how)

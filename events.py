@@ -1,7 +1,10 @@
 """What a run writes to TensorBoard, and of it to other trackers: means of the terms, scores, figures, its options."""
+import itertools
+import json
 import math
 import os
 import platform
+import statistics
 import time
 from pathlib import Path
 
@@ -25,6 +28,8 @@ def hyperparameters(options, weights):
     weights: of all terms, 0 for those not computed: the page takes a missing value for one that does not differ.
     """
     shown = {k: str(v) if isinstance(v, bool) else v for k, v in options.items() if k not in FREE_OPTIONS}
+    if options.get("stages"):
+        shown["stages"] = json.dumps(options["stages"])
     shown |= {f"terms/{name}": float(weight) for name, weight in weights.items()}
     return {k: v for k, v in shown.items() if isinstance(v, (int, float, str))}
 
@@ -58,7 +63,8 @@ class Log:
 
     def __init__(self, args, accelerator, recipe, step):
         self.args, self.accelerator, self.recipe = args, accelerator, recipe
-        self.pending, self.where, self.rows, self.folder = [], [], [], Path(args.output_dir)
+        self.pending, self.where, self.weights, self.rows = [], [], [], []
+        self.names, self.folder = None, Path(args.output_dir)
         self.restart()
         self.events = None
         if accelerator.is_main_process:
@@ -84,9 +90,15 @@ class Log:
         for tracker in self.accelerator.trackers:  # not end_training, which ends the process group, too
             tracker.finish()
 
-    def add(self, step, indices, values):
-        """Keep the values of one step; nothing is read from the device."""
-        self.names = list(values)
+    def add(self, step, indices, values, weights=None):
+        """Keep the values of one step; nothing is read from the device unless other terms than before were computed.
+
+        weights: those of this step where they change.
+        """
+        if self.names != [*values]:
+            self.read()
+            self.names = [*values]
+        self.weights.append(weights)
         self.pending.append(torch.stack([v.float().reshape(()) for v in values.values()]))
         self.where.append((step, indices))
         self.examples += len(indices)
@@ -108,18 +120,27 @@ class Log:
                     f"non-finite loss: {bad[0]} at step {step} (examples {', '.join(map(str, indices[:64]))}); the "
                     "last checkpoint is intact: lower --learning_rate or look at these examples"
                 )
-        self.rows += stacked.tolist()
-        self.pending, self.where = [], []
+        rows = [dict(zip(self.names, row, strict=True)) for row in stacked.tolist()]
+        self.rows += zip(rows, self.weights, strict=True)
+        self.pending, self.where, self.weights = [], [], []
 
     def write(self, step, lr):
-        """Write a point: means over the last --logging_steps steps, however many came since the last; returns them."""
+        """Write a point: means over the last --logging_steps steps, however many came since the last; returns them.
+
+        Of a term those of the steps in which it was computed; times its weight, of all steps, so that they add up.
+        """
         self.read()
         self.rows = self.rows[-self.args.logging_steps :]
-        means = dict(zip(self.names, torch.tensor(self.rows, dtype=torch.float64).mean(0).tolist(), strict=True))
+        rows, fixed, last = [row for row, _ in self.rows], self.recipe.weights, self.rows[-1][1]
+        means = {name: statistics.fmean(row[name] for row in rows if name in row)
+                 for name in dict.fromkeys(itertools.chain(*rows))}  # fmt: skip
         seconds = time.perf_counter() - self.start
         points = {f"loss/{name}": value for name, value in means.items() if name != "grad_norm"}
-        points |= {f"loss_weighted/{name}": means[name] * weight
-                   for name, weight in self.recipe.weights.items() if name in means}  # fmt: skip
+        points |= {f"loss_weighted/{name}": sum(row.get(name, 0.0) * (fixed if now is None else now).get(name, 0.0)
+                                                for row, now in self.rows) / len(rows)
+                   for name in self.recipe.weights if name in means}  # fmt: skip
+        if last is not None:
+            points |= {f"weight/{name}": last.get(name, 0.0) for name, weight in fixed.items() if weight}
         points |= {"optim/lr": lr, "optim/grad_norm": means["grad_norm"],
                    "perf/examples_per_s": self.examples / seconds, "perf/tokens_per_s": self.tokens / seconds,
                    "perf/max_mem_gb": max_mem_gb(self.accelerator)}  # fmt: skip

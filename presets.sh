@@ -24,7 +24,7 @@ run() {
 }
 
 # Options of distilling, which commands without --teacher refuse
-DISTILLATION="--terms --hard_weight --temperature --layer_map --no_embeddings --window --distance --pair_criterion \
+DISTILLATION="--terms --hard_weight --temperature --stages --layer_map --no_embeddings --window --distance --pair_criterion \
 --triple_criterion --cache_teacher"
 
 # split_options ARGUMENT...: options of distilling with their values go into the array distilling, others into others
@@ -72,4 +72,14 @@ preset() {
 ckd_terms() {
     awk -v t="$1" -v p="$2" -v a="$3" 'BEGIN { printf "ckd wr_pair=%g ltr_pair=%g wr_triple=%g ltr_triple=%g\n",
         p * t * t, p * t * t, a * t * t, a * t * t }'
+}
+
+# method_options METHOD TEMPERATURE TERMS: how a method is distilled. Temperature and terms are those of ckd, the
+# temperature also that of kd, which is ckd's logits alone; the other presets have their own
+method_options() {
+    case $1 in
+        ckd) echo --terms $3 --temperature "$2" ;;
+        kd) echo --terms kd --temperature "$2" ;;
+        *) echo --terms "$1" ;;
+    esac
 }

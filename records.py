@@ -140,6 +140,25 @@ def subnetworks(run):
     return found
 
 
+def recipe_text(options):
+    """What a student was distilled with as options of the command line, from a run's options; "" without a teacher."""
+    def words(weights):
+        return [f"{name}={'..'.join(f'{end:g}' for end in (w if isinstance(w, list) else [w]))}"
+                for name, w in weights.items()]  # fmt: skip
+
+    try:
+        if options.get("stages"):
+            shown = [word for begin, weights in options["stages"] for word in (f"{begin:g}", *words(weights))]
+            shown = ["--stages", *shown[1:]]
+        elif options.get("terms"):
+            shown = ["--terms", *words(options["terms"]), "--hard_weight", f"{options.get('hard_weight', 0):g}"]
+        else:
+            return ""
+        return " ".join([*shown, "--temperature", f"{options.get('temperature', 1):g}"])
+    except (TypeError, ValueError, AttributeError):
+        return ""  # a damaged record, or another program's
+
+
 def machine(hardware):
     """One line, equal for two runs exactly when their times may be compared."""
     gpus = f"{hardware['gpu_count']} x {hardware['gpu'] or hardware['device']}, " * (hardware["device"] != "cpu")

@@ -17,7 +17,7 @@ from scipy import stats
 
 import pictures
 import report_dynabert
-from records import ReportError, customary, headline, read_runs, select
+from records import Measure, ReportError, customary, headline, read_runs, recipe_text, select
 
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
 SIZES = {"params (M)": ("model.parameters", 1e6, ".2f"),
@@ -28,7 +28,9 @@ with the best headline score on the dev set; last: the end of training. The head
 or, where it has two, their mean; differences, plots and the average over tasks are taken from it. Params: in millions,
 with and without embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the teacher / latency of the
 student, batch 1 / batch 32. Time: training time of one run, mean over seeds; *: with the teacher's outputs read from a
-cache, which was filled before. Interval: Student t, confidence 95 %."""
+cache, which was filled before. Interval: Student t, confidence 95 %. Bold: the best mean of the students' headline
+scores, and all that cannot be told from it, as the interval of the paired difference over common seeds holds 0; of one
+seed nothing is said."""
 WIDTH = 120  # columns of a terminal; wider tables are continued below
 tabulate.MIN_PADDING = 0  # by which it makes columns wider than their headers
 
@@ -71,12 +73,39 @@ def grid_markdown(table):
     return table.map(escape).rename(index=escape).to_markdown(disable_numparse=True)
 
 
+def students(runs):
+    """The runs without those named teacher, and without those from which others of them learned."""
+    taught = {Path(str(options.get("teacher"))).parts[-3:] for options in runs["options"]}
+    return runs[(runs["name"] != "teacher") & ~runs["folder"].map(lambda folder: folder.parts[-3:] in taught)]
+
+
+def by_seed(runs, part):
+    """Headline scores, higher is better: a row for each seed, a column for each student whose scores are all known."""
+    own = students(runs)
+    scores = own.assign(score=own[part].map(Measure(None, "").of)).astype({"name": str})
+    unknown = set(scores["name"][scores["score"].isna()])
+    return scores[~scores["name"].isin(unknown)].pivot(index="seed", columns="name", values="score")
+
+
+def leaders(scores):
+    """The columns of `by_seed` to be bold: the best mean and all that cannot be told from it, of two or more seeds."""
+    scores = scores.loc[:, scores.count() > 1]
+    if scores.empty:
+        return set()
+    best = scores.mean().idxmax()
+    gaps = scores.drop(columns=best).rsub(scores[best], axis=0)
+    gaps = gaps.loc[:, gaps.count() > 1]
+    low = gaps.mean() - stats.t.ppf(0.975, gaps.count() - 1) * gaps.sem()
+    return {best, *low.index[low <= 0]} if len(low) else set()
+
+
 def score_column(runs, part, chosen, title):
-    """'25.1 ± 0.8 (3)': the chosen Measures of the best or last entries, and the number of seeds."""
-    return pd.Series({
-        name: " / ".join(summary(entries.map(measure.of), measure.digits) for measure in chosen) + f" ({len(entries)})"
-        for name, entries in runs.groupby("name", observed=True)[part]
-    }, name=title)  # fmt: skip
+    """'25.1 ± 0.8 (3)': the chosen Measures of the best or last entries, and the number of seeds; leaders are bold."""
+    bold, cells = leaders(by_seed(runs, part)), {}
+    for name, entries in runs.groupby("name", observed=True)[part]:
+        text = " / ".join(summary(entries.map(measure.of), measure.digits) for measure in chosen)
+        cells[name] = (f"**{text}**" if name in bold else text) + f" ({len(entries)})"
+    return pd.Series(cells, name=title)
 
 
 def difference_column(runs, baseline, measure, title):
@@ -137,7 +166,10 @@ def stage_tables(runs, baseline):
     if len(tasks) > 1 and runs["stage"].iloc[0] == "finetune":
         for part in scores:
             average = pd.concat(means[part], axis=1).mean(axis=1, skipna=False).dropna()
-            scores[part].append(average.map("{:.1f}".format).rename("average"))
+            tables = [by_seed(own, part) for _, own in tasks]
+            bold = leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
+            scores[part].append(pd.Series({name: f"**{value:.1f}**" if name in bold else f"{value:.1f}"
+                                           for name, value in average.items()}, name="average"))  # fmt: skip
     if len(tasks) == len(machines) == 1:
         best, last = scores["best"][0], scores["last"][0].rename("last")
         texts = [markdown(names, [best.rename(f"{best.name} best"), last, *cost_columns(runs)])]
@@ -164,13 +196,27 @@ def mixed_options(runs):
     return lines
 
 
+def recipes(runs):
+    """Lines that name what each distilled method was trained with, as options of the command line."""
+    lines, found = [], {}
+    for stage, task, name, options in zip(*(runs[key] for key in ("stage", "task", "name", "options")), strict=True):
+        if text := recipe_text(options):
+            found.setdefault((stage, name), {}).setdefault(text, {})[task] = None
+    for (_, name), texts in found.items():
+        for text, tasks in texts.items():
+            where = f" on {', '.join(tasks)}" if len(texts) > 1 else ""
+            lines.append(escape(f"Recipe of {name}{where}: {text}"))
+    return lines
+
+
 def report_text(runs, left_out, baseline):
     """The whole Markdown report: tables, what their numbers mean and were measured on, and what is missing."""
     texts = [text for stage, own in runs.groupby("stage") for text in (STAGES[stage], *stage_tables(own, baseline))]
     versions = {f"{name} {version}" for run in runs["versions"] for name, version in run.items() if version}
     unknown = runs["code"].isna().sum()
     code = sorted(runs["code"].dropna().unique()) + [f"unknown for {unknown} of {len(runs)} runs"] * bool(unknown)
-    lines = [*mixed_options(runs), NOTE, *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
+    lines = [*mixed_options(runs), *recipes(runs), NOTE,
+             *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
              "Versions: " + escape(", ".join(sorted(versions))), "Code: " + escape(", ".join(code))]  # fmt: skip
     texts += [textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines]
     for what, found in left_out.items():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Ablations of CKD in fine-tuning: one relation left out, window, layer map, similarity and criterion, student size
-# (arXiv:2109.08359, ablation tables). Students learn from the teacher that run_glue.sh made, in the same data order.
+# Ablations of CKD in fine-tuning: one relation left out, window, layer map, similarity and criterion, the order of its
+# terms, student size (arXiv:2109.08359, ablation tables). Students learn from the teacher that run_glue.sh made, in the same data order.
 #
 #   bash run_ablation.sh                       everything, on CoLA
 #   GRID="leave_one_out window" TASKS="mrpc rte" bash run_ablation.sh
@@ -14,7 +14,7 @@ cd "$(dirname "$0")"
 
 TASKS=${TASKS:-cola}
 SEEDS=${SEEDS:-1 2 3}
-GRID=${GRID:-leave_one_out window layer_map criterion size}
+GRID=${GRID:-leave_one_out window layer_map criterion stages size}
 WINDOWS=${WINDOWS:-3 5 11 all}                    # and 21, which is ckd
 LAYER_MAPS=${LAYER_MAPS:-first last ends}         # and uniform, which is ckd
 SIZES=${SIZES:-6/768 4/512 4/312 2/128}           # layers/width; heads: width / 64, or 12 for 312
@@ -31,7 +31,7 @@ DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 source presets.sh
 check TASKS "$ALL_TASKS"
 check SEEDS "whole numbers" "[0-9]+"
-check GRID "leave_one_out window layer_map criterion size"
+check GRID "leave_one_out window layer_map criterion stages size"
 check WINDOWS "odd numbers or all" "[0-9]*[13579]|all"
 check LAYER_MAPS "uniform first last ends"
 check SIZES "layers/width, as 4/512" "[1-9][0-9]*/[1-9][0-9]*"
@@ -90,6 +90,7 @@ for part in $GRID; do
                 one "l2-$criterion" "" "${cut[@]}" --distance l2 --pair_criterion "$criterion"
             done
             for criterion in l1 huber; do one "angle-$criterion" "" "${cut[@]}" --triple_criterion "$criterion"; done ;;
+        stages) one relations-first "" "${cut[@]}" --stages wr_pair wr_triple ltr_pair ltr_triple 0.5 logits ;;
         size)
             for size in $SIZES; do
                 layers=${size%/*} width=${size#*/}

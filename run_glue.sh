@@ -70,9 +70,8 @@ for task in $TASKS; do
                 --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
                 --learning_rate "${LEARNING_RATE:-$learning_rate}" --num_train_epochs "${EPOCHS:-$epochs}")
             if [ "$method" != finetune ]; then
-                terms=$method
-                [ "$method" != ckd ] || terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
-                options+=(--teacher "$RUNS/$task/teacher/seed1" --temperature "$temperature" --terms $terms
+                terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
+                options+=(--teacher "$RUNS/$task/teacher/seed1" $(method_options "$method" "$temperature" "$terms")
                     ${CACHE_TEACHER:+--cache_teacher} ${distilling[@]+"${distilling[@]}"})
             fi
             run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} "${options[@]}" \

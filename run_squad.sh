@@ -21,7 +21,7 @@ STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 w
 DATA_DIR=${DATA_DIR:-}                            # folder with train-v1.1.json, dev-v1.1.json; empty: the hub
 RUNS=${RUNS:-runs}                                # results go to $RUNS/<task>/<method>/seed<seed>
 TERMS=${TERMS:-ckd}                               # terms of ckd, e.g. "ckd wr_triple=50"
-TEMPERATURE=${TEMPERATURE:-1}
+TEMPERATURE=${TEMPERATURE:-1}                     # of ckd and kd; other methods have their own
 MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-384}
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-2}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-3e-5}
@@ -64,9 +64,7 @@ for seed in $SEEDS; do
             --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
             --learning_rate "$LEARNING_RATE" --num_train_epochs "$EPOCHS")
         if [ "$method" != finetune ]; then
-            terms=$method
-            [ "$method" != ckd ] || terms=$TERMS
-            options+=(--teacher "$teacher" --temperature "$TEMPERATURE" --terms $terms
+            options+=(--teacher "$teacher" $(method_options "$method" "$TEMPERATURE" "$TERMS")
                 ${distilling[@]+"${distilling[@]}"})
         fi
         run $LAUNCH distill_finetune.py "${common[@]}" "${options[@]}" ${student_options[@]+"${student_options[@]}"} \

@@ -95,6 +95,8 @@ def add_arguments(parser):
     add("--log_with", nargs="+", choices=TRACKERS, default=[], metavar="TRACKER", help="where scalars and options go "
         f"beside TensorBoard's files: {', '.join(TRACKERS)} (install its package)")  # fmt: skip
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
+    add("--save", choices=("best", "last"), default="best", help="which evaluated model is kept: the one with the best "
+        "score on the dev set, or the last")  # fmt: skip
     add("--save_minutes", type=number(float, 0), default=10.0, help="minutes after which there is a checkpoint in any "
         "case, 0 = never; several processes look at the clock every --logging_steps")  # fmt: skip
     add("--keep_checkpoints", type=number(int, 1), default=1, help="number of newest checkpoints kept")
@@ -206,6 +208,11 @@ class Recipe:
     # What `loss` finds in batch["part"], in a pass for each; gradients are summed. The last one's pass reaches all
     # parameters, as DDP wants.
     parts: Sequence = (None,)
+    # Where weights change in time: the share of the steps done before a step, which its batches bring as "progress", ->
+    # the weights of that step; `weights` then holds the largest.
+    weights_at: Callable | None = None
+    # That share for the last step -> whether the score says something by now, so that the model may be the best.
+    scored: Callable = lambda progress: True
     # Of a stream: worker -> where it stands, or None. Batches bring it as "position"; it is part of the checkpoint.
     positions: dict = dataclasses.field(default_factory=dict)
 
@@ -390,8 +397,10 @@ def steps_from(args, accelerator, recipe, step, total, per_epoch):
     while step < total:
         epoch, start = divmod(step, per_epoch)
         plan = recipe.plan(step_size(args, accelerator), epoch)
-        yield from itertools.islice(step_batches(args, accelerator, recipe, plan, epoch, start), total - step)
-        step += per_epoch - start
+        steps = step_batches(args, accelerator, recipe, plan, epoch, start)
+        for indices, batches in itertools.islice(steps, total - step):
+            yield indices, [({**batch, "progress": step / total}, share) for batch, share in batches]
+            step += 1
 
 
 def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
@@ -413,11 +422,11 @@ def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
     return values | {"grad_norm": norm}
 
 
-def evaluate(args, accelerator, recipe, model, state, log):
-    """Evaluate; note the result in log and state, and save the model if it is the best so far.
+def evaluate(args, accelerator, recipe, model, state, log, scored=True):
+    """Evaluate; note the result in log and state, and save the model if it is what --save wants.
 
     Before the first step the result is only logged, as the point where the curves begin: an untrained model is never
-    the best one.
+    the best one, nor is one whose score says nothing yet (not scored).
     """
     model.eval()
     metrics, score, figures = recipe.evaluate(model)
@@ -431,10 +440,11 @@ def evaluate(args, accelerator, recipe, model, state, log):
         state["history"].append(entry)
         # None, not 0: a first score below 0 is still the best so far.
         best = state["best"] and state["best"]["score"]
-        if state["best"] is None or (score is not None and (best is None or score > best)):
+        better = scored and (state["best"] is None or (score is not None and (best is None or score > best)))
+        if better:
             state["best"], best = entry, score
-            if accelerator.is_main_process:
-                state["files"] = sorted({*state["files"], *save_best(args, accelerator, recipe, model, entry)})
+        if (better or args.save == "last") and accelerator.is_main_process:
+            state["files"] = sorted({*state["files"], *save_best(args, accelerator, recipe, model, entry)})
         points |= {} if best is None else {"best/score": best}
         said = f"epoch {state['epoch']:.2f}" + ", the best so far" * (state["best"] is entry)
     if accelerator.is_main_process:
@@ -553,6 +563,11 @@ def _start(args, accelerator, recipe, model, record, how):
     return model, optimizer, state, log
 
 
+def total_steps(args, per_epoch):
+    """Optimiser steps of the run, from those of an epoch."""
+    return args.max_steps or max(1, math.ceil(args.num_train_epochs * per_epoch))
+
+
 def train(args, accelerator, recipe, model, record, how):
     """Train by the recipe, resuming where `how` is "resume"; returns the record with the results filled in.
 
@@ -563,7 +578,7 @@ def train(args, accelerator, recipe, model, record, how):
     with stop_signals() as asked:
         model, optimizer, state, log = _start(args, accelerator, recipe, model, record, how)
         per_epoch = len(recipe.plan(step_size(args, accelerator), 0))
-        total = args.max_steps or max(1, math.ceil(args.num_train_epochs * per_epoch))
+        total = total_steps(args, per_epoch)
         before = state["total_s"]
         bar = tqdm(total=total, initial=state["step"], desc=record["name"], disable=not accelerator.is_main_process,
                    mininterval=10 if os.environ.get("CI") else 0.5, unit="step")  # fmt: skip
@@ -573,11 +588,11 @@ def train(args, accelerator, recipe, model, record, how):
         log.restart()
         clock, saved = time.perf_counter(), time.monotonic()
         for indices, batches in steps_from(args, accelerator, recipe, state["step"], total, per_epoch):
-            lr = learning_rate(args, state["step"], total)
+            lr, done = learning_rate(args, state["step"], total), state["step"] / total
             values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
             step = count_step(state, recipe, indices, per_epoch)
             state["skipped_steps"] += optimizer.step_was_skipped  # by fp16's scaler; known without another read
-            log.add(step, indices, values)
+            log.add(step, indices, values, recipe.weights_at and recipe.weights_at(done))
             bar.update()
             at_end, at_log = step == total, step % args.logging_steps == 0
             if at_log or at_end:
@@ -592,7 +607,7 @@ def train(args, accelerator, recipe, model, record, how):
             check_weights(model, step)
             state["train_s"] += time.perf_counter() - clock
             if evaluating:
-                evaluate(args, accelerator, recipe, model, state, log)
+                evaluate(args, accelerator, recipe, model, state, log, recipe.scored(done))
             state["total_s"] = before + time.perf_counter() - begun
             if saving:
                 if recipe.positions:

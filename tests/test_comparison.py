@@ -307,9 +307,12 @@ class TestNeeds:
                 assert hooked == layers and not hasattr(model, "projections")
                 assert bool(model._forward_hooks) == bool(layers)
 
-    def test_every_preset_names_terms_only(self):
+    def test_every_preset_names_terms_and_options_only(self):
         assert set(losses.PRESETS) == {"kd", "ckd", "pkd", "tinybert", "distilbert", "minilm", "dynabert"}
-        assert all(set(weights) <= set(losses.TERMS) for weights in losses.PRESETS.values())
+        parser = argparse.ArgumentParser()
+        losses.add_arguments(parser)
+        known = {*losses.TERMS, *vars(parser.parse_args([]))} - {"terms"}
+        assert all(set(recipe) <= known for recipe in losses.PRESETS.values())
 
     @pytest.mark.parametrize(
         "name, pairs, student, said",
@@ -340,7 +343,14 @@ def test_every_preset_runs(finetune, teacher, tmp_path, preset):
     options = ("--teacher", teacher, "--student_layers", "2", "--terms", preset)
     finetune(*options, "--max_steps", "2", "--output_dir", tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["status"] == "complete" and record["options"]["terms"] == losses.PRESETS[preset]
+    options, recipe = record["options"], losses.PRESETS[preset]
+    assert record["status"] == "complete" and record["best"]["step"] == 2
+    assert options["terms"] == {name: weight for name, weight in recipe.items() if name in losses.TERMS}
+    assert options["hard_weight"] == recipe.get("hard_weight", 0)
+    assert options["temperature"] == recipe.get("temperature", 1)
+    layers = dict.fromkeys(("hidden_mse", "attention_mse", "embedding_mse"), 1.0)
+    assert options["stages"] == {"tinybert": [[0.0, layers], [0.5, {"logits": 1.0}]],
+                                 "minilm": [[0.0, {"minilm": 1.0}], [0.5, {"hard": 1.0}]]}.get(preset)  # fmt: skip
 
 
 def test_terms_alone_train_without_logits_and_under_bf16(finetune, teacher, tmp_path):

@@ -126,6 +126,71 @@ def test_zero_weights_are_not_computed(finetune, teacher, tmp_path, monkeypatch)
     finetune("--teacher", teacher, *CKD, "wr_triple=0", "--max_steps", "1", "--output_dir", tmp_path / "run")
 
 
+STAGES = ("--stages", "wr_pair", "wr_triple=5", "hidden_mse=1", "0.25", "logits", "hard=1..0", "0.5", "logits=1..2",
+          "hard=0.5", "attention_mse=1")  # fmt: skip
+
+
+def test_stages_train_what_they_name_and_resume_bit_for_bit(finetune, teacher, tmp_path, cut_at, monkeypatch):
+    """Stopped in the first stage, where the head has no gradient yet, and in the second."""
+    computed = dict.fromkeys(losses.TERMS, 0)
+    for name, term in losses.TERMS.items():
+        def counted(*arguments, name=name, term=term):
+            computed[name] += 1
+            return term(*arguments)
+
+        counted.needs = losses.needs_of(name)
+        monkeypatch.setitem(losses.TERMS, name, counted)
+    options = ("--teacher", teacher, *CKD, "--student_hidden", "24", *STAGES, "--save_steps", "1", "--eval_steps", "2",
+               "--logging_steps", "1")  # fmt: skip
+    finetune(*options, "--output_dir", tmp_path / "whole")
+    assert {name: n for name, n in computed.items() if n} == {
+        "wr_pair": 3, "wr_triple": 3, "hidden_mse": 3, "logits": 9, "attention_mse": 6}  # fmt: skip
+    for call in (3, 3):
+        cut_at(call)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(*options, "--output_dir", tmp_path / "cut")
+    finetune(*options, "--output_dir", tmp_path / "cut")
+    for name in ("model.safetensors", "checkpoints/step-00000012/model.safetensors"):
+        a, b = (load_file(tmp_path / folder / name) for folder in ("whole", "cut"))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), name
+    record, events = record_of(tmp_path / "whole"), scalars(tmp_path / "whole")
+    assert [entry["step"] for entry in record["history"]] == [2, 4, 6, 8, 10, 12] and record["best"]["step"] >= 4
+    points = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    assert [points["weight/hard"][step] for step in (3, 4, 6, 7)] == pytest.approx([0, 1, 1 / 3, 0.5])
+    assert [points["weight/wr_triple"][step] for step in (1, 3, 4, 12)] == [5, 5, 0, 0]
+    assert set(points["loss/wr_pair"]) == {1, 2, 3} and set(points["loss/hard"]) == set(range(4, 13))
+    assert not {"weight/pkd", "weight/ltr_pair", "loss/ltr_pair"} & set(points)
+    for step, total in points["loss/total"].items():
+        parts = [values[step] for tag, values in points.items() if tag.startswith("loss_weighted/") and step in values]
+        assert sum(parts) == pytest.approx(total, rel=1e-5), step
+        for name in ("logits", "wr_triple", "hard"):
+            if step in points[f"loss/{name}"]:
+                weighted = points[f"weight/{name}"][step] * points[f"loss/{name}"][step]
+                assert points[f"loss_weighted/{name}"][step] == pytest.approx(weighted, rel=1e-5)
+
+
+def test_a_head_that_was_not_trained_makes_no_best_score(finetune, teacher, tmp_path, monkeypatch):
+    scores = iter([0.9, 0.8, 0.7, 0.2, 0.3, 0.25])  # before any step, then each 2 of 10; the head's stage begins at 4
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    options = ("--teacher", teacher, *CKD, "--max_steps", "10", "--eval_steps", "2", "--output_dir", tmp_path / "run")
+    finetune(*options, "--stages", "wr_pair", "0.4", "logits")
+    record = record_of(tmp_path / "run")
+    assert (record["best"]["step"], record["best"]["score"], record["last"]["score"]) == (8, 0.3, 0.25)
+    assert "step 8:" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_the_last_model_is_kept_where_it_is_asked_for(finetune, world, tmp_path, monkeypatch):
+    scores = iter([0.9, 0.5, 0.1])
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    finetune("--student", world / "bert", "--save", "last", "--output_dir", tmp_path / "run")
+    kept = load_file(tmp_path / "run" / "model.safetensors")
+    last = load_file(next((tmp_path / "run" / "checkpoints").iterdir()) / "model.safetensors")
+    assert all(torch.equal(kept[k], last[k]) for k in kept)
+    record = record_of(tmp_path / "run")
+    assert record["best"]["step"] == 6 and record["last"]["step"] == 12
+    assert "step 12:" in (tmp_path / "run" / "README.md").read_text()
+
+
 def test_a_best_score_of_zero_or_below_is_still_saved(finetune, world, tmp_path, monkeypatch):
     scores = iter([0.9, -0.3, -0.2, -0.4])  # the first before any step, of no candidate
     monkeypatch.setattr("metrics.score", lambda *_: next(scores))
@@ -355,6 +420,8 @@ BAD = [
     (["--run_name", "../up"], "becomes a folder"),
     (["--run_name", ".."], "becomes a folder"),
     (["--task", "ax"], "--task ax is prediction only"),
+    (["--stages", "wr_pair", "0.5", "ltr_pair"], "trains no task head"),
+    (["--stages", "wr_pair", "0.99", "logits"], "the stage from 0.99 on has none of 12 steps"),
 ]
 
 
@@ -368,7 +435,7 @@ def test_bad_input_is_one_line_before_anything_is_written(finetune, teacher, tmp
 @pytest.mark.parametrize("options", [
     ("--terms", "ckd"), ("--layer_map", "uniform"), ("--temperature", "1"), ("--window", "21"), ("--hard_weight", "0"),
     ("--no_embeddings",), ("--distance", "cosine"), ("--pair_criterion", "kl"), ("--triple_criterion", "mse"),
-    ("--cache_teacher",),
+    ("--cache_teacher",), ("--stages", "logits"),
 ])  # fmt: skip
 def test_options_of_distilling_without_a_teacher_are_refused(finetune, world, tmp_path, options):
     """Also at their defaults: the run would train on the labels alone and say ckd."""

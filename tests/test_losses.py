@@ -344,6 +344,97 @@ class TestTerms:
             assert weights and set(weights) <= set(losses.TERMS) and all(w > 0 for w in weights.values())
 
 
+def resolved(*words, pretraining=False, teacher="t"):
+    """The options of distilling as `check_args` leaves them."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    losses.add_arguments(parser)
+    args = parser.parse_args(words)
+    args.teacher = teacher
+    losses.check_args(args, pretraining)
+    return args
+
+
+class TestRecipes:
+    @pytest.mark.parametrize("words, temperature, hard", [
+        (["distilbert"], 2, 2), (["pkd"], 10, 0.5), (["ckd"], 1, 0),
+        (["distilbert", "logits=1", "--temperature", "1", "--hard_weight", "0"], 1, 0),  # also at the defaults
+        (["ckd", "--temperature", "3"], 3, 0),
+    ])  # fmt: skip
+    def test_a_preset_fills_what_was_not_given(self, words, temperature, hard):
+        args = resolved("--terms", *words)
+        assert (args.temperature, args.hard_weight, args.stages) == (temperature, hard, None)
+
+    def test_stages_of_a_preset_take_in_what_is_named_beside_it(self):
+        layers = {"hidden_mse": 1.0, "embedding_mse": 1.0}
+        args = resolved("--terms", "tinybert", "attention_mse=0", "wr_pair=7", "--hard_weight", "0.5")
+        assert args.stages == [[0.0, {"wr_pair": 7.0, **layers, "hard": 0.5}],
+                               [0.5, {"logits": 1.0, "wr_pair": 7.0, "hard": 0.5}]]  # fmt: skip
+        assert args.terms == {"logits": 1.0, "wr_pair": 7.0, **layers} and args.hard_weight == 0.5
+        assert resolved("--terms", "tinybert", "--stages", "logits", "0.2", "hidden_mse").stages == [
+            [0.0, {"logits": 1.0}], [0.2, {"hidden_mse": 1.0}]]  # fmt: skip
+
+    def test_of_a_presets_stages_only_the_first_is_meant_in_pre_training(self):
+        for preset, terms in (("tinybert", ["hidden_mse", "attention_mse", "embedding_mse"]), ("minilm", ["minilm"])):
+            args = resolved("--terms", preset, pretraining=True)
+            assert (sorted(args.terms), args.hard_weight, args.stages) == (sorted(terms), 0, None)
+        assert len(resolved("--terms", "kd", "--stages", "logits", "0.5", "hard=1", pretraining=True).stages) == 2
+
+    def test_weights_are_a_function_of_the_share_of_the_steps(self):
+        args = resolved("--terms", "ckd", "wr_triple=5", "--stages", "0", "wr_pair", "wr_triple", "0.3", "hard=1..0",
+                        "wr_triple=2..4", "0.8", "logits")  # fmt: skip
+        assert args.terms == {"logits": 1.0, "wr_pair": 1.0, "wr_triple": 5.0} and args.hard_weight == 1
+        for step, weights in {0: {"wr_pair": 1, "wr_triple": 5}, 2: {"wr_pair": 1, "wr_triple": 5},
+                              3: {"wr_triple": 2, "hard": 1}, 5: {"wr_triple": 2.8, "hard": 0.6},
+                              8: {"logits": 1}, 9: {"logits": 1}}.items():  # fmt: skip
+            now = losses.args_at(args, step / 10)
+            assert losses.weights_of(now) == pytest.approx(weights) and now.window == 21
+            assert losses.head_trained(args, step / 10) == (step >= 3)
+
+    def test_constant_weights_of_one_stage_are_no_stages(self):
+        args = resolved("--stages", "wr_pair", "logits=3", "hard=2")
+        assert (args.terms, args.hard_weight, args.stages) == ({"logits": 3, "wr_pair": 1}, 2, None)
+        assert losses.args_at(args, 0.5) is args and losses.head_trained(args, 0.0)
+        alone = resolved(teacher=None)
+        assert losses.weights_of(losses.args_at(alone, 0.5)) == {"hard": 1.0} and losses.head_trained(alone, 0.0)
+
+    @pytest.mark.parametrize("words, said", [
+        ("0.5 logits", "'0.5': a stage begins at a share"), ("wr_pair 1 logits", "'1': a stage begins"),
+        ("wr_pair 0.5 hard=1 0.5 logits", "'0.5': a stage"), ("wr_pair 0.5", "nothing is trained where .* from 0.5"),
+        ("0", "nothing is trained"), ("wr_pears 0.5 logits", "unknown term 'wr_pears', choose .* hard"),
+        ("pkd 0.5 logits", "'pkd' has no weight: write pkd=1"), ("hard 0.5 logits", "hard=1, or .* --hard_weight"),
+        ("logits=x", "number >= 0"), ("logits=1..2..3", "number >= 0"),
+        ("wr_pair wr_pair 0.5 logits", "'wr_pair' twice"),
+        ("wr_pair 0.5 logits=0..1", "begins above 0"), ("hard=1", "nothing would be distilled"),
+        ("logits --terms kd pkd=5", "trains 'pkd' at no time"), ("logits --hard_weight 1", "trains 'hard' at no time"),
+    ])  # fmt: skip
+    def test_wrong_stages_are_named(self, words, said):
+        with pytest.raises(ValueError, match=said) as error:
+            resolved("--stages", *words.split())
+        assert "\n" not in str(error.value)
+
+    def test_a_stage_without_a_step_is_refused(self):
+        args = resolved("--stages", "wr_pair", "0.3", "logits", "0.9", "hard=1")
+        losses.check_stages(args, 10)
+        for steps, begin in ((9, "0.9"), (2, "0.9"), (1, "0.3")):
+            with pytest.raises(ValueError, match=f"from {begin} on has none of {steps} steps"):
+                losses.check_stages(args, steps)
+        losses.check_stages(resolved(), 1)
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.lists(st.sampled_from(["0", "0.5", ".7", "1e-3", "logits", "hard=1", "wr_pair=0", "pkd=0..2",
+                                     "wr_pair=3..1", "nan", "-1"]) | st.text(max_size=5), min_size=1),
+           st.floats(0, 1, exclude_max=True))
+    def test_any_stages_give_weights_at_any_time_or_one_line(self, words, progress):
+        try:
+            weights = losses.parse_stages(losses.split_stages(words), {"logits": 1.0})
+        except ValueError as error:
+            assert str(error)
+        else:
+            args = argparse.Namespace(stages=weights, teacher="t", terms={}, hard_weight=0.0)
+            now = losses.weights_of(losses.args_at(args, progress))
+            assert now and set(now) <= {*losses.TERMS, "hard"} and all(0 < w <= 3 for w in now.values())
+
+
 class OutputStub(dict):
     """As much of a transformers ModelOutput as ModelView reads."""
 

@@ -497,6 +497,21 @@ def test_a_resumed_run_has_the_same_weights_bit_for_bit(pretrain, student_option
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_stages_with_a_head_that_waits_and_the_last_model_kept(pretrain, world, tmp_path):
+    options = ("--teacher", world / "bert", "--student_layers", "2", "--eval_steps", "2", "--learning_rate", "1e-3")
+    pretrain(*options, "--stages", "wr_pair", "0.5", "logits", "hard=1..0", "--save", "last", "--output_dir",
+             tmp_path / "run")  # fmt: skip
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["metric"] == "mlm_loss" and [e["step"] for e in record["history"]] == [2, 4, 6]
+    assert record["best"]["step"] in (4, 6) and all("mlm_loss" in e["metrics"] for e in record["history"])
+    assert record["options"]["stages"] == [[0.0, {"wr_pair": 1.0}], [0.5, {"logits": 1.0, "hard": [1.0, 0.0]}]]
+    assert "step 6:" in (tmp_path / "run" / "README.md").read_text()
+    # A preset's stages are those of fine-tuning; relations alone have their own score.
+    pretrain(*options, "--terms", "minilm", "--output_dir", tmp_path / "minilm")
+    record = json.loads((tmp_path / "minilm" / "run.json").read_text())
+    assert record["metric"] == "relation_loss" and record["options"]["stages"] is None
+
+
 def test_narrower_students_and_other_terms_train_too(pretrain, world, tmp_path):
     pretrain("--teacher", world / "bert", "--student_layers", "2", "--student_hidden", "64", "--terms", "tinybert",
              "attention_mse=0", "--max_steps", "2", "--output_dir", tmp_path / "run")  # fmt: skip

@@ -70,7 +70,9 @@ def runs(once, world, teacher, monkeypatch):
                   "--max_train_samples", "65", "--max_eval_samples", "33", "--max_seq_length", "32",
                   "--num_train_epochs", "1", "--logging_steps", "1"]  # fmt: skip
         every = [*common, "--terms", "ckd", "pkd=1", "hidden_mse=0.1", "attention_mse=0.1", "embedding_mse=0.1",
-                 "hidden_cosine=1", "minilm=1", "--hard_weight", "0.5"]  # fmt: skip
+                 "hidden_cosine=1", "minilm=1", "--hard_weight", "0.5", "--stages", "wr_pair", "wr_triple", "ltr_pair",
+                 "ltr_triple", "hidden_mse", "0.4", "logits=0.5..1", "hard", "pkd", "hidden_mse", "attention_mse",
+                 "embedding_mse", "hidden_cosine", "minilm", "wr_pair"]  # at first nothing trains the head
         cached = [*common, "--terms", "ckd", "--cache_teacher"]
         sizes = [*common[:6], *common[8:], "--width_mults", "1", "0.5", "--terms", "ckd", "--hard_weight", "0.5"]
         text = ["--corpus", world / "text" / "train.txt", "--validation_corpus", world / "text" / "valid.txt"]

@@ -136,7 +136,7 @@ def dry_run(script, *arguments, launch="python", **variables):
 @pytest.mark.parametrize("script, arguments, count", [
     ("run_glue.sh", [], 2 + 2 * 2 * 3), ("run_glue.sh", ["demo"], 2 + 2 * 3), ("run_squad.sh", [], 1 + 2 * 3),
     ("run_squad.sh", ["demo"], 2 + 2 * 3), ("run_pretrain.sh", [], 1 + 2 + 2 * 2 * 3),
-    ("run_pretrain.sh", ["demo"], 3 + 2 * 3), ("run_ablation.sh", [], 2 * 2 * 28),
+    ("run_pretrain.sh", ["demo"], 3 + 2 * 3), ("run_ablation.sh", [], 2 * 2 * 29),
     ("run_dynabert.sh", [], 2 + 2 * 2 * 2 * 2), ("run_dynabert.sh", ["demo"], 2 + 2 * 2 * 2),
 ])  # fmt: skip
 def test_every_command_that_a_script_prints_would_start_after_those_it_needs(script, arguments, count, launch):
@@ -224,6 +224,22 @@ def test_the_two_waves_of_the_readme_run_as_pasted(launcher, tmp_path):
         assert [words[0] for words in done] == ["0", "1", "0", "1", "2", "3", "4", "5"]
 
 
+@pytest.mark.parametrize("script", ["run_glue.sh", "run_squad.sh"])
+def test_each_method_has_its_own_recipe_and_what_is_given_wins(script):
+    def recipes(*arguments):
+        commands = dry_run(script, *arguments, METHODS=" ".join(losses.PRESETS), SEEDS="1", TASKS="mrpc",
+                           TEMPERATURE="4")  # fmt: skip
+        return {o.run_name: (o.temperature, o.hard_weight, o.stages) for _, o in commands if o.teacher}
+
+    found = recipes()
+    assert {name: recipe[:2] for name, recipe in found.items()} == {
+        "kd": (4, 0), "pkd": (10, 0.5), "tinybert": (1, 0), "distilbert": (2, 2), "minilm": (1, 1), "ckd": (4, 0),
+    }  # fmt: skip
+    assert {name for name, recipe in found.items() if recipe[2]} == {"tinybert", "minilm"}
+    found = recipes("--temperature", "1.5", "--hard_weight=3", "--stages", "hard", "logits=1")
+    assert set(map(str, found.values())) == {"(1.5, 3.0, None)"}
+
+
 def test_every_grid_of_the_ablation_is_there():
     commands = dry_run("run_ablation.sh", "--max_steps", "5", TASKS="mrpc rte", SEEDS="1 2")
     runs = {}
@@ -244,6 +260,9 @@ def test_every_grid_of_the_ablation_is_there():
     assert [(run.temperature, run.terms["wr_pair"], run.terms["ltr_triple"]) for run in runs["ckd"][::2]] == [
         (4, 16, 16), (3, 9, 90)
     ]  # fmt: skip
+    first, then = runs["relations-first"][0].stages
+    assert first == [0.0, {name: runs["ckd"][0].terms[name] for name in losses.TERMS if name in relations}]
+    assert then == [0.5, {"logits": 1.0}]
     sizes = [(of[0].student_layers, of[0].student_hidden) for name, of in runs.items() if name.startswith("size-")]
     assert sizes == [(6, 768), (4, 512), (4, 312), (2, 128)]
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import losses
 import pictures
 import records
 import report
@@ -188,9 +189,51 @@ def test_baseline_interval_is_paired_by_seed(tmp_path, tables):
     text = tables(write(tmp_path, *runs, make_run("pkd", seed=2, score=0.25), make_run("minilm", seed=99)),
                   "--baseline", "kd")
     # differences 1, 2, 3: mean 2, std 1, half width 4.30265 / sqrt(3) = 2.484
-    assert cells(text, "ckd")[1] == ["+2.0 [-0.5, +4.5] (3)"]
-    assert cells(text, "pkd")[1] == ["-5.0 (n=1, no interval)"]
-    assert cells(text, "minilm")[1] == ["-"]
+    assert cells(text, "ckd")[-1] == ["+2.0 [-0.5, +4.5] (3)"]
+    assert cells(text, "pkd")[-1] == ["-5.0 (n=1, no interval)"]
+    assert cells(text, "minilm")[-1] == ["-"]
+
+
+def test_bold_is_the_best_student_and_all_that_a_paired_test_cannot_tell_from_it(tmp_path, tables):
+    draw, scores = random.Random(1), {}
+    for name, mean in (("teacher", 0.9), ("finetune", 0.2), ("kd", 0.47), ("pkd", 0.3), ("minilm", 0.45), ("ckd", 0.5)):
+        scores[name] = [mean + draw.gauss(0, 0.05) for _ in range(4)]
+    runs = [make_run(name, task, seed, score) for task in ("cola", "rte") for name, of in scores.items()
+            for seed, score in enumerate(of)]  # fmt: skip
+    text = tables(write(tmp_path, *runs, make_run("distilbert", seed=1, score=0.8), make_run("ckd", seed=9, score=0.5)))
+    best = {name for name, of in scores.items() if name != "teacher"
+            and (name == "ckd" or scipy.stats.ttest_rel(scores["ckd"], of).pvalue >= 0.05)}  # fmt: skip
+    assert 1 < len(best) < 5
+    for name in scores:  # also of the average over tasks; one seed, though better, says nothing
+        first = cells(text, name)[0]
+        assert [cell.startswith("**") for cell in (first[0], first[1], first[2])] == [name in best] * 3, name
+    assert cells(text, "distilbert")[0][0] == "80.0 (1)"
+    # Lower is better in pre-training, and a score that is not known is not compared.
+    runs = [make_run(name, "mlm", seed, -loss, stage="pretrain", metrics={"mlm_loss": loss},
+                     last=math.nan if (name, seed) == ("ckd", 1) else -loss)
+            for name, of in (("kd", (2.0, 2.1)), ("ckd", (1.0, 1.2)), ("pkd", (3.1, 3.2)))
+            for seed, loss in enumerate(of)]  # fmt: skip
+    text = tables(write(tmp_path / "pretrain", *runs))
+    assert [cells(text, name)[0][0][:2] == "**" for name in ("kd", "ckd", "pkd")] == [False, True, False]
+    assert [cells(text, name)[0][1][:2] == "**" for name in ("kd", "ckd", "pkd")] == [True, False, False]
+
+
+def test_the_recipe_of_a_row_is_named_as_options(tmp_path, tables):
+    def options(**changes):
+        return {"terms": {"logits": 5.0, "hidden_cosine": 1.0}, "hard_weight": 2.0, "temperature": 2.0} | changes
+
+    stages = [[0.0, {"minilm": 1.0}], [0.5, {"logits": [0.0, 1.0], "hard": 0.5}]]
+    text = tables(write(
+        tmp_path, make_run("finetune", options={"terms": {}}), make_run("distilbert", options=options()),
+        make_run("distilbert", "rte", options=options()), make_run("minilm", options=options(stages=stages)),
+        make_run("minilm", "rte", options=options(temperature=1.0)), make_run("odd", options={"terms": 3}),
+    ))  # fmt: skip
+    text = " ".join(text.split())
+    assert "Recipe of distilbert: --terms logits=5 hidden_cosine=1 --hard_weight 2 --temperature 2 Recipe" in text
+    staged = "--stages minilm=1 0.5 logits=0..1 hard=0.5 --temperature 2"
+    assert f"Recipe of minilm on cola: {staged} Recipe of minilm on rte: --terms" in text
+    assert "Recipe of finetune" not in text and "Recipe of odd" not in text
+    losses.split_stages(staged.split()[1:-2])  # as it would be typed
 
 
 def test_incomplete_runs_are_named_and_left_out(tmp_path, tables):

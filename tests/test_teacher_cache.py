@@ -42,12 +42,13 @@ def test_the_losses_are_those_of_the_teacher_itself(finetune, teacher, tmp_path,
     finetune(*options, "--output_dir", tmp_path / "cached", "--cache_teacher")
     # Half precision is within 2^-11 of each component; the steps after the first ones amplify it.
     direct, cached = terms_of(tmp_path / "direct"), terms_of(tmp_path / "cached")
-    assert set(direct) == set(cached) and all(len(v) == 12 for v in cached.values())
+    # Of a preset in two stages each term has its half.
+    assert set(direct) == set(cached) and all(len(v) in (6, 12) for v in cached.values())
     for tag in direct:
         assert cached[tag] == pytest.approx(direct[tag], rel=2e-3, abs=1e-7), tag
     # One example to see the shapes, then 96 in batches of 64; a second run, of another seed, computes only the first.
     assert len(calls) == 3
-    finetune(*options, "--seed", "2", "--max_steps", "1", "--output_dir", tmp_path / "again", "--cache_teacher")
+    finetune(*options, "--seed", "2", "--max_steps", "2", "--output_dir", tmp_path / "again", "--cache_teacher")
     assert len(calls) == 4 and len(list(folder.iterdir())) == 1
 
 
