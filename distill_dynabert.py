@@ -91,7 +91,7 @@ def check_args(args):
     stage = "labels" if args.student else "depth" if deep else "width"
     args.run_name = args.run_name or "-".join([*(words if args.teacher else ["dynabert"]), stage]).replace("=", "")
     runs.check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/{args.task}/{args.run_name}/seed{args.seed}"
+    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
     args.student = args.student or args.teacher  # a copy of its own
 
 
@@ -192,21 +192,22 @@ def aligned(args, layers, teacher):
 
 
 def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
-    """The function model -> (metrics of every sub-network and the mean of their scores, this mean, figures).
+    """The function model -> (metrics of every sub-network, mean of the scores, of the losses; the mean score; figures).
 
     A metric's name ends in its sub-network, as in accuracy/w0.5_d1. figures(model) -> {name: figure}.
     """
     def evaluate(model):
         """See above."""
-        model, result, scores = accelerator.unwrap_model(model), {}, []
+        model, result, scores, lost = accelerator.unwrap_model(model), {}, [], []
         for size in sizes[::-1]:
             dynabert.resize(model, size)
             found, _ = kind.evaluate(model, splits, tokenizer, args, accelerator)
+            lost.append(found.pop("loss"))
             result |= {f"{name}/{size}": value for name, value in found.items() if "/" not in name}
             scores.append(metrics.score(found, kind.task.metrics))
         dynabert.resize(model)
         mean = sum(scores) / len(scores)
-        return {"mean_score": mean, **result}, mean, figures(model)
+        return {"mean_score": mean, **result, "loss": sum(lost) / len(lost)}, mean, figures(model)
 
     return evaluate
 
@@ -223,8 +224,8 @@ def finish(args, record, sizes, student, teacher, accelerator):
                 **measure.describe(small, args.max_seq_length), "heads": size.heads,
                 "latency": measure.latency_record(small, teacher, args.max_seq_length),
             })  # fmt: skip
-    record |= {"subnetworks": rows, "latency": rows[0]["latency"], "status": "complete"}
-    runs.write_json(Path(args.output_dir) / "run.json", record)
+    record |= {"subnetworks": rows, "latency": rows[0]["latency"]}
+    runs.complete(args, record)
 
 
 def main(argv=None):
@@ -261,8 +262,8 @@ def main(argv=None):
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
     record = runs.new_record(
-        args, accelerator, "dynabert", args.task, train_examples=len(recipe.lengths), metric=kind.task.metrics[0],
-        headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
+        args, accelerator, "dynabert", args.dataset_name or args.task, train_examples=len(recipe.lengths),
+        metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
         model=measure.describe(student, args.max_seq_length),
         teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
     )  # fmt: skip

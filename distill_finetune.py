@@ -130,7 +130,7 @@ def make_figures(args, splits, teacher, tokenizer, accelerator):
         """See above; none without a teacher, and in the main process only."""
         if not (teacher and args.layer_pairs and accelerator.is_main_process):
             return {}
-        return {"relations/words": models.relation_figure(model, teacher, args.layer_pairs, sentence, tokens)}
+        return models.relation_figures(model, teacher, args.layer_pairs, sentence, tokens)
 
     return figures
 

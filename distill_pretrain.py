@@ -199,8 +199,26 @@ def make_losses(args, teacher):
     return terms, weights
 
 
-def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator):
-    """The function model -> (metrics, score, figures) over the held-out blocks, with masks that never change."""
+def make_figures(args, teacher, held_out, tokenizer, accelerator):
+    """The function model -> {name: figure} of its relations beside the teacher's in the first held-out block."""
+    ids = held_out[0]["input_ids"][:24]
+    tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
+    block = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def figures(model):
+        """See above; none without a teacher, and in the main process only."""
+        if not (teacher and args.layer_pairs and accelerator.is_main_process):
+            return {}
+        return models.relation_figures(model, teacher, args.layer_pairs, block, tokens)
+
+    return figures
+
+
+def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator, figures):
+    """The function model -> (metrics, score, figures) over the held-out blocks, with masks that never change.
+
+    figures: from a model to them.
+    """
     size = args.per_device_eval_batch_size
     batches = [list(range(i, min(i + size, len(held_out)))) for i in range(0, len(held_out), size)]
     trained_head = "logits" in weights or "hard" in weights
@@ -230,8 +248,8 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator)
             result = {"mlm_loss": loss, "perplexity": math.exp(min(loss, 50)), **result}
             if "teacher_agreement" in sums:
                 result["teacher_agreement"] = sums["teacher_agreement"] / sums["masked"]
-            return {**result, "loss": loss}, -loss, {}
-        return {"relation_loss": total, **result, "loss": total}, -total, {}
+            return {**result, "loss": loss}, -loss, figures(model)
+        return {"relation_loss": total, **result, "loss": total}, -total, figures(model)
 
     return evaluate
 
@@ -261,12 +279,13 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
     positions = {str(worker): None for worker in range(max(1, args.num_workers))} if args.streaming else {}
     rows, held_rows = None if args.streaming else corpus.Rows(blocks), corpus.Rows(held_out)
     read = make_stream_reader(args, blocks, positions) if args.streaming else lambda indices: (rows[indices], None)
+    figures = make_figures(args, teacher, held_out, tokenizer, accelerator)
     check = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
     return training.Recipe(
         lengths=training.Constant(args.seq_length), plan=plan, loss=loss, save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
         collate=make_collate(args, read, tokenizer, vocab_size), positions=positions,
-        evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator),
+        evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator, figures),
     )  # fmt: skip
 
 

@@ -666,16 +666,22 @@ def max_tokens(config):
 
 
 @torch.no_grad()
-def relation_figure(student, teacher, pairs, inputs, tokens):
-    """Figure of the cosines between the words of one sentence, teacher and student side by side, in the last pair.
+def relation_figures(student, teacher, pairs, inputs, tokens):
+    """{tag: figure} of the cosines that both models have in one sentence, teacher and student side by side.
 
-    inputs: tensors [1, T] for both models. tokens: the T words to write at the axes.
+    relations/words: between its words, in the last of the aligned pairs; relations/layers: between every two aligned
+    layers, for each word, where there are two. inputs: tensors [1, T] for both models. tokens: the T words.
     """
     import pictures  # here: matplotlib takes 0.3 s, and runs without a teacher draw nothing
 
-    cosines = []
-    for model, layer in zip((teacher, student), pairs[-1][::-1], strict=True):
-        hidden = model(**model_inputs(model, inputs), output_hidden_states=True)["hidden_states"][layer][0].float()
-        unit = torch.nn.functional.normalize(hidden, dim=-1)
-        cosines.append((unit @ unit.T).cpu().numpy())
-    return pictures.relation_figure(*cosines, tokens)
+    words, layers = [], []
+    for model, own in zip((teacher, student), list(zip(*pairs, strict=True))[::-1], strict=True):
+        encoder = (model.model if isinstance(model, MaskedLM) else model).base_model
+        hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True).hidden_states
+        unit = torch.nn.functional.normalize(torch.stack([hidden[i][0] for i in own], 1).float(), dim=-1)  # [T, L, D]
+        words.append((unit[:, -1] @ unit[:, -1].T).cpu().numpy())
+        layers.append((unit @ unit.mT)[:, *torch.triu_indices(len(own), len(own), 1)].cpu().numpy())
+    figures = {"relations/words": pictures.relation_figure(*words, tokens)}
+    if len(pairs) > 1:
+        figures["relations/layers"] = pictures.relation_figure(*layers, tokens, "layers 1-2, 1-3, ... of the aligned")
+    return figures

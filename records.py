@@ -102,11 +102,28 @@ def results(run):
     row["subnetworks"] = subnetworks(run) if row["stage"] == "dynabert" else []
     commit = get(run, "a printable text", "git", "commit", optional=True)
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
-    names = run.get("headline")  # missing in older records
+    names = run.get("headline")  # the headline metrics; missing in older records
     row["headline"] = [name for name in names if KINDS["a printable text"](name)] if isinstance(names, list) else []
+    row["history"] = history(run)
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
     return {"1": math.nan, "32": math.nan} | row
+
+
+def history(run):
+    """The evaluations of a run as they were noted; ReportError names the first that is damaged."""
+    entries = run.get("history", [])
+    if not isinstance(entries, list):
+        raise ReportError(f"history is {reprlib.repr(entries)}, not a list")
+    for i, entry in enumerate(entries):
+        try:
+            get({"entry": entry}, "an object", "entry", "metrics")
+            get(entry, "a finite number", "step")
+            for key in ("score", "loss"):
+                get(entry, "a finite number", key, optional=True)
+        except ReportError as error:
+            raise ReportError(f"history, entry {i}: {error}") from error
+    return entries
 
 
 def subnetworks(run):

@@ -1,4 +1,4 @@
-"""Tables (Markdown) and plots (PNG) of finished runs: `python report.py runs/cola --baseline kd`; reads run.json."""
+"""Tables and plots of finished runs: `python report.py runs/cola --baseline kd`; reads their run.json."""
 
 import argparse
 import html
@@ -179,9 +179,14 @@ def report_text(runs, left_out, baseline):
     return "\n\n".join(texts)
 
 
+def seed_points(runs, x):
+    """A row for each run: x and its best headline score y."""
+    return pd.DataFrame({"name": runs["name"], "x": x, "y": runs["best"].map(headline(runs).of)})
+
+
 def points(runs, x):
     """A row for each method: mean and standard deviation of x and of the best headline score."""
-    scores = pd.DataFrame({"name": runs["name"], "x": x, "y": runs["best"].map(headline(runs).of)})
+    scores = seed_points(runs, x)
     means, stds = (getattr(scores.groupby("name", observed=True), of)() for of in ("mean", "std"))
     return means.join(stds.add_prefix("d")).reset_index()
 
@@ -211,45 +216,158 @@ def window_curves(runs):
     return curves
 
 
-def write_plots(runs, folder):
-    """Writes the PNGs into the folder; returns their paths."""
+def without_teacher(runs):
+    """(a task's runs without the teacher's, its best headline score); all of them and None where it stands alone."""
+    teachers = runs[runs["name"] == "teacher"]
+    if not 0 < len(teachers) < len(runs):
+        return runs, None
+    return runs[runs["name"] != "teacher"], teachers["best"].map(headline(teachers).of).mean()
+
+
+def learning_curves(runs, value):
+    """(means over seeds, each seed's) of value(entry) at every evaluation; means where all seeds were evaluated.
+
+    Empty where no method was evaluated twice.
+    """
+    rows = [(name, seed, entry["step"], value(entry)) for name, seed, entries in
+            zip(runs["name"], runs["seed"], runs["history"], strict=True) for entry in entries]  # fmt: skip
+    threads = pd.DataFrame(rows, columns=["name", "seed", "x", "y"]).dropna()
+    names = threads.groupby("name", observed=True)
+    if threads.empty or names["x"].nunique().max() < 2:
+        return threads[:0], threads[:0]
+    means = threads.groupby(["name", "x"], observed=True)["y"].agg(["mean", "count"]).reset_index()
+    means = means[means["count"] == means["name"].astype(str).map(names["seed"].nunique().rename(index=str))]
+    return means.rename(columns={"mean": "y"}).assign(dx=math.nan, dy=math.nan), threads
+
+
+def curve_panels(task, runs, teacher):
+    """The panels of learning curves: the headline score, and the loss on the dev set where it was noted."""
+    main, panels = headline(runs), []
+
+    def score(entry):
+        return main.of(entry) if main.key is None or main.key in entry["metrics"] else math.nan
+
+    def loss(entry):
+        return math.nan if entry.get("loss") is None else entry["loss"]
+
+    for label, value, line in ((main.title + " x 100" * (main.scale == 100), score, teacher),
+                               ("loss on the dev set", loss, {})):  # fmt: skip
+        means, threads = learning_curves(runs, value)
+        if len(means):
+            panels.append(({"title": task, "xlabel": "optimiser step", "ylabel": label, "threads": threads, **line},
+                           means, "-"))  # fmt: skip
+    return panels
+
+
+def window_panels(task, runs, label, teacher):
+    """The panel of scores over windows, if runs differ in these alone."""
+    curves = window_curves(runs)
+    ticks = sorted({window for windows in curves.values() for window in windows})
+    every = [(same.assign(name=name), ticks.index(window)) for name, windows in curves.items()
+             for window, same in windows.items()]  # fmt: skip
+    if not every:
+        return []
+    return [({"title": task, "xlabel": "window W (words, evenly spaced)", "ylabel": label, "xticks": range(len(ticks)),
+              "xticklabels": ["all" if tick == math.inf else f"{tick:g}" for tick in ticks],
+              "seeds": pd.concat([seed_points(same, at) for same, at in every]), **teacher},
+             pd.concat([points(same, at).assign(dx=math.nan) for same, at in every]), "-")]  # fmt: skip
+
+
+def write_plots(runs, folder, formats=("png",)):
+    """Writes the plots into the folder in each of the formats; returns their paths."""
     names, machines = [*runs["name"].unique().sort_values()], sorted(runs["machine"].unique())
-    (unit, seconds), plots = time_unit(runs), {"scores": [], "flops": [], "time": [], "window": []}
+    (unit, seconds), plots = time_unit(runs), {kind: [] for kind in ("scores", "flops", "time", "window", "curves")}
     alone = runs[runs["stage"] != "dynabert"]
     plots["dynabert"] = report_dynabert.panels(runs[runs["stage"] == "dynabert"], alone[alone["stage"] == "finetune"])
-    for (_, task), own in alone.groupby(["stage", "task"], observed=True):
-        main = headline(own)
+    tasks = [(task, *without_teacher(own)) for (_, task), own in alone.groupby(["stage", "task"], observed=True)]
+    rows = [name for name in names[::-1] if any(name in set(own["name"]) for _, own, _ in tasks)]
+    for task, own, score in tasks:
+        main, teacher = headline(own), {} if score is None else {"teacher": score}
         label = main.title + (" x 100" if main.scale == 100 else "")
-        rows = points(own, 0).rename(columns={"x": "y", "y": "x", "dx": "dy", "dy": "dx"})
-        rows = rows.assign(y=[names[::-1].index(name) for name in rows["name"]], dy=math.nan)
+        turned = {"x": "y", "y": "x", "dx": "dy", "dy": "dx"}
+        means, seeds = (table.rename(columns=turned).assign(y=[rows.index(name) for name in table["name"]], dy=math.nan)
+                        for table in (points(own, 0), seed_points(own, 0)))  # fmt: skip
         plots["scores"].append((
-            {"title": task, "xlabel": label, "yticks": range(len(names)), "ylim": (-0.6, len(names) - 0.4),
-             "yticklabels": [pictures.short(name) for name in names[::-1]]}, rows, "none"))  # fmt: skip
+            {"title": task, "xlabel": label, "yticks": range(len(rows)), "ylim": (-0.6, len(rows) - 0.4),
+             "yticklabels": [pictures.short(name) for name in rows], "seeds": seeds, **teacher},
+            means, "none"))  # fmt: skip
+        means = side_by_side(points(own, own["model.flops_per_sequence"] / 1e9))
+        seeds = seed_points(own, own["name"].astype(str).map(dict(zip(means["name"], means["x"], strict=True))))
         plots["flops"].append((
-            {"title": task, "xlabel": "GFLOPs per sequence\n(equal values side by side)", "ylabel": label},
-            side_by_side(points(own, own["model.flops_per_sequence"] / 1e9)), "none"))  # fmt: skip
+            {"title": task, "xlabel": "GFLOPs per sequence\n(equal values side by side)", "ylabel": label,
+             "seeds": seeds, **teacher}, means, "none"))  # fmt: skip
         for machine, of in own.groupby("machine"):
-            where = f", machine {machines.index(machine) + 1}" if len(machines) > 1 else ""
+            where, took = f", machine {machines.index(machine) + 1}" * (len(machines) > 1), of["time.train_s"] / seconds
             plots["time"].append((
-                {"title": task + where, "xlabel": f"training time ({unit})", "ylabel": label},
-                side_by_side(points(of, of["time.train_s"] / seconds)), "none"))  # fmt: skip
-        curves = window_curves(own)
-        ticks = sorted({window for windows in curves.values() for window in windows})
-        lines = [points(same.assign(name=name), ticks.index(window)).assign(dx=math.nan)
-                 for name, windows in curves.items() for window, same in windows.items()]  # fmt: skip
-        plots["window"] += [(
-            {"title": task, "xlabel": "window W (words, evenly spaced)", "ylabel": label, "xticks": range(len(ticks)),
-             "xticklabels": ["all" if tick == math.inf else f"{tick:g}" for tick in ticks]},
-            pd.concat(lines), "-")] if lines else []  # fmt: skip
-    paths = {folder / f"report_{kind}.png": panels for kind, panels in plots.items() if panels}
-    for path, panels in paths.items():
-        caption = ["best dev score: mean over seeds, bars ± sample standard deviation"]
-        if path.stem == "report_dynabert":
+                {"title": task + where, "xlabel": f"training time ({unit})", "ylabel": label,
+                 "seeds": seed_points(of, took), **teacher}, side_by_side(points(of, took)), "none"))  # fmt: skip
+        plots["window"] += window_panels(task, own, label, teacher)
+        plots["curves"] += curve_panels(task, own, teacher)
+    paths = []
+    for kind, panels in plots.items():
+        line = "; dashed: the teacher" * any("teacher" in properties for properties, _, _ in panels)
+        caption = [f"best dev score: mean over seeds, bars ± sample standard deviation, small points: seeds{line}"]
+        if kind == "curves":
+            caption = [f"at each evaluation: mean over seeds, thin lines: seeds{line}"]
+        if kind == "dynabert":
             caption = ["best dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
-        if path.stem == "report_time" and len(machines) > 1:
+        if kind == "time" and len(machines) > 1:
             caption += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
-        pictures.draw_panels(path, panels, names, "\n".join(caption))
-    return list(paths)
+        if panels:
+            paths += pictures.draw_panels(folder / f"report_{kind}.png", panels, names, "\n".join(caption), formats)
+    return paths
+
+
+# --- tables for other programs ---------------------------------------------------------------------------------------
+
+
+TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "±": r"$\pm$", "~": r"\textasciitilde{}",
+       "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+       **{sign: "\\" + sign for sign in "$&%#_"}}  # fmt: skip
+
+
+def tex_cell(cell):
+    """A cell of a Markdown table, as `escape` wrote it and perhaps in bold, for LaTeX."""
+    parts = [html.unescape(re.sub(r"\\(.)", r"\1", part)) for part in re.split(r"(?<!\\)\*\*", cell.strip())]
+    parts = ["".join(TEX.get(c, c) for c in part) for part in parts]
+    return "".join(rf"\textbf{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
+
+
+def latex(text):
+    """The Markdown tables of a report as LaTeX, one for each heading, whole where the report continues them below."""
+    tables, heading, last = [], [], False
+    for block in text.split("\n\n"):
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines() if line.startswith("|")]
+        if block.startswith("#"):
+            heading = ([] if block.startswith("## ") else heading[:1]) + [tex_cell(block.lstrip("# "))]
+        if rows:
+            frame = pd.DataFrame([list(map(tex_cell, row)) for row in rows[2:]], columns=map(tex_cell, rows[0]))
+            if last and frame.iloc[:, 0].tolist() == tables[-1][1].iloc[:, 0].tolist():
+                tables[-1][1] = pd.concat([tables[-1][1], frame.iloc[:, 1:]], axis=1)
+            else:
+                tables.append([": ".join(heading), frame])
+        last = bool(rows)
+    return r"% \usepackage{booktabs}" + "\n\n" + "\n".join(
+        frame.to_latex(index=False, escape=False, caption=caption, position="htbp",
+                       column_format="l" + "r" * (frame.shape[1] - 1)) for caption, frame in tables)  # fmt: skip
+
+
+def numbers(runs):
+    """A row for each stage, task, method and customary metric: means and standard deviations over seeds, as numbers."""
+    rows = []
+    for (stage, task, name), own in runs.groupby(["stage", "task", "name"], observed=True):
+        task_runs = runs[(runs["stage"] == stage) & (runs["task"] == task)]
+        for measure in customary(task_runs) or [headline(task_runs)]:
+            row = {"stage": stage, "task": task, "method": name, "metric": measure.key or own["metric"].iloc[0],
+                   "seeds": len(own)}  # fmt: skip
+            for part in ("best", "last"):
+                values = own[part].map(measure.of)
+                row |= {f"{part}_mean": values.mean(skipna=False), f"{part}_std": values.std(skipna=False)}
+            means = {place.rpartition(".")[2]: own[place].mean() for place, _, _ in SIZES.values()}
+            rows.append(row | means | {"speedup_batch_1": own["1"].mean(), "speedup_batch_32": own["32"].mean(),
+                                       "train_s": own["time.train_s"].mean(),
+                                       "machine": "; ".join(sorted(own["machine"].unique()))})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 class Parser(argparse.ArgumentParser):
@@ -269,13 +387,17 @@ def build_parser():
     table = parser.add_argument_group("tables")
     table.add_argument("--methods", type=lambda text: text.split(","), metavar="A,B",
                        help="names of the methods to report, separated by commas (default: all)")
+    table.add_argument("--tables", nargs="+", choices=("latex", "csv"), default=[], metavar="FORM",
+                       help="also write report.tex (latex) or report.csv (csv) beside the plots (default: none)")
+    paths.add_argument("--formats", nargs="+", choices=("png", "pdf", "svg"), default=["png"], metavar="FORM",
+                       help="of the plots: png, pdf, svg (default: png)")
     table.add_argument("--baseline", metavar="NAME",
                        help="method from which paired differences over seeds are taken (default: none)")
     return parser
 
 
 def main(argv=None):
-    """Prints the tables and writes the plots; returns the exit status."""
+    """Prints the tables and writes them and the plots; returns the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
     folder = where = args.output_dir or args.runs[0]
@@ -293,7 +415,11 @@ def main(argv=None):
         with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as temporary:  # all is written, then renamed
             if args.output_dir:
                 Path(temporary, "report.md").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-            paths = write_plots(runs, Path(temporary))
+            if "latex" in args.tables:
+                Path(temporary, "report.tex").write_text(latex(text), encoding="utf-8", errors="backslashreplace")
+            if "csv" in args.tables:
+                numbers(runs).to_csv(Path(temporary, "report.csv"), index=False)
+            paths = write_plots(runs, Path(temporary), args.formats)
             for path in sorted(Path(temporary).iterdir()):
                 os.replace(path, folder / path.name)
         where = "standard output"

@@ -709,3 +709,26 @@ def test_describe_names_the_shape_of_every_family(family):
     assert (found["type"], found["vocab_size"], found["seq_length"]) == (family, V, T)
     assert found["flops_per_sequence"] == measure.count_flops(model, T) > 0
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_figures_of_relations_hold_the_cosines_of_words_and_of_layers(world, masked):
+    auto = AutoModelForMaskedLM if masked else AutoModelForSequenceClassification
+    teacher = auto.from_pretrained(world / "bert").eval()
+    torch.manual_seed(3)
+    student = models.build_student(teacher, auto, {"layers": 2, "hidden": 32, "heads": 4}, "random").eval()
+    pairs, ids = [(0, 0), (1, 2), (2, 3)], torch.tensor([[2, 9, 10, 11, 3]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    both = [models.MaskedLM(m) if masked else m for m in (student, teacher)]
+    figures = models.relation_figures(*both, pairs, batch, ["[CLS]", "a", "b", "c", "[SEP]"])
+    assert list(figures) == ["relations/words", "relations/layers"]
+    cosine = torch.nn.functional.cosine_similarity
+    for at, (model, layers) in enumerate(((teacher, [0, 2, 3]), (student, [0, 1, 2]))):
+        with torch.no_grad():
+            hidden = model(**batch, output_hidden_states=True).hidden_states
+        words, of_layers = (figures[name].axes[at].images[0].get_array() for name in figures)
+        last = hidden[layers[-1]][0]
+        torch.testing.assert_close(torch.tensor(words.data), cosine(last[:, None], last[None], dim=-1))
+        expected = [cosine(hidden[layers[i]][0], hidden[layers[j]][0], dim=-1) for i, j in ((0, 1), (0, 2), (1, 2))]
+        torch.testing.assert_close(torch.tensor(of_layers.data), torch.stack(expected, 1))
+    assert list(models.relation_figures(*both, pairs[2:], batch, list("abcde"))) == ["relations/words"]

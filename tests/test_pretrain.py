@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch.nn import functional as F
@@ -450,7 +451,11 @@ def test_plain_pre_training_then_distillation_then_fine_tuning(pretrain, finetun
     record = json.loads((tmp_path / "student" / "run.json").read_text())
     assert {"mlm_loss", "perplexity", "teacher_agreement", "logits", "wr_pair", "wr_triple", "ltr_pair", "ltr_triple"} \
         == set(record["best"]["metrics"])  # fmt: skip
+    assert record["best"]["loss"] == record["best"]["metrics"]["mlm_loss"]
     assert record["accounting"]["hours_for_one_epoch_of_english_wikipedia"] > 0
+    events = EventAccumulator(str(tmp_path / "student")).Reload()
+    assert events.Tags()["images"] == ["relations/words", "relations/layers"]
+    assert [e.step for e in events.Scalars("eval/loss")] == [0, 6]
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
     assert model.config.num_hidden_layers == 2
     text = AutoTokenizer.from_pretrained(tmp_path / "student")("the dog runs .", return_tensors="pt")

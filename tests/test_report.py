@@ -10,10 +10,12 @@ import re
 import statistics
 import subprocess
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas
 import pytest
 import scipy.stats
 from hypothesis import HealthCheck, given, settings
@@ -70,7 +72,12 @@ def write(root, *runs):
 def tables(capsys, monkeypatch):
     """Runs report.main without the plots (the slow part) and returns what it printed."""
     def call(*argv, said=()):
-        monkeypatch.setattr(report, "write_plots", lambda runs, folder: [])
+        def panels_alone(runs, *_):
+            for _, own in runs.groupby(["stage", "task"], observed=True):
+                report.curve_panels("", own, {})
+            return []
+
+        monkeypatch.setattr(report, "write_plots", panels_alone)
         assert report.main([str(arg) for arg in argv]) == 0
         out, err = capsys.readouterr()
         if said is None:  # at most one damaged record, anything else is an error
@@ -280,7 +287,9 @@ def test_damaged_files_are_named(tmp_path, capsys, content):
     (("time", "train_s"), -1, "time.train_s is -1"), (("name",), "a\nb", "name is 'a\\nb'"),
     (("seed",), "1", "seed is '1'"),
     (("latency", "speedup"), [], "latency.speedup is []"), (("teacher", "heads"), 0, "teacher.heads is 0"),
-    (("best", "metrics"), {"f1": "x"}, "best.metrics.f1 is 'x'"), (("stage",), [], "stage is []")])
+    (("best", "metrics"), {"f1": "x"}, "best.metrics.f1 is 'x'"), (("stage",), [], "stage is []"),
+    (("history", 0, "step"), "1", "history, entry 0: step is '1'"), (("history",), 1, "history is 1, not a list"),
+    (("history", 0), None, "history, entry 0: entry.metrics is missing")])
 def test_wrong_values_are_named(tmp_path, capsys, where, value, said):
     run = copy.deepcopy(make_run("kd"))
     parent = run
@@ -293,7 +302,7 @@ def test_wrong_values_are_named(tmp_path, capsys, where, value, said):
     assert f"{folder}/run.json: {said}" in refused(capsys, tmp_path)
     del parent[where[-1]]
     (folder / "run.json").write_text(json.dumps(run))
-    if where != ("latency", "speedup"):  # the only one of these that may be absent
+    if where != ("latency", "speedup") and where[0] != "history":  # the only ones of these that may be absent
         assert f"{'.'.join(where)} is missing" in refused(capsys, tmp_path)
 
 
@@ -330,7 +339,7 @@ def test_a_damaged_file_never_gives_a_traceback(tmp_path, tables, capsys, change
     (tmp_path / "changed").mkdir(exist_ok=True)
     (tmp_path / "changed" / "run.json").write_text(json.dumps(run))
     try:
-        tables(root, "--baseline", "ckd", said=None)
+        tables(root, "--baseline", "ckd", "--tables", "latex", "csv", said=None)
     except SystemExit as stop:  # a whole record that clashes with the others
         err = capsys.readouterr().err
         assert stop.code == 2 and err.startswith("report.py: error: ") and err.count("\n") == 1
@@ -420,6 +429,72 @@ def test_plots_and_report_file(tmp_path, capsys):
     for path in out.glob("*.png"):
         assert_picture(path)
     assert not list((tmp_path / "runs").glob("*.png"))
+
+
+def trained(name, seed, scores, losses=None, **changes):
+    """A run with one evaluation for each score, every 10 steps."""
+    history = [{"step": 10 * i, "epoch": i / 2, "score": score, "metrics": {"matthews_correlation": score},
+                "loss": losses and losses[i - 1]} for i, score in enumerate(scores, 1)]  # fmt: skip
+    return make_run(name, seed=seed, score=max(scores), history=history, **changes)
+
+
+def test_figures_and_tables_for_a_paper(tmp_path, capsys):
+    runs = [trained("kd_$x", seed, [0.1, 0.2 * seed], [0.7, 0.6]) for seed in (1, 2)]
+    root, out = write(tmp_path / "runs", *runs, make_run("teacher", score=0.5)), tmp_path / "out"
+    assert report.main([root, "--output_dir", str(out), "--formats", "pdf", "svg", "--tables", "latex", "csv"]) == 0
+    kinds = ("scores", "flops", "time", "curves")
+    assert {path.name for path in out.iterdir()} == {"report.md", "report.tex", "report.csv", *(
+        f"report_{kind}.{form}" for kind in kinds for form in ("pdf", "svg"))}  # fmt: skip
+    assert all((out / f"report_{kind}.pdf").read_bytes().startswith(b"%PDF-") for kind in kinds)
+    drawn = xml.etree.ElementTree.parse(out / "report_curves.svg")
+    texts = {"".join(element.itertext()).strip() for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"kd_$x", "teacher (line)", "Matthews x 100", "loss on the dev set"} <= texts
+    table = pandas.read_csv(out / "report.csv").set_index("method").loc["kd_$x"]
+    assert (table["seeds"], table["best_mean"], table["parameters"]) == (2, pytest.approx(30), 17_390_000)
+    assert table["best_std"] == pytest.approx(statistics.stdev([20, 40])) and table["speedup_batch_32"] == 2.5
+    text = (out / "report.tex").read_text()
+    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 1
+    row = r"kd\_\$x & 30.0 $\pm$ 14.1 (2) & 30.0 $\pm$ 14.1 (2) & 17.39 & 5.50 & 1.4 & 2.00x / 2.50x & 300.0 \\"
+    assert row in text
+
+
+def test_tables_that_go_on_below_are_one_in_latex_and_bold_stays_bold():
+    text = ("## A & B\n\n### Best score\n\n| method | x\\|y |\n|:--|--:|\n| a\\*\\*b | **1.0 ± 0.1** (3) |\n\n"
+            "| method | z |\n|:--|--:|\n| a\\*\\*b | 5 % |\n\n"
+            "### Last\n\n| method | x |\n|:--|--:|\n| &lt;q\\\\ | - |\n\nScores: of no table | at all.")  # fmt: skip
+    found = report.latex(text)
+    assert re.findall(r"caption\{(.*)\}", found) == [r"A \& B: Best score", r"A \& B: Last"]
+    assert r"method & x|y & z \\" in found and r"a**b & \textbf{1.0 $\pm$ 0.1} (3) & 5 \% \\" in found
+    assert r"\textless{}q\textbackslash{} & - \\" in found and "of no table" not in found
+
+
+def test_learning_curves_are_means_where_every_seed_was_evaluated(tmp_path):
+    runs = [trained("kd", 1, [0.1, 0.2, 0.3]), trained("kd", 2, [0.3, 0.4]), trained("ckd", 1, [0.5], [0.25]),
+            make_run("teacher", score=0.9)]  # fmt: skip
+    frame, _ = report.read_runs([Path(write(tmp_path, *runs))])
+    own, teacher = report.without_teacher(frame)
+    assert set(own["name"]) == {"kd", "ckd"} and teacher == 90
+    (panel,) = report.curve_panels("cola", own, {"teacher": teacher})  # the loss was noted once: no curve
+    properties, means, _ = panel
+    assert sorted(zip(means["name"], means["x"], means["y"].round(6), strict=True)) == [
+        ("ckd", 10, 50), ("kd", 10, 20), ("kd", 20, 30)]  # fmt: skip
+    threads = properties["threads"]
+    assert len(threads) == 6 and properties["teacher"] == 90
+    assert threads[(threads["seed"] == 1) & (threads["name"] == "kd")]["y"].tolist() == pytest.approx([10, 20, 30])
+    assert report.without_teacher(frame[frame["name"] == "teacher"])[1] is None  # alone it is a point
+
+
+def test_seeds_are_points_and_the_teacher_a_line(tmp_path, monkeypatch):
+    runs = [make_run("ckd", seed=seed, score=seed / 10, time={"train_s": 10.0 * seed}) for seed in (1, 2, 4)]
+    frame, _ = report.read_runs([Path(write(tmp_path, *runs, make_run("teacher", score=0.5)))])
+    drawn = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.update({Path(path).name: figure}))
+    report.write_plots(frame, tmp_path)
+    for name, axis in (("report_time.png", 1), ("report_scores.png", 0)):
+        (ax,) = drawn[name].axes
+        assert sorted(ax.collections[0].get_offsets()[:, axis]) == [10, 20, 40], name
+        assert any({*(line.get_xdata() if axis == 0 else line.get_ydata())} == {50} and line.get_linestyle() == "--"
+                   for line in ax.lines)  # fmt: skip
 
 
 def test_window_curve_needs_two_windows_of_one_recipe(tmp_path):
