@@ -1,7 +1,6 @@
 """The run folder: its lock, the record run.json with the hardware, and checkpoints that are whole or not there."""
 import contextlib
 import errno
-import fcntl
 import fnmatch
 import glob
 import hashlib
@@ -15,7 +14,6 @@ import re
 import resource
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +23,7 @@ import datasets
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 # Options that a resumed or finished run may change: they do not touch its result.
@@ -146,28 +145,18 @@ def check_name(name):
 
 
 def _lock(folder):
-    """Hold the folder's lock until this process ends; the kernel frees the lock of a process that died."""
+    """Hold the folder's lock until this process ends; it ends with a process that died, and what that forked."""
     path = folder / ".lock"
-    try:
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise ValueError(f"{path} is a symbolic link, and the lock of a run must be a file of its own: "
-                         "delete the link") from error  # fmt: skip
-    handle, status = os.fdopen(number, "r+", encoding="utf-8"), os.fstat(number)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+    if path.is_symlink() or (path.exists() and not (path.is_file() and path.stat().st_nlink == 1)):
         raise ValueError(f"{path} is not a file of its own, as the lock of a run must be: delete it")
+    lock = FileLock(path, is_singleton=True)  # of this process: it may open the folder again
     try:
-        # A lock of this kind belongs to the process: the workers that it forks do not keep it when it dies.
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = handle.read().strip() or "unknown process"
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        holder = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown process"
         raise ValueError(f"{folder} is in use by another run ({holder}): wait or choose another folder") from error
-    handle.truncate(0)
-    handle.write(f"process {os.getpid()} on {platform.node()}\n")
-    handle.flush()
-    return handle
+    path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+    return lock
 
 
 def options_of(args):
@@ -567,21 +556,12 @@ def rng_digest():
 
 
 def _take(path, wait):
-    """The lock file of a folder in the making, locked; None if it is locked already (unless told to wait) or gone."""
+    """The lock of a folder in the making, held within `with`; None if another holds it (unless told to wait) or it is
+    gone."""
     try:
-        handle = (path / ".lock").open("a")
-    except (FileNotFoundError, NotADirectoryError):
+        return FileLock(path / ".lock").acquire(blocking=wait)
+    except (Timeout, FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        # A lock of this kind belongs to one process: those it forks do not keep it alive.
-        fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if os.path.samestat(os.fstat(handle.fileno()), (path / ".lock").stat()):
-            return handle
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.ENOENT):
-            raise
-    handle.close()
-    return None
 
 
 @contextlib.contextmanager

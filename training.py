@@ -83,6 +83,8 @@ def add_arguments(parser):
     add("--gradient_accumulation_steps", type=number(int, 1, 10**4), default=1,
         help="forward passes per optimiser step")  # fmt: skip
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the steps in which the rate rises")
+    add("--lr_scheduler_type", choices=("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
+        default="linear", help="how the rate falls, as transformers has it")  # fmt: skip
     add("--weight_decay", type=number(float, 0, 1000), default=0.01, help="AdamW's, not for biases and LayerNorm")
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradient norm to clip at, 0 = no clipping")
     group = parser.add_argument_group("logging")
@@ -257,10 +259,20 @@ def make_optimizer(model, args):
 
 
 def learning_rate(args, step, total):
-    """Learning rate of optimiser step `step` (from 0) of `total`: linear warm-up, then linear decay to 0."""
+    """Learning rate of optimiser step `step` (from 0) of `total`: linear warm-up, then as args.lr_scheduler_type says.
+
+    Of the step alone, so that no checkpoint has to hold it. transformers begins the warm-up with a rate of 0, a step
+    that would change nothing: here it begins one later.
+    """
     warmup = math.ceil(args.warmup_ratio * total)
-    factor = (step + 1) / warmup if step < warmup else (total - step) / max(1, total - warmup)
-    return args.learning_rate * factor
+    schedule = _schedule(args.lr_scheduler_type, warmup, total)
+    return args.learning_rate * (1.0 if step + 1 == warmup else schedule(step + (step < warmup)))
+
+
+@functools.lru_cache(maxsize=4)
+def _schedule(kind, warmup, total):
+    """The function from a step to the share of the peak rate, of one of transformers' schedules."""
+    return transformers.get_scheduler(kind, torch.optim.SGD([torch.zeros(1)]), warmup, total).lr_lambdas[0]
 
 
 class Constant:

@@ -3,6 +3,7 @@ import argparse
 import ctypes
 import errno
 import json
+import math
 import os
 import platform
 import shutil
@@ -10,6 +11,7 @@ import signal
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForSequenceClassification, BertConfig
 
@@ -399,3 +401,26 @@ def test_large_buffers_come_from_memory_that_is_kept():
     assert now.hblkhd == before.hblkhd and now.uordblks - before.uordblks >= 2**26  # none is mapped for itself
     del buffer
     assert asked().arena == now.arena  # nothing was given back
+
+
+@pytest.mark.parametrize("total, ratio", [(1, 0.1), (7, 0.0), (40, 0.1), (41, 0.33), (10, 1.0)])
+def test_the_rate_rises_and_falls_as_before_bit_for_bit_and_never_wastes_a_step(total, ratio):
+    args = options_of("--learning_rate", "3e-4", "--warmup_ratio", str(ratio))
+    warmup = math.ceil(ratio * total)
+    expected = [3e-4 * ((step + 1) / warmup if step < warmup else (total - step) / max(1, total - warmup))
+                for step in range(total)]  # fmt: skip
+    assert [training.learning_rate(args, step, total) for step in range(total)] == expected and min(expected) > 0
+
+
+@pytest.mark.parametrize("kind", ["cosine", "constant", "constant_with_warmup", "inverse_sqrt"])
+def test_other_schedules_are_those_of_transformers(kind):
+    args, total, warmup = options_of("--lr_scheduler_type", kind, "--learning_rate", "1"), 30, 3
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler, rates = transformers.get_scheduler(kind, optimizer, warmup, total), []
+    for _ in range(total):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    found = [training.learning_rate(args, step, total) for step in range(total)]
+    assert found[warmup:] == pytest.approx(rates[warmup:])
+    assert found[:warmup] == pytest.approx(rates[1 : warmup + 1])  # one step earlier: theirs begins with 0

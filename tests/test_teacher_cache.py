@@ -166,12 +166,13 @@ def test_the_name_depends_on_configuration_and_row_boundaries(world):
 
 
 HOLDER = """
-import fcntl, os, pathlib, sys
+import os, pathlib, sys
+from filelock import FileLock
 final = pathlib.Path(sys.argv[1])
 temporary = final.with_name(f".tmp-{final.name}")
 temporary.mkdir(parents=True)
-lock = (temporary / ".lock").open("a")
-fcntl.lockf(lock, fcntl.LOCK_EX)
+lock = FileLock(temporary / ".lock")
+lock.acquire()
 if sys.argv[2] == "forks" and not os.fork():
     sys.stdin.read()  # outlives its parent, as worker processes do
     sys.exit()
