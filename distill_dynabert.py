@@ -151,7 +151,7 @@ def make_loss(args, kind, teacher, sizes):
     """
     weights = dict(args.terms)
     hard = args.hard_weight if teacher else 1.0
-    layers = {size: tuple(zip(*aligned(args, len(size.layers), teacher), strict=True)) for size in sizes if teacher}
+    layers = {size: aligned(args, len(size.layers), teacher).sides() for size in sizes if teacher}
     taught = {"batch": None, "out": None}  # the last batch's ids and what the teacher says of them
 
     def teach(batch):
@@ -186,9 +186,8 @@ def make_loss(args, kind, teacher, sizes):
 
 
 def aligned(args, layers, teacher):
-    """The layer map of a sub-network of so many layers."""
-    pairs = models.layer_map(layers, teacher.config.num_hidden_layers, args.layer_map)
-    return [pair for pair in pairs if not (args.no_embeddings and pair == (0, 0))]
+    """The layer maps of a sub-network of so many layers."""
+    return models.layer_maps(args, layers, teacher.config.num_hidden_layers)
 
 
 def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):

@@ -73,7 +73,8 @@ def load_everything(args):
     student, teacher, tokenizer = models.load_pair(
         args, kind.auto, labels=task.labels, fine_tune_command=command, **kind.head
     )
-    args.layer_pairs = models.aligned(student, teacher, args.layer_map, args.no_embeddings) if teacher else []
+    sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
+    args.layer_pairs = models.layer_maps(args, *sizes) if teacher else []
     if teacher:
         losses.check_terms(args.terms, args.layer_pairs, student.config, teacher.config)
         models.add_term_outputs(args, student, teacher)
@@ -95,7 +96,7 @@ def make_loss(args, kind, teacher):
     weights = dict(args.terms)
     hard = args.hard_weight if teacher else 1.0
     need_hidden = bool(losses.teacher_layers(weights, args.layer_pairs))
-    s_layers, t_layers = zip(*args.layer_pairs, strict=True) if teacher else ((), ())
+    s_layers, t_layers = args.layer_pairs.sides() if teacher else ((), ())
 
     def loss(student, batch):
         """One forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""

@@ -24,7 +24,7 @@ run() {
 }
 
 # Options of distilling, which commands without --teacher refuse
-DISTILLATION="--terms --hard_weight --temperature --layer_map --no_embeddings --window --distance --pair_criterion \
+DISTILLATION="--terms --hard_weight --temperature --layer_map --wr_layer_map --ltr_layer_map --no_embeddings --window --distance --pair_criterion \
 --triple_criterion --cache_teacher"
 
 # split_options ARGUMENT...: options of distilling with their values go into the array distilling, others into others
