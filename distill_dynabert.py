@@ -177,9 +177,8 @@ def make_loss(args, kind, teacher, sizes):
 
 
 def aligned(args, layers, teacher):
-    """The layer map of a sub-network of so many layers."""
-    pairs = models.layer_map(layers, teacher.config.num_hidden_layers, args.layer_map)
-    return [pair for pair in pairs if not (args.no_embeddings and pair == (0, 0))]
+    """The layer maps of a sub-network of so many layers."""
+    return models.layer_maps(args, layers, teacher.config.num_hidden_layers)
 
 
 def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):

@@ -74,7 +74,8 @@ def load_everything(args):
     student, teacher, tokenizer = models.load_pair(
         args, kind.auto, labels=task.labels, fine_tune_command=command, **kind.head
     )
-    args.layer_pairs = models.aligned(student, teacher, args.layer_map, args.no_embeddings) if teacher else []
+    sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
+    args.layer_pairs = models.layer_maps(args, *sizes) if teacher else []
     if teacher:
         losses.check_terms(args.terms, args.layer_pairs, student.config, teacher.config)
         models.add_term_outputs(args, student, teacher)
@@ -115,7 +116,7 @@ def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, p
         t_out = teach(teacher, batch, need_hidden) if now.terms else None
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
             batch, s_out, t_out = losses.no_rows(batch), losses.no_rows(s_out), t_out and losses.no_rows(t_out)
-        s_layers, t_layers = zip(*pairs, strict=True) if teacher else ((), ())
+        s_layers, t_layers = pairs.sides() if teacher else ((), ())
         mask = batch["attention_mask"]
         view, values = losses.ModelView(s_out, s_layers, mask, losses.several_processes(), kind), {}
         if now.terms:

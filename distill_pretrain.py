@@ -71,7 +71,8 @@ def load_everything(args):
         args, AutoModelForMaskedLM, need_head="logits" in args.terms,
         fine_tune_command="leave out logits (--terms ckd logits=0), or python distill_pretrain.py --student ...",
     )  # fmt: skip
-    args.layer_pairs = models.aligned(student, teacher, args.layer_map, args.no_embeddings) if teacher else []
+    sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
+    args.layer_pairs = models.layer_maps(args, *sizes) if teacher else []
     losses.check_terms(args.terms, args.layer_pairs, student.config, teacher and teacher.config)
     for model in filter(None, (student, teacher)):
         if args.seq_length > models.max_tokens(model.config):
@@ -183,7 +184,7 @@ def make_losses(args, teacher):
 
     The loss on the masked words is named hard. across_processes: as in `relations.masked_mean`.
     """
-    s_layers, t_layers = zip(*args.layer_pairs, strict=True) if args.layer_pairs else ((), ())
+    s_layers, t_layers = args.layer_pairs.sides() if teacher else ((), ())
 
     def terms(student, batch, across_processes=False):
         """Unweighted terms of one batch, all of them in evaluation, and the outputs of student and teacher."""

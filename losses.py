@@ -45,18 +45,43 @@ def soft_logits(student, teacher, *, temperature=1.0, mask=None, across_processe
         return temperature**2 * masked_mean(rows.sum(), count, across_processes)
 
 
+class LayerPairs(list):
+    """Aligned pairs (student layer, teacher layer), counted as in hidden_states.
+
+    wr and ltr: those of the word and of the layer transforming relations, the same unless they have a map of their own.
+    """
+
+    def __init__(self, pairs, wr=None, ltr=None):
+        super().__init__(pairs)
+        self.wr, self.ltr = (list(pairs if own is None else own) for own in (wr, ltr))
+
+    def sides(self):
+        """(the student's, the teacher's) Layers."""
+        return tuple(Layers([pair[i] for pair in self], [pair[i] for pair in self.wr], [pair[i] for pair in self.ltr])
+                     for i in (0, 1))  # fmt: skip
+
+
+class Layers(tuple):
+    """One side of LayerPairs: a model's layers in the order of the pairs, those of the relations in wr and ltr."""
+
+    def __new__(cls, layers, wr, ltr):
+        self = super().__new__(cls, layers)
+        self.wr, self.ltr = tuple(wr), tuple(ltr)
+        return self
+
+
 class ModelView:
     """What the terms see of one model's outputs: its logits, aligned hidden states, and relations made once a batch.
 
     out: a transformers ModelOutput or dict. layers: the indices into its hidden_states that are aligned with the other
-    model's, in order. mask [B, T]: 1 = real token. `models.add_outputs` puts "qkv" and "projected" into out.
+    model's, in order, or Layers. mask [B, T]: 1 = real token. `models.add_outputs` puts "qkv" and "projected" into out.
     across_processes: whether means are over the batch of all processes, as in `relations.masked_mean`. kind: the
     `tasks.Kind` that knows what of out the logits are and how they are compared; None for plain logits [..., C].
     """
 
     def __init__(self, out, layers, mask, across_processes=False, kind=None):
         self.out, self.layers, self.mask, self.across_processes = out, layers, mask, across_processes
-        self.kind, self._relations = kind, None
+        self.kind, self._relations = kind, {}
 
     @cached_property
     def logits(self):
@@ -101,24 +126,41 @@ class ModelView:
     def relation(self, name, teacher, args):
         """One relation between this model, the student, and the teacher's ModelView, float32 scalar.
 
-        All relations that args.terms wants are made at once, when the first is asked for: they share what they cost.
-        Where args has no terms, all that the aligned layers allow.
+        All relations of the same layers that args.terms wants are made at once, when the first is asked for: they share
+        what they cost. Where args has no terms, all that the aligned layers allow.
         """
-        compiled = getattr(args, "compile", False)
-        key = (teacher, args.distance, args.pair_criterion, args.triple_criterion, args.window, compiled)
-        if self._relations is None or self._relations[0] != key or name not in self._relations[1]:
+        kind, compiled = name.split("_")[0], getattr(args, "compile", False)
+        options = args.distance, args.pair_criterion, args.triple_criterion, args.window, compiled
+        layers = self.layers_of(kind), teacher.layers_of(kind)
+        found = self._relations.setdefault((teacher, layers, options), {})
+        if name not in found:
             wanted = getattr(args, "terms", relations.NAMES)
             names = tuple(n for n in relations.NAMES if n == name or (
-                n in wanted and len(self.layers) >= relations.LAYERS[n]))  # fmt: skip
-            losses = relations.relation_losses(self.aligned, teacher.aligned, self.mask, names,
-                                               relations.Options(*key[1:]),
+                n in wanted and len(layers[0]) >= relations.LAYERS[n]
+                and (self.layers_of(n.split("_")[0]), teacher.layers_of(n.split("_")[0])) == layers))  # fmt: skip
+            states = ([view.out["hidden_states"][i] for i in own]
+                      for view, own in zip((self, teacher), layers, strict=True))  # fmt: skip
+            found |= relations.relation_losses(*states, self.mask, names, relations.Options(*options),
                                                across_processes=self.across_processes)  # fmt: skip
-            self._relations = key, losses
-        return self._relations[1][name]
+        return found[name]
+
+    def layers_of(self, kind):
+        """The layers that the relations of a kind, "wr" or "ltr", are made of."""
+        return tuple(getattr(self.layers, kind, self.layers))
+
+
+def _word_pairs(layer_pairs):
+    """The aligned pairs of the word relations."""
+    return list(getattr(layer_pairs, "wr", layer_pairs))
+
+
+def _ltr_pairs(layer_pairs):
+    """The aligned pairs of the layer transforming relations."""
+    return list(getattr(layer_pairs, "ltr", layer_pairs))
 
 
 def _enough_layers(name, layer_pairs, student, teacher):
-    check_layers(name, len(layer_pairs))
+    check_layers(name, len(_ltr_pairs(layer_pairs)))
 
 
 @needs(states=nothing)
@@ -132,20 +174,22 @@ def _logits_term(student, teacher, batch, args):
                        across_processes=student.across_processes)  # fmt: skip
 
 
+@needs(states=_word_pairs)
 def _wr_pair_term(student, teacher, batch, args):
     return student.relation("wr_pair", teacher, args)
 
 
+@needs(states=_word_pairs)
 def _wr_triple_term(student, teacher, batch, args):
     return student.relation("wr_triple", teacher, args)
 
 
-@needs(check=_enough_layers)
+@needs(states=_ltr_pairs, check=_enough_layers)
 def _ltr_pair_term(student, teacher, batch, args):
     return student.relation("ltr_pair", teacher, args)
 
 
-@needs(check=_enough_layers)
+@needs(states=_ltr_pairs, check=_enough_layers)
 def _ltr_triple_term(student, teacher, batch, args):
     return student.relation("ltr_triple", teacher, args)
 
@@ -367,8 +411,10 @@ def add_arguments(parser):
         "from that share of the steps on, as in 'wr_pair wr_triple 0.5 logits hard=1'; what is not named is not "
         "computed, a weight is that of --terms and --hard_weight, name=weight, or name=0..1, which rises evenly")
     add("--layer_map", default="uniform", help="uniform, last, first, ends, or pairs student:teacher: 0:0,1:2,6:12")
+    add("--wr_layer_map", help="layer map of the word relations, if not that of the other terms")
+    add("--ltr_layer_map", help="layer map of the layer transforming relations, if not that of the other terms")
     add("--no_embeddings", nargs=0, const=True, default=False,
-        help="leave the pair 0:0 (embedding outputs) out of the layer map")
+        help="leave the pair 0:0 (embedding outputs) out of the layer maps")
     add("--window", default="21", help="words that an angle spans: odd, or 'all'")
     add("--distance", choices=DISTANCES, default="cosine", help="similarity of a pair")
     add("--pair_criterion", choices=CRITERIA, default="kl", help="criterion between pairs")
@@ -440,9 +486,11 @@ def check_terms(terms, layer_pairs, student=None, teacher=None):
     for name in terms:
         needed = needs_of(name)
         read = [found for found in (needed.states, needed.qkv) if found is not nothing]
-        if read and not layer_pairs:
+        if not read or any(found(layer_pairs) for found in read):
+            pass
+        elif not layer_pairs or name in relations.NAMES:
             raise ValueError("no layers are aligned: widen --layer_map or drop --no_embeddings")
-        if read and not any(found(layer_pairs) for found in read):
+        else:
             raise ValueError(f"{name} compares transformer layers but only embeddings are aligned: widen --layer_map")
         if needed.check:
             needed.check(name, layer_pairs, student, teacher)

@@ -1,4 +1,5 @@
 """Models: loading a teacher, building and initialising a student, aligning layers."""
+import argparse
 import copy
 import functools
 import inspect
@@ -129,9 +130,25 @@ def layer_map(n_student, n_teacher, strategy):
 
 
 def aligned(student, teacher, strategy, no_embeddings=False):
-    """The layer map of two models; no_embeddings leaves out (0, 0)."""
-    pairs = layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, strategy)
-    return [pair for pair in pairs if not (no_embeddings and pair == (0, 0))]
+    """The losses.LayerPairs of one layer map of two models; no_embeddings leaves out (0, 0)."""
+    options = argparse.Namespace(layer_map=strategy, wr_layer_map=None, ltr_layer_map=None, no_embeddings=no_embeddings)
+    return layer_maps(options, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+
+
+def layer_maps(args, n_student, n_teacher):
+    """The losses.LayerPairs of the options' layer maps for models of so many layers; --no_embeddings leaves out (0, 0).
+
+    Raises ValueError as `layer_map` does, naming the option of a map that is not --layer_map.
+    """
+    def pairs(option):
+        strategy = getattr(args, option)
+        try:
+            found = layer_map(n_student, n_teacher, strategy) if strategy else ()
+        except ValueError as error:
+            raise ValueError(f"--{option}: {error}" if option != "layer_map" else str(error)) from error
+        return [pair for pair in found if not (args.no_embeddings and pair == (0, 0))] if strategy else None
+
+    return losses.LayerPairs(*map(pairs, ("layer_map", "wr_layer_map", "ltr_layer_map")))
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
@@ -674,14 +691,15 @@ def relation_figures(student, teacher, pairs, inputs, tokens):
     """
     import pictures  # here: matplotlib takes 0.3 s, and runs without a teacher draw nothing
 
-    words, layers = [], []
-    for model, own in zip((teacher, student), list(zip(*pairs, strict=True))[::-1], strict=True):
+    words, layers, pairs = [], [], losses.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
+    for model, own in zip((teacher, student), pairs.sides()[::-1], strict=True):
         encoder = (model.model if isinstance(model, MaskedLM) else model).base_model
         hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True).hidden_states
-        unit = torch.nn.functional.normalize(torch.stack([hidden[i][0] for i in own], 1).float(), dim=-1)  # [T, L, D]
-        words.append((unit[:, -1] @ unit[:, -1].T).cpu().numpy())
-        layers.append((unit @ unit.mT)[:, *torch.triu_indices(len(own), len(own), 1)].cpu().numpy())
+        unit = [torch.nn.functional.normalize(h[0].float(), dim=-1) for h in hidden]  # [T, D] each
+        words.append((unit[own.wr[-1]] @ unit[own.wr[-1]].T).cpu().numpy())
+        through = torch.stack([unit[i] for i in own.ltr], 1)  # [T, L, D]
+        layers.append((through @ through.mT)[:, *torch.triu_indices(len(own.ltr), len(own.ltr), 1)].cpu().numpy())
     figures = {"relations/words": pictures.relation_figure(*words, tokens)}
-    if len(pairs) > 1:
+    if len(pairs.ltr) > 1:
         figures["relations/layers"] = pictures.relation_figure(*layers, tokens, "layers 1-2, 1-3, ... of the aligned")
     return figures

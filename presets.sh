@@ -24,8 +24,8 @@ run() {
 }
 
 # Options of distilling, which commands without --teacher refuse
-DISTILLATION="--terms --hard_weight --temperature --stages --layer_map --no_embeddings --window --distance --pair_criterion \
---triple_criterion --cache_teacher"
+DISTILLATION="--terms --hard_weight --temperature --stages --layer_map --wr_layer_map --ltr_layer_map --no_embeddings \
+--window --distance --pair_criterion --triple_criterion --cache_teacher"
 
 # split_options ARGUMENT...: options of distilling with their values go into the array distilling, others into others
 split_options() {

@@ -234,6 +234,7 @@ def test_each_method_has_its_own_recipe_and_what_is_given_wins(script):
     found = recipes()
     assert {name: recipe[:2] for name, recipe in found.items()} == {
         "kd": (4, 0), "pkd": (10, 0.5), "tinybert": (1, 0), "distilbert": (2, 2), "minilm": (1, 1), "ckd": (4, 0),
+            "dynabert": (1, 0),
     }  # fmt: skip
     assert {name for name, recipe in found.items() if recipe[2]} == {"tinybert", "minilm"}
     found = recipes("--temperature", "1.5", "--hard_weight=3", "--stages", "hard", "logits=1")

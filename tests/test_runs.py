@@ -369,7 +369,8 @@ class TestPlan:
             num_processes, process_index, device = 1, 0, torch.device("cpu")
 
         args = argparse.Namespace(per_device_train_batch_size=2, num_workers=num_workers)
-        recipe = argparse.Namespace(collate=lambda indices, epoch: {"x": torch.tensor(indices)}, positions={})
+        recipe = argparse.Namespace(collate=lambda indices, epoch: {"x": torch.tensor(indices)}, positions={},
+                                    parts=(None,))  # fmt: skip
         plan = training.Steps(range(10**15), 4)
         batches = training.step_batches(args, Alone, recipe, plan, 0, 10**14)
         indices, parts = next(batches)
