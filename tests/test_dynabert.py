@@ -2,10 +2,12 @@
 import json
 import types
 
+import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from scipy import stats
 from torch.nn import functional as F
 from transformers import (
     AutoModelForSequenceClassification,
@@ -20,6 +22,9 @@ import distill_dynabert
 import dynabert
 import losses
 import models
+import records
+import report
+import report_dynabert
 
 CONFIGS = {
     "bert": BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4, intermediate_size=32,
@@ -258,6 +263,14 @@ def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     run("--student", tmp_path / "depth", *width, *depth, "--output_dir", tmp_path / "labels")
     assert "complete already" in capsys.readouterr().out
+    folders = [str(tmp_path / name) for name in ("width", "depth", "labels")]
+    report.main([*folders, "--output_dir", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "minus dynabert-labels" in text  # which has the sizes of dynabert-depth, not those of ckd-width
+    assert "minus ckd-width" not in text and (tmp_path / "out" / "report_dynabert.png").is_file()
+    row = next(line for line in text.splitlines() if "| dynabert-depth" in line and "| 0.5 " in line)
+    shown = [f"{100 * size['score']:.1f} (1)" for size in found["subnetworks"] if size["depth"] == 0.5]
+    assert [cell.strip() for cell in row.split("|")[3:5]] == shown
     whole, _ = models.load_model(tmp_path / "labels", AutoModelForSequenceClassification)
     dynabert.make_dynamic(whole)
     for size in dynabert.sizes(whole.config, [1.0, 0.5], [1.0, 0.5]):
@@ -294,6 +307,37 @@ def test_the_cache_of_the_teacher_is_used(run, teacher, tmp_path, monkeypatch):
         run("--teacher", teacher, "--width_mults", 1, 0.5, *more, "--output_dir", tmp_path / name)
     a, b = (record(tmp_path / name)["best"]["score"] for name in ("plain", "cached"))
     assert a == pytest.approx(b, abs=0.2) and any((tmp_path / "cache").iterdir())
+
+
+def test_differences_are_paired_by_seed():
+    """Against scipy's own interval of a mean, on seeds of which the objectives share three."""
+    ours, theirs = {1: 0.50, 2: 0.55, 3: 0.61, 4: 0.9}, {1: 0.48, 2: 0.56, 3: 0.52, 5: 0.1}
+    runs = pd.DataFrame([
+        {"task": "cola", "name": name, "seed": seed, "subnetworks": [{"width": 0.5, "depth": 1.0, "score": score}]}
+        for name, scores in (("ckd-width", ours), ("dynabert-width", theirs)) for seed, score in scores.items()
+    ])  # fmt: skip
+    table = report_dynabert.long_table(runs)
+    found = report_dynabert.differences(table, ["ckd-width"], "dynabert-width")["ckd-width"]
+    gaps = [100 * (ours[seed] - theirs[seed]) for seed in (1, 2, 3)]
+    low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    assert found["width 0.5"].tolist() == [f"{sum(gaps) / 3:+.1f} [{low:+.1f}, {high:+.1f}] (3)"]
+    cells = report_dynabert.scores(table, report.summary)["ckd-width"]
+    assert cells["width 0.5"].tolist() == ["64.0 ± 17.9 (4)"]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda run: run.pop("subnetworks"), "subnetworks is missing"),
+    (lambda run: run.update(subnetworks=[]), "not a list"),
+    (lambda run: run["subnetworks"][0].update(width="wide"), "width is 'wide', not a positive number"),
+])  # fmt: skip
+def test_a_damaged_record_is_named(change, message):
+    row = {"width": 1.0, "depth": 1.0, "parameters": 10, "flops_per_sequence": 10, "score": 0.5,
+           "latency": {"student_ms": {"1": 1.0}, "speedup": {"1": 1.0, "32": 1.0}}}  # fmt: skip
+    run = {"subnetworks": [row]}
+    assert records.subnetworks(run)[0]["flops"] == 10
+    change(run)
+    with pytest.raises(records.ReportError, match=message):
+        records.subnetworks(run)
 
 
 @pytest.mark.parametrize("options, message", [
