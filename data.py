@@ -36,6 +36,7 @@ class Task(NamedTuple):
     limits: tuple = ()  # lowest and highest number of a submission
     files: tuple = ()  # of training, dev and test set: the names that each may have; () = the task has no such file
     separator: str = ""  # between the labels of one example; none: it has one label
+    names: tuple = ()  # what saved models call the labels; none: as the files do
 
 
 YES_NO = ("0", "1")
@@ -53,15 +54,18 @@ def bio(*types):
 
 TASKS = {
     "cola": Task("classification", ("sentence",), YES_NO, ("matthews_correlation",), (GLUE_HUB, "cola"),
-                 "CoLA", ("sentence", "label"), COLA_HEADER, submission=("CoLA.tsv",)),
+                 "CoLA", ("sentence", "label"), COLA_HEADER, submission=("CoLA.tsv",),
+                 names=("unacceptable", "acceptable")),
     "sst2": Task("classification", ("sentence",), YES_NO, ("accuracy",), (GLUE_HUB, "sst2"),
-                 "SST-2", ("sentence", "label"), submission=("SST-2.tsv",)),
+                 "SST-2", ("sentence", "label"), submission=("SST-2.tsv",), names=("negative", "positive")),
     "mrpc": Task("classification", PAIR, YES_NO, ("f1", "accuracy"), (GLUE_HUB, "mrpc"),
-                 "MRPC", ("#1 String", "#2 String", "Quality"), submission=("MRPC.tsv",)),
+                 "MRPC", ("#1 String", "#2 String", "Quality"), submission=("MRPC.tsv",),
+                 names=("not_equivalent", "equivalent")),
     "stsb": Task("regression", PAIR, (), ("pearson", "spearman"), (GLUE_HUB, "stsb"),
                  "STS-B", PAIR + ("score",), submission=("STS-B.tsv",), limits=(0.0, 5.0)),
     "qqp": Task("classification", ("question1", "question2"), YES_NO, ("f1", "accuracy"), (GLUE_HUB, "qqp"),
-                "QQP", ("question1", "question2", "is_duplicate"), submission=("QQP.tsv",)),
+                "QQP", ("question1", "question2", "is_duplicate"), submission=("QQP.tsv",),
+                names=("not_duplicate", "duplicate")),
     "mnli": Task("classification", ("premise", "hypothesis"), NLI, ("accuracy_matched", "accuracy_mismatched"),
                  (GLUE_HUB, "mnli"), "MNLI", PAIR + ("gold_label",), dev=MATCHED,
                  submission=("MNLI-m.tsv", "MNLI-mm.tsv")),
@@ -70,7 +74,7 @@ TASKS = {
     "rte": Task("classification", PAIR, ENTAIL, ("accuracy",), (GLUE_HUB, "rte"),
                 "RTE", PAIR + ("label",), submission=("RTE.tsv",)),
     "wnli": Task("classification", PAIR, YES_NO, ("accuracy",), (GLUE_HUB, "wnli"),
-                 "WNLI", PAIR + ("label",), submission=("WNLI.tsv",)),
+                 "WNLI", PAIR + ("label",), submission=("WNLI.tsv",), names=("not_entailment", "entailment")),
     # Prediction only, by a model trained on mnli.
     "ax": Task("classification", ("premise", "hypothesis"), NLI, (), (GLUE_HUB, "ax"),
                "AX", PAIR, dev=(), submission=("AX.tsv",)),
@@ -743,6 +747,8 @@ def add_arguments(parser, required=True):
         "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip
     add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
     add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
+    add("--label_map", nargs="+", metavar="THEIRS=OURS", help="what the teacher's names of the labels mean here, all "
+        "of them, as bad=0 good=1, where names and known synonyms do not say it")  # fmt: skip
     add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
     add("--max_seq_length", type=int, default=128, help="tokens of the longest input; longer ones are cut")
     add("--max_train_samples", type=int, default=0, help="use only that many training examples, 0 = all")

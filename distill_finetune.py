@@ -12,6 +12,7 @@ import torch
 
 import card
 import data
+import labels
 import losses
 import measure
 import metrics
@@ -48,6 +49,8 @@ def check_args(args):
     tasks.chosen(args).check_args(args)
     models.check_args(args)
     losses.check_args(args)
+    if args.label_map and not args.teacher and args.task != "ax":
+        raise ValueError("--label_map is for the names of a teacher's labels: pass --teacher, or leave it out")
     if args.cache_teacher and not args.teacher:
         raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
     if args.task == "ax" and (args.teacher or not args.do_predict):
@@ -72,7 +75,7 @@ def load_everything(args):
     source = args.student or "bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
-        args, kind.auto, labels=task.labels, fine_tune_command=command, **kind.head
+        args, kind.auto, labels=labels.of(task, args.label_map), fine_tune_command=command, **kind.head
     )
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     args.layer_pairs = models.layer_maps(args, *sizes) if teacher else []
@@ -256,8 +259,10 @@ def main(argv=None):
     if args.do_predict:
         folder = args.student if args.task == "ax" else args.output_dir
         remedy = f"python distill_finetune.py --task {'mnli' if args.task == 'ax' else args.task} --student ..."
-        models.check_labels(models.load_config(folder), kind.task.labels, folder, remedy)
-        best, missing = models.load_model(folder, kind.auto, labels=kind.task.labels, **kind.head)
+        # What the run saved has this task's names; a model to predict ax with may have others.
+        names = labels.of(kind.task, args.label_map if args.task == "ax" else None)
+        models.check_labels(models.load_config(folder), names, folder, remedy)
+        best, missing = models.load_model(folder, kind.auto, labels=names, **kind.head)
         if missing:
             raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
         tasks.write_predictions(kind, best.to(accelerator.device), splits, tokenizer, args, accelerator)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
+import labels as label_names
 import losses
 import measure
 
@@ -196,24 +197,56 @@ def load_tokenizer(name, what="tokenizer of"):
 def load_model(name, auto, what="model", *, labels=(), **head):
     """Model of a hub id or folder with a head, and the names of parameters the files did not hold.
 
-    auto: transformers' AutoModelFor... class of the head. labels: label words in the order of their ids. head: what
-    else the configuration says of the head, such as num_labels. Weights are float32, on the CPU.
+    auto: transformers' AutoModelFor... class of the head. labels: a labels.Labels, or words in the order of their ids;
+    logits of a head that is there are brought into this order, with a line on stderr if their names are others. head:
+    what else the configuration says of the head, such as num_labels. Weights are float32, on the CPU.
     Returns (model in eval mode, names of the parameters of a new head). Raises ValueError in one line, also where
     anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
     not take.
     """
-    config = load_config(name, what)
+    config, labels = load_config(name, what), as_labels(labels)
     family(config, f"{what} {str(name)!r}", auto)
     loader = narrow(auto._model_mapping[type(config)]) if hasattr(config, "kept_heads") else auto
     options = {"dtype": torch.float32, "trust_remote_code": False, **head}
     if labels:
-        options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)),
-                    "label2id": {word: i for i, word in enumerate(labels)}}  # fmt: skip
+        options |= {"num_labels": len(labels.names), "id2label": dict(enumerate(labels.names)),
+                    "label2id": {word: i for i, word in enumerate(labels.names)}}  # fmt: skip
     try:
         model, info = loader.from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
         raise _explain(what, name, error) from error
-    return model.eval(), check_loaded(model, info, f"{what} {str(name)!r}")
+    missing = check_loaded(model, info, f"{what} {str(name)!r}")
+    if labels and not missing:
+        reorder_head(model, config, labels, f"{what} {str(name)!r}")
+    return model.eval(), missing
+
+
+def as_labels(labels):
+    """A labels.Labels from one, or from words that are names too; None where there are no labels."""
+    if isinstance(labels, label_names.Labels):
+        return labels if labels.words else None
+    return label_names.Labels(tuple(labels), tuple(labels), {}) if labels else None
+
+
+@torch.no_grad()
+def reorder_head(model, config, labels, what):
+    """Bring a trained head's logits into the order of the labels; of unknown names they stay as they are.
+
+    config: the model's own, with its names. what: the model's name for the line that says which names were matched.
+    """
+    stored = label_names.stored_names(config)
+    order = labels.order(stored)
+    if order is None:
+        return
+    if stored not in (list(labels.words), list(labels.names)) and os.environ.get("RANK", "0") == "0":
+        names = [labels.names[order.index(place)] for place in range(len(stored))]
+        print(f"{what}: its labels {', '.join(stored)} are taken as {', '.join(names)}; --label_map says otherwise",
+              file=sys.stderr)  # fmt: skip
+    prefix = f"{model.base_model_prefix}."
+    last = [module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+            and not name.startswith(prefix) and module.out_features == len(order)][-1]  # fmt: skip
+    for parameter in last.parameters():
+        parameter.copy_(parameter[order])
 
 
 @functools.cache
@@ -284,16 +317,18 @@ def _half_there(model, missing, prefix):
 
 
 def check_labels(config, labels, what, remedy):
-    """Raise ValueError if a trained classifier has other labels, or the same in another order, than the task."""
+    """Raise ValueError if a trained classifier has other labels than the task, whatever their order and spelling."""
+    labels = as_labels(labels)
     if not labels:
         return
-    stored = [config.id2label[i] for i in sorted(config.id2label)]
-    generic = all(re.fullmatch(r"LABEL_\d+", word) for word in stored)
-    if len(stored) != len(labels) or (not generic and stored != list(labels)):
-        raise ValueError(
-            f"{what} was trained on labels {stored}, the task has {list(labels)}: make a model for this task first: "
-            f"{remedy}"
-        )
+    stored, ours = label_names.stored_names(config), list(labels.names)
+    if labels.given and set(labels.given) != set(stored):
+        raise ValueError(f"--label_map names {list(labels.given)}, {what} has labels {stored}: name each of these once")
+    if labels.order(stored) is None:
+        alike = len(stored) == len(ours)
+        by_hand = f"say which is which by --label_map {stored[0]}={ours[0]} ..., or " if alike else ""
+        raise ValueError(f"{what} was trained on labels {stored}, the task has {ours}: {by_hand}make a model for this "
+                         f"task first: {remedy}")  # fmt: skip
 
 
 def load_teacher(name, auto, *, labels=(), need_head=True, fine_tune_command="distill_finetune.py", **head):

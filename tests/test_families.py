@@ -15,17 +15,20 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedTokenizerFast,
     pipeline,
 )
 
+import data
 import distill_pretrain
+import labels
 import losses
 import measure
 import models
 
 AUTO = {"classification": AutoModelForSequenceClassification, "qa": AutoModelForQuestionAnswering,
-        "mlm": AutoModelForMaskedLM}  # fmt: skip
+        "mlm": AutoModelForMaskedLM, "token": AutoModelForTokenClassification}  # fmt: skip
 BERT_WORDS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
               "mask_token": "[MASK]"}  # fmt: skip
 ROBERTA_WORDS = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>",
@@ -109,6 +112,24 @@ def padded(model):
     ids[~mask] = model.config.pad_token_id
     types = (torch.arange(T)[None] > 2).long() * mask
     return {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": types}
+
+
+@pytest.mark.parametrize("kind", ["classification", "token"])
+@pytest.mark.parametrize("name", models.FAMILIES)
+@torch.no_grad()
+def test_logits_of_a_head_come_in_the_order_of_the_tasks_labels(name, kind, tmp_path, capsys):
+    model = tiny(name, kind, id2label={0: "Neutral", 1: "CONTRADICTS", 2: "entailment"})
+    model.save_pretrained(tmp_path)
+    names = labels.of(data.TASKS["mnli"])
+    found, _ = models.load_model(str(tmp_path), AUTO[kind], "--student", labels=names)
+    batch = models.model_inputs(model, padded(model))
+    assert torch.equal(found(**batch).logits, model(**batch).logits[..., [2, 0, 1]])
+    assert found.config.id2label == dict(enumerate(names.names))
+    assert "labels Neutral, CONTRADICTS, entailment are taken as neutral, contradiction, ent" in capsys.readouterr().err
+    found.save_pretrained(tmp_path / "again")
+    again, _ = models.load_model(str(tmp_path / "again"), AUTO[kind], labels=names)
+    assert torch.equal(again(**batch).logits, found(**batch).logits)
+    assert "are taken as" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["classification", "qa", "mlm"])

@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import losses
 import runs
+import teacher_cache
 import training
 
 CKD = ("--student_layers", "2", "--terms", "ckd")
@@ -40,7 +41,7 @@ def test_a_distilled_student_and_all_that_belongs_to_it(finetune, teacher, tmp_p
     folder = tmp_path / "run"
     finetune("--teacher", teacher, *CKD, "--window", "5", "--output_dir", folder, "--do_predict")
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert model.config.num_hidden_layers == 2 and model.config.label2id == {"0": 0, "1": 1}
+    assert model.config.num_hidden_layers == 2 and model.config.label2id == {"unacceptable": 0, "acceptable": 1}
     assert AutoTokenizer.from_pretrained(folder)("the dog runs .")["input_ids"]
     card = ModelCard.load(folder / "README.md")
     assert "arXiv:2109.08359" in card.text and not ModelCardData(**card.data.to_dict()).base_model
@@ -124,6 +125,42 @@ def test_the_hparams_page_finds_runs_their_options_and_the_best_score(finetune, 
 def test_zero_weights_are_not_computed(finetune, teacher, tmp_path, monkeypatch):
     monkeypatch.setitem(losses.TERMS, "wr_triple", lambda *_: pytest.fail("computed a term of weight 0"))
     finetune("--teacher", teacher, *CKD, "wr_triple=0", "--max_steps", "1", "--output_dir", tmp_path / "run")
+
+
+def test_a_teacher_with_other_label_names_in_another_order_gives_the_same_student(finetune, teacher, tmp_path, capsys,
+                                                                                   monkeypatch):  # fmt: skip
+    """Also from a cache, with its head copied into the student; a student starts from such a model, too."""
+    monkeypatch.setattr(teacher_cache, "FOLDER", tmp_path / "cache")
+    model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.copy_(parameter.flip(0))
+    for folder, names in (("other", ("Acceptable", "ungrammatical")), ("odd", ("good", "bad"))):
+        model.config.id2label, model.config.label2id = dict(enumerate(names)), dict(zip(names, (0, 1), strict=True))
+        model.save_pretrained(tmp_path / folder)
+        AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / folder)
+    options = ("--student_layers", "2", "--terms", "kd", "--hard_weight", "0.5", "--max_steps", "3", "--output_dir")
+    finetune("--teacher", teacher, *options, tmp_path / "own")
+    finetune("--teacher", tmp_path / "other", *options, tmp_path / "a")
+    assert "its labels Acceptable, ungrammatical are taken as acceptable, unacceptable" in capsys.readouterr().err
+    finetune("--teacher", tmp_path / "odd", "--label_map", "bad=0", "good=acceptable", *options, tmp_path / "b")
+    expected = load_file(tmp_path / "own" / "model.safetensors")
+    for folder in "ab":
+        found = load_file(tmp_path / folder / "model.safetensors")
+        assert all(torch.equal(found[k], expected[k]) for k in expected)
+        assert json.loads((tmp_path / folder / "config.json").read_text())["id2label"]["0"] == "unacceptable"
+    for name, source in (("c", teacher), ("d", tmp_path / "other")):
+        finetune("--teacher", source, "--cache_teacher", *options, tmp_path / name)
+    cached = [load_file(tmp_path / name / "model.safetensors") for name in "cd"]
+    assert all(torch.equal(cached[0][k], cached[1][k]) for k in expected)
+    said = r"trained on labels \['good', 'bad'\].*--label_map good=unacceptable"
+    with pytest.raises(ValueError, match=said):
+        finetune("--teacher", tmp_path / "odd", *options, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"--label_map names \['x', 'y'\], --teacher .* has labels \['good', 'bad'\]"):
+        finetune("--teacher", tmp_path / "odd", "--label_map", "x=0", "y=1", *options, tmp_path / "run")
+    with pytest.raises(ValueError, match="--label_map is for the names of a teacher's labels"):
+        finetune("--student", tmp_path / "odd", "--label_map", "x=0", "y=1", "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 STAGES = ("--stages", "wr_pair", "wr_triple=5", "hidden_mse=1", "0.25", "logits", "hard=1..0", "0.5", "logits=1..2",

@@ -24,6 +24,8 @@ from transformers import (
     RobertaConfig,
 )
 
+import data
+import labels
 import measure
 import models
 import tasks
@@ -300,7 +302,8 @@ def test_teacher_is_frozen_in_eval_mode_and_float32(folders, folder, kind, label
         ("encoder", "qa", None, "no trained task head"),
         ("encoder", "mlm", None, "no trained language-model head"),
         ("named", "mlm", None, "no trained language-model head"),
-        ("named", "classification", ("yes", "no"), r"trained on labels \['no', 'yes'\], the task has \['yes', .*TUNE"),
+        ("named", "classification", ("bad", "yes"),
+         r"labels \['no', 'yes'\], the task has \['bad', 'yes'\]: say which is which by --label_map no=bad .*TUNE"),
         ("named", "classification", ("no", "yes", "maybe"), r"trained on labels \['no', 'yes'\]"),
         ("nameless", "classification", ("no", "yes", "maybe"), r"trained on labels \['LABEL_0', 'LABEL_1'\]"),
         ("named", "regression", (), "head for another number of labels"),
@@ -311,6 +314,38 @@ def test_teacher_without_the_tasks_head_is_refused(folders, folder, kind, labels
         models.load_teacher(str(folders / folder), AUTO[kind], labels=labels, fine_tune_command="TUNE",
                             **ONE_NUMBER if kind == "regression" else {})  # fmt: skip
     assert one_line(error)
+
+
+@pytest.mark.parametrize("task, stored, order", [
+    ("cola", "0 1", [0, 1]), ("cola", "unacceptable acceptable", [0, 1]), ("cola", "Acceptable not-acceptable", [1, 0]),
+    ("cola", "NEGATIVE POSITIVE", None), ("sst2", "NEGATIVE POSITIVE", [0, 1]), ("sst2", "pos neg", [1, 0]),
+    ("sst2", "1 0", [1, 0]), ("sst2", "positive positive", None), ("sst2", "negative neutral positive", None),
+    ("mnli", "CONTRADICTION NEUTRAL ENTAILMENT", [2, 1, 0]), ("mnli", "contradiction entailment neutral", [1, 2, 0]),
+    ("mnli", "LABEL_0 LABEL_1 LABEL_2", [0, 1, 2]), ("mnli", "0 1 2", [0, 1, 2]),
+    ("mnli", "LABEL_0 neutral LABEL_2", None),
+    ("rte", "not_entailment entailment", [1, 0]), ("rte", "contradiction entailment", None),
+    ("qqp", "duplicate not_duplicate", [1, 0]), ("mrpc", "not_equivalent equivalent", [0, 1]),
+    ("mrpc", "not_paraphrase paraphrase", [0, 1]), ("wnli", "not_entailment entailment", [0, 1]),
+    ("conll2003", "O B-MISC I-MISC B-PER I-PER B-ORG I-ORG B-LOC I-LOC", [0, 3, 4, 5, 6, 7, 8, 1, 2]),
+])  # fmt: skip
+def test_label_names_are_matched_by_spelling_order_and_meaning(task, stored, order):
+    assert labels.of(data.TASKS[task]).order(stored.split()) == order
+
+
+def test_labels_of_ones_own_that_differ_in_little_are_not_mixed_up():
+    own = labels.of(data.TASKS["custom"]._replace(labels=("C", "C++", "c", "bad", "BAD!")))
+    assert own.order(["BAD!", "c", "C++", "bad", "C"]) == [4, 2, 1, 3, 0]
+    assert own.order(["BAD?", "c", "C++", "bad", "C"]) is None
+
+
+@pytest.mark.parametrize("words, said", [
+    (["bad"], "'bad' must be a label of the teacher"), (["=0"], "must be a label"), (["a=0", "a=1"], "'a=1' must be"),
+    (["a=0", "b=2"], "names '2': this task's labels are unacceptable, acceptable"), (["a=0", "b=0"], "names '0'"),
+])  # fmt: skip
+def test_a_label_map_that_says_nothing_clear_is_refused(words, said):
+    with pytest.raises(ValueError, match=said):
+        labels.of(data.TASKS["cola"], words)
+    assert labels.of(data.TASKS["cola"], ["a=b=1", "x=UNACCEPTABLE"]).order(["a=b", "x"]) == [1, 0]
 
 
 def test_student_gets_a_new_head_and_the_tasks_labels(folders):
