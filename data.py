@@ -284,22 +284,29 @@ def _read_parquet(path):
         raise ValueError(f"{path}: not a Parquet file ({said}); write it again") from error
 
 
-def _dataset_rows(dataset, where, separator):
-    """("row 1", {column: value}), ... of a Dataset; classes as their names, lists as text, separator in between."""
-    names = {column: label_names(dataset, column) for column in dataset.features}
+def _dataset_rows(dataset):
+    """("row 1", {column: value}), ... of a Dataset, with the names of classes in place of their ids."""
+    names = {column: found for column in dataset.features or () if (found := label_names(dataset, column))}
 
-    def word(column, value, place):
+    def named(column, value):
         if isinstance(value, list):
-            words = [str(word(column, one, place)) for one in value]
-            if any(separator in one for one in words):
-                raise ValueError(f"{where}, {place}: column {column!r} holds {_listed(words)}, in which {separator!r} "
-                                 "cannot part the labels: pass another --label_separator")  # fmt: skip
-            return separator.join(words)
-        return names[column][value] if names[column] and isinstance(value, int) and value >= 0 else value
+            return [named(column, one) for one in value]
+        return names[column][value] if isinstance(value, int) and value >= 0 else value  # -1: not known
 
     for number, row in enumerate(dataset, 1):
-        yield f"row {number}", {column: word(column, value, f"row {number}") if column in names else value
-                                for column, value in row.items()}  # fmt: skip
+        yield f"row {number}", row | {column: named(column, row[column]) for column in names}
+
+
+def _lists_joined(rows, where, column, separator):
+    """Rows in which the column holds text where it held a list, as `_label_set` wants it."""
+    for number, row in rows:
+        if isinstance(row.get(column), list):
+            words = list(map(str, row[column]))
+            if any(separator in word for word in words):
+                raise ValueError(f"{where}, {_line(number)}: column {column!r} holds {_listed(words)}, in which "
+                                 f"{separator!r} cannot part the labels: pass another --label_separator")  # fmt: skip
+            row = row | {column: separator.join(words)}
+        yield number, row
 
 
 def label_names(dataset, column):
@@ -491,8 +498,10 @@ def _own_tables(args, skipped):
         hub = load_hub((name, config or None))
         wanted = {"train": "train", "validation": args.validation_split, "test": "test" if args.do_predict else None}
         if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
-            raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {_listed(hub)}: name "
-                             "the one to evaluate on by --validation_split")  # fmt: skip
+            remedy = {"train": "choose another data set", "test": "leave out --do_predict"}.get(
+                missing[0], "name the one to evaluate on by --validation_split")  # fmt: skip
+            raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {_listed(hub)}: "
+                             f"{remedy}")  # fmt: skip
         sources = {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
     else:
         files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
@@ -501,10 +510,11 @@ def _own_tables(args, skipped):
     for split, (where, rows) in sources.items():
         if rows is None and Path(where).suffix.lower() == ".parquet":
             rows = _read_parquet(where)
-        if rows is None:
-            found[split] = where, read_table(where, skipped), ()
-        else:
-            found[split] = where, _dataset_rows(rows, where, args.label_separator), label_names(rows, args.label_column)
+        names = () if rows is None else label_names(rows, args.label_column)
+        rows = read_table(where, skipped) if rows is None else _dataset_rows(rows)
+        if kind_of(args) == "multilabel":
+            rows = _lists_joined(rows, where, args.label_column, args.label_separator)
+        found[split] = where, rows, names
     return found
 
 

@@ -17,8 +17,8 @@ from torch.utils.tensorboard import summary
 
 from runs import FREE_OPTIONS, TrainingError, max_mem_gb, writing
 
-# Accelerate's, beside TensorBoard -> its name for a run's name, where it takes one
-TRACKERS = {"wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
+# Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
+TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
             "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
 
 

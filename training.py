@@ -92,8 +92,8 @@ def add_arguments(parser):
     add("--logging_steps", type=number(int, 1), default=50, help="optimiser steps between two TensorBoard points")
     add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = at the end of "
         f"each epoch, and every {LONG_EPOCH} steps of a longer one or of a stream")  # fmt: skip
-    add("--log_with", nargs="+", choices=TRACKERS, default=[], metavar="TRACKER", help="where scalars and options go "
-        f"beside TensorBoard's files: {', '.join(TRACKERS)} (install its package)")  # fmt: skip
+    add("--log_with", nargs="+", choices=TRACKERS, default=["tensorboard"], metavar="TRACKER", help="where scalars and "
+        f"options go beside TensorBoard's files, which are always written: {', '.join(TRACKERS)}")  # fmt: skip
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
     add("--save", choices=("best", "last"), default="best", help="which evaluated model is kept: the one with the best "
         "score on the dev set, or the last")  # fmt: skip
@@ -236,7 +236,8 @@ def make_accelerator(args, unused_parameters=False):
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--mixed_precision fp16 needs a CUDA device: use bf16 or no")
-    for name in args.log_with:
+    trackers = [name for name in args.log_with if name != "tensorboard"]  # whose files are our own
+    for name in trackers:
         if name not in map(str, get_available_trackers()):
             raise ValueError(f"--log_with {name}: its package is missing here: pip install {name.replace('_', '-')}, "
                              "or leave it out; TensorBoard's files are written anyway")  # fmt: skip
@@ -246,7 +247,7 @@ def make_accelerator(args, unused_parameters=False):
     if cpu:
         keep_memory()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu,
-                              log_with=args.log_with or None)  # fmt: skip
+                              log_with=trackers or None)  # fmt: skip
     set_seed(args.seed)
     if args.num_workers is None:
         args.num_workers = 2 if accelerator.device.type == "cuda" else 0

@@ -116,7 +116,7 @@ def test_scalars_and_options_go_to_another_tracker_too(finetune, world, tmp_path
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD, LoggerType.WANDB])
     options = ("--student", world / "bert", "--max_steps", "2", "--output_dir", tmp_path / "run")
-    finetune(*options, "--log_with", "wandb")
+    finetune(*options, "--log_with", "tensorboard", "wandb")
     assert seen["project"] == "ckd" and seen["name"] == str(tmp_path / "run") and seen["finished"]
     assert seen["config"]["learning_rate"] == 5e-5 and seen["config"]["terms/logits"] == 0
     events = EventAccumulator(str(tmp_path / "run")).Reload()

@@ -118,8 +118,8 @@ def hub(monkeypatch):
     features = Features({"sentence": Value("string"), "topic": ClassLabel(names=["sport", "art"])})
     splits = {name: Dataset.from_dict({"sentence": TEXTS, "topic": ids}, features=features)
               for name, ids in (("train", [1, 0, 1, 0]), ("dev", [0, 0, 1, 1]), ("test", [-1] * 4))}  # fmt: skip
-    asked = []
-    monkeypatch.setattr(data, "load_dataset", lambda *hub: asked.append(hub) or DatasetDict(splits))
+    splits, asked = DatasetDict(splits), []
+    monkeypatch.setattr(data, "load_dataset", lambda *hub: asked.append(hub) or splits)
     return asked
 
 
@@ -134,6 +134,9 @@ def test_a_data_set_of_the_hub(hub):
     assert parse(*HUB).output_dir == "runs/topics-v2-small/finetune/seed1"
     with pytest.raises(ValueError, match=r"has no split 'validation' but train, dev, test: name .* --validation_split"):
         load(*HUB)
+    data.load_dataset("owner", None).pop("test")
+    with pytest.raises(ValueError, match="has no split 'test' but train, dev: leave out --do_predict"):
+        load(*HUB, "--validation_split", "dev", "--do_predict")
 
 
 def test_glue_of_another_owner_may_lack_numbers_and_labels(monkeypatch):
@@ -288,8 +291,19 @@ def test_several_labels_and_numbers_without_labels(finetune, world, animals, tmp
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_lists_are_labels_of_several_and_never_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": ["y", "x"]}\n{"text": "b", "label": []}\n')
+    task, splits, _ = load("--kind", "multilabel", *("--train_file", tmp_path / "a.jsonl"),
+                           "--validation_file", tmp_path / "a.jsonl")  # fmt: skip
+    assert task.labels == ("x", "y") and splits["train"]["label"] == [[1, 1], [0, 0]]
+    with pytest.raises(ValueError, match=r"train\.parquet, row 1: column 'text' holds a list, not text"):
+        load(*files(tmp_path, {"text": [["a", "b"]], "label": ["x,y"]}), "--kind", "multilabel")
+    with pytest.raises(ValueError, match=r"train\.parquet, row 1: column 'label' holds a list, not text"):
+        load(*files(tmp_path, {"text": ["a"], "label": [["x", "y"]]}), "--metrics", "accuracy")
+
+
 def test_lists_of_classes_are_named():
     features = Features({"a": List(ClassLabel(names=["x", "y"])), "b": Value("int64")})
     table = Dataset.from_dict({"a": [[0, 1]], "b": [1]}, features=features)
     assert data.label_names(table, "a") == ("x", "y") and data.label_names(table, "b") == ()
-    assert list(data._dataset_rows(table, "t", ",")) == [("row 1", {"a": "x,y", "b": 1})]
+    assert list(data._dataset_rows(table)) == [("row 1", {"a": ["x", "y"], "b": 1})]
