@@ -438,6 +438,7 @@ def check_args(args, pretraining=False):
     for name in recipe.keys() - TERMS.keys():
         if f"--{name}" not in typed:
             setattr(args, name, recipe[name])
+            args.asked = [*getattr(args, "asked", []), name]
     if not re.fullmatch(r"\d{1,6}|all", args.window, re.ASCII):
         raise ValueError(f"--window {args.window!r} must be an odd number or 'all'")
     args.window = None if args.window == "all" else int(args.window)

@@ -107,6 +107,7 @@ def results(run):
     row["history"] = history(run)
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
+    row["asked"] = run.get("asked") if isinstance(run.get("asked"), list) else []
     return {"1": math.nan, "32": math.nan} | row
 
 
@@ -193,12 +194,23 @@ def read_runs(folders):
         counts = ", ".join(f"{len(lines)} {what}" for what, lines in left_out.items() if lines)
         again = [f"{line}: give its command again to finish it" for line in left_out["incomplete"]]
         raise ReportError(f"no complete run under {where}; {counts}, the first is {[*left_out['damaged'], *again][0]}")
-    runs = with_speedups(pd.DataFrame(runs))
+    runs = with_defaults(with_speedups(pd.DataFrame(runs)))
     for column, convention in (("task", TASKS), ("name", METHODS)):
         others = sorted(set(runs[column]) - set(convention))
         known = [one for one in convention if one in set(runs[column])]
         runs[column] = pd.Categorical(runs[column], known + others, ordered=True)
     return runs.sort_values(["stage", "task", "name", "seed"], ignore_index=True), left_out
+
+
+def with_defaults(runs):
+    """The runs with the same options in every recipe: one that an older run lacks counts as its default.
+
+    Newer runs have that default where they were not asked for another value.
+    """
+    keys = {key for recipe in runs["recipe"] for key in recipe if not all(key in other for other in runs["recipe"])}
+    filled = [recipe | {key: recipe[key] if key in recipe and key in asked else "default" for key in keys}
+              for recipe, asked in zip(runs["recipe"], runs["asked"], strict=True)]  # fmt: skip
+    return runs.assign(recipe=pd.Series(filled, index=runs.index, dtype=object))
 
 
 def with_speedups(runs):

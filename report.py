@@ -189,7 +189,7 @@ def mixed_options(runs):
     """Lines that name the options in which the seeds of one method differ, whose mean then means little."""
     lines = []
     for (_, task, name), recipes in runs.groupby(["stage", "task", "name"], observed=True)["recipe"]:
-        for key in sorted(set.intersection(*map(set, recipes))):  # an older run may lack a newer option
+        for key in sorted(recipes.iloc[0]):
             values = dict.fromkeys(json.dumps(recipe[key], sort_keys=True) for recipe in recipes)
             if len(values) > 1:
                 lines.append(escape(f"Mixed: the runs of {name} on {task} differ in --{key}: {', '.join(values)}"))

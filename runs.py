@@ -161,7 +161,8 @@ def _lock(folder):
 
 def options_of(args):
     """The resolved options as they stand in run.json."""
-    return {name: value for name, value in vars(args).items() if name not in ("lock", "layer_pairs", "defaults")}
+    others = ("lock", "layer_pairs", "defaults", "asked")
+    return {name: value for name, value in vars(args).items() if name not in others}
 
 
 def inspect_run(args, inputs=None):
@@ -197,10 +198,14 @@ def inspect_run(args, inputs=None):
 
 
 def _compare_options(args, folder, theirs):
-    """Raise ValueError if a run in the folder has other options; one it does not know counts if it is no default."""
+    """Raise ValueError if a run in the folder has other options; one that it does not know has its default there.
+
+    The default as this command has it where it leaves the option alone: what a default becomes may depend on others.
+    """
     mine = json.loads(json.dumps(finite({k: v for k, v in options_of(args).items() if k not in FREE_OPTIONS})))
-    defaults = {k: v for k, v in getattr(args, "defaults", {}).items() if k not in theirs}
-    theirs = defaults | {k: v for k, v in theirs.items() if k not in FREE_OPTIONS}
+    missing = {k: v for k, v in getattr(args, "defaults", {}).items() if k not in theirs}
+    missing = {k: v if k in args.asked else mine.get(k) for k, v in missing.items()}
+    theirs = missing | {k: v for k, v in theirs.items() if k not in FREE_OPTIONS}
     differ = [k for k in sorted({*mine, *theirs} - set(FREE_OPTIONS)) if mine.get(k) != theirs.get(k)]
     if differ:
         listed = ", ".join(f"--{k} {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in differ)
@@ -373,6 +378,7 @@ def new_record(args, accelerator, stage, task, **more):
     return {
         "status": "running", "stage": stage, "task": task, "name": args.run_name, "seed": args.seed,
         "command": command(), "options": options_of(args),
+        "asked": sorted({*getattr(args, "asked", ())}),  # options that are not at their default, by hand or by a preset
         "git": git_state(), "versions": versions(), "hardware": machine(accelerator), **more,
     }  # fmt: skip
 

@@ -45,9 +45,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
     def parse_args(self, args=None, namespace=None):
-        """The options, and all their defaults in `defaults`: a record may be older than an option."""
+        """The options; for records older than an option also the `defaults`, and `asked`: names with other values."""
         found = super().parse_args(args, namespace)
-        found.defaults = {action.dest: action.default for action in self._actions if action.dest in vars(found)}
+        defaults = {action.dest: action.default for action in self._actions if action.dest in vars(found)}
+        found.asked = [name for name, default in defaults.items() if getattr(found, name) != default]
+        found.defaults = defaults
         return found
 
     def error(self, message):

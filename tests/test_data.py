@@ -826,6 +826,14 @@ def test_the_diagnostic_set_is_predicted_as_often_as_one_likes_in_a_folder_a_stu
     finetune(*options, "--student", "./other")
     assert len(list((tmp_path / "runs" / "ax").iterdir())) == 2
     assert (tmp_path / "runs/ax/other/seed1/AX.tsv").read_text().splitlines() == lines
+    # Somebody else's model, with the labels in another order and spelling.
+    model = AutoModelForSequenceClassification.from_pretrained(nli_models[0])
+    for parameter in model.classifier.parameters():
+        parameter.data = parameter.data[[2, 0, 1]]
+    model.config.id2label = dict(enumerate(("CONTRADICTS", "Entailment", "neutral")))
+    model.save_pretrained(tmp_path / "other")
+    finetune(*options, "--student", "./other", "--output_dir", "theirs")
+    assert (tmp_path / "theirs/AX.tsv").read_text().splitlines() == lines
     found.unlink()
     found.mkdir()
     with pytest.raises(runs.TrainingError, match=r"AX\.tsv cannot be written \(Is a directory\)"):

@@ -385,6 +385,24 @@ def test_a_long_epoch_is_evaluated_before_its_end(finetune, world, tmp_path, mon
 
 
 class TestRunFolder:
+    def test_a_finished_run_that_is_older_than_an_option_is_left_alone(self, finetune, teacher, tmp_path, capsys):
+        options = ("--teacher", teacher, *CKD, "--max_steps", "2", "--output_dir", tmp_path / "run")
+        finetune(*options)
+        record, newer = record_of(tmp_path / "run"), ("stages", "save", "label_map")
+        assert record["asked"] == sorted(["teacher", "student_layers", "max_steps", "output_dir", "data_dir", "task",
+            "max_train_samples", "max_eval_samples", "num_train_epochs", "per_device_train_batch_size",
+            "max_seq_length", "logging_steps"])  # fmt: skip
+        record["options"] = {k: v for k, v in record["options"].items() if k not in newer}
+        del record["asked"]
+        runs.write_json(tmp_path / "run" / "run.json", record)
+        finetune(*options)
+        assert "complete already" in capsys.readouterr().out
+        for more, said in ((("--save", "last"), "--save 'best' there, 'last' here"),
+                           (("--stages", "wr_pair", "0.5", "logits"), "--stages None there, \\[\\[0.0, "),
+                           (("--label_map", "a=0", "b=1"), "--label_map None there")):  # fmt: skip
+            with pytest.raises(ValueError, match=said):
+                finetune(*options, *more)
+
     def test_a_finished_run_is_not_run_again_nor_overwritten_by_other_options(self, finetune, world, tmp_path, capsys):
         options = ("--student", world / "bert", "--max_steps", "1", "--output_dir", tmp_path / "run")
         finetune(*options)

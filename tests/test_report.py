@@ -271,6 +271,21 @@ def test_cached_times_are_marked_and_unlike_seeds_are_named(tmp_path, tables):
     assert text.count("Mixed:") == 1 and "Code: abcdef0123 (dirty), unknown for 1 of 3 runs" in text
 
 
+def test_an_option_that_an_older_run_lacks_counts_as_its_default(tmp_path, tables):
+    old = make_run()["options"]
+    stages = [[0.0, {"wr_triple": 1.0}], [0.5, {"logits": 1.0}]]
+    runs = [make_run("ckd", seed=1, options=old), make_run("kd", seed=1, options=old),
+            make_run("ckd", seed=2, options=old | {"save": "best", "stages": None}, asked=["window"]),
+            make_run("kd", seed=2, options=old | {"save": "best", "stages": stages}, asked=["stages"])]  # fmt: skip
+    text = " ".join(tables(write(tmp_path, *runs)).split())
+    assert text.count("Mixed:") == 1 and "Mixed: the runs of kd on cola differ in --stages: \"default\", " in text
+    # So runs of two windows still make a curve.
+    runs[0]["options"] = old | {"window": 5}
+    runs[2]["options"]["window"], runs[2]["seed"] = 21, 1
+    found, _ = records.read_runs([Path(write(tmp_path / "windows", runs[0], runs[2] | {"name": "wide"}))])
+    assert [sorted(windows) for windows in report.window_curves(found).values()] == [[5, 21]]
+
+
 def test_the_speed_up_of_a_shape_is_the_median_of_its_runs(tmp_path, tables):
     def latency(one):
         return {"speedup": {"1": one, "32": 2.0}}
@@ -544,7 +559,7 @@ def test_window_curve_needs_two_windows_of_one_recipe(tmp_path):
     def run(window, seed, **options):
         options = {"window": window, "terms": {"wr_triple": 1.0}, "run_name": f"w{window}",
                    "output_dir": f"/x/{window}/{seed}", "teacher": f"runs/cola/teacher/seed{seed}"} | options
-        return make_run(options["run_name"], seed=seed, score=0.1 * seed, options=options)
+        return make_run(options["run_name"], seed=seed, score=0.1 * seed, options=options, asked=[*options])
 
     runs = [run(window, seed) for window in (None, 21, 5) for seed in (1, 2)]
     runs += [run(21, seed, run_name="w21-again") for seed in (1, 2)]

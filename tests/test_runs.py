@@ -236,13 +236,15 @@ class TestInputs:
 
     def test_processes_and_options_unknown_to_an_older_record(self, tmp_path):
         args = argparse.Namespace(output_dir=str(tmp_path), overwrite=False, old=1, new=2)
-        args.defaults = {"old": 0, "new": 2}
+        args.defaults, args.asked = {"old": 0, "new": 2}, ["old"]
         there = {"train_examples": "ab", "number_of_processes": 2, "examples_per_step": 32}
         runs.write_json(tmp_path / "run.json", RECORD | {"status": "running", "options": {"old": 1}, "inputs": there})
         assert runs.inspect_run(args, there) == runs.inspect_run(args) == "resume"
         with pytest.raises(ValueError, match="of processes 2 there, 1 here; examples per step 32 there, 16 here"):
             runs.inspect_run(args, there | {"number_of_processes": 1, "examples_per_step": 16})
-        args.new = 3
+        args.new = 3  # what the default became
+        assert runs.inspect_run(args) == "resume"
+        args.asked = ["old", "new"]
         with pytest.raises(ValueError, match=r"other options \(--new 2 there, 3 here\)"):
             runs.inspect_run(args)
 
