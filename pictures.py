@@ -35,7 +35,9 @@ def draw_panels(path, panels, names, caption, formats=("png",)):
     shown = [name for name in names if any(name in set(points["name"]) for _, points, _ in panels)]
     height = max(1.8, 1.2 + 0.36 * len(shown)) if by_row else 3.0
     legend_columns = 1 if by_row else 1 + (len(shown) - 1) // (10 * rows)
-    size = 3 * columns + 2.4 * legend_columns, 0.4 + height * rows + 0.16 * caption.count("\n")
+    width = 3 * columns + 2.4 * legend_columns
+    caption = "\n".join(line for part in caption.split("\n") for line in textwrap.wrap(part, int(16 * width)))
+    size = width, 0.4 + height * rows + 0.16 * caption.count("\n")
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes, handles = figure.subplots(rows, columns, squeeze=False, sharey=by_row).ravel(), {}
     looks = {name: {"color": COLOURS[i % 8], "marker": MARKERS[i % 9]} for i, name in enumerate(shown)}

@@ -548,6 +548,10 @@ def test_seeds_are_points_and_the_teacher_a_line(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.update({Path(path).name: figure}))
     report.write_plots(frame, tmp_path)
+    for figure in drawn.values():  # all that is written stands within the picture
+        figure.draw_without_rendering()
+        box = figure._supxlabel.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.height > 0
     for name, axis in (("report_time.png", 1), ("report_scores.png", 0)):
         (ax,) = drawn[name].axes
         assert sorted(ax.collections[0].get_offsets()[:, axis]) == [10, 20, 40], name
