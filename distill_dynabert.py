@@ -208,7 +208,7 @@ def finish(args, record, sizes, student, teacher, accelerator):
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         for size in sizes[::-1]:
             small = dynabert.extract(student, size)
-            found = {name: record[args.save]["metrics"][f"{name}/{size}"] for name in names}
+            found = {name: record[runs.kept(args)]["metrics"][f"{name}/{size}"] for name in names}
             rows.append({
                 "width": size.width, "depth": size.depth, "score": metrics.score(found, names), "metrics": found,
                 **measure.describe(small, args.max_seq_length), "heads": size.heads,
@@ -269,8 +269,8 @@ def main(argv=None):
         for row in record["subnetworks"]:
             best = ", ".join(f"{name} {training.shown(value)}" for name, value in row["metrics"].items())
             print(f"{args.output_dir}: width {row['width']:g}, depth {row['depth']:g}: {best}")
-        kept = record[args.save]
-        print(f"{args.output_dir}: {args.save} mean score {training.shown(kept['score'])} at step {kept['step']}, "
+        which, kept = runs.kept(args), record[runs.kept(args)]
+        print(f"{args.output_dir}: {which} mean score {training.shown(kept['score'])} at step {kept['step']}, "
               f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
     return None
 

@@ -252,9 +252,9 @@ def main(argv=None):
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:
             finish(args, record, student, teacher, accelerator)
-            kept = record[args.save]
+            kept = record[runs.kept(args)]
             scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items() if "/" not in k)
-            print(f"{args.output_dir}: {args.save} {scores} at step {kept['step']}, "
+            print(f"{args.output_dir}: {runs.kept(args)} {scores} at step {kept['step']}, "
                   f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
     if args.do_predict:
         folder = args.student if args.task == "ax" else args.output_dir

@@ -323,10 +323,10 @@ def finish(args, record, student, teacher, accelerator):
         "hours_for_one_epoch_of_english_wikipedia": round(ENGLISH_WIKIPEDIA_TOKENS / max(rate, 1e-9) / 3600, 1),
     }
     runs.complete(args, record)
-    kept = record[args.save]
+    kept = record[runs.kept(args)]
     scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items())
     account = record["accounting"]
-    print(f"{args.output_dir}: {args.save} {scores} at step {kept['step']}\n{account['tokens_seen']} tokens at "
+    print(f"{args.output_dir}: {runs.kept(args)} {scores} at step {kept['step']}\n{account['tokens_seen']} tokens at "
           f"{rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
           f"{account['hours_for_one_epoch_of_english_wikipedia']} h on this machine")  # fmt: skip
 

@@ -281,8 +281,10 @@ def _strangers(folder, record):
     links = [folder / name for name in ("tb", "checkpoints") if (folder / name).is_symlink()]
     found = [path for path in unknown(folder, OWN) if path not in links]
     found = [path for path in found if path.name not in record.get("files", ()) or inner(path)]
-    for path in [path for path in found if inner(path) and path.name in ("tb", "checkpoints", ".tmp-model")]:
+    for path in [path for path in found if inner(path) and path.name in ("tb", "checkpoints", ".tmp-model", "last")]:
         found.remove(path)
+        if path.name == "last":  # with --save both
+            found += [inside for inside in unknown(path, OWN) if inside.name not in record.get("files", ())]
         if path.name == "tb":
             found += unknown(path, ["events.out.tfevents.*"])
         elif path.name == "checkpoints":
@@ -363,6 +365,11 @@ def digest_files(paths, ends=2**20):
                 f.seek(at)
                 digest.update(f.read(ends))
     return digest.hexdigest()
+
+
+def kept(args):
+    """The evaluation, "best" or "last", whose model a run keeps in its folder."""
+    return "last" if args.save == "last" else "best"
 
 
 def note_files(folder, names):

@@ -196,7 +196,7 @@ class MultiLabel(Classification):
     def words(self, logits, args):
         """The labels at the threshold that the dev set chose for the saved model, with the task's separator between."""
         record = runs.read_record(args.output_dir)
-        chosen = logits.double().sigmoid() >= record[args.save]["metrics"]["threshold"]
+        chosen = logits.double().sigmoid() >= record[runs.kept(args)]["metrics"]["threshold"]
         return [self.task.separator.join(escaped(self.task.labels[i]) for i in row.nonzero().flatten().tolist())
                 for row in chosen]  # fmt: skip
 

@@ -97,8 +97,8 @@ def add_arguments(parser):
     add("--log_with", nargs="+", choices=TRACKERS, default=["tensorboard"], metavar="TRACKER", help="where scalars and "
         f"options go beside TensorBoard's files, which are always written: {', '.join(TRACKERS)}")  # fmt: skip
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
-    add("--save", choices=("best", "last"), default="best", help="which evaluated model is kept: the one with the best "
-        "score on the dev set, or the last")  # fmt: skip
+    add("--save", choices=("best", "last", "both"), default="best", help="which evaluated model is kept: the one with "
+        "the best score on the dev set, the last, or the best and in its folder last/ the last")  # fmt: skip
     add("--save_minutes", type=number(float, 0), default=10.0, help="minutes after which there is a checkpoint in any "
         "case, 0 = never; several processes look at the clock every --logging_steps")  # fmt: skip
     add("--keep_checkpoints", type=number(int, 1), default=1, help="number of newest checkpoints kept")
@@ -446,8 +446,11 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
         better = scored and (state["best"] is None or (score is not None and (best is None or score > best)))
         if better:
             state["best"], best = entry, score
-        if (better or args.save == "last") and accelerator.is_main_process:
-            state["files"] = sorted({*state["files"], *save_best(args, accelerator, recipe, model, entry)})
+        if accelerator.is_main_process:
+            if better or args.save == "last":
+                state["files"] = sorted({*state["files"], *save_model(args, accelerator, recipe, model, entry)})
+            if args.save == "both":
+                save_model(args, accelerator, recipe, model, entry, "last")
         points |= {} if best is None else {"best/score": best}
         said = f"epoch {state['epoch']:.2f}" + ", the best so far" * (state["best"] is entry)
     if accelerator.is_main_process:
@@ -473,10 +476,11 @@ def check_weights(model, step):
                         "the best model so far are intact: lower --learning_rate")  # fmt: skip
 
 
-def save_best(args, accelerator, recipe, model, entry):
-    """Put the model into the run folder file by file, each of them whole; returns the files' names."""
-    folder, temporary = Path(args.output_dir), Path(args.output_dir) / ".tmp-model"
-    with writing(folder, temporary):
+def save_model(args, accelerator, recipe, model, entry, below=""):
+    """Put the model into the run folder, or a folder below it, file by file, each whole; returns the files' names."""
+    folder, temporary = Path(args.output_dir) / below, Path(args.output_dir) / ".tmp-model"
+    with writing(Path(args.output_dir), temporary):
+        folder.mkdir(exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         recipe.save(temporary, accelerator.unwrap_model(model), entry)

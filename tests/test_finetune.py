@@ -228,6 +228,23 @@ def test_the_last_model_is_kept_where_it_is_asked_for(finetune, world, tmp_path,
     assert "step 12:" in (tmp_path / "run" / "README.md").read_text()
 
 
+def test_the_best_and_the_last_model_are_kept_where_both_are_asked_for(finetune, world, tmp_path, monkeypatch):
+    scores = iter([0.9, 0.5, 0.1, 0.9, 0.5, 0.1])
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    run = tmp_path / "run"
+    options = ("--student", world / "bert", "--save", "both", "--output_dir", run)
+    finetune(*options)
+    kept, last = (load_file(folder / "model.safetensors") for folder in (run, run / "last"))
+    end = load_file(next((run / "checkpoints").iterdir()) / "model.safetensors")
+    assert all(torch.equal(end[k], last[k]) for k in end) and any(not torch.equal(kept[k], last[k]) for k in kept)
+    assert "step 6:" in (run / "README.md").read_text() and "step 12:" in (run / "last" / "README.md").read_text()
+    (run / "last" / "mine.txt").touch()
+    with pytest.raises(ValueError, match=r"holds what no run wrote \(last/mine.txt"):
+        finetune(*options, "--overwrite")
+    (run / "last" / "mine.txt").unlink()
+    finetune(*options, "--overwrite")
+
+
 def test_a_best_score_of_zero_or_below_is_still_saved(finetune, world, tmp_path, monkeypatch):
     scores = iter([0.9, -0.3, -0.2, -0.4])  # the first before any step, of no candidate
     monkeypatch.setattr("metrics.score", lambda *_: next(scores))
@@ -240,8 +257,8 @@ def test_a_best_score_of_zero_or_below_is_still_saved(finetune, world, tmp_path,
 def test_the_best_model_is_kept_not_the_last(finetune, world, tmp_path, monkeypatch):
     scores, kept = iter([0.9, 0.5, 0.1]), []
     monkeypatch.setattr("metrics.score", lambda *_: next(scores))
-    save = training.save_best
-    monkeypatch.setattr(training, "save_best", lambda *a: (kept.append(1), save(*a))[1])
+    save = training.save_model
+    monkeypatch.setattr(training, "save_model", lambda *a: (kept.append(1), save(*a))[1])
     finetune("--student", world / "bert", "--output_dir", tmp_path / "run")
     best = load_file(tmp_path / "run" / "model.safetensors")
     last = load_file(next((tmp_path / "run" / "checkpoints").iterdir()) / "model.safetensors")
