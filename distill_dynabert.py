@@ -54,7 +54,8 @@ def build_parser():
     add("--depth", type=float, default=1.0, help="of the exported sub-network: one of --depth_mults of the run")
     add("--onnx", action="store_true", help="write model.onnx too, and compare its logits with PyTorch's")
     # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
-    parser.set_defaults(do_predict=False, student_init=None, **{f"student_{name}": None for name in models.SHAPE})
+    cut = {f"student_{name}": None for name in models.SHAPE}
+    parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)
     return parser
 
 

@@ -35,6 +35,9 @@ def build_parser():
     training.add_arguments(parser)
     parser.add_argument("--do_predict", action="store_true", help="write the predictions of the test set, of GLUE in "
                         "the form of its submissions")  # fmt: skip
+    parser.add_argument("--held_out", type=training.number(float, 0, 0.9), default=0.0, help="share of the training "
+                        "set that is held out and chooses the best model, in place of the dev set; 0 = the dev set "
+                        "does")  # fmt: skip
     parser.add_argument("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training "
                         "set once and keep them on disk in half precision")  # fmt: skip
     parser.add_argument("--cache_limit_gb", type=training.number(float, 0, open_low=True), default=20.0,
@@ -77,6 +80,7 @@ def load_everything(args):
     student, teacher, tokenizer = models.load_pair(
         args, kind.auto, labels=labels.of(task, args.label_map), fine_tune_command=command, **kind.head
     )
+    held_out = hold_out(args, splits)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     args.layer_pairs = models.layer_maps(args, *sizes) if teacher else []
     if teacher:
@@ -86,6 +90,9 @@ def load_everything(args):
         if args.max_seq_length > models.max_tokens(model.config):
             raise ValueError(f"--max_seq_length {args.max_seq_length} exceeds the model's "
                              f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
+    if held_out:  # a dev set of its own, of which the kind knows no more than of the other
+        kind.held_out = tasks.chosen(args)(task)
+        kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
     splits, said = kind.tokenize(splits, tokenizer, args)
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone talks
         if skipped.reports:
@@ -93,6 +100,24 @@ def load_everything(args):
         if said:
             print(said)
     return kind, splits, student, teacher, tokenizer
+
+
+def hold_out(args, splits):
+    """Take --held_out of the training examples out of the splits: they with the rest, as splits of their own, or None.
+
+    The same examples for all seeds and methods. Raises ValueError if too few are left or they have no labels.
+    """
+    if not args.held_out:
+        return None
+    train, count = splits["train"], round(args.held_out * len(splits["train"]))
+    if not 0 < count < len(train):
+        raise ValueError(f"--held_out {args.held_out:g} of {len(train)} training examples leaves {count} to choose by "
+                         f"and {len(train) - count} to train on: take another share")  # fmt: skip
+    if not {"label", "labels", "tags", "texts"} & {*train.column_names}:
+        raise ValueError("--held_out needs labels to choose by, which the training texts lack: leave it out")
+    parts = train.train_test_split(test_size=count, seed=0)
+    splits["train"] = parts["train"]
+    return {"train": parts["train"], "validation": parts["test"]}
 
 
 def taught(teacher, batch, need_hidden):
@@ -156,6 +181,9 @@ def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
         model = accelerator.unwrap_model(model)
         result, predictions = kind.evaluate(model, splits, tokenizer, args, accelerator)
         files.update(predictions)
+        if kind.held_out:
+            found, _ = kind.held_out.evaluate(model, kind.held_out.splits, tokenizer, args, accelerator)
+            result[training.CHOICE] = metrics.score(found, kind.task.metrics)
         return result, metrics.score(result, kind.task.metrics), figures(model)
 
     return evaluate

@@ -44,6 +44,7 @@ class Kind:
     token_axis: int | None = None
     custom = True
     scores: tuple = ()
+    held_out = None  # another Kind of the same task, with `splits` of its own that choose the best model
 
     def __init__(self, task):
         self.task = task

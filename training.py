@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 from events import TRACKERS, Log
 from runs import TrainingError, finite, load_checkpoint, max_mem_gb, save_checkpoint, write_json, writing
 
+CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
 LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
 
 # --- the command line ---------------------------------------------------------------------------------------------
@@ -442,10 +443,11 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
                  "loss": loss}  # fmt: skip
         state["history"].append(entry)
         # None, not 0: a first score below 0 is still the best so far.
-        best = state["best"] and state["best"]["score"]
-        better = scored and (state["best"] is None or (score is not None and (best is None or score > best)))
+        best, now = state["best"] and choice(state["best"]), choice(entry)
+        better = scored and (state["best"] is None or (now is not None and (best is None or now > best)))
         if better:
-            state["best"], best = entry, score
+            state["best"] = entry
+        best = state["best"] and state["best"]["score"]
         if accelerator.is_main_process:
             if better or args.save == "last":
                 state["files"] = sorted({*state["files"], *save_model(args, accelerator, recipe, model, entry)})
@@ -459,6 +461,11 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
         tqdm.write(f"step {state['step']}: {scores} ({said})")
     log.scalars(points, state["step"])
     log.figures(figures, state["step"])
+
+
+def choice(entry):
+    """The number of an evaluation by which the best one is chosen."""
+    return entry["metrics"].get(CHOICE, entry["score"])
 
 
 def shown(value):

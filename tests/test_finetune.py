@@ -19,7 +19,10 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import data
+import distill_finetune
 import losses
+import models
 import runs
 import teacher_cache
 import training
@@ -263,6 +266,40 @@ def test_the_best_model_is_kept_not_the_last(finetune, world, tmp_path, monkeypa
     best = load_file(tmp_path / "run" / "model.safetensors")
     last = load_file(next((tmp_path / "run" / "checkpoints").iterdir()) / "model.safetensors")
     assert len(kept) == 1 and any(not torch.equal(best[k], last[k]) for k in best)
+
+
+def test_the_best_model_is_chosen_on_what_is_held_out(finetune, world, tmp_path, monkeypatch):
+    scores = iter([0.9, 0.9, 0.4, 0.1, 0.3, 0.8])  # held out and dev set in turn: before training, epoch 1, epoch 2
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    finetune("--student", world / "bert", "--held_out", "0.25", "--output_dir", tmp_path / "run")
+    record = record_of(tmp_path / "run")
+    assert (record["best"]["step"], record["best"]["score"]) == (5, 0.1)  # 72 of 96 examples, in steps of 16
+    assert record["best"]["metrics"]["held_out/score"] == 0.4 and record["last"]["score"] == 0.8
+
+
+def test_what_is_held_out_is_not_trained_on_and_is_the_same_for_every_seed(world, tmp_path):
+    found = []
+    for seed in ("1", "2"):
+        args = distill_finetune.build_parser().parse_args([
+            "--task", "cola", "--data_dir", str(world / "glue"), "--student", str(world / "bert"), "--held_out", "0.1",
+            "--seed", seed])  # fmt: skip
+        distill_finetune.check_args(args)
+        kind, splits, *_ = distill_finetune.load_everything(args)
+        parts = [[tuple(row) for row in split["input_ids"]] for split in (
+            splits["train"], kind.held_out.splits["train"], kind.held_out.splits["validation"])]  # fmt: skip
+        whole = [tuple(row) for row in data.tokenize(
+            data.load_examples(args, data.Skipped(False))[1]["train"],
+            models.load_tokenizer(world / "bert"), args.max_seq_length)["input_ids"]]  # fmt: skip
+        assert parts[0] == parts[1] and len(parts[2]) == round(0.1 * len(whole))
+        assert sorted(parts[0] + parts[2]) == sorted(whole)
+        found.append(parts[2])
+    assert found[0] == found[1]
+
+
+def test_too_little_to_choose_by_is_refused(finetune, world, tmp_path):
+    with pytest.raises(ValueError, match=r"--held_out 0\.001 of 96 training examples leaves 0 to choose by"):
+        finetune("--student", world / "bert", "--held_out", "0.001", "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_fractional_epochs_end_where_the_schedule_ends(finetune, world, tmp_path):
