@@ -209,8 +209,9 @@ def finish(args, record, sizes, student, teacher, accelerator):
         for size in sizes[::-1]:
             small = dynabert.extract(student, size)
             found = {name: record[runs.kept(args)]["metrics"][f"{name}/{size}"] for name in names}
+            score = None if None in found.values() else metrics.score(found, names)  # not defined
             rows.append({
-                "width": size.width, "depth": size.depth, "score": metrics.score(found, names), "metrics": found,
+                "width": size.width, "depth": size.depth, "score": score, "metrics": found,
                 **measure.describe(small, args.max_seq_length), "heads": size.heads,
                 "latency": measure.latency_record(small, teacher, args.max_seq_length),
             })  # fmt: skip
@@ -253,7 +254,8 @@ def main(argv=None):
         used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
         inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
     how = runs.open_run_everywhere(args, accelerator, inputs)
-    if how == "new" and not rewired:  # later, the checkpoint holds it rewired
+    if not rewired and not (how == "resume" and runs.newest_everywhere(accelerator, Path(args.output_dir))):
+        # A checkpoint would hold it rewired.
         rewire(args, kind, splits, student, tokenizer, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
