@@ -21,6 +21,7 @@ from transformers import (
 import distill_dynabert
 import dynabert
 import losses
+import measure
 import models
 import records
 import report
@@ -75,6 +76,7 @@ def test_sizes_are_rounded_and_the_full_one_is_last():
     assert [(s.heads, s.neurons, len(s.layers)) for s in sizes] == [
         (3, 22, 3), (9, 68, 3), (12, 90, 3), (3, 22, 4), (9, 68, 4), (12, 90, 4), (3, 22, 6), (9, 68, 6), (12, 90, 6)
     ]  # fmt: skip
+    assert dynabert.sizes(config, [1.0, 0.0833], [1.0])[0].heads == 1  # as the error of a smaller one says
     assert str(sizes[0]) == "w0.25_d0.5" and str(sizes[-1]) == "w1_d1" and sizes[3].layers == (0, 1, 3, 4)
 
 
@@ -174,6 +176,23 @@ def test_a_sub_network_is_a_slice_and_its_export_the_same(model):
                           "up": (neurons, 24), "down": (24, neurons)}  # fmt: skip
     dynabert.resize(model)
     assert torch.equal(logits(model), full)
+
+
+def test_a_student_is_cut_from_a_narrow_sub_network(model, tmp_path):
+    size = dynabert.sizes(model.config, [1.0, 0.5], [1.0])[0]
+    small, auto = dynabert.extract(model, size), AutoModelForSequenceClassification
+    student = models.build_student(small, auto, {"layers": 2}).eval()
+    source = models.encoder_layers(small)[1].state_dict()
+    copied = models.encoder_layers(student)[0].state_dict()
+    assert all(torch.equal(value, source[name]) for name, value in copied.items())
+    student.save_pretrained(tmp_path)
+    loaded, missing = models.load_model(tmp_path, auto)
+    assert not missing and torch.equal(logits(loaded), logits(student))
+    assert measure.describe(loaded, 9)["heads"] == 2
+    whole = models.build_student(small, auto, {"layers": 2, "heads": 4})
+    assert type(whole) is type(model) and not hasattr(whole.config, "kept_heads")
+    with pytest.raises(ValueError, match="the student has 4 heads and the teacher 2"):
+        losses.check_terms(["attention_mse"], [(1, 1)], model.config, small.config)
 
 
 def test_gradients_are_those_of_the_slice(model):
@@ -289,14 +308,15 @@ def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
     assert "4 of 4 layers, 2 of 4 heads" in out and "opens with models.load_model" in out
 
 
-def test_a_resumed_run_has_the_same_weights(run, teacher, tmp_path, cut_at):
+@pytest.mark.parametrize("call", [1, 4])  # before there is a checkpoint, and after
+def test_a_resumed_run_has_the_same_weights(run, teacher, tmp_path, cut_at, call):
     options = ("--teacher", teacher, "--width_mults", 1, 0.5, "--save_steps", 1, "--num_train_epochs", 2)
     run(*options, "--output_dir", tmp_path / "whole")
-    cut_at(4)
+    cut_at(call)
     with pytest.raises(KeyboardInterrupt):
         run(*options, "--output_dir", tmp_path / "cut")
     run(*options, "--output_dir", tmp_path / "cut")
-    assert record(tmp_path / "cut")["time"]["sessions"] == 2
+    assert record(tmp_path / "cut")["time"]["sessions"] == (1 if call == 1 else 2)  # one that saved nothing is none
     a, b = (load_file(tmp_path / f / "checkpoints/step-00000006/model.safetensors") for f in ("whole", "cut"))
     assert a and all(torch.equal(a[k], b[k]) for k in a)
 
