@@ -235,9 +235,9 @@ def main(argv=None):
     steps = math.ceil(len(splits["train"]) / training.step_size(args, accelerator))
     losses.check_stages(args, training.total_steps(args, steps))
     rewired = hasattr(student.config, "dynabert")
-    if not rewired and not {"labels", "start_positions"} & {*splits["train"].column_names}:
-        raise ValueError("heads and neurons are sorted by the loss on labels, which the training texts lack: add "
-                         "--label_column")  # fmt: skip
+    if not rewired and "labels" in splits["train"].column_names and all(x == -1 for x in splits["train"]["labels"]):
+        raise ValueError("heads and neurons are sorted by the loss on labels, which the training texts lack: begin "
+                         "with texts that have some, in --label_column; stage 2 needs none")  # fmt: skip
     for size in sizes if teacher else ():
         config = models.student_config(student.config, layers=len(size.layers))
         losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)

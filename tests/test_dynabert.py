@@ -1,5 +1,6 @@
 """DynaBERT: rewiring, sub-networks as slices, the three stages of distill_dynabert.py, and export."""
 import json
+import math
 import types
 
 import pandas as pd
@@ -345,10 +346,25 @@ def test_differences_are_paired_by_seed():
     assert cells["width 0.5"].tolist() == ["64.0 ± 17.9 (4)"]
 
 
+def test_tables_say_what_the_score_is_and_where_a_size_is_missing():
+    size = {"depth": 1.0, "score": 0.5, "parameters": 1e6, "flops": 1e9, "ms": 1.0, "1": 1.0, "32": math.nan}
+    runs = pd.DataFrame([
+        {"stage": "dynabert", "task": "mrpc", "name": name, "seed": 1, "metric": "accuracy", "best": {"metrics": {}},
+         "last": {"metrics": {}}, "subnetworks": [size | {"width": w} for w in (1.0, width)]}
+        for name, width in (("ckd-width", 0.5), ("dynabert-width", 0.75))
+    ])  # fmt: skip
+    heading, table, *_ = report_dynabert.tables(runs, None, report.grid_markdown, report.summary)
+    assert "mean of F1 and acc x 100" in heading
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[0] == ["method", "depth", "width 1", "width 0.75", "width 0.5"]
+    assert rows[2][2:] == ["50.0 (1)", "-", "50.0 (1)"] and rows[3][2:] == ["50.0 (1)", "50.0 (1)", "-"]
+
+
 @pytest.mark.parametrize("change, message", [
     (lambda run: run.pop("subnetworks"), "subnetworks is missing"),
     (lambda run: run.update(subnetworks=[]), "not a list"),
     (lambda run: run["subnetworks"][0].update(width="wide"), "width is 'wide', not a positive number"),
+    (lambda run: run["subnetworks"].append(run["subnetworks"][0]), "width 1.0, depth 1.0 twice"),
 ])  # fmt: skip
 def test_a_damaged_record_is_named(change, message):
     row = {"width": 1.0, "depth": 1.0, "parameters": 10, "flops_per_sequence": 10, "score": 0.5,
@@ -391,6 +407,18 @@ def test_a_type_whose_heads_are_not_known_is_refused(run, world, tmp_path):
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "modern")
     with pytest.raises(ValueError, match="whose heads and neurons are not known here: take a model of type bert"):
         run("--teacher", tmp_path / "modern", "--output_dir", tmp_path / "new")
+
+
+def test_heads_are_not_sorted_by_texts_without_labels(teacher, tmp_path):
+    words = ["acceptable", "unacceptable"] * 4
+    (tmp_path / "train.csv").write_text("text\n" + "ba bo\n" * 8)
+    (tmp_path / "dev.csv").write_text("text,label\n" + "".join(f"ba bo,{word}\n" for word in words))
+    with pytest.raises(ValueError, match="which the training texts lack"):
+        distill_dynabert.main([
+            "--task", "custom", "--train_file", str(tmp_path / "train.csv"), "--validation_file",
+            str(tmp_path / "dev.csv"), "--teacher", str(teacher), "--output_dir", str(tmp_path / "new"),
+        ])  # fmt: skip
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_export_of_what_was_not_trained_or_over_something_is_refused(run, teacher, tmp_path):
