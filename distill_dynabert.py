@@ -81,6 +81,8 @@ def check_args(args):
     data.check_args(args)
     tasks.chosen(args).check_args(args)
     losses.check_args(args)
+    if args.label_map and not args.teacher:
+        raise ValueError("--label_map is for the names of a teacher's labels: pass --teacher, or leave it out")
     if args.cache_teacher and not args.teacher:
         raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
     for name in args.terms:
@@ -240,11 +242,15 @@ def main(argv=None):
                          "with texts that have some, in --label_column; stage 2 needs none")  # fmt: skip
     for size in sizes if teacher else ():
         config = models.student_config(student.config, layers=len(size.layers))
-        losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
+        try:
+            losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
+        except ValueError as error:
+            raise ValueError(f"the sub-networks of depth {size.depth:g}, {len(size.layers)} layers: {error}") from error
     dynabert.make_dynamic(student).to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
     if args.compile:
+        torch._dynamo.config.recompile_limit *= len(sizes)  # beyond which it runs uncompiled; each size has its own
         models.compile_models(student, teacher)
     cache = None
     if args.cache_teacher:  # before the folder is opened: it may be refused for its size
@@ -301,7 +307,7 @@ def export(args):
             known = ", ".join(f"{mult:g}" for mult in trained[f"{name}_mults"])
             raise ValueError(f"--{name} {getattr(args, name):g} was not trained in {args.export}: take one of {known}")
     folder = Path(args.output_dir)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(".")):
         raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
     head = (config.architectures or [""])[0]
     auto = next((kind.auto for kind in tasks.KINDS.values() if head.endswith(kind.auto.__name__[len("AutoModel") :])),
@@ -340,11 +346,13 @@ def write_onnx(model, tokenizer, path):
         raise ValueError("--onnx needs more packages: pip install onnx onnxscript onnxruntime") from error
     texts = ["a text", "a longer text, so that the first one has padding"]  # without any the mask would be left out
     batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    batch = {name: batch[name] for name in models.model_inputs(model, batch)}  # DistilBERT takes no token types
     with torch.no_grad():
         expected = model(**batch)
         torch.onnx.export(model, (), path, kwargs=batch, input_names=list(batch), output_names=list(expected),
                           dynamic_shapes={name: {0: "batch", 1: "length"} for name in batch}, dynamo=True)  # fmt: skip
-        batch = dict(tokenizer(texts[1:], return_tensors="pt"))
+        shorter = tokenizer(texts[:1], return_tensors="pt")
+        batch = {name: shorter[name] for name in batch}
         expected = model(**batch)
     found = onnxruntime.InferenceSession(path).run(list(expected), {k: v.numpy() for k, v in batch.items()})
     worst = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(found, expected.values(), strict=True))

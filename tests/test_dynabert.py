@@ -12,6 +12,7 @@ from scipy import stats
 from torch.nn import functional as F
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -388,6 +389,7 @@ def test_a_damaged_record_is_named(change, message):
     (("--teacher", "TEACHER", "--layer_map", "0:0,4:4,5:4"), "lies outside the models"),
     (("--student", "TEACHER", "--terms", "ckd"), "--terms is for distilling from a teacher"),
     (("--student", "TEACHER", "--cache_teacher"), "--cache_teacher keeps what a teacher says"),
+    (("--student", "TEACHER", "--label_map", "a=0", "b=1"), "--label_map is for the names of a teacher's labels"),
     (("--task", "ax", "--teacher", "TEACHER"), "no dev set"),
     (("--export", "TEACHER"), "--export needs --output_dir"),
     (("--export", "TEACHER", "--output_dir", "NEW"), "is no run of distill_dynabert.py"),
@@ -435,9 +437,14 @@ def test_an_export_of_what_was_not_trained_or_over_something_is_refused(run, tea
     assert not (tmp_path / "new").exists()
 
 
-def test_onnx_says_what_torch_says(run, teacher, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])  # the latter takes no token types, which the tokenizer makes
+def test_onnx_says_what_torch_says(run, teacher, tmp_path, capsys, kind):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    run("--teacher", teacher, "--width_mults", 1, 0.5, "--max_steps", 1, "--output_dir", tmp_path / "width")
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    config = CONFIGS[kind].__class__(**CONFIGS[kind].to_dict() | {"vocab_size": len(tokenizer)})
+    config.dynabert = {"width_mults": [1.0, 0.5], "depth_mults": [1.0]}
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "width")
+    tokenizer.save_pretrained(tmp_path / "width")
     run("--export", tmp_path / "width", "--width", 0.5, "--onnx", "--output_dir", tmp_path / "small")
     assert (tmp_path / "small" / "model.onnx").is_file() and "ONNX Runtime differ" in capsys.readouterr().out
