@@ -65,6 +65,10 @@ def check_args(args):
         if not args.output_dir:
             raise ValueError("--export needs --output_dir: a new folder for the sub-network")
         return
+    for name in ("width", "depth", "onnx"):
+        if name in args.asked:
+            raise ValueError(f"--{name} says what --export writes: add that, or leave it out; sizes to train are in "
+                             "--width_mults and --depth_mults")  # fmt: skip
     if args.task is None:
         raise ValueError(f"--task is missing: pass one of {', '.join(data.TASKS)}")
     if args.task == "ax":

@@ -73,7 +73,9 @@ def tables(runs, baseline, markdown, summary):
     for task, own in runs.groupby("task", observed=True):
         table, title = long_table(own), headline(own).title
         found = scores(table, summary)
-        texts += [f"### Sub-networks of {task}: {title} x 100, checkpoint of the best mean, by depth and width",
+        last = {options.get("save") == "last" for options in own.get("options", ())} == {True}
+        which = "last checkpoint" if last else "checkpoint of the best mean"
+        texts += [f"### Sub-networks of {task}: {title} x 100, {which}, by depth and width",
                   markdown(stacked(found.values()))]  # fmt: skip
         alike = {}
         for name, cells in found.items():

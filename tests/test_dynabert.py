@@ -356,6 +356,8 @@ def test_tables_say_what_the_score_is_and_where_a_size_is_missing():
     ])  # fmt: skip
     heading, table, *_ = report_dynabert.tables(runs, None, report.grid_markdown, report.summary)
     assert "mean of F1 and acc x 100" in heading
+    kept_last = runs.assign(options=[{"save": "last"}] * 2)
+    assert "last checkpoint" in report_dynabert.tables(kept_last, None, report.grid_markdown, report.summary)[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert rows[0] == ["method", "depth", "width 1", "width 0.75", "width 0.5"]
     assert rows[2][2:] == ["50.0 (1)", "-", "50.0 (1)"] and rows[3][2:] == ["50.0 (1)", "50.0 (1)", "-"]
@@ -382,6 +384,7 @@ def test_a_damaged_record_is_named(change, message):
     (("--teacher", "TEACHER", "--student", "TEACHER"), "--student is for training on the labels"),
     (("--teacher", "TEACHER", "--depth_mults", 1, 0.5), "--depth_mults is for the second stage"),
     (("--student", "TEACHER"), "is no run of this script"),
+    (("--teacher", "TEACHER", "--width", 0.5), "--width says what --export writes"),
     (("--teacher", "TEACHER", "--width_mults", 1, 0.1), "leaves no whole head of 4"),
     (("--teacher", "TEACHER", "--width_mults", 0.5), "lacks the full size"),
     (("--teacher", "TEACHER", "--terms", "minilm"), "minilm compares attention heads"),
