@@ -79,12 +79,16 @@ def _inner_layers(name, layer_pairs, student, teacher):
     _equal_widths(name, layer_pairs, student, teacher)
 
 
+def heads_of(config):
+    """Attention heads of a layer, of a narrow sub-network those that it kept."""
+    return getattr(config, "kept_heads", config.num_attention_heads)
+
+
 def _equal_heads(name, layer_pairs, student, teacher):
-    if student.num_attention_heads != teacher.num_attention_heads:
+    if heads_of(student) != heads_of(teacher):
         raise ValueError(
-            f"{name} compares head by head, the student has {student.num_attention_heads} heads and the teacher "
-            f"{teacher.num_attention_heads}: use minilm, which regroups heads, or --student_heads "
-            f"{teacher.num_attention_heads}"
+            f"{name} compares head by head, the student has {heads_of(student)} heads and the teacher "
+            f"{heads_of(teacher)}: use minilm, which regroups heads, or --student_heads {heads_of(teacher)}"
         )
 
 

@@ -66,6 +66,10 @@ def check_args(args):
         if not args.output_dir:
             raise ValueError("--export needs --output_dir: a new folder for the sub-network")
         return
+    for name in ("width", "depth", "onnx"):
+        if name in args.asked:
+            raise ValueError(f"--{name} says what --export writes: add that, or leave it out; sizes to train are in "
+                             "--width_mults and --depth_mults")  # fmt: skip
     if args.task is None:
         raise ValueError(f"--task is missing: pass one of {', '.join(data.TASKS)}")
     if args.task == "ax":
@@ -82,6 +86,8 @@ def check_args(args):
     data.check_args(args)
     tasks.chosen(args).check_args(args)
     losses.check_args(args)
+    if args.label_map and not args.teacher:
+        raise ValueError("--label_map is for the names of a teacher's labels: pass --teacher, or leave it out")
     if args.cache_teacher and not args.teacher:
         raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
     for name in args.terms:
@@ -210,8 +216,9 @@ def finish(args, record, sizes, student, teacher, accelerator):
         for size in sizes[::-1]:
             small = dynabert.extract(student, size)
             found = {name: record[runs.kept(args)]["metrics"][f"{name}/{size}"] for name in names}
+            score = None if None in found.values() else metrics.score(found, names)  # not defined
             rows.append({
-                "width": size.width, "depth": size.depth, "score": metrics.score(found, names), "metrics": found,
+                "width": size.width, "depth": size.depth, "score": score, "metrics": found,
                 **measure.describe(small, args.max_seq_length), "heads": size.heads,
                 "latency": measure.latency_record(small, teacher, args.max_seq_length),
             })  # fmt: skip
@@ -235,16 +242,20 @@ def main(argv=None):
     steps = math.ceil(len(splits["train"]) / training.step_size(args, accelerator))
     losses.check_stages(args, training.total_steps(args, steps))
     rewired = hasattr(student.config, "dynabert")
-    if not rewired and not {"labels", "start_positions"} & {*splits["train"].column_names}:
-        raise ValueError("heads and neurons are sorted by the loss on labels, which the training texts lack: add "
-                         "--label_column")  # fmt: skip
+    if not rewired and "labels" in splits["train"].column_names and all(x == -1 for x in splits["train"]["labels"]):
+        raise ValueError("heads and neurons are sorted by the loss on labels, which the training texts lack: begin "
+                         "with texts that have some, in --label_column; stage 2 needs none")  # fmt: skip
     for size in sizes if teacher else ():
         config = models.student_config(student.config, layers=len(size.layers))
-        losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
+        try:
+            losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
+        except ValueError as error:
+            raise ValueError(f"the sub-networks of depth {size.depth:g}, {len(size.layers)} layers: {error}") from error
     dynabert.make_dynamic(student).to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
     if args.compile:
+        torch._dynamo.config.recompile_limit *= len(sizes)  # beyond which it runs uncompiled; each size has its own
         models.compile_models(student, teacher)
     cache = None
     if args.cache_teacher:  # before the folder is opened: it may be refused for its size
@@ -254,7 +265,8 @@ def main(argv=None):
         used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
         inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
     how = runs.open_run_everywhere(args, accelerator, inputs)
-    if how == "new" and not rewired:  # later, the checkpoint holds it rewired
+    if not rewired and not (how == "resume" and runs.newest_everywhere(accelerator, Path(args.output_dir))):
+        # A checkpoint would hold it rewired.
         rewire(args, kind, splits, student, tokenizer, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
@@ -300,7 +312,7 @@ def export(args):
             known = ", ".join(f"{mult:g}" for mult in trained[f"{name}_mults"])
             raise ValueError(f"--{name} {getattr(args, name):g} was not trained in {args.export}: take one of {known}")
     folder = Path(args.output_dir)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(".")):
         raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
     head = (config.architectures or [""])[0]
     auto = next((kind.auto for kind in tasks.KINDS.values() if head.endswith(kind.auto.__name__[len("AutoModel") :])),
@@ -339,11 +351,13 @@ def write_onnx(model, tokenizer, path):
         raise ValueError("--onnx needs more packages: pip install onnx onnxscript onnxruntime") from error
     texts = ["a text", "a longer text, so that the first one has padding"]  # without any the mask would be left out
     batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    batch = {name: batch[name] for name in models.model_inputs(model, batch)}  # DistilBERT takes no token types
     with torch.no_grad():
         expected = model(**batch)
         torch.onnx.export(model, (), path, kwargs=batch, input_names=list(batch), output_names=list(expected),
                           dynamic_shapes={name: {0: "batch", 1: "length"} for name in batch}, dynamo=True)  # fmt: skip
-        batch = dict(tokenizer(texts[1:], return_tensors="pt"))
+        shorter = tokenizer(texts[:1], return_tensors="pt")
+        batch = {name: shorter[name] for name in batch}
         expected = model(**batch)
     found = onnxruntime.InferenceSession(path).run(list(expected), {k: v.numpy() for k, v in batch.items()})
     worst = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(found, expected.values(), strict=True))

@@ -253,6 +253,7 @@ def main(argv=None):
         return
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))  # a head may wait for its stage
     kind, splits, student, teacher, tokenizer = load_everything(args)
+    vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     if not complete:
         size = training.step_size(args, accelerator)
         losses.check_stages(args, training.total_steps(args, math.ceil(len(splits["train"]) / size)))

@@ -342,6 +342,7 @@ def main(argv=None):
     # Where relations are alone the language-model head has no gradient.
     accelerator = training.make_accelerator(args, unused_parameters=headless(args) or bool(args.stages))
     blocks, held_out, student, teacher, tokenizer = load_everything(args)
+    vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / training.step_size(args, accelerator))
     losses.check_stages(args, training.total_steps(args, per_epoch))
     inputs = None

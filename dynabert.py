@@ -39,7 +39,7 @@ def sizes(config, width_mults, depth_mults):
             if not 0 < mult <= 1:
                 raise ValueError(f"--{name}_mults {mult:g} must be above 0 and at most 1, as in 1.0 0.75 0.5")
             what, whole = ("layer", count) if name == "depth" else ("head", heads)
-            if mult * whole < 1 or (name == "width" and round(mult * neurons) < 1):
+            if mult * whole < 0.99 or (name == "width" and round(mult * neurons) < 1):
                 raise ValueError(f"--{name}_mults {mult:g} leaves no whole {what} of {whole}: take {1 / whole:.3g} or "
                                  "more")  # fmt: skip
             size = round(mult * whole)

@@ -48,7 +48,7 @@ def describe(model, seq_len):
         "type": config.model_type,
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
-        "heads": config.num_attention_heads,
+        "heads": getattr(config, "kept_heads", config.num_attention_heads),
         "intermediate_size": getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None),
         "vocab_size": config.vocab_size,
         "parameters": total,

@@ -264,6 +264,7 @@ def narrow(base):
                         linear.__init__(config.hidden_size, inner)
                     elif name == "attended":
                         linear.__init__(inner, config.hidden_size)
+                    self._init_weights(linear)
 
     Narrow.__name__ = Narrow.__qualname__ = base.__name__  # what save_pretrained writes into config.json
     return Narrow
@@ -493,13 +494,19 @@ def build_student(source, auto, shape, init=None):
     """A student of the given shape, initialised from the layers of the source model.
 
     source: a model with the head of the class auto. shape: keyword arguments of `student_config`. init: one of INITS;
-    None takes "uniform" where the width allows it, else "random", which copies nothing.
+    None takes "uniform" where the width allows it, else "random", which copies nothing. A source whose layers have
+    fewer heads than its width divides into, see `narrow`, gives them to the student, unless the shape says heads or
+    width.
     """
     encoder_layers(source)  # it has some that can be told apart
     config = student_config(source.config, **shape)
-    student = auto.from_config(
-        config, attn_implementation=source.config._attn_implementation, trust_remote_code=False
-    )
+    if hasattr(config, "kept_heads") and not (shape.get("heads") or shape.get("hidden")):
+        student = type(source)._from_config(config, attn_implementation=source.config._attn_implementation)
+    else:
+        vars(config).pop("kept_heads", None)
+        student = auto.from_config(
+            config, attn_implementation=source.config._attn_implementation, trust_remote_code=False
+        )
     if init is None:
         shapes = [
             [model.config.num_attention_heads, *(p.shape for p in encoder_layers(model)[0].parameters())]

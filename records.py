@@ -137,6 +137,8 @@ def subnetworks(run):
         row["score"] = get(size, "a number or null", "score")
         for batch in ("1", "32"):
             row[batch] = get(size, "a positive number", "latency", "speedup", batch, optional=True) or math.nan
+        if any((row["width"], row["depth"]) == (other["width"], other["depth"]) for other in found):
+            raise ReportError(f"subnetworks holds width {row['width']}, depth {row['depth']} twice")
         found.append(row)
     return found
 
@@ -278,12 +280,16 @@ PRETRAINING = (Measure("perplexity", "perplexity", 1, 2), Measure("mlm_loss", "l
                Measure("teacher_agreement", "agreement %"))  # fmt: skip
 
 
-def customary(runs):
-    """The customary Measures of the runs' task that every run has."""
+def by_task(runs):
+    """The Measures by which the runs' task is given, if they are more than one."""
     own = runs["headline"].iloc[0] if "headline" in runs else ()
     keys = CUSTOMARY.get(runs["task"].iloc[0]) or (own if len(own) > 1 else ())
-    names = [Measure(key, TITLES.get(key, key.replace("_", " "))) for key in keys]
-    wanted = PRETRAINING if runs["stage"].iloc[0] == "pretrain" else names
+    return [Measure(key, TITLES.get(key, key.replace("_", " "))) for key in keys]
+
+
+def customary(runs):
+    """The customary Measures of the runs' task that every run has."""
+    wanted = PRETRAINING if runs["stage"].iloc[0] == "pretrain" else by_task(runs)
     entries = [entry["metrics"] for entry in [*runs["best"], *runs["last"]]]
     return [measure for measure in wanted if all(measure.key in entry for entry in entries)]
 
@@ -292,6 +298,8 @@ def headline(runs):
     """The Measure by which these runs of one task chose their best checkpoint."""
     runs = pd.DataFrame(runs)
     metric, found = runs["metric"].iloc[0], customary(runs)
+    if runs["stage"].iloc[0] == "dynabert":  # its runs have each metric of every sub-network, under other names
+        found = by_task(runs)
     if runs["stage"].iloc[0] == "pretrain":  # lower is better; the score is its negative
         return next((one for one in found if one.key == metric), Measure(metric, metric.replace("_", " "), 1, 3))
     title = TITLES.get(metric, metric.replace("_", " "))

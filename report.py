@@ -404,8 +404,8 @@ def numbers(runs):
     for (stage, task, name), own in runs.groupby(["stage", "task", "name"], observed=True):
         task_runs = runs[(runs["stage"] == stage) & (runs["task"] == task)]
         for measure in customary(task_runs) or [headline(task_runs)]:
-            row = {"stage": stage, "task": task, "method": name, "metric": measure.key or own["metric"].iloc[0],
-                   "seeds": len(own)}  # fmt: skip
+            whole = "mean_score" if stage == "dynabert" else own["metric"].iloc[0]  # over its sub-networks
+            row = {"stage": stage, "task": task, "method": name, "metric": measure.key or whole, "seeds": len(own)}
             for part in ("best", "last"):
                 values = own[part].map(measure.of)
                 row |= {f"{part}_mean": values.mean(skipna=False), f"{part}_std": values.std(skipna=False)}

@@ -23,6 +23,13 @@ def grid(cells, name):
     return table.set_index(pd.Index([name] * len(table), name="method"))
 
 
+def stacked(grids):
+    """Grids below each other, the widths of all of them from the largest on, "-" where one lacks a size."""
+    table = pd.concat(grids)
+    widths = sorted(table.columns.drop("depth"), key=lambda title: -float(title.removeprefix("width ")))
+    return table[["depth", *widths]].fillna("-")
+
+
 def scores(table, summary):
     """{name: grid of 'mean ± standard deviation (seeds)'}."""
     found = {}
@@ -66,8 +73,10 @@ def tables(runs, baseline, markdown, summary):
     for task, own in runs.groupby("task", observed=True):
         table, title = long_table(own), headline(own).title
         found = scores(table, summary)
-        texts += [f"### Sub-networks of {task}: {title} x 100, checkpoint of the best mean, by depth and width",
-                  markdown(pd.concat(found.values()))]  # fmt: skip
+        last = {options.get("save") == "last" for options in own.get("options", ())} == {True}
+        which = "last checkpoint" if last else "checkpoint of the best mean"
+        texts += [f"### Sub-networks of {task}: {title} x 100, {which}, by depth and width",
+                  markdown(stacked(found.values()))]  # fmt: skip
         alike = {}
         for name, cells in found.items():
             alike.setdefault((*cells["depth"], *cells.columns), []).append(name)
@@ -76,9 +85,9 @@ def tables(runs, baseline, markdown, summary):
             minus = differences(table, [name for name in names if name != reference], reference)
             if minus:
                 texts += [f"### Sub-networks of {task}: minus {reference} (mean, 95 % interval, pairs of one seed)",
-                          markdown(pd.concat(minus.values()))]  # fmt: skip
+                          markdown(stacked(minus.values()))]  # fmt: skip
         texts += [f"### Sub-networks of {task}: parameters (M) / GFLOPs / speed-up at batch 1 / 32",
-                  markdown(costs(table))]  # fmt: skip
+                  markdown(stacked([costs(table)]))]  # fmt: skip
     return texts
 
 

@@ -38,8 +38,8 @@ source presets.sh
 check TASKS "$ALL_TASKS squad squad_v2"
 check OBJECTIVES "ckd kd dynabert pkd distilbert"
 check SEEDS "whole numbers" "[0-9]+"
-check WIDTHS "shares such as 0.5" "[0-9.]+"
-check DEPTHS "shares such as 0.5" "[0-9.]+"
+check WIDTHS "shares up to 1, such as 0.5" "0?\.[0-9]+|1(\.0*)?"
+check DEPTHS "shares up to 1, such as 0.5" "0?\.[0-9]+|1(\.0*)?"
 
 stage_options=() demo=
 [ "${1:-}" = demo ] && shift && demo=1
@@ -74,15 +74,12 @@ for task in $TASKS; do
     read -r temperature pair triple _ < <(preset "$task")
     for seed in $SEEDS; do
         for objective in $OBJECTIVES; do
-            terms=$objective
-            distil=(${CACHE_TEACHER:+--cache_teacher} ${distilling[@]+"${distilling[@]}"})
-            if [ "$objective" = ckd ]; then
-                terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
-                distil+=(--temperature "$temperature")
-            fi
-            stage width --teacher "$RUNS/$task/teacher/seed1" --terms $terms --num_train_epochs "$WIDTH_EPOCHS" \
+            terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
+            distil=($(method_options "$objective" "$temperature" "$terms") ${CACHE_TEACHER:+--cache_teacher}
+                ${distilling[@]+"${distilling[@]}"})
+            stage width --teacher "$RUNS/$task/teacher/seed1" --num_train_epochs "$WIDTH_EPOCHS" \
                 ${distil[@]+"${distil[@]}"}
-            stage depth --teacher "$RUNS/$task/$objective-width/seed$seed" --terms $terms --depth_mults $DEPTHS \
+            stage depth --teacher "$RUNS/$task/$objective-width/seed$seed" --depth_mults $DEPTHS \
                 --num_train_epochs "$DEPTH_EPOCHS" ${distil[@]+"${distil[@]}"}
             [ -z "$LABEL_EPOCHS" ] || stage labels --student "$RUNS/$task/$objective-depth/seed$seed" \
                 --depth_mults $DEPTHS --num_train_epochs "$LABEL_EPOCHS"

@@ -538,25 +538,31 @@ def newest_checkpoint(folder):
     return None
 
 
-def load_checkpoint(accelerator, folder):
-    """Restore the newest complete checkpoint in all processes; its `state`, or None where there is none."""
+def newest_everywhere(accelerator, folder):
+    """`newest_checkpoint` in the main process, its answer in all of them: a path, "" where there is none."""
     paths = [str(newest_checkpoint(folder) or "") if accelerator.is_main_process else ""]
     if accelerator.num_processes > 1:
         broadcast_object_list(paths)
-    if not paths[0]:
+    return paths[0]
+
+
+def load_checkpoint(accelerator, folder):
+    """Restore the newest complete checkpoint in all processes; its `state`, or None where there is none."""
+    path = newest_everywhere(accelerator, folder)
+    if not path:
         return None
     # Accelerate reads these with safetensors and torch.load(weights_only=True): nothing in them is executed.
     try:
-        accelerator.load_state(paths[0])
+        accelerator.load_state(path)
     except pickle.UnpicklingError as error:
-        raise TrainingError(f"{paths[0]} holds more than weights and numbers, and was not loaded: delete it, or pass "
+        raise TrainingError(f"{path} holds more than weights and numbers, and was not loaded: delete it, or pass "
                             "--overwrite to start anew") from error  # fmt: skip
     except (RuntimeError, KeyError, ValueError) as error:
-        raise TrainingError(f"{paths[0]} does not fit this student ({' '.join(str(error).split())[:200]}): was the "
+        raise TrainingError(f"{path} does not fit this student ({' '.join(str(error).split())[:200]}): was the "
                             "model replaced? Put it back, or pass --overwrite to start anew") from error  # fmt: skip
-    state = json.loads((Path(paths[0]) / "state.json").read_text())
+    state = json.loads((Path(path) / "state.json").read_text())
     if accelerator.is_main_process and state["rng"] != rng_digest():  # Accelerate only logs a failure to restore it
-        raise TrainingError(f"{paths[0]}: the random state could not be restored: pass --overwrite to start anew")
+        raise TrainingError(f"{path}: the random state could not be restored: pass --overwrite to start anew")
     return state
 
 

@@ -124,7 +124,9 @@ class Classification(Kind):
         if args.task == "custom" and args.teacher and not args.hard_weight:
             names = models.load_config(args.teacher, "--teacher").id2label
             generic = all(re.fullmatch(r"LABEL_\d+", word) for word in names.values())
-            teachers = () if generic else tuple(names[i] for i in sorted(names))
+            given = {theirs: ours for theirs, _, ours in (word.rpartition("=") for word in args.label_map or ())}
+            generic &= not given
+            teachers = () if generic else tuple(given.get(names[i], names[i]) for i in sorted(names))
         task, splits = data.load_examples(args, skipped, teachers)
         if "f1" in args.metrics and len(task.labels) > 2:
             raise ValueError(f"--metrics f1 is that of the second of two labels, and there are {len(task.labels)}: "

@@ -1,5 +1,6 @@
 """DynaBERT: rewiring, sub-networks as slices, the three stages of distill_dynabert.py, and export."""
 import json
+import math
 import types
 
 import pandas as pd
@@ -11,6 +12,7 @@ from scipy import stats
 from torch.nn import functional as F
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -21,6 +23,7 @@ from transformers import (
 import distill_dynabert
 import dynabert
 import losses
+import measure
 import models
 import records
 import report
@@ -75,6 +78,7 @@ def test_sizes_are_rounded_and_the_full_one_is_last():
     assert [(s.heads, s.neurons, len(s.layers)) for s in sizes] == [
         (3, 22, 3), (9, 68, 3), (12, 90, 3), (3, 22, 4), (9, 68, 4), (12, 90, 4), (3, 22, 6), (9, 68, 6), (12, 90, 6)
     ]  # fmt: skip
+    assert dynabert.sizes(config, [1.0, 0.0833], [1.0])[0].heads == 1  # as the error of a smaller one says
     assert str(sizes[0]) == "w0.25_d0.5" and str(sizes[-1]) == "w1_d1" and sizes[3].layers == (0, 1, 3, 4)
 
 
@@ -174,6 +178,23 @@ def test_a_sub_network_is_a_slice_and_its_export_the_same(model):
                           "up": (neurons, 24), "down": (24, neurons)}  # fmt: skip
     dynabert.resize(model)
     assert torch.equal(logits(model), full)
+
+
+def test_a_student_is_cut_from_a_narrow_sub_network(model, tmp_path):
+    size = dynabert.sizes(model.config, [1.0, 0.5], [1.0])[0]
+    small, auto = dynabert.extract(model, size), AutoModelForSequenceClassification
+    student = models.build_student(small, auto, {"layers": 2}).eval()
+    source = models.encoder_layers(small)[1].state_dict()
+    copied = models.encoder_layers(student)[0].state_dict()
+    assert all(torch.equal(value, source[name]) for name, value in copied.items())
+    student.save_pretrained(tmp_path)
+    loaded, missing = models.load_model(tmp_path, auto)
+    assert not missing and torch.equal(logits(loaded), logits(student))
+    assert measure.describe(loaded, 9)["heads"] == 2
+    whole = models.build_student(small, auto, {"layers": 2, "heads": 4})
+    assert type(whole) is type(model) and not hasattr(whole.config, "kept_heads")
+    with pytest.raises(ValueError, match="the student has 4 heads and the teacher 2"):
+        losses.check_terms(["attention_mse"], [(1, 1)], model.config, small.config)
 
 
 def test_gradients_are_those_of_the_slice(model):
@@ -289,14 +310,15 @@ def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
     assert "4 of 4 layers, 2 of 4 heads" in out and "opens with models.load_model" in out
 
 
-def test_a_resumed_run_has_the_same_weights(run, teacher, tmp_path, cut_at):
+@pytest.mark.parametrize("call", [1, 4])  # before there is a checkpoint, and after
+def test_a_resumed_run_has_the_same_weights(run, teacher, tmp_path, cut_at, call):
     options = ("--teacher", teacher, "--width_mults", 1, 0.5, "--save_steps", 1, "--num_train_epochs", 2)
     run(*options, "--output_dir", tmp_path / "whole")
-    cut_at(4)
+    cut_at(call)
     with pytest.raises(KeyboardInterrupt):
         run(*options, "--output_dir", tmp_path / "cut")
     run(*options, "--output_dir", tmp_path / "cut")
-    assert record(tmp_path / "cut")["time"]["sessions"] == 2
+    assert record(tmp_path / "cut")["time"]["sessions"] == (1 if call == 1 else 2)  # one that saved nothing is none
     a, b = (load_file(tmp_path / f / "checkpoints/step-00000006/model.safetensors") for f in ("whole", "cut"))
     assert a and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -325,10 +347,27 @@ def test_differences_are_paired_by_seed():
     assert cells["width 0.5"].tolist() == ["64.0 ± 17.9 (4)"]
 
 
+def test_tables_say_what_the_score_is_and_where_a_size_is_missing():
+    size = {"depth": 1.0, "score": 0.5, "parameters": 1e6, "flops": 1e9, "ms": 1.0, "1": 1.0, "32": math.nan}
+    runs = pd.DataFrame([
+        {"stage": "dynabert", "task": "mrpc", "name": name, "seed": 1, "metric": "accuracy", "best": {"metrics": {}},
+         "last": {"metrics": {}}, "subnetworks": [size | {"width": w} for w in (1.0, width)]}
+        for name, width in (("ckd-width", 0.5), ("dynabert-width", 0.75))
+    ])  # fmt: skip
+    heading, table, *_ = report_dynabert.tables(runs, None, report.grid_markdown, report.summary)
+    assert "mean of F1 and acc x 100" in heading
+    kept_last = runs.assign(options=[{"save": "last"}] * 2)
+    assert "last checkpoint" in report_dynabert.tables(kept_last, None, report.grid_markdown, report.summary)[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[0] == ["method", "depth", "width 1", "width 0.75", "width 0.5"]
+    assert rows[2][2:] == ["50.0 (1)", "-", "50.0 (1)"] and rows[3][2:] == ["50.0 (1)", "50.0 (1)", "-"]
+
+
 @pytest.mark.parametrize("change, message", [
     (lambda run: run.pop("subnetworks"), "subnetworks is missing"),
     (lambda run: run.update(subnetworks=[]), "not a list"),
     (lambda run: run["subnetworks"][0].update(width="wide"), "width is 'wide', not a positive number"),
+    (lambda run: run["subnetworks"].append(run["subnetworks"][0]), "width 1.0, depth 1.0 twice"),
 ])  # fmt: skip
 def test_a_damaged_record_is_named(change, message):
     row = {"width": 1.0, "depth": 1.0, "parameters": 10, "flops_per_sequence": 10, "score": 0.5,
@@ -345,6 +384,7 @@ def test_a_damaged_record_is_named(change, message):
     (("--teacher", "TEACHER", "--student", "TEACHER"), "--student is for training on the labels"),
     (("--teacher", "TEACHER", "--depth_mults", 1, 0.5), "--depth_mults is for the second stage"),
     (("--student", "TEACHER"), "is no run of this script"),
+    (("--teacher", "TEACHER", "--width", 0.5), "--width says what --export writes"),
     (("--teacher", "TEACHER", "--width_mults", 1, 0.1), "leaves no whole head of 4"),
     (("--teacher", "TEACHER", "--width_mults", 0.5), "lacks the full size"),
     (("--teacher", "TEACHER", "--terms", "minilm"), "minilm compares attention heads"),
@@ -352,6 +392,7 @@ def test_a_damaged_record_is_named(change, message):
     (("--teacher", "TEACHER", "--layer_map", "0:0,4:4,5:4"), "lies outside the models"),
     (("--student", "TEACHER", "--terms", "ckd"), "--terms is for distilling from a teacher"),
     (("--student", "TEACHER", "--cache_teacher"), "--cache_teacher keeps what a teacher says"),
+    (("--student", "TEACHER", "--label_map", "a=0", "b=1"), "--label_map is for the names of a teacher's labels"),
     (("--task", "ax", "--teacher", "TEACHER"), "no dev set"),
     (("--export", "TEACHER"), "--export needs --output_dir"),
     (("--export", "TEACHER", "--output_dir", "NEW"), "is no run of distill_dynabert.py"),
@@ -373,6 +414,18 @@ def test_a_type_whose_heads_are_not_known_is_refused(run, world, tmp_path):
         run("--teacher", tmp_path / "modern", "--output_dir", tmp_path / "new")
 
 
+def test_heads_are_not_sorted_by_texts_without_labels(teacher, tmp_path):
+    words = ["acceptable", "unacceptable"] * 4
+    (tmp_path / "train.csv").write_text("text\n" + "ba bo\n" * 8)
+    (tmp_path / "dev.csv").write_text("text,label\n" + "".join(f"ba bo,{word}\n" for word in words))
+    with pytest.raises(ValueError, match="which the training texts lack"):
+        distill_dynabert.main([
+            "--task", "custom", "--train_file", str(tmp_path / "train.csv"), "--validation_file",
+            str(tmp_path / "dev.csv"), "--teacher", str(teacher), "--output_dir", str(tmp_path / "new"),
+        ])  # fmt: skip
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_export_of_what_was_not_trained_or_over_something_is_refused(run, teacher, tmp_path):
     run("--teacher", teacher, "--width_mults", 1, 0.5, "--max_steps", 1, "--output_dir", tmp_path / "width")
     with pytest.raises(ValueError, match=r"--width 0.25 was not trained in .*: take one of 1, 0.5"):
@@ -387,9 +440,14 @@ def test_an_export_of_what_was_not_trained_or_over_something_is_refused(run, tea
     assert not (tmp_path / "new").exists()
 
 
-def test_onnx_says_what_torch_says(run, teacher, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])  # the latter takes no token types, which the tokenizer makes
+def test_onnx_says_what_torch_says(run, teacher, tmp_path, capsys, kind):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    run("--teacher", teacher, "--width_mults", 1, 0.5, "--max_steps", 1, "--output_dir", tmp_path / "width")
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    config = CONFIGS[kind].__class__(**CONFIGS[kind].to_dict() | {"vocab_size": len(tokenizer)})
+    config.dynabert = {"width_mults": [1.0, 0.5], "depth_mults": [1.0]}
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "width")
+    tokenizer.save_pretrained(tmp_path / "width")
     run("--export", tmp_path / "width", "--width", 0.5, "--onnx", "--output_dir", tmp_path / "small")
     assert (tmp_path / "small" / "model.onnx").is_file() and "ONNX Runtime differ" in capsys.readouterr().out

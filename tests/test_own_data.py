@@ -271,6 +271,12 @@ def test_text_without_labels_needs_a_teacher_and_labels_to_score(finetune, world
         run(finetune, animals, *bare, "--teacher", teacher, "--student_layers", "2", "--validation_file",
             animals / "dev.bare.csv")  # fmt: skip
     assert not (animals / "run").exists()
+    table = pd.read_csv(animals / "dev.csv")
+    table[table["label"] != "bird"].to_csv(animals / "dev.csv", index=False)
+    run(finetune, animals, *bare, "--teacher", teacher, "--student_layers", "2", "--terms", "kd", "--max_steps", "1",
+        "--label_map", "acceptable=cat", "unacceptable=dog")  # fmt: skip
+    config = AutoModelForSequenceClassification.from_pretrained(animals / "run").config
+    assert config.id2label == {0: "dog", 1: "cat"}
 
 
 def test_several_labels_and_numbers_without_labels(finetune, world, animals, tmp_path):

@@ -331,7 +331,8 @@ def shell(tmp_path):
     ("run_ablation.sh", "SIZES", "4/100", "4/100: use a width that 64 or 12 divides"),
     ("run_ablation.sh", "SEEDS", "one", "one: use whole numbers"),
     ("run_dynabert.sh", "OBJECTIVES", "ckd minilm", "minilm: use ckd kd dynabert pkd distilbert"),
-    ("run_dynabert.sh", "WIDTHS", "1.0,0.5", "1.0,0.5: use shares such as 0.5"),
+    ("run_dynabert.sh", "WIDTHS", "1.0,0.5", "1.0,0.5: use shares up to 1"),
+    ("run_dynabert.sh", "DEPTHS", "1.0 1.5", "1.5: use shares up to 1"),
     ("run_dynabert.sh", "TASKS", "squad1", "squad1: use cola"),
 ])  # fmt: skip
 def test_a_misspelt_name_is_refused_before_anything_runs(shell, script, variable, value, known):
