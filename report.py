@@ -356,7 +356,7 @@ def write_plots(runs, folder, formats=("png",)):
         if kind == "curves":
             caption = [f"at each evaluation: mean over seeds, thin lines: seeds{line}"]
         if kind == "dynabert":
-            caption = ["best dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
+            caption = ["dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
         if kind == "time" and len(machines) > 1:
             caption += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
         if panels:

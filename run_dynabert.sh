@@ -44,6 +44,9 @@ check DEPTHS "shares up to 1, such as 0.5" "0?\.[0-9]+|1(\.0*)?"
 stage_options=() demo=
 [ "${1:-}" = demo ] && shift && demo=1
 check_options "$@"
+for word in "$@"; do
+    [ "$word" != --do_predict ] || { echo "run_dynabert.sh: error: --do_predict is for run_glue.sh" >&2; exit 2; }
+done
 split_options "$@"
 [ -n "$DRY_RUN" ] || source setup.sh
 if [ -n "$demo" ]; then

@@ -1,4 +1,5 @@
 """distill_finetune.py through its command line, on tiny models: results, resume, refusals."""
+import argparse
 import contextlib
 import json
 import os
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
@@ -294,6 +296,12 @@ def test_what_is_held_out_is_not_trained_on_and_is_the_same_for_every_seed(world
         assert sorted(parts[0] + parts[2]) == sorted(whole)
         found.append(parts[2])
     assert found[0] == found[1]
+
+
+def test_text_without_labels_cannot_choose():
+    args, texts = argparse.Namespace(held_out=0.5), {"text_a": ["a", "b", "c", "d"], "label": [-1] * 4}
+    with pytest.raises(ValueError, match="--held_out needs labels to choose by"):
+        distill_finetune.hold_out(args, {"train": datasets.Dataset.from_dict(texts)})
 
 
 def test_too_little_to_choose_by_is_refused(finetune, world, tmp_path):
