@@ -81,6 +81,34 @@ method_options() {
     case $1 in
         ckd) echo --terms $3 --temperature "$2" ;;
         kd) echo --terms kd --temperature "$2" ;;
+        finetune) ;;
         *) echo --terms "$1" ;;
     esac
 }
+
+# train_teacher TASK OPTIONS...: $RUNS/TASK/teacher/seed1, which the students of that task learn from
+train_teacher() {
+    local task=$1
+    shift
+    run $LAUNCH distill_finetune.py --task "$task" ${DATA_DIR:+--data_dir "$DATA_DIR"} --student "$TEACHER" \
+        --run_name teacher --seed 1 --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" \
+        --output_dir "$RUNS/$task/teacher/seed1" "$@"
+}
+
+# check_recipes METHOD...: ends the script, status 2, unless the file $RECIPES has a line for each method and no variable
+# names what stands there
+check_recipes() {
+    local method variable
+    for variable in TERMS LEARNING_RATE; do
+        [ -z "${!variable:-}" ] || { echo "$(basename "$0"): error: $variable and RECIPES both say how a student is" \
+            "trained: set one of them" >&2; exit 2; }
+    done
+    [ -r "$RECIPES" ] || { echo "$(basename "$0"): error: RECIPES names $RECIPES, which cannot be read" >&2; exit 2; }
+    for method in "$@"; do
+        [ -n "$(recipe_of "$method")" ] || { echo "$(basename "$0"): error: $RECIPES has no line for $method: put it into" \
+            "METHODS of run_sweep.sh, or leave it out of METHODS" >&2; exit 2; }
+    done
+}
+
+# recipe_of METHOD: its options in the file $RECIPES, which holds a line "METHOD OPTION..." for each method
+recipe_of() { awk -v method="$1" '$1 == method { $1 = ""; print; exit }' "$RECIPES"; }

@@ -1,9 +1,11 @@
 """The records of many runs, run.json, as one checked table: a row for each run (pandas)."""
 
+import csv
 import json
 import math
 import re
 import reprlib
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -32,8 +34,10 @@ FIELDS = {
                           "model.flops_per_sequence"],
     "a number or null": ["last.score"],
 }  # fmt: skip
+CHOICE = "held_out/score"  # the metric that chose the best model in place of the dev set's, with --held_out
 SHAPE = ["layers", "hidden_size", "heads", "intermediate_size", "vocab_size"]
 MISSING = object()
+TEXTS = ("folder", "stage", "task", "name", "metric")  # cells of a runs.csv that are text; the others are JSON
 
 # Options in which the runs of one method may differ: they say where things are or how it runs, not what is trained.
 OUTSIDE_RECIPE = (
@@ -99,6 +103,8 @@ def results(run):
         row[batch] = get(run, "a positive number", "latency", "speedup", batch, optional=True)
     row["machine"] = machine(run["hardware"] | {"gpu": get(run, "a printable text", "hardware", "gpu", optional=True)})
     row["ms"] = get(run, "a positive number", "latency", "student_ms", "1", optional=True) or math.nan
+    row["max_mem_gb"] = get(run, "a positive number", "max_mem_gb", optional=True) or math.nan
+    row["held-out"] = {"score": run["best"]["metrics"].get(CHOICE), "metrics": {}}
     row["subnetworks"] = subnetworks(run) if row["stage"] == "dynabert" else []
     commit = get(run, "a printable text", "git", "commit", optional=True)
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
@@ -108,6 +114,7 @@ def results(run):
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
     row["asked"] = run.get("asked") if isinstance(run.get("asked"), list) else []
+    row["record"] = run
     return {"1": math.nan, "32": math.nan} | row
 
 
@@ -170,20 +177,58 @@ def machine(hardware):
             f"{precision}")  # fmt: skip
 
 
-def read_runs(folders):
-    """Finds run.json under the folders; returns (table of the finished runs, those left out: lines).
+def read_line(cells, where):
+    """{column: value} of one run of a file that `report_files.compact` wrote; ReportError names it by `where`."""
+    run, cell = {"status": "complete"}, None
+    try:
+        for cell, text in cells.items():
+            if text and cell:
+                place = run
+                *outer, key = cell.split(".")
+                for name in outer:
+                    place = place.setdefault(name, {})
+                place[key] = text if cell in TEXTS else json.loads(text)
+        folder = Path(get(run, "a printable text", "folder"))
+        return {"folder": folder, "status": "complete"} | results(run)
+    except ReportError as error:
+        raise ReportError(f"{where}: {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ReportError(f"{where}, {cell}: {error}") from error
+
+
+def read_file(path):
+    """Yields a function for each run of a csv file, that reads it as `read_run` does; ReportError if it cannot be."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            lines = csv.DictReader(file, strict=True)
+            if "stage" not in (lines.fieldnames or ()):
+                raise ReportError(f"{path} has no column stage: give a file that report.py --tables runs wrote")
+            for number, cells in enumerate(lines, 1):
+                yield lambda cells=cells, number=number: read_line(cells, f"{path}, run {number}")
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}; check its permissions") from error
+    except (ValueError, csv.Error) as error:
+        raise ReportError(f"{path}: not readable as csv ({error}); write it again with --tables runs") from error
+
+
+def read_runs(places):
+    """Finds run.json under folders and reads csv files; returns (table of the finished runs, those left out: lines).
 
     The table is in the conventional order of stage, task and method. The lines, {"incomplete": [...], "damaged":
     [...]}, name what is not in it. Raises ReportError if no run is left.
     """
-    for folder in folders:
-        if not folder.is_dir():
-            raise ReportError(f"{folder} is not a folder; give a folder that holds run folders, e.g. runs")
-    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("run.json"))}
-    where, runs, left_out = ", ".join(map(str, folders)), [], {"incomplete": [], "damaged": []}
-    for path in paths.values():
+    paths = {}
+    for place in places:
+        if place.is_file():
+            paths[place.resolve()] = read_file(place)
+        elif place.is_dir():
+            paths |= {path.resolve(): [lambda path=path: read_run(path)] for path in sorted(place.rglob("run.json"))}
+        else:
+            raise ReportError(f"{place} is not a folder; give a folder that holds run folders, e.g. runs, or runs.csv")
+    where, runs, left_out = ", ".join(map(str, places)), [], {"incomplete": [], "damaged": []}
+    for read in (read for readers in paths.values() for read in readers):
         try:
-            row = read_run(path)
+            row = read()
             if row["status"] == "complete":
                 runs.append(row)
             else:
@@ -250,6 +295,21 @@ def select(runs, methods, baseline):
             raise ReportError(f"{' and '.join(map(str, unlike['folder']))} differ in their headline metric "
                               f"({', '.join(unlike['metric'])}); report them separately")  # fmt: skip
     return runs
+
+
+# --- costs ----------------------------------------------------------------------------------------------------------
+
+
+SIZES = {  # columns: the entries that a cell holds, the unit they are divided by, their format
+    "params (M)": (("model.parameters", "model.parameters_without_embeddings"), 1e6, ".2f"),
+    "GFLOPs": (("model.flops_per_sequence",), 1e9, ".3g"),
+}
+
+
+def time_unit(runs):
+    """(name, seconds in it) of the unit in which the training times of these runs read well."""
+    longest = runs["time.train_s"].max()
+    return ("s", 1) if longest < 600 else ("min", 60) if longest < 36_000 else ("h", 3600)
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------

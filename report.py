@@ -13,22 +13,22 @@ from pathlib import Path
 
 import pandas as pd
 import tabulate
-from scipy import stats
 
-import pictures
+import compare
 import report_dynabert
-from records import Measure, ReportError, customary, headline, read_runs, recipe_text, select
+import report_files
+import report_plots
+from records import SIZES, Measure, ReportError, customary, headline, read_runs, recipe_text, select, time_unit
 
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
-SIZES = {"params (M)": ("model.parameters", 1e6, ".2f"),
-         "w/o emb (M)": ("model.parameters_without_embeddings", 1e6, ".2f"),
-         "GFLOPs": ("model.flops_per_sequence", 1e9, ".3g")}  # fmt: skip
 NOTE = """Scores: mean over seeds ± sample standard deviation (number of seeds), fractions x 100. best: the checkpoint
-with the best headline score on the dev set; last: the end of training. The headline score is the only metric of a task
+with the best headline score on the dev set or, with --held_out, on that part of the training set, whose score then
+stands beside it; last: the end of training. The headline score is the only metric of a task
 or, where it has two, their mean; differences, plots and the average over tasks are taken from it. Params: in millions,
-with and without embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the teacher / latency of the
+with / without embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the teacher / latency of the
 student, batch 1 / batch 32. Time: training time of one run, mean over seeds; *: with the teacher's outputs read from a
-cache, which was filled before. Interval: Student t, confidence 95 %. Bold: the best mean of the students' headline
+cache, which was filled before. GB: peak memory of one run, 10^9 bytes; the GPU's allocations, on a CPU the process's
+resident set. Interval: Student t, confidence 95 %. Bold: the best mean of the students' headline
 scores, and all that cannot be told from it, as the interval of the paired difference over common seeds holds 0; of one
 seed nothing is said."""
 WIDTH = 120  # columns of a terminal; wider tables are continued below
@@ -43,6 +43,11 @@ def one_line(text):
 def escape(text):
     """The text on one line that neither Markdown nor HTML takes for anything but text."""
     return re.sub(r"[\\`|*\[\]]", r"\\\g<0>", html.escape(one_line(text), quote=False))
+
+
+def wrapped(line):
+    """The line broken where a terminal ends."""
+    return textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def summary(values, digits):
@@ -87,57 +92,55 @@ def by_seed(runs, part):
     return scores[~scores["name"].isin(unknown)].pivot(index="seed", columns="name", values="score")
 
 
-def leaders(scores):
-    """The columns of `by_seed` to be bold: the best mean and all that cannot be told from it, of two or more seeds."""
-    scores = scores.loc[:, scores.count() > 1]
-    if scores.empty:
-        return set()
-    best = scores.mean().idxmax()
-    gaps = scores.drop(columns=best).rsub(scores[best], axis=0)
-    gaps = gaps.loc[:, gaps.count() > 1]
-    low = gaps.mean() - stats.t.ppf(0.975, gaps.count() - 1) * gaps.sem()
-    return {best, *low.index[low <= 0]} if len(low) else set()
-
-
 def score_column(runs, part, chosen, title):
     """'25.1 ± 0.8 (3)': the chosen Measures of the best or last entries, and the number of seeds; leaders are bold."""
-    bold, cells = leaders(by_seed(runs, part)), {}
+    bold, cells = compare.leaders(by_seed(runs, part)), {}
     for name, entries in runs.groupby("name", observed=True)[part]:
         text = " / ".join(summary(entries.map(measure.of), measure.digits) for measure in chosen)
         cells[name] = (f"**{text}**" if name in bold else text) + f" ({len(entries)})"
     return pd.Series(cells, name=title)
 
 
-def difference_column(runs, baseline, measure, title):
-    """Best score minus the baseline's over their common seeds: '+1.2 [-0.3, +2.7] (3)'."""
-    scores = runs.assign(score=runs["best"].map(measure.of)).pivot(index="seed", columns="name", values="score")
-    sign, cells = f"+.{measure.digits}f", {}
-    for name, values in scores.sub(scores[baseline], axis=0).items():
-        mean, n = values.mean(), values.count()
-        half = stats.t.ppf(0.975, n - 1) * values.sem()
-        if n:
-            interval = f"[{mean - half:{sign}}, {mean + half:{sign}}] ({n})" if n > 1 else "(n=1, no interval)"
-            cells[name] = f"{mean:{sign}} {interval}"
-    return pd.Series(cells, name=title, dtype=object)
-
-
-def time_unit(runs):
-    """(name, seconds in it) of the unit in which the training times of these runs read well."""
-    longest = runs["time.train_s"].max()
-    return ("s", 1) if longest < 600 else ("min", 60) if longest < 36_000 else ("h", 3600)
+def differences(runs, baseline):
+    """Markdown of best scores minus the baseline's, a column a task, and what can be told apart; [] if none has it."""
+    found, titles = {}, []
+    for task, own in runs.groupby("task", observed=True):
+        if baseline in set(own["name"]):
+            main = headline(own)
+            scores = own.assign(score=own["best"].map(main.of)).pivot(index="seed", columns="name", values="score")
+            scores = scores.astype(float)[[name for name in scores if name in (*students(own)["name"], baseline)]]
+            rows = compare.paired(scores, baseline).drop(index=baseline)
+            titles.append(f"{escape(task)} ({escape(main.title)})")
+            found[task] = rows.assign(title=titles[-1], digits=main.digits, name=rows.index.astype(str))
+    if not found or all(rows.empty for rows in found.values()):
+        return []
+    table = pd.concat(found, names=["task"]).reset_index("task")
+    table = table.assign(sure=(compare.holm(table["p"].reset_index(drop=True)) < compare.LEVEL).to_numpy())
+    columns = [pd.Series({row.name: compare.cell(row, row.digits, row.sure)
+                          for row in table[table["title"] == title].itertuples(index=False)}, name=title, dtype=object)
+               for title in titles]  # fmt: skip
+    tested = table[table["p"].notna()]
+    names = {f"{name} on {task}" if len(found) > 1 else name: sure
+             for name, task, sure in zip(tested["name"], tested["task"], tested["sure"], strict=True)}  # fmt: skip
+    rows = [name for name in runs["name"].cat.categories if name in {*students(runs)["name"]} - {baseline}]
+    return [f"### Difference to {escape(baseline)} in best score: mean [95 % interval] (pairs of one seed)",
+            markdown(rows, columns), wrapped(escape(compare.sentence(names, baseline)))]  # fmt: skip
 
 
 def cost_columns(runs):
     """Columns of size, arithmetic, speed-up and training time, for runs of one stage on one hardware."""
     (unit, seconds), methods, columns = time_unit(runs), runs.groupby("name", observed=True), []
-    for title, (place, size, form) in SIZES.items():  # a range where it varies with the task (the heads differ)
-        ranges = (methods[place].agg(["min", "max"]) / size).itertuples()
-        columns.append(pd.Series({name: "-".join(dict.fromkeys(f"{value:{form}}" for value in values))
-                                  for name, *values in ranges}, name=title))  # fmt: skip
+    for title, (places, size, form) in SIZES.items():
+        parts = []
+        for place in places:  # a range where it varies with the task (the heads differ)
+            ranges = (methods[place].agg(["min", "max"]) / size).itertuples()
+            parts.append({name: "-".join(dict.fromkeys(f"{value:{form}}" for value in values))
+                          for name, *values in ranges})  # fmt: skip
+        columns.append(pd.Series({name: " / ".join(part[name] for part in parts) for name in parts[0]}, name=title))
     ratios = methods[["1", "32"]].mean().dropna(how="all").itertuples()
     columns.append(pd.Series({
         name: " / ".join("-" if math.isnan(value) else f"{value:.2f}x" for value in values) for name, *values in ratios
-    }, name="speed-up b1/b32", dtype=object))  # fmt: skip
+    }, name="speed-up", dtype=object))  # fmt: skip
     tasks = runs.groupby("task", observed=True)
     for task, own in tasks:
         title = f"{escape(task)} ({unit})" if len(tasks) > 1 else f"train ({unit})"
@@ -145,7 +148,8 @@ def cost_columns(runs):
         times = own.groupby("name", observed=True)["time.train_s"].mean() / seconds
         columns.append(pd.Series({name: f"{value:.1f}" + "*" * (name in cached) for name, value in times.items()},
                                  name=title))  # fmt: skip
-    return columns
+    memory = methods["max_mem_gb"].mean().dropna()
+    return columns + [memory.map("{:.2f}".format).astype(object).rename("GB")] * bool(len(memory))
 
 
 def stage_tables(runs, baseline):
@@ -154,35 +158,32 @@ def stage_tables(runs, baseline):
         return report_dynabert.tables(runs, baseline, grid_markdown, summary)
     names, tasks = [*runs["name"].unique().sort_values()], runs.groupby("task", observed=True)
     machines = runs.groupby("machine")
-    scores, means, differences = {"best": [], "last": []}, {"best": [], "last": []}, []
+    parts = ["best", *(["held-out"] if any(entry["score"] is not None for entry in runs["held-out"]) else []), "last"]
+    scores, means = {part: [] for part in parts}, {part: [] for part in parts}
     for task, own in tasks:
-        chosen, main = customary(own) or [headline(own)], headline(own)
         for part in scores:
+            main = headline(own)
+            chosen = (part != "held-out" and customary(own)) or [main]
             title = f"{escape(task)} ({' / '.join(escape(measure.title) for measure in chosen)})"
             scores[part].append(score_column(own, part, chosen, title))
             means[part].append(own[part].map(main.of).groupby(own["name"], observed=True).mean(skipna=False))
-        if baseline in set(own["name"]):
-            differences.append(difference_column(own, baseline, main, f"{escape(task)} ({escape(main.title)})"))
     if len(tasks) > 1 and runs["stage"].iloc[0] == "finetune":
         for part in scores:
             average = pd.concat(means[part], axis=1).mean(axis=1, skipna=False).dropna()
             tables = [by_seed(own, part) for _, own in tasks]
-            bold = leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
+            bold = compare.leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
             scores[part].append(pd.Series({name: f"**{value:.1f}**" if name in bold else f"{value:.1f}"
                                            for name, value in average.items()}, name="average"))  # fmt: skip
     if len(tasks) == len(machines) == 1:
-        best, last = scores["best"][0], scores["last"][0].rename("last")
-        texts = [markdown(names, [best.rename(f"{best.name} best"), last, *cost_columns(runs)])]
+        best, *others = (column.rename(part) for part, (column,) in scores.items())
+        title = f"{scores['best'][0].name} best"
+        texts = [markdown(names, [best.rename(title), *others, *cost_columns(runs)])]
     else:
         texts = [text for part in scores for text in (f"### {part.capitalize()} score", markdown(names, scores[part]))]
         for machine, own in machines:
             texts += [f"### Cost and training time: {escape(machine)}",
                       markdown([*own["name"].unique().sort_values()], cost_columns(own))]  # fmt: skip
-    others = [name for name in names if name not in (baseline, "teacher")]
-    if differences and others:
-        texts += [f"### Difference to {escape(baseline)} in best score: mean [95 % interval] (pairs of one seed)",
-                  markdown(others, differences)]  # fmt: skip
-    return texts
+    return texts + differences(runs, baseline)
 
 
 def mixed_options(runs):
@@ -218,202 +219,11 @@ def report_text(runs, left_out, baseline):
     lines = [*mixed_options(runs), *recipes(runs), NOTE,
              *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
              "Versions: " + escape(", ".join(sorted(versions))), "Code: " + escape(", ".join(code))]  # fmt: skip
-    texts += [textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines]
+    texts += map(wrapped, lines)
     for what, found in left_out.items():
         lines = [f"{what.capitalize()} runs, not in the tables:\n", *(f"- {escape(line)}" for line in found)]
         texts += ["\n".join(lines)] * bool(found)
     return "\n\n".join(texts)
-
-
-def seed_points(runs, x):
-    """A row for each run: x and its best headline score y."""
-    return pd.DataFrame({"name": runs["name"], "x": x, "y": runs["best"].map(headline(runs).of)})
-
-
-def points(runs, x):
-    """A row for each method: mean and standard deviation of x and of the best headline score."""
-    scores = seed_points(runs, x)
-    means, stds = (getattr(scores.groupby("name", observed=True), of)() for of in ("mean", "std"))
-    return means.join(stds.add_prefix("d")).reset_index()
-
-
-def side_by_side(table):
-    """The points with those of equal x set a little side by side."""
-    same = table.groupby("x")["x"]
-    step = (0.06 / same.transform("size")).clip(upper=0.015) * table["x"].max()
-    return table.assign(x=table["x"] + step * (same.cumcount() - (same.transform("size") - 1) / 2))
-
-
-def window_curves(runs):
-    """{method: {window: its runs, one for each seed}} of runs that differ in these only; at least two windows."""
-    def uses_window(options):
-        terms, window = options.get("terms"), options.get("window", "")
-        known = window is None or (type(window) is int and abs(window) < 2**31)
-        return known and bool(not isinstance(terms, dict) or terms.get("wr_triple"))
-
-    runs = runs[[uses_window(options) for options in runs["options"]]]
-    recipes = [json.dumps([model, recipe | {"window": 0}], sort_keys=True)
-               for model, recipe in zip(runs["model"], runs["recipe"], strict=True)]  # fmt: skip
-    curves = {}
-    for _, own in runs.groupby(recipes):
-        windows = own["options"].map(lambda options: options["window"] or math.inf)  # None and 0: all triples
-        if windows.nunique() > 1:
-            curves[own["name"].min()] = {w: same.drop_duplicates("seed") for w, same in own.groupby(windows)}
-    return curves
-
-
-def without_teacher(runs):
-    """(a task's runs without the teacher's, its best headline score); all of them and None where it stands alone."""
-    teachers = runs[runs["name"] == "teacher"]
-    if not 0 < len(teachers) < len(runs):
-        return runs, None
-    return runs[runs["name"] != "teacher"], teachers["best"].map(headline(teachers).of).mean()
-
-
-def learning_curves(runs, value):
-    """(means over seeds, each seed's) of value(entry) at every evaluation; means where all seeds were evaluated.
-
-    Empty where no method was evaluated twice.
-    """
-    rows = [(name, seed, entry["step"], value(entry)) for name, seed, entries in
-            zip(runs["name"], runs["seed"], runs["history"], strict=True) for entry in entries]  # fmt: skip
-    threads = pd.DataFrame(rows, columns=["name", "seed", "x", "y"]).dropna()
-    names = threads.groupby("name", observed=True)
-    if threads.empty or names["x"].nunique().max() < 2:
-        return threads[:0], threads[:0]
-    means = threads.groupby(["name", "x"], observed=True)["y"].agg(["mean", "count"]).reset_index()
-    means = means[means["count"] == means["name"].astype(str).map(names["seed"].nunique().rename(index=str))]
-    return means.rename(columns={"mean": "y"}).assign(dx=math.nan, dy=math.nan), threads
-
-
-def curve_panels(task, runs, teacher):
-    """The panels of learning curves: the headline score, and the loss on the dev set where it was noted."""
-    main, panels = headline(runs), []
-
-    def score(entry):
-        return main.of(entry) if main.key is None or main.key in entry["metrics"] else math.nan
-
-    def loss(entry):
-        return math.nan if entry.get("loss") is None else entry["loss"]
-
-    for label, value, line in ((main.title + " x 100" * (main.scale == 100), score, teacher),
-                               ("loss on the dev set", loss, {})):  # fmt: skip
-        means, threads = learning_curves(runs, value)
-        if len(means):
-            panels.append(({"title": task, "xlabel": "optimiser step", "ylabel": label, "threads": threads, **line},
-                           means, "-"))  # fmt: skip
-    return panels
-
-
-def window_panels(task, runs, label, teacher):
-    """The panel of scores over windows, if runs differ in these alone."""
-    curves = window_curves(runs)
-    ticks = sorted({window for windows in curves.values() for window in windows})
-    every = [(same.assign(name=name), ticks.index(window)) for name, windows in curves.items()
-             for window, same in windows.items()]  # fmt: skip
-    if not every:
-        return []
-    return [({"title": task, "xlabel": "window W (words, evenly spaced)", "ylabel": label, "xticks": range(len(ticks)),
-              "xticklabels": ["all" if tick == math.inf else f"{tick:g}" for tick in ticks],
-              "seeds": pd.concat([seed_points(same, at) for same, at in every]), **teacher},
-             pd.concat([points(same, at).assign(dx=math.nan) for same, at in every]), "-")]  # fmt: skip
-
-
-def write_plots(runs, folder, formats=("png",)):
-    """Writes the plots into the folder in each of the formats; returns their paths."""
-    names, machines = [*runs["name"].unique().sort_values()], sorted(runs["machine"].unique())
-    (unit, seconds), plots = time_unit(runs), {kind: [] for kind in ("scores", "flops", "time", "window", "curves")}
-    alone = runs[runs["stage"] != "dynabert"]
-    plots["dynabert"] = report_dynabert.panels(runs[runs["stage"] == "dynabert"], alone[alone["stage"] == "finetune"])
-    tasks = [(task, *without_teacher(own)) for (_, task), own in alone.groupby(["stage", "task"], observed=True)]
-    rows = [name for name in names[::-1] if any(name in set(own["name"]) for _, own, _ in tasks)]
-    for task, own, score in tasks:
-        main, teacher = headline(own), {} if score is None else {"teacher": score}
-        label = main.title + (" x 100" if main.scale == 100 else "")
-        turned = {"x": "y", "y": "x", "dx": "dy", "dy": "dx"}
-        means, seeds = (table.rename(columns=turned).assign(y=[rows.index(name) for name in table["name"]], dy=math.nan)
-                        for table in (points(own, 0), seed_points(own, 0)))  # fmt: skip
-        plots["scores"].append((
-            {"title": task, "xlabel": label, "yticks": range(len(rows)), "ylim": (-0.6, len(rows) - 0.4),
-             "yticklabels": [pictures.short(name) for name in rows], "seeds": seeds, **teacher},
-            means, "none"))  # fmt: skip
-        means = side_by_side(points(own, own["model.flops_per_sequence"] / 1e9))
-        seeds = seed_points(own, own["name"].astype(str).map(dict(zip(means["name"], means["x"], strict=True))))
-        plots["flops"].append((
-            {"title": task, "xlabel": "GFLOPs per sequence\n(equal values side by side)", "ylabel": label,
-             "seeds": seeds, **teacher}, means, "none"))  # fmt: skip
-        for machine, of in own.groupby("machine"):
-            where, took = f", machine {machines.index(machine) + 1}" * (len(machines) > 1), of["time.train_s"] / seconds
-            plots["time"].append((
-                {"title": task + where, "xlabel": f"training time ({unit})", "ylabel": label,
-                 "seeds": seed_points(of, took), **teacher}, side_by_side(points(of, took)), "none"))  # fmt: skip
-        plots["window"] += window_panels(task, own, label, teacher)
-        plots["curves"] += curve_panels(task, own, teacher)
-    paths = []
-    for kind, panels in plots.items():
-        line = "; dashed: the teacher" * any("teacher" in properties for properties, _, _ in panels)
-        caption = [f"best dev score: mean over seeds, bars ± sample standard deviation, small points: seeds{line}"]
-        if kind == "curves":
-            caption = [f"at each evaluation: mean over seeds, thin lines: seeds{line}"]
-        if kind == "dynabert":
-            caption = ["dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
-        if kind == "time" and len(machines) > 1:
-            caption += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
-        if panels:
-            paths += pictures.draw_panels(folder / f"report_{kind}.png", panels, names, "\n".join(caption), formats)
-    return paths
-
-
-# --- tables for other programs ---------------------------------------------------------------------------------------
-
-
-TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "±": r"$\pm$", "~": r"\textasciitilde{}",
-       "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-       **{sign: "\\" + sign for sign in "$&%#_"}}  # fmt: skip
-
-
-def tex_cell(cell):
-    """A cell of a Markdown table, as `escape` wrote it and perhaps in bold, for LaTeX."""
-    parts = [html.unescape(re.sub(r"\\(.)", r"\1", part)) for part in re.split(r"(?<!\\)\*\*", cell.strip())]
-    parts = ["".join(TEX.get(c, c) for c in part) for part in parts]
-    return "".join(rf"\textbf{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
-
-
-def latex(text):
-    """The Markdown tables of a report as LaTeX, one for each heading, whole where the report continues them below."""
-    tables, heading, last = [], [], False
-    for block in text.split("\n\n"):
-        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines() if line.startswith("|")]
-        if block.startswith("#"):
-            heading = ([] if block.startswith("## ") else heading[:1]) + [tex_cell(block.lstrip("# "))]
-        if rows:
-            frame = pd.DataFrame([list(map(tex_cell, row)) for row in rows[2:]], columns=map(tex_cell, rows[0]))
-            if last and frame.iloc[:, 0].tolist() == tables[-1][1].iloc[:, 0].tolist():
-                tables[-1][1] = pd.concat([tables[-1][1], frame.iloc[:, 1:]], axis=1)
-            else:
-                tables.append([": ".join(heading), frame])
-        last = bool(rows)
-    return r"% \usepackage{booktabs}" + "\n\n" + "\n".join(
-        frame.to_latex(index=False, escape=False, caption=caption, position="htbp",
-                       column_format="l" + "r" * (frame.shape[1] - 1)) for caption, frame in tables)  # fmt: skip
-
-
-def numbers(runs):
-    """A row for each stage, task, method and customary metric: means and standard deviations over seeds, as numbers."""
-    rows = []
-    for (stage, task, name), own in runs.groupby(["stage", "task", "name"], observed=True):
-        task_runs = runs[(runs["stage"] == stage) & (runs["task"] == task)]
-        for measure in customary(task_runs) or [headline(task_runs)]:
-            whole = "mean_score" if stage == "dynabert" else own["metric"].iloc[0]  # over its sub-networks
-            row = {"stage": stage, "task": task, "method": name, "metric": measure.key or whole, "seeds": len(own)}
-            for part in ("best", "last"):
-                values = own[part].map(measure.of)
-                row |= {f"{part}_mean": values.mean(skipna=False), f"{part}_std": values.std(skipna=False)}
-            means = {place.rpartition(".")[2]: own[place].mean() for place, _, _ in SIZES.values()}
-            rows.append(row | means | {"speedup_batch_1": own["1"].mean(), "speedup_batch_32": own["32"].mean(),
-                                       "train_s": own["time.train_s"].mean(),
-                                       "machine": "; ".join(sorted(own["machine"].unique()))})  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 class Parser(argparse.ArgumentParser):
@@ -427,14 +237,16 @@ def build_parser():
     """Returns the command line's parser."""
     parser = Parser(prog="report.py", description=__doc__, allow_abbrev=False)
     paths = parser.add_argument_group("paths")
-    paths.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders, searched for run.json at any depth")
+    paths.add_argument("runs", nargs="+", type=Path, metavar="RUNS",
+                       help="folders, searched for run.json at any depth, and runs.csv of --tables runs")
     paths.add_argument("--output_dir", type=Path, metavar="DIR",
                        help="folder for report.md and the plots (default: no report.md, plots into the first RUNS)")
     table = parser.add_argument_group("tables")
     table.add_argument("--methods", type=lambda text: text.split(","), metavar="A,B",
                        help="names of the methods to report, separated by commas (default: all)")
-    table.add_argument("--tables", nargs="+", choices=("latex", "csv"), default=[], metavar="FORM",
-                       help="also write report.tex (latex) or report.csv (csv) beside the plots (default: none)")
+    table.add_argument("--tables", nargs="+", choices=("latex", "csv", "runs"), default=[], metavar="FORM",
+                       help="also write report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
+                            "(runs: a line for each run, which can be given as RUNS) beside the plots (default: none)")
     paths.add_argument("--formats", nargs="+", choices=("png", "pdf", "svg"), default=["png"], metavar="FORM",
                        help="of the plots: png, pdf, svg (default: png)")
     table.add_argument("--baseline", metavar="NAME",
@@ -446,7 +258,7 @@ def main(argv=None):
     """Prints the tables and writes them and the plots; returns the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    folder = where = args.output_dir or args.runs[0]
+    folder = where = args.output_dir or (args.runs[0].parent if args.runs[0].is_file() else args.runs[0])
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without "±" still gets its numbers
     try:
@@ -462,10 +274,13 @@ def main(argv=None):
             if args.output_dir:
                 Path(temporary, "report.md").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if "latex" in args.tables:
-                Path(temporary, "report.tex").write_text(latex(text), encoding="utf-8", errors="backslashreplace")
+                tables = report_files.latex(text)
+                Path(temporary, "report.tex").write_text(tables, encoding="utf-8", errors="backslashreplace")
             if "csv" in args.tables:
-                numbers(runs).to_csv(Path(temporary, "report.csv"), index=False)
-            paths = write_plots(runs, Path(temporary), args.formats)
+                report_files.numbers(runs).to_csv(Path(temporary, "report.csv"), index=False)
+            if "runs" in args.tables:
+                report_files.compact(runs).to_csv(Path(temporary, "runs.csv"), index=False)
+            paths = report_plots.write_plots(runs, Path(temporary), args.formats)
             for path in sorted(Path(temporary).iterdir()):
                 os.replace(path, folder / path.name)
         where = "standard output"

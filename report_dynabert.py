@@ -2,8 +2,8 @@
 import math
 
 import pandas as pd
-from scipy import stats
 
+import compare
 from records import headline
 
 
@@ -40,18 +40,25 @@ def scores(table, summary):
 
 
 def differences(table, names, reference):
-    """{name: grid of 'mean [95 % interval] (pairs)' of its scores minus the reference's over their common seeds}."""
-    found, keys = {}, ["depth", "width", "seed"]
-    theirs = table[table["name"] == reference].set_index(keys)["score"]
-    for name in names:
-        pairs, cells = (table[table["name"] == name].set_index(keys)["score"] - theirs).dropna(), {}
-        for size, values in pairs.groupby(["depth", "width"]):
-            half = stats.t.ppf(0.975, len(values) - 1) * values.sem() if len(values) > 1 else math.nan
-            interval = f" [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}]" if len(values) > 1 else ""
-            cells[size] = f"{values.mean():+.1f}{interval} ({len(values)})"
-        if cells:
-            found[name] = grid(cells, name)
-    return found
+    """({name: grid of its scores minus the reference's over their common seeds}, what can be told apart: a sentence).
+
+    A cell is as `compare.cell` writes it; Holm's correction is for all cells of all grids.
+    """
+    rows = {}
+    for size, own in table[table["name"].isin([*names, reference])].groupby(["depth", "width"]):
+        scores = own.astype({"name": str}).pivot(index="seed", columns="name", values="score")
+        if reference in scores:
+            found = compare.paired(scores, reference).drop(index=reference)
+            rows |= {(row.Index, size): row for row in found.itertuples()}
+    sure = compare.holm(pd.Series([row.p for row in rows.values()], dtype=float)) < compare.LEVEL
+    sure = dict(zip(rows, sure, strict=True))
+    grids = {}
+    for (name, size), row in rows.items():
+        grids.setdefault(name, {})[size] = compare.cell(row, 1, sure[name, size])
+    tested = {f"{name} at depth {size[0]:g}, width {size[1]:g}": sure[name, size]
+              for (name, size), row in rows.items() if row.n > 1}  # fmt: skip
+    return ({name: grid(grids[name], name) for name in map(str, names) if name in grids},
+            compare.sentence(tested, reference))  # fmt: skip
 
 
 def costs(table):
@@ -82,10 +89,10 @@ def tables(runs, baseline, markdown, summary):
             alike.setdefault((*cells["depth"], *cells.columns), []).append(name)
         for names in alike.values():
             reference = baseline if baseline in names else names[-1]
-            minus = differences(table, [name for name in names if name != reference], reference)
+            minus, said = differences(table, [name for name in names if name != reference], reference)
             if minus:
                 texts += [f"### Sub-networks of {task}: minus {reference} (mean, 95 % interval, pairs of one seed)",
-                          markdown(stacked(minus.values()))]  # fmt: skip
+                          markdown(stacked(minus.values())), said]  # fmt: skip
         texts += [f"### Sub-networks of {task}: parameters (M) / GFLOPs / speed-up at batch 1 / 32",
                   markdown(stacked([costs(table)]))]  # fmt: skip
     return texts

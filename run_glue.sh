@@ -29,6 +29,7 @@ TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
 LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the task's preset
 EPOCHS=${EPOCHS:-}                                # of the students; empty: the task's preset
+RECIPES=${RECIPES:-}                              # options of each method that run_sweep.sh chose; empty: the presets
 CACHE_TEACHER=${CACHE_TEACHER:-}                  # 1: its outputs for the training set are computed once, for all runs
 LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
@@ -37,6 +38,7 @@ source presets.sh
 check TASKS "$ALL_TASKS"
 check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
+[ -z "$RECIPES" ] || check_recipes $METHODS
 
 # ${a[@]+"${a[@]}"} below: before bash 4.4 an empty array counts as unset
 student_options=() demo=
@@ -56,9 +58,7 @@ data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
 
 for task in $TASKS; do
     [ "$METHODS" != finetune ] || break
-    run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} --student "$TEACHER" --run_name teacher --seed 1 \
-        --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" \
-        --output_dir "$RUNS/$task/teacher/seed1" ${others[@]+"${others[@]}"}
+    train_teacher "$task" ${others[@]+"${others[@]}"}
 done
 table=(python report.py)  # of the tasks alone: other scripts keep runs of the same names beside them
 for task in $TASKS; do
@@ -68,12 +68,16 @@ for task in $TASKS; do
         for method in $METHODS; do
             options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$task/$method/seed$seed"
                 --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
-                --learning_rate "${LEARNING_RATE:-$learning_rate}" --num_train_epochs "${EPOCHS:-$epochs}")
-            if [ "$method" != finetune ]; then
+                --num_train_epochs "${EPOCHS:-$epochs}")
+            if [ -n "$RECIPES" ]; then
+                options+=($(recipe_of "$method"))
+            else
                 terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
-                options+=(--teacher "$RUNS/$task/teacher/seed1" $(method_options "$method" "$temperature" "$terms")
-                    ${CACHE_TEACHER:+--cache_teacher} ${distilling[@]+"${distilling[@]}"})
+                options+=(--learning_rate "${LEARNING_RATE:-$learning_rate}"
+                    $(method_options "$method" "$temperature" "$terms"))
             fi
+            [ "$method" = finetune ] || options+=(--teacher "$RUNS/$task/teacher/seed1"
+                ${CACHE_TEACHER:+--cache_teacher} ${distilling[@]+"${distilling[@]}"})
             run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} "${options[@]}" \
                 ${student_options[@]+"${student_options[@]}"} ${others[@]+"${others[@]}"}
         done

@@ -470,7 +470,7 @@ def choice(entry):
 
 def shown(value):
     """A score as it is printed."""
-    return "undefined" if value is None else f"{value:.4f}"
+    return "undefined" if value is None else f"{value:.2e}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
 
 
 def check_weights(model, step):

@@ -339,7 +339,9 @@ def test_differences_are_paired_by_seed():
         for name, scores in (("ckd-width", ours), ("dynabert-width", theirs)) for seed, score in scores.items()
     ])  # fmt: skip
     table = report_dynabert.long_table(runs)
-    found = report_dynabert.differences(table, ["ckd-width"], "dynabert-width")["ckd-width"]
+    found, said = report_dynabert.differences(table, ["ckd-width"], "dynabert-width")
+    found = found["ckd-width"]
+    assert said.startswith("None can be told from dynabert-width")
     gaps = [100 * (ours[seed] - theirs[seed]) for seed in (1, 2, 3)]
     low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
     assert found["width 0.5"].tolist() == [f"{sum(gaps) / 3:+.1f} [{low:+.1f}, {high:+.1f}] (3)"]

@@ -15,6 +15,7 @@ import data
 import distill_finetune
 import metrics
 import report
+import report_plots
 import tasks
 
 TEXTS = ["the dog runs .", "a cat sees the bird .", "dogs run", "it's 1,5\t\"ü\""]
@@ -253,7 +254,7 @@ def test_a_student_learns_from_text_without_labels(finetune, world, animals, cap
     with pytest.raises(ValueError, match="holds only the label"):
         run(finetune, animals, *student, "--run_name", "again")
     capsys.readouterr()
-    monkeypatch.setattr(report, "write_plots", lambda *_: [])
+    monkeypatch.setattr(report_plots, "write_plots", lambda *_: [])
     report.main(["runs"])
     out = capsys.readouterr().out
     scores = f"{100 * best['macro_f1']:.1f} / {100 * best['accuracy']:.1f}"

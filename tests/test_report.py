@@ -23,10 +23,13 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import compare
 import losses
 import pictures
 import records
 import report
+import report_files
+import report_plots
 
 STUDENT = {"layers": 3, "hidden_size": 384, "heads": 12, "intermediate_size": 1536, "vocab_size": 30522,
            "parameters": 17_390_000, "parameters_without_embeddings": 5_500_000, "seq_length": 128,
@@ -75,10 +78,10 @@ def tables(capsys, monkeypatch):
     def call(*argv, said=()):
         def panels_alone(runs, *_):
             for _, own in runs.groupby(["stage", "task"], observed=True):
-                report.curve_panels("", own, {})
+                report_plots.curve_panels("", own, {})
             return []
 
-        monkeypatch.setattr(report, "write_plots", panels_alone)
+        monkeypatch.setattr(report_plots, "write_plots", panels_alone)
         assert report.main([str(arg) for arg in argv]) == 0
         out, err = capsys.readouterr()
         if said is None:  # at most one damaged record, anything else is an error
@@ -112,21 +115,23 @@ def test_one_task_is_one_table_with_hand_computed_numbers(tmp_path, tables):
     text = tables(root)
     # mean 24, deviations -4 -2 6: sample variance (16 + 4 + 36) / 2 = 28, std 5.29
     assert cells(text, "ckd") == [["24.0 ± 5.3 (3)",
-                                   "14.0 ± 5.3 (3)", "17.39", "5.50", "1.4", "2.00x / 2.50x", "200.0"]]
+                                   "14.0 ± 5.3 (3)", "17.39 / 5.50", "1.4", "2.00x / 2.50x", "200.0", "1.90"]]
     # The plain student borrows the speed of its shape, the teacher is the reference.
-    assert cells(text, "finetune") == [["-2.0 (1)", "-2.0 (1)", "17.39", "5.50", "1.4", "2.00x / 2.50x", "300.0"]]
-    assert cells(text, "teacher") == [["50.0 (1)", "50.0 (1)", "109.50", "85.60", "22.4", "1.00x / 1.00x", "300.0"]]
+    rest = ["17.39 / 5.50", "1.4", "2.00x / 2.50x", "300.0", "1.90"]
+    assert cells(text, "finetune") == [["-2.0 (1)", "-2.0 (1)", *rest]]
+    rest = ["109.50 / 85.60", "22.4", "1.00x / 1.00x", "300.0", "1.90"]
+    assert cells(text, "teacher") == [["50.0 (1)", "50.0 (1)", *rest]]
     for part in ("cola (Matthews) best", "train (s)", "AMD EPYC (2 cores)", "torch 2.13.0", "abcdef0123 (dirty)"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 120
 
 
 def test_no_speed_is_invented(tmp_path, tables):
-    assert cells(tables(write(tmp_path / "a", make_run("finetune"))), "finetune")[0][5] == "-"
+    assert cells(tables(write(tmp_path / "a", make_run("finetune"))), "finetune")[0][4] == "-"
     # Another machine's, another task's and another shape's speed-up are not borrowed.
     other = make_run("kd", model=STUDENT | {"layers": 4})
     root = write(tmp_path / "b", make_run("finetune"), other, make_run("ckd", hardware=GPU), make_run("pkd", "rte"))
-    assert [row[3] for row in cells(tables(root), "finetune")[2:]] == ["-"]
+    assert [row[2] for row in cells(tables(root), "finetune")[2:]] == ["-"]
 
 
 def test_rows_stand_in_the_conventional_order(tmp_path, tables):
@@ -144,7 +149,7 @@ def test_several_tasks_with_two_metrics_and_average(tmp_path, tables):
                         make_run("ckd", "mrpc", metrics={"f1": 0.9, "accuracy": 0.7})), "--baseline", "kd")  # fmt: skip
     best, _, cost = cells(text, "kd")
     assert best == ["40.0 (1)", "80.0 / 70.0 (1)", "60.0 / 90.0 (1)", "63.3"]  # (40 + 75 + 75) / 3
-    assert cost == ["17.39", "5.50", "1.4", "2.00x / 2.50x", "300.0", "300.0", "300.0"]
+    assert cost == ["17.39 / 5.50", "1.4", "2.00x / 2.50x", "300.0", "300.0", "300.0", "1.90"]
     assert cells(text, "ckd")[0] == ["50.0 (1)", "90.0 / 70.0 (1)", "-", "-"]
     assert "mrpc (F1 / acc)" in text and "squad (EM / F1)" in text
     # The difference is that of the headline, the mean of both, and says so.
@@ -168,19 +173,22 @@ def test_intervals_equal_the_printed_table_and_a_paired_t_test(tmp_path, tables,
     runs = [make_run(name, seed=seed, score=score) for name, scores in (("kd", kd), ("ckd", ckd))
             for seed, score in enumerate(scores)]  # fmt: skip
     frame, _ = report.read_runs([Path(write(tmp_path, *runs))])
-    cell = report.difference_column(frame, "kd", records.Measure(None, "x", 1, 9), "x")["ckd"]
-    mean, low, high = (float(number) for number in re.findall(r"[+-]\d+\.\d+", cell))
+    scores = frame.assign(score=[best["score"] for best in frame["best"]])
+    scores = scores.pivot(index="seed", columns="name", values="score")
+    row = compare.paired(scores, "kd").loc["ckd"]
+    mean, low, high = row["mean"], row["low"], row["high"]
     differences = [a - b for a, b in zip(ckd, kd, strict=True)]
     half = quantile * statistics.stdev(differences) / math.sqrt(n)
     assert mean == pytest.approx(statistics.fmean(differences), abs=2e-9)
     assert (high - low) / 2 == pytest.approx(half, rel=2e-5)
     expected = scipy.stats.ttest_rel(ckd, kd).confidence_interval(0.95)
-    assert (low, high) == pytest.approx(tuple(expected), abs=2e-9) and cell.endswith(f"({n})")
+    assert (low, high) == pytest.approx(tuple(expected), abs=2e-9) and row["n"] == n
+    assert row["p"] == pytest.approx(scipy.stats.ttest_rel(ckd, kd).pvalue)
 
 
 def test_equal_differences_have_an_interval_of_no_width(tmp_path, tables):
     runs = [make_run(name, seed=seed, score=score) for name, score in (("kd", 0.25), ("ckd", 0.5)) for seed in (1, 2)]
-    assert cells(tables(write(tmp_path, *runs), "--baseline", "kd"), "ckd")[1] == ["+25.0 [+25.0, +25.0] (2)"]
+    assert cells(tables(write(tmp_path, *runs), "--baseline", "kd"), "ckd")[1] == ["+25.0* [+25.0, +25.0] (2)"]
 
 
 def test_baseline_interval_is_paired_by_seed(tmp_path, tables):
@@ -249,7 +257,7 @@ def test_times_of_different_hardware_are_kept_apart(tmp_path, tables):
             make_run("ckd", seed=2, time={"train_s": 20.0}, hardware=GPU),
             make_run("ckd", seed=3, time={"train_s": 50.0}, hardware=CPU | {"processes": 2})]
     text = tables(write(tmp_path, *runs))
-    assert sorted(row[-1] for row in cells(text, "ckd")[2:]) == ["100.0", "20.0", "50.0"]
+    assert sorted(row[-2] for row in cells(text, "ckd")[2:]) == ["100.0", "20.0", "50.0"]
     assert "time: 1 x NVIDIA H200, AMD EPYC (2 cores), 1 process(es), float32" in text
     assert cells(text, "ckd")[0] == ["25.0 ± 0.0 (3)"]
 
@@ -266,7 +274,7 @@ def test_cached_times_are_marked_and_unlike_seeds_are_named(tmp_path, tables):
     runs = [make_run("kd", options=options(cache_teacher=True)), make_run("ckd", seed=1, options=options()),
             make_run("ckd", seed=2, options=options(output_dir="/b", learning_rate=1e-3, new=1), git={"commit": None})]
     text = tables(write(tmp_path, *runs))
-    assert cells(text, "kd")[0][-1] == "300.0*" and cells(text, "ckd")[0][-1] == "300.0"
+    assert cells(text, "kd")[0][-2] == "300.0*" and cells(text, "ckd")[0][-2] == "300.0"
     assert "Mixed: the runs of ckd on cola differ in --learning_rate: 5e-05, 0.001\n" in text
     assert text.count("Mixed:") == 1 and "Code: abcdef0123 (dirty), unknown for 1 of 3 runs" in text
 
@@ -283,7 +291,7 @@ def test_an_option_that_an_older_run_lacks_counts_as_its_default(tmp_path, table
     runs[0]["options"] = old | {"window": 5}
     runs[2]["options"]["window"], runs[2]["seed"] = 21, 1
     found, _ = records.read_runs([Path(write(tmp_path / "windows", runs[0], runs[2] | {"name": "wide"}))])
-    assert [sorted(windows) for windows in report.window_curves(found).values()] == [[5, 21]]
+    assert [sorted(windows) for windows in report_plots.window_curves(found).values()] == [[5, 21]]
 
 
 def test_the_speed_up_of_a_shape_is_the_median_of_its_runs(tmp_path, tables):
@@ -292,7 +300,7 @@ def test_the_speed_up_of_a_shape_is_the_median_of_its_runs(tmp_path, tables):
 
     runs = [make_run("kd", seed=seed, latency=latency(one)) for seed, one in ((1, 1.0), (2, 2.0), (3, 9.0))]
     text = tables(write(tmp_path, make_run("finetune"), *runs))
-    assert cells(text, "finetune")[0][-2] == cells(text, "kd")[0][-2] == "2.00x / 2.00x"
+    assert cells(text, "finetune")[0][-3] == cells(text, "kd")[0][-3] == "2.00x / 2.00x"
 
 
 def test_wide_tables_continue_below(tmp_path, tables):
@@ -512,7 +520,7 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     assert table["best_std"] == pytest.approx(statistics.stdev([20, 40])) and table["speedup_batch_32"] == 2.5
     text = (out / "report.tex").read_text()
     assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 1
-    row = r"kd\_\$x & 30.0 $\pm$ 14.1 (2) & 30.0 $\pm$ 14.1 (2) & 17.39 & 5.50 & 1.4 & 2.00x / 2.50x & 300.0 \\"
+    row = r"kd\_\$x & 30.0 $\pm$ 14.1 (2) & 30.0 $\pm$ 14.1 (2) & 17.39 / 5.50 & 1.4 & 2.00x / 2.50x & 300.0 & 1.90 \\"
     assert row in text
 
 
@@ -520,7 +528,7 @@ def test_tables_that_go_on_below_are_one_in_latex_and_bold_stays_bold():
     text = ("## A & B\n\n### Best score\n\n| method | x\\|y |\n|:--|--:|\n| a\\*\\*b | **1.0 ± 0.1** (3) |\n\n"
             "| method | z |\n|:--|--:|\n| a\\*\\*b | 5 % |\n\n"
             "### Last\n\n| method | x |\n|:--|--:|\n| &lt;q\\\\ | - |\n\nScores: of no table | at all.")  # fmt: skip
-    found = report.latex(text)
+    found = report_files.latex(text)
     assert re.findall(r"caption\{(.*)\}", found) == [r"A \& B: Best score", r"A \& B: Last"]
     assert r"method & x|y & z \\" in found and r"a**b & \textbf{1.0 $\pm$ 0.1} (3) & 5 \% \\" in found
     assert r"\textless{}q\textbackslash{} & - \\" in found and "of no table" not in found
@@ -530,16 +538,16 @@ def test_learning_curves_are_means_where_every_seed_was_evaluated(tmp_path):
     runs = [trained("kd", 1, [0.1, 0.2, 0.3]), trained("kd", 2, [0.3, 0.4]), trained("ckd", 1, [0.5], [0.25]),
             make_run("teacher", score=0.9)]  # fmt: skip
     frame, _ = report.read_runs([Path(write(tmp_path, *runs))])
-    own, teacher = report.without_teacher(frame)
+    own, teacher = report_plots.without_teacher(frame)
     assert set(own["name"]) == {"kd", "ckd"} and teacher == 90
-    (panel,) = report.curve_panels("cola", own, {"teacher": teacher})  # the loss was noted once: no curve
+    (panel,) = report_plots.curve_panels("cola", own, {"teacher": teacher})  # the loss was noted once: no curve
     properties, means, _ = panel
     assert sorted(zip(means["name"], means["x"], means["y"].round(6), strict=True)) == [
         ("ckd", 10, 50), ("kd", 10, 20), ("kd", 20, 30)]  # fmt: skip
     threads = properties["threads"]
     assert len(threads) == 6 and properties["teacher"] == 90
     assert threads[(threads["seed"] == 1) & (threads["name"] == "kd")]["y"].tolist() == pytest.approx([10, 20, 30])
-    assert report.without_teacher(frame[frame["name"] == "teacher"])[1] is None  # alone it is a point
+    assert report_plots.without_teacher(frame[frame["name"] == "teacher"])[1] is None  # alone it is a point
 
 
 def test_seeds_are_points_and_the_teacher_a_line(tmp_path, monkeypatch):
@@ -547,7 +555,7 @@ def test_seeds_are_points_and_the_teacher_a_line(tmp_path, monkeypatch):
     frame, _ = report.read_runs([Path(write(tmp_path, *runs, make_run("teacher", score=0.5)))])
     drawn = {}
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.update({Path(path).name: figure}))
-    report.write_plots(frame, tmp_path)
+    report_plots.write_plots(frame, tmp_path)
     for figure in drawn.values():  # all that is written stands within the picture
         figure.draw_without_rendering()
         box = figure._supxlabel.get_window_extent()
@@ -567,14 +575,14 @@ def test_window_curve_needs_two_windows_of_one_recipe(tmp_path):
 
     runs = [run(window, seed) for window in (None, 21, 5) for seed in (1, 2)]
     runs += [run(21, seed, run_name="w21-again") for seed in (1, 2)]
-    curves = report.window_curves(report.read_runs([Path(write(tmp_path, *runs))])[0])
+    curves = report_plots.window_curves(report.read_runs([Path(write(tmp_path, *runs))])[0])
     assert list(curves) == ["w21"] and sorted(curves["w21"]) == [5, 21, math.inf]
     assert [len(curves["w21"][window]) for window in (5, 21, math.inf)] == [2, 2, 2]
     assert report.main([str(tmp_path)]) == 0  # plots go into the first folder
     assert_picture(tmp_path / "report_window.png")
     # A run that does not use the window, or differs in more than the window, is no point of a curve.
     other = [run(5, 1, terms={"logits": 1.0}), run(21, 1), run(7, 1, learning_rate=1.0), run(3, 1, teacher="a/bert")]
-    assert report.window_curves(report.read_runs([Path(write(tmp_path / "b", *other))])[0]) == {}
+    assert report_plots.window_curves(report.read_runs([Path(write(tmp_path / "b", *other))])[0]) == {}
 
 
 def test_a_full_disk_leaves_the_old_report_whole(tmp_path, capsys, monkeypatch):

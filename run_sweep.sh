@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Fair weights: of each method an equal number of tries on one task, six, judged by a tenth of its training set that is
+# held out. The chosen options of every method go to $RUNS/sweep/<task>/recipes.txt, which run_glue.sh takes for any task.
+#
+#   bash run_sweep.sh                                       CoLA, multilingual BERT from the hub; needs a GPU
+#   RECIPES=runs/sweep/cola/recipes.txt TASKS="sst2 cola mrpc" bash run_glue.sh --held_out 0.1     afterwards
+#   DRY_RUN=1 bash run_sweep.sh                             prints the commands
+#
+# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+TASK=${TASK:-cola}                                # any one of run_glue.sh
+SEEDS=${SEEDS:-1}                                 # of every try; the mean over them is judged
+METHODS=${METHODS:-finetune kd ckd tinybert minilm}  # also: pkd distilbert
+HELD_OUT=${HELD_OUT:-0.1}                         # share of the training set that judges, of the teacher's too
+LEARNING_RATES=${LEARNING_RATES:-5e-5 2e-4}       # each with each of a method's three settings below
+FINETUNE_RATES=${FINETUNE_RATES:-2e-5 5e-5 1e-4 2e-4 5e-4 1e-3}  # of fine-tuning, which has no other setting
+TEACHER=${TEACHER:-bert-base-multilingual-cased}  # these as in run_glue.sh, whose teacher is taken or made
+STUDENT=${STUDENT:-}
+STUDENT_LAYERS=${STUDENT_LAYERS:-}
+DATA_DIR=${DATA_DIR:-}
+RUNS=${RUNS:-runs}
+TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
+TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
+EPOCHS=${EPOCHS:-}
+CACHE_TEACHER=${CACHE_TEACHER:-}
+LAUNCH=${LAUNCH:-python}
+DRY_RUN=${DRY_RUN:-}
+
+# settings METHOD: three of them, a line each, for a task whose ckd has this temperature and these weights
+settings() {
+    local t=$temperature pair=$pair triple=$triple
+    case $1 in
+        finetune) echo ;;
+        kd) printf '%s\n' "--terms kd --temperature 1" "--terms kd --temperature $t" \
+            "--terms kd --temperature $t --hard_weight 1" ;;
+        ckd)  # relations as published, ten times as strong, and at temperature 1
+            echo "--terms $(ckd_terms "$t" "$pair" "$triple") --temperature $t"
+            echo "--terms $(ckd_terms "$t" "$(times 10 "$pair")" "$(times 10 "$triple")") --temperature $t"
+            echo "--terms $(ckd_terms 1 "$pair" "$triple") --temperature 1" ;;
+        pkd) printf -- '--terms pkd pkd=%s\n' 10 100 1000 ;;
+        tinybert) printf -- '--terms tinybert --stages hidden_mse attention_mse embedding_mse %s logits\n' 0.25 0.5 0.75 ;;
+        distilbert) printf -- '--terms distilbert hidden_cosine=%s\n' 0.1 1 10 ;;
+        minilm) printf -- '--terms minilm --stages minilm %s hard\n' 0.25 0.5 0.75 ;;
+    esac
+}
+times() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%g", a * b }'; }
+
+source presets.sh
+check TASK "$ALL_TASKS"
+[[ $TASK != *[[:space:]]* ]] || { echo "run_sweep.sh: error: TASK names $TASK: use one" >&2; exit 2; }
+check METHODS "finetune kd ckd pkd tinybert distilbert minilm"
+check SEEDS "whole numbers" "[0-9]+"
+check_options "$@"
+split_options "$@"
+if [ ${#distilling[@]} -gt 0 ]; then
+    echo "run_sweep.sh: error: ${distilling[0]} is what the tries differ in: edit settings() in this script" >&2
+    exit 2
+fi
+[ -n "$DRY_RUN" ] || source setup.sh
+[ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
+shared=(--held_out "$HELD_OUT" "$@")
+
+[ "$METHODS" = finetune ] || train_teacher "$TASK" "${shared[@]}"
+read -r temperature pair triple _ epochs < <(preset "$TASK")
+folder=$RUNS/sweep/$TASK
+for method in $METHODS; do
+    number=0 rates=$LEARNING_RATES
+    [ "$method" != finetune ] || rates=$FINETUNE_RATES
+    while IFS= read -r setting; do
+        for rate in $rates; do
+            number=$((number + 1))
+            options=($setting)
+            [ "$method" = finetune ] || options+=(--teacher "$RUNS/$TASK/teacher/seed1" ${CACHE_TEACHER:+--cache_teacher})
+            for seed in $SEEDS; do
+                run $LAUNCH distill_finetune.py --task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
+                    --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"} \
+                    ${options[@]+"${options[@]}"} --learning_rate "$rate" --num_train_epochs "${EPOCHS:-$epochs}" \
+                    --run_name "$method-$number" --seed "$seed" \
+                    --output_dir "$folder/$method-$number/seed$seed" "${shared[@]}" </dev/null
+            done
+        done
+    done < <(settings "$method")
+done
+[ -n "$DRY_RUN" ] || python report_sweep.py "$folder"
