@@ -12,8 +12,10 @@ import torch
 from datasets import load_dataset
 from datasets.distributed import split_dataset_by_node
 
+import checkpoints
 import runs
-from data import load_hub, read_lines
+from data import load_hub
+from readers import read_lines
 
 DOCUMENTS = 1000  # that are tokenised and packed together
 POOL = 10_000  # blocks among which a stream is shuffled
@@ -129,7 +131,7 @@ def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache"):
     known = json.dumps([*known, datasets.__version__, 3])
     folder = Path(cache_dir) / f"text-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
-    with runs.building(folder, talk=first) as temporary:
+    with checkpoints.building(folder, talk=first) as temporary:
         if temporary:
             kind, num_proc = id_type(len(tokenizer)), num_proc or cores()
             try:
@@ -139,7 +141,7 @@ def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache"):
                     raise
                 raise runs.TrainingError(f"{folder} cannot be written ({reason}): make room, then run the same command "
                                          "again") from error  # fmt: skip
-    if first and not temporary and (reason := runs.damage(folder, "blocks.json")):
+    if first and not temporary and (reason := checkpoints.damage(folder, "blocks.json")):
         raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
     parts = [datasets.Dataset.from_file(str(path)) for path in sorted(folder.glob("blocks*.arrow"))]
     return datasets.concatenate_datasets(parts)
@@ -176,7 +178,7 @@ def build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder):
         raise too_short(corpus, length)
     runs.write_json(temporary / "blocks.json", {"blocks": len(blocks), "length": length, "ids": kind})
     shutil.rmtree(temporary / "text", ignore_errors=True)
-    runs.seal(temporary, folder)
+    checkpoints.seal(temporary, folder)
 
 
 class Rows:

@@ -3,19 +3,16 @@
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
 """
 import contextlib
-import csv
-import glob
-import json
 import math
 import re
-import textwrap
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from datasets import ClassLabel, Dataset, load_dataset
+from datasets import Dataset, load_dataset
+
+import readers
+from readers import line_name, listed
 
 GLUE_HUB = "nyu-mll/glue"
 
@@ -101,245 +98,13 @@ TASKS = {
 AX_FILES = ("AX/AX.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")
 
 
-class Skipped:
-    """Counts broken examples: the first one stops the run, or, with --skip_bad_examples, all are counted."""
-
-    def __init__(self, allowed=False):
-        self.allowed, self.reports = allowed, []
-
-    def bad(self, message):
-        """Raise ValueError with the message, or note it where skipping was asked for."""
-        if not self.allowed:
-            raise ValueError(message)
-        self.reports.append(message)
-
-
-# --- reading lines ----------------------------------------------------------------------------------------------
-
-
-def _listed(names):
-    """Names for a message: on one line whatever they hold, and not too many."""
-    return textwrap.shorten(", ".join(map(str, names)), 300, placeholder=" ...")
-
-
-def read_lines(path):
-    """(line number, text) of a UTF-8 file, split at newlines only, without its byte-order mark.
-
-    Raises ValueError for a file that is missing, empty or not UTF-8.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; check --data_dir and the names of its files")
-    number = 0
-    with path.open("rb") as f:
-        for number, raw in enumerate(f, 1):
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file") from error
-            if "\0" in text:
-                raise ValueError(f"{path}, line {number}: holds a NUL character, so it is not a text file")
-            yield number, text.rstrip("\r\n")
-    if not number:
-        raise ValueError(f"{path}: the file is empty; download it again")
-
-
-def read_tsv(path, header=(), skipped=None):
-    """(line number, {column: text}) of a tab-separated file without quoting, as GLUE publishes them.
-
-    header: column names of a file that has no header line. A line with another number of columns is broken.
-    """
-    skipped = skipped or Skipped()
-    lines = read_lines(path)
-    if not header:
-        number, first = next(lines)
-        header = tuple(first.split("\t"))
-        if len(set(header)) < len(header):
-            raise ValueError(f"{path}, line {number}: the header names a column twice: {_listed(header)}")
-    for number, text in lines:
-        fields = text.split("\t")
-        if len(fields) == len(header):
-            yield number, dict(zip(header, fields, strict=True))
-        else:
-            skipped.bad(
-                f"{path}, line {number}: {len(fields)} columns where {len(header)} are due ({_listed(header)}); "
-                "mend the line or pass --skip_bad_examples"
-            )
-
-
-QUOTED = re.compile(r'"(?:[^"]|"")*+"')
-
-
-def _bad_quote(text):
-    """Where the quoted field begins that makes the text of a record invalid csv; None if no quote does."""
-    at = 0
-    while 0 <= at < len(text):
-        end = at
-        if text[at] == '"':
-            quoted = QUOTED.match(text, at)
-            if not quoted or text[quoted.end()] not in ",\n":
-                return at
-            end = quoted.end()
-        at = min(text.find(sign, end) + 1 or len(text) for sign in ",\n")
-    return None
-
-
-def _csv_fault(path, lines, number, error):
-    """What is wrong with a record that the csv module refused; lines: of the record, number: of the first."""
-    text = "".join(line + "\n" for line in lines)
-    quote, last = _bad_quote(text), number + len(lines) - 1
-    if quote is not None:
-        number += text.count("\n", 0, quote)
-        ended = "is never closed" if "end of data" in str(error) else f"closes in line {last} inside a field"
-        error = f"the quote that opens here {ended}"
-    return f"{path}, line {number}: not valid csv ({error}); mend the quotes or pass --skip_bad_examples"
-
-
-def _next_record(reader):
-    """The next record of a csv reader, however long its fields: the limit is one of the whole process."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        return next(reader)
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _read_csv(path, skipped):
-    """Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along."""
-    lines = [text for _, text in read_lines(path)]
-    at, header = 0, None
-
-    def feed():
-        nonlocal at
-        while at < len(lines):
-            at += 1
-            yield lines[at - 1] + "\n"
-
-    reader = csv.reader(feed(), strict=True)
-    while at < len(lines):
-        start = at
-        try:
-            fields = _next_record(reader)
-        except csv.Error as error:
-            fault = _csv_fault(path, lines[start:at], start + 1, error)
-            if header is None:
-                raise ValueError(f"{fault} (this is the header)") from error
-        else:
-            if header is None:
-                header = fields
-                if len(set(header)) < len(header):
-                    raise ValueError(f"{path}, line 1: the header names a column twice: {_listed(header)}")
-                continue
-            if len(fields) == len(header):
-                yield start + 1, dict(zip(header, fields, strict=True))
-                continue
-            upto = f" (a quote reaches to line {at})" if at > start + 1 else ""
-            fault = (f"{path}, line {start + 1}: {len(fields)} columns{upto} where {len(header)} are due "
-                     f"({_listed(header)}); mend the line or pass --skip_bad_examples")  # fmt: skip
-        skipped.bad(fault)
-        at, reader = start + 1, csv.reader(feed(), strict=True)
-
-
-def _no_number(word):
-    raise ValueError(f"{word} is no number in JSON")
-
-
-def _parsed(texts, path, skipped):
-    """(place, value) of JSON texts given as (place, text)."""
-    for place, text in texts:
-        try:
-            value = json.loads(text, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:  # ValueError alone: a whole number of thousands of digits
-            line = place or getattr(error, "lineno", 1)
-            skipped.bad(f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', error)})")
-        else:
-            yield place, value
-
-
-def _read_json(path, skipped):
-    """JSON lines, or one JSON list of objects."""
-    lines = list(read_lines(path))
-    whole = "\n".join(text for _, text in lines)
-    if whole.lstrip().startswith("["):
-        ((_, items),) = _parsed([(None, whole)], path, Skipped())
-        rows = ((f"item {i}", row) for i, row in enumerate(items, 1))
-    else:
-        rows = _parsed(((number, text) for number, text in lines if text.strip()), path, skipped)
-    for place, row in rows:
-        if isinstance(row, dict):
-            yield place, row
-        else:
-            skipped.bad(f"{path}, line {place}: not a JSON object with the columns as keys")
-
-
-def _read_parquet(path):
-    """The rows of a Parquet file as an IterableDataset, read where they are: no copy of it is made."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file; check the names of the files")
-    try:
-        name = glob.escape(str(Path(path).resolve()))
-        return load_dataset("parquet", data_files=name, split="train", streaming=True)
-    except Exception as error:  # datasets and pyarrow each raise their own
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: not a Parquet file ({said}); write it again") from error
-
-
-def _dataset_rows(dataset):
-    """("row 1", {column: value}), ... of a Dataset, with the names of classes in place of their ids."""
-    names = {column: found for column in dataset.features or () if (found := label_names(dataset, column))}
-
-    def named(column, value):
-        if isinstance(value, list):
-            return [named(column, one) for one in value]
-        return names[column][value] if isinstance(value, int) and value >= 0 else value  # -1: not known
-
-    for number, row in enumerate(dataset, 1):
-        yield f"row {number}", row | {column: named(column, row[column]) for column in names}
-
-
-def _lists_joined(rows, where, column, separator):
-    """Rows in which the column holds text where it held a list, as `_label_set` wants it."""
-    for number, row in rows:
-        if isinstance(row.get(column), list):
-            words = list(map(str, row[column]))
-            if any(separator in word for word in words):
-                raise ValueError(f"{where}, {_line(number)}: column {column!r} holds {_listed(words)}, in which "
-                                 f"{separator!r} cannot part the labels: pass another --label_separator")  # fmt: skip
-            row = row | {column: separator.join(words)}
-        yield number, row
-
-
-def label_names(dataset, column):
-    """The names of a column of classes, or of lists of classes, in the order of their ids; () for any other column."""
-    feature = (dataset.features or {}).get(column)
-    feature = getattr(feature, "feature", feature)
-    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
-
-
-def _line(number):
-    """What a message calls an example; number: of its line, or "row 1" where there are no lines."""
-    return number if str(number).startswith("row ") else f"line {number}"
-
-
-def read_table(path, skipped=None):
-    """(line number, {column: value}) of a .csv, .tsv, .json or .jsonl file with named columns."""
-    suffix = Path(path).suffix.lower()
-    if suffix == ".tsv":
-        return read_tsv(path, skipped=skipped)
-    if suffix == ".csv":
-        return _read_csv(path, skipped or Skipped())
-    if suffix in (".json", ".jsonl"):
-        return _read_json(path, skipped or Skipped())
-    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl or .parquet")
-
-
 # --- examples ---------------------------------------------------------------------------------------------------
 
 
 def _label_id(word, labels, where, skipped):
     if word in labels:
         return labels.index(word)
-    skipped.bad(f"{where}: unknown label {word!r}; the labels of this task are {_listed(labels)}")
+    skipped.bad(f"{where}: unknown label {word!r}; the labels of this task are {listed(labels)}")
 
 
 def _label_set(cell, task, where, skipped):
@@ -366,14 +131,14 @@ def _pick(row, columns, path, number, skipped):
     """The named columns as strings, or None where one is missing or holds no text and the row is skipped."""
     missing = [c for c in columns if c not in row]
     if missing:
-        return skipped.bad(f"{path}, {_line(number)}: no column {missing[0]!r}; there are: {_listed(row)}")
+        return skipped.bad(f"{path}, {line_name(number)}: no column {missing[0]!r}; there are: {listed(row)}")
     for column in columns:
         value = row[column]
         if isinstance(value, (dict, list, bytes)) or value is None:
             kind = "null" if value is None else type(value).__name__
-            return skipped.bad(f"{path}, {_line(number)}: column {column!r} holds a {kind}, not text")
+            return skipped.bad(f"{path}, {line_name(number)}: column {column!r} holds a {kind}, not text")
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # JSON can spell what UTF-8 cannot
-            return skipped.bad(f"{path}, {_line(number)}: column {column!r} holds half a surrogate pair, not text")
+            return skipped.bad(f"{path}, {line_name(number)}: column {column!r} holds half a surrogate pair, not text")
     return [str(row[column]) for column in columns]
 
 
@@ -390,7 +155,7 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
             continue
         label = -1
         if label_column:
-            where = f"{path}, {_line(number)}"
+            where = f"{path}, {line_name(number)}"
             if task.separator:
                 label = _label_set(values[-1], task, where, skipped)
             elif task.labels:
@@ -420,14 +185,14 @@ def _glue_from_files(name, data_dir, skipped):
     splits = {}
     if name == "ax":
         path = next((Path(data_dir) / f for f in AX_FILES if (Path(data_dir) / f).is_file()), folder / "AX.tsv")
-        return {"test": examples_from_rows(read_tsv(path, skipped=skipped), path, text, None, task, skipped)}
+        return {"test": examples_from_rows(readers.read_tsv(path, skipped=skipped), path, text, None, task, skipped)}
     for split, suffixes in (("train", ("",)), ("dev", task.dev), ("test", task.dev)):
         for suffix in suffixes:
             path = folder / f"{split}{suffix}.tsv"
             if split == "test" and not path.is_file():
                 continue
             has_label = split != "test"
-            rows = read_tsv(path, task.header if has_label else (), skipped)
+            rows = readers.read_tsv(path, task.header if has_label else (), skipped)
             key = {"dev": "validation"}.get(split, split) + suffix
             splits[key] = examples_from_rows(rows, path, text, label if has_label else None, task, skipped)
     return splits
@@ -469,12 +234,12 @@ def _label_words(rows, path, column, skipped):
     for number, row in rows:
         values = _pick(row, (column,), path, number, skipped)
         if values and not values[0].strip():
-            skipped.bad(f"{path}, {_line(number)}: unknown label {values[0]!r}: a blank cell is none")
+            skipped.bad(f"{path}, {line_name(number)}: unknown label {values[0]!r}: a blank cell is none")
         elif values:
             word, line = first.setdefault(_meaning(values[0]), (values[0], number))
             if word != values[0]:
-                raise ValueError(f"{path}, {_line(number)}: the label {values[0]!r} is written {word!r} in "
-                                 f"{_line(line)}, which would make two classes of one: write it the same way "
+                raise ValueError(f"{path}, {line_name(number)}: the label {values[0]!r} is written {word!r} in "
+                                 f"{line_name(line)}, which would make two classes of one: write it the same way "
                                  "everywhere")  # fmt: skip
     return sorted(word for word, _ in first.values())
 
@@ -500,7 +265,7 @@ def _own_tables(args, skipped):
         if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
             remedy = {"train": "choose another data set", "test": "leave out --do_predict"}.get(
                 missing[0], "name the one to evaluate on by --validation_split")  # fmt: skip
-            raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {_listed(hub)}: "
+            raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {listed(hub)}: "
                              f"{remedy}")  # fmt: skip
         sources = {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
     else:
@@ -509,11 +274,11 @@ def _own_tables(args, skipped):
     found = {}
     for split, (where, rows) in sources.items():
         if rows is None and Path(where).suffix.lower() == ".parquet":
-            rows = _read_parquet(where)
-        names = () if rows is None else label_names(rows, args.label_column)
-        rows = read_table(where, skipped) if rows is None else _dataset_rows(rows)
+            rows = readers.read_parquet(where)
+        names = () if rows is None else readers.label_names(rows, args.label_column)
+        rows = readers.read_table(where, skipped) if rows is None else readers.dataset_rows(rows)
         if kind_of(args) == "multilabel":
-            rows = _lists_joined(rows, where, args.label_column, args.label_separator)
+            rows = readers.lists_joined(rows, where, args.label_column, args.label_separator)
         found[split] = where, rows, names
     return found
 
@@ -538,7 +303,7 @@ def _custom(args, skipped, teachers=None):
     where, rows, labels = tables["train"]
     rows = list(rows)
     labelled = teachers is None or any(label in row for _, row in rows)
-    once = Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
+    once = readers.Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
     if task.kind != "regression":
         labels = labels or (() if labelled else teachers)
         if not labels:
@@ -604,14 +369,14 @@ def _emotions_from_files(args, skipped):
     """GoEmotions as its authors publish it: labels.txt names the ids that the files have, separated by commas."""
     files = task_files(args.task, args.data_dir)
     path = files["train"].with_name("labels.txt")
-    names = [text.strip() for _, text in read_lines(path)]
+    names = [text.strip() for _, text in readers.read_lines(path)]
     if "" in names or len(set(names)) < len(names):
         raise ValueError(f"{path}: a label's name is blank or comes twice; download it again")
     task, splits = TASKS[args.task]._replace(labels=tuple(names)), {}
 
     def named(path):
         """(line number, row) of a file, the ids of its labels as their names."""
-        for number, row in read_tsv(path, task.header, skipped):
+        for number, row in readers.read_tsv(path, task.header, skipped):
             ids = [word.strip() for word in row["labels"].split(",")]
             bad = [i for i in ids if not (re.fullmatch("[0-9]{1,4}", i) and int(i) < len(names))]
             if not row["text"].strip():
@@ -656,81 +421,6 @@ def tokenize(examples, tokenizer, max_length):
     encoded = examples.map(encode, batched=True, remove_columns=["text_a", *(["text_b"] if pair else [])])
     whole_texts(tokenizer)
     return encoded.rename_column("label", "labels")
-
-
-INPUTS = ("input_ids", "token_type_ids", "attention_mask")
-TRAINING = (*INPUTS, "labels", "start_positions", "end_positions")
-
-
-# --- batches ----------------------------------------------------------------------------------------------------
-
-
-def grouped_batches(lengths, size, seed, epoch):
-    """A random order of examples as batches of similar length: lists of indices, size each but for the last one.
-
-    lengths: tokens of each example. The order depends on seed and epoch alone. Lengths are sorted within chunks of 50
-    batches, so batches stay random and little of them is padding; an incomplete batch comes last.
-    """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    chunks = [order[i : i + 50 * size] for i in range(0, len(order), 50 * size)]
-    order = [i for chunk in chunks for i in sorted(chunk, key=lambda i: lengths[i])]
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    full = [b for b in batches if len(b) == size]
-    shuffled = [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
-    return shuffled + batches[len(full) :]
-
-
-def sorted_batches(lengths, size):
-    """Every example once, longest first, as lists of indices: for evaluation."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-class Arrays:
-    """Columns of a tokenised Dataset as flat arrays, read from where the Dataset has them: batches are cut out of them.
-
-    columns: those wanted; the Dataset may lack some.
-    """
-
-    def __init__(self, dataset, columns):
-        self.columns = {}
-        names = [name for name in columns if name in dataset.column_names]
-        table = dataset.select_columns(names).with_format("arrow")[:]
-        for name in names:
-            column = table[name].combine_chunks()
-            if hasattr(column, "offsets"):  # a list of tokens
-                offsets = column.offsets.to_numpy().astype(np.int64)
-                known = (o for _, o in self.columns.values() if o is not None and np.array_equal(o, offsets))
-                self.columns[name] = column.values.to_numpy(), next(known, offsets)  # one cut for all of them
-            else:
-                values = column.to_numpy(zero_copy_only=False)
-                self.columns[name] = values.astype(np.float32) if values.dtype.kind == "f" else values, None
-
-    def lengths(self, name="input_ids"):
-        """Number of tokens of each example, a list."""
-        return np.diff(self.columns[name][1]).tolist()
-
-    def batch(self, indices, pad_id):
-        """The examples with these numbers: {column: tensor}, lists of tokens padded to the longest, [B, T], else [B].
-
-        pad_id fills input_ids, -100 labels, 0 everything else; attention_mask: 1 = real token.
-        """
-        indices, batch, cut = np.asarray(indices), {}, {}
-        for name, (values, offsets) in self.columns.items():
-            if offsets is None:
-                batch[name] = torch.from_numpy(values[indices])
-                continue
-            if id(offsets) not in cut:
-                starts = offsets[indices]
-                real = np.arange((offsets[indices + 1] - starts).max()) < (offsets[indices + 1] - starts)[:, None]
-                cut[id(offsets)] = real, (starts[:, None] + np.arange(real.shape[1]))[real]
-            real, places = cut[id(offsets)]
-            fill = {"input_ids": pad_id, "labels": -100}.get(name, 0)
-            rows = np.full(real.shape, fill, dtype=np.int64)
-            rows[real] = values[places]
-            batch[name] = torch.from_numpy(rows)
-        return batch
 
 
 # --- options ----------------------------------------------------------------------------------------------------

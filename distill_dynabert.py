@@ -14,15 +14,22 @@ from pathlib import Path
 
 import torch
 
+import alignment
 import baselines
+import batching
+import checkpoints
+import cli
 import data
 import distill_finetune
 import dynabert
+import families
+import forward
 import losses
 import measure
 import metrics
 import models
 import runs
+import students
 import tasks
 import teacher_cache
 import training
@@ -30,7 +37,7 @@ import training
 
 def build_parser():
     """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime, export."""
-    parser = training.Parser(description=__doc__.split("\n")[0])
+    parser = cli.Parser(description=__doc__.split("\n")[0])
     add = parser.add_argument_group("paths").add_argument
     add("--output_dir", help="run folder; runs/<task>/<run_name>/seed<seed> by default")
     add("--run_name", help="method's name in tables; made from --terms and the stage by default")
@@ -46,7 +53,7 @@ def build_parser():
     training.add_arguments(parser)
     parser.add_argument("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training "
                         "set once and keep them on disk in half precision")  # fmt: skip
-    parser.add_argument("--cache_limit_gb", type=training.number(float, 0, open_low=True), default=20.0,
+    parser.add_argument("--cache_limit_gb", type=cli.number(float, 0, open_low=True), default=20.0,
                         help="largest cache that --cache_teacher may write, in 10^9 bytes")  # fmt: skip
     add = parser.add_argument_group("export").add_argument
     add("--export", metavar="RUN", help="write a sub-network of this run into --output_dir, in place of training")
@@ -109,8 +116,8 @@ def check_stage(args, config):
     A width-adaptive network says so in its configuration: {"dynabert": {"width_mults": [...], "depth_mults": [...]}}.
     """
     trained, what = getattr(config, "dynabert", None), f"--{'teacher' if args.teacher else 'student'} {args.student!r}"
-    if not models.family(config, what).parts:
-        able = ", ".join(name for name, known in models.FAMILIES.items() if known.parts)
+    if not families.family(config, what).parts:
+        able = ", ".join(name for name, known in families.FAMILIES.items() if known.parts)
         raise ValueError(f"{what} is of type {config.model_type!r}, whose heads and neurons are not known here: take "
                          f"a model of type {able}")  # fmt: skip
     if hasattr(config, "kept_heads"):
@@ -131,12 +138,12 @@ def check_stage(args, config):
 
 def rewire(args, kind, splits, student, tokenizer, accelerator):
     """Sort the student's heads and neurons by their importance for the training set's labels, in place."""
-    arrays = data.Arrays(splits["train"], data.TRAINING)
-    batches = data.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
+    arrays = batching.Arrays(splits["train"], batching.TRAINING)
+    batches = batching.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
 
     def loss(model, batch):
         """Losses on the labels, one for each example."""
-        logits = kind.logits(model(**models.model_inputs(model, batch)), batch["attention_mask"])
+        logits = kind.logits(model(**forward.model_inputs(model, batch)), batch["attention_mask"])
         labels = kind.labels(batch)
         return torch.stack([kind.hard_loss(logits[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
 
@@ -185,7 +192,7 @@ def make_loss(args, kind, teacher, sizes):
 
 def aligned(args, layers, teacher):
     """The layer maps of a sub-network of so many layers."""
-    return models.layer_maps(args, layers, teacher.config.num_hidden_layers)
+    return alignment.layer_maps(args, layers, teacher.config.num_hidden_layers)
 
 
 def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
@@ -230,7 +237,7 @@ def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
     check_args(args)
-    training.quiet()
+    cli.quiet()
     if args.export:
         return export(args)
     sizes = check_stage(args, models.load_config(args.student, "--teacher" if args.teacher else "--student"))
@@ -239,14 +246,14 @@ def main(argv=None):
         return None
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))
     kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
-    steps = math.ceil(len(splits["train"]) / training.step_size(args, accelerator))
+    steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
     losses.check_stages(args, training.total_steps(args, steps))
     rewired = hasattr(student.config, "dynabert")
     if not rewired and "labels" in splits["train"].column_names and all(x == -1 for x in splits["train"]["labels"]):
         raise ValueError("heads and neurons are sorted by the loss on labels, which the training texts lack: begin "
                          "with texts that have some, in --label_column; stage 2 needs none")  # fmt: skip
     for size in sizes if teacher else ():
-        config = models.student_config(student.config, layers=len(size.layers))
+        config = students.student_config(student.config, layers=len(size.layers))
         try:
             losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
         except ValueError as error:
@@ -256,7 +263,7 @@ def main(argv=None):
         teacher.to(accelerator.device).eval()
     if args.compile:
         torch._dynamo.config.recompile_limit *= len(sizes)  # beyond which it runs uncompiled; each size has its own
-        models.compile_models(student, teacher)
+        forward.compile_models(student, teacher)
     cache = None
     if args.cache_teacher:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
@@ -265,7 +272,7 @@ def main(argv=None):
         used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
         inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
     how = runs.open_run_everywhere(args, accelerator, inputs)
-    if not rewired and not (how == "resume" and runs.newest_everywhere(accelerator, Path(args.output_dir))):
+    if not rewired and not (how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))):
         # A checkpoint would hold it rewired.
         rewire(args, kind, splits, student, tokenizer, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
@@ -351,7 +358,7 @@ def write_onnx(model, tokenizer, path):
         raise ValueError("--onnx needs more packages: pip install onnx onnxscript onnxruntime") from error
     texts = ["a text", "a longer text, so that the first one has padding"]  # without any the mask would be left out
     batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
-    batch = {name: batch[name] for name in models.model_inputs(model, batch)}  # DistilBERT takes no token types
+    batch = {name: batch[name] for name in forward.model_inputs(model, batch)}  # DistilBERT takes no token types
     with torch.no_grad():
         expected = model(**batch)
         torch.onnx.export(model, (), path, kwargs=batch, input_names=list(batch), output_names=list(expected),
@@ -367,4 +374,4 @@ def write_onnx(model, tokenizer, path):
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    cli.run_script(main)

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import torch
 
+import alignment
+import batching
 import card
+import cli
 import data
+import forward
 import labels
 import losses
 import measure
 import metrics
 import models
+import readers
 import runs
 import tasks
 import teacher_cache
@@ -25,7 +30,7 @@ import training
 
 def build_parser():
     """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime."""
-    parser = training.Parser(description=__doc__.split("\n")[0])
+    parser = cli.Parser(description=__doc__.split("\n")[0])
     add = parser.add_argument_group("paths").add_argument
     add("--output_dir", help="run folder; runs/<task>/<run_name>/seed<seed> by default")
     add("--run_name", help="method's name in tables; finetune without a teacher, else made from --terms")
@@ -35,12 +40,12 @@ def build_parser():
     training.add_arguments(parser)
     parser.add_argument("--do_predict", action="store_true", help="write the predictions of the test set, of GLUE in "
                         "the form of its submissions")  # fmt: skip
-    parser.add_argument("--held_out", type=training.number(float, 0, 0.9), default=0.0, help="share of the training "
+    parser.add_argument("--held_out", type=cli.number(float, 0, 0.9), default=0.0, help="share of the training "
                         "set that is held out and chooses the best model, in place of the dev set; 0 = the dev set "
                         "does")  # fmt: skip
     parser.add_argument("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training "
                         "set once and keep them on disk in half precision")  # fmt: skip
-    parser.add_argument("--cache_limit_gb", type=training.number(float, 0, open_low=True), default=20.0,
+    parser.add_argument("--cache_limit_gb", type=cli.number(float, 0, open_low=True), default=20.0,
                         help="largest cache that --cache_teacher may write, in 10^9 bytes")  # fmt: skip
     return parser
 
@@ -72,7 +77,7 @@ def check_args(args):
 
 def load_everything(args):
     """(kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
-    skipped = data.Skipped(args.skip_bad_examples)
+    skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = tasks.chosen(args).read(args, skipped)
     kind = tasks.chosen(args)(task)
     source = args.student or "bert-base-multilingual-cased"
@@ -82,14 +87,14 @@ def load_everything(args):
     )
     held_out = hold_out(args, splits)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
-    args.layer_pairs = models.layer_maps(args, *sizes) if teacher else []
+    args.layer_pairs = alignment.layer_maps(args, *sizes) if teacher else []
     if teacher:
         losses.check_terms(args.terms, args.layer_pairs, student.config, teacher.config)
-        models.add_term_outputs(args, student, teacher)
+        forward.add_term_outputs(args, student, teacher)
     for model in filter(None, (student, teacher)):
-        if args.max_seq_length > models.max_tokens(model.config):
+        if args.max_seq_length > forward.max_tokens(model.config):
             raise ValueError(f"--max_seq_length {args.max_seq_length} exceeds the model's "
-                             f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
+                             f"{forward.max_tokens(model.config)} positions: lower it")  # fmt: skip
     if held_out:  # a dev set of its own, of which the kind knows no more than of the other
         kind.held_out = tasks.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
@@ -125,7 +130,7 @@ def taught(teacher, batch, need_hidden):
     out = teacher_cache.outputs(batch)
     if out is None:
         with torch.no_grad():
-            out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=need_hidden)
+            out = teacher(**forward.model_inputs(teacher, batch), output_hidden_states=need_hidden)
     return out
 
 
@@ -140,7 +145,7 @@ def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, p
         inner = getattr(student, "module", student)
         pairs = before(inner, batch, args.layer_pairs)
         weights, need_hidden = losses.weights_of(now), bool(losses.teacher_layers(now.terms, pairs))
-        s_out = student(**models.model_inputs(inner, batch), output_hidden_states=need_hidden)
+        s_out = student(**forward.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teach(teacher, batch, need_hidden) if now.terms else None
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
             batch, s_out, t_out = losses.no_rows(batch), losses.no_rows(s_out), t_out and losses.no_rows(t_out)
@@ -162,13 +167,13 @@ def make_figures(args, splits, teacher, tokenizer, accelerator):
     """The function model -> {name: figure} of its relations beside the teacher's in one sentence of the dev set."""
     first = next(split for name, split in splits.items() if name.startswith("validation"))[0]
     tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
-    sentence = {k: torch.tensor([first[k][:24]], device=accelerator.device) for k in data.INPUTS if k in first}
+    sentence = {k: torch.tensor([first[k][:24]], device=accelerator.device) for k in batching.INPUTS if k in first}
 
     def figures(model):
         """See above; none without a teacher, and in the main process only."""
         if not (teacher and args.layer_pairs and accelerator.is_main_process):
             return {}
-        return models.relation_figures(model, teacher, args.layer_pairs, sentence, tokens)
+        return forward.relation_figures(model, teacher, args.layer_pairs, sentence, tokens)
 
     return figures
 
@@ -191,7 +196,7 @@ def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
 
 def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
     """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
-    train = data.Arrays(splits["train"], data.TRAINING)
+    train = batching.Arrays(splits["train"], batching.TRAINING)
     lengths = train.lengths()
     loss, weights = make_loss(args, kind, teacher)
     files = {}
@@ -202,7 +207,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         return batch | cache.batch(indices) if cache else batch
 
     def save(folder, model, entry):
-        model.save_pretrained(folder, state_dict=models.saved_state(model))
+        model.save_pretrained(folder, state_dict=forward.saved_state(model))
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(args, kind, entry, base), encoding="utf-8")
         for name, text in files.items():
@@ -210,7 +215,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
 
     return training.Recipe(
         lengths=lengths,
-        plan=lambda size, epoch: data.grouped_batches(lengths, size, args.seed, epoch),
+        plan=lambda size, epoch: batching.grouped_batches(lengths, size, args.seed, epoch),
         collate=collate,
         loss=loss,
         evaluate=make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files),
@@ -245,7 +250,7 @@ def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
     check_args(args)
-    training.quiet()
+    cli.quiet()
     # Nothing is trained for ax: whatever its folder holds, the predictions are written anew.
     complete = args.task == "ax" or runs.inspect_run(args) == "complete"
     if complete and not args.do_predict:
@@ -255,13 +260,13 @@ def main(argv=None):
     kind, splits, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     if not complete:
-        size = training.step_size(args, accelerator)
+        size = batching.step_size(args, accelerator)
         losses.check_stages(args, training.total_steps(args, math.ceil(len(splits["train"]) / size)))
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
     if args.compile:
-        models.compile_models(student, teacher)
+        forward.compile_models(student, teacher)
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
@@ -298,4 +303,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    cli.run_script(main)

@@ -10,8 +10,12 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForMaskedLM
 
+import alignment
+import batching
 import card
+import cli
 import corpus
+import forward
 import heads
 import losses
 import measure
@@ -26,7 +30,7 @@ EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
 
 def build_parser():
     """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime."""
-    parser = training.Parser(description=__doc__.split("\n")[0])
+    parser = cli.Parser(description=__doc__.split("\n")[0])
     add = parser.add_argument_group("paths").add_argument
     add("--output_dir", help="run folder; runs/pretrain/<run_name>/seed<seed> by default")
     add("--run_name", help="method's name in tables; mlm without a teacher, else made from --terms")
@@ -34,12 +38,12 @@ def build_parser():
     add("--corpus", required=True, help="text to train on: file, folder, glob, or hub id as owner/name:config")
     add("--validation_corpus", help="text to evaluate on; by default blocks held out of --corpus")
     add("--streaming", action="store_true", help="read a corpus that does not fit the disk as it comes")
-    add("--num_proc", type=training.number(int, 0), default=0, help="processes that tokenise, 0 = one for each core")
-    add("--seq_length", type=training.number(int, 8), default=128, help="tokens of a block")
-    add("--mlm_probability", type=training.number(float, 0, 1, True), default=0.15, help="share of tokens masked")
+    add("--num_proc", type=cli.number(int, 0), default=0, help="processes that tokenise, 0 = one for each core")
+    add("--seq_length", type=cli.number(int, 8), default=128, help="tokens of a block")
+    add("--mlm_probability", type=cli.number(float, 0, 1, True), default=0.15, help="share of tokens masked")
     add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
-    add("--max_train_samples", type=training.number(int, 0), default=0, help="use only that many blocks, 0 = all")
-    add("--max_eval_samples", type=training.number(int, 1), default=512, help="blocks to evaluate on")
+    add("--max_train_samples", type=cli.number(int, 0), default=0, help="use only that many blocks, 0 = all")
+    add("--max_eval_samples", type=cli.number(int, 1), default=512, help="blocks to evaluate on")
     models.add_arguments(parser)
     losses.add_arguments(parser)
     training.add_arguments(parser)
@@ -72,12 +76,12 @@ def load_everything(args):
         fine_tune_command="leave out logits (--terms ckd logits=0), or python distill_pretrain.py --student ...",
     )  # fmt: skip
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
-    args.layer_pairs = models.layer_maps(args, *sizes) if teacher else []
+    args.layer_pairs = alignment.layer_maps(args, *sizes) if teacher else []
     losses.check_terms(args.terms, args.layer_pairs, student.config, teacher and teacher.config)
     for model in filter(None, (student, teacher)):
-        if args.seq_length > models.max_tokens(model.config):
+        if args.seq_length > forward.max_tokens(model.config):
             raise ValueError(f"--seq_length {args.seq_length} exceeds the model's "
-                             f"{models.max_tokens(model.config)} positions: lower it")  # fmt: skip
+                             f"{forward.max_tokens(model.config)} positions: lower it")  # fmt: skip
     missing = [name for name in ("mask", "cls", "sep") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
         raise ValueError(f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
@@ -168,7 +172,7 @@ def make_collate(args, read, tokenizer, vocab_size):
 
 def outputs(model, inner, batch):
     """What the terms see of a model: hidden states, the head at the masked positions, what terms asked for."""
-    out = model(models.model_inputs(inner.model, batch), batch["positions"])
+    out = model(forward.model_inputs(inner.model, batch), batch["positions"])
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
         out = losses.no_rows(out)
     return {**out, "head": heads.Head(out["features"], *inner.decoder)}
@@ -216,7 +220,7 @@ def make_figures(args, teacher, held_out, tokenizer, accelerator):
         """See above; none without a teacher, and in the main process only."""
         if not (teacher and args.layer_pairs and accelerator.is_main_process):
             return {}
-        return models.relation_figures(model, teacher, args.layer_pairs, block, tokens)
+        return forward.relation_figures(model, teacher, args.layer_pairs, block, tokens)
 
     return figures
 
@@ -275,9 +279,9 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
 
     def plan(size, epoch):
         if args.streaming:
-            return training.Steps(range(args.max_steps * size), size)
+            return batching.Steps(range(args.max_steps * size), size)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(args.seed * 1_000_003 + epoch))
-        return training.Steps(order, size)
+        return batching.Steps(order, size)
 
     def save(folder, model, entry):
         model.model.save_pretrained(folder)
@@ -290,7 +294,7 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
     figures = make_figures(args, teacher, held_out, tokenizer, accelerator)
     check = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
     return training.Recipe(
-        lengths=training.Constant(args.seq_length), plan=plan, loss=loss, save=save,
+        lengths=batching.Constant(args.seq_length), plan=plan, loss=loss, save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
         weights_at=(lambda progress: losses.weights_of(losses.args_at(args, progress))) if args.stages else None,
         scored=lambda progress: headless(args) or losses.head_trained(args, progress),
@@ -335,7 +339,7 @@ def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
     check_args(args)
-    training.quiet()
+    cli.quiet()
     if runs.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
         return
@@ -343,7 +347,7 @@ def main(argv=None):
     accelerator = training.make_accelerator(args, unused_parameters=headless(args) or bool(args.stages))
     blocks, held_out, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
-    per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / training.step_size(args, accelerator))
+    per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / batching.step_size(args, accelerator))
     losses.check_stages(args, training.total_steps(args, per_epoch))
     inputs = None
     if accelerator.is_main_process:
@@ -351,13 +355,13 @@ def main(argv=None):
         inputs = runs.describe_inputs(args, accelerator, {"training_text": train, "validation_text": held_out},
                                       {"teacher": teacher, "student": student})  # fmt: skip
     how = runs.open_run_everywhere(args, accelerator, inputs)
-    student, teacher = models.MaskedLM(student), teacher and models.MaskedLM(teacher).eval()
+    student, teacher = forward.MaskedLM(student), teacher and forward.MaskedLM(teacher).eval()
     if teacher:
-        models.add_term_outputs(args, student, teacher)
+        forward.add_term_outputs(args, student, teacher)
         teacher.to(accelerator.device)
     student.to(accelerator.device)
     if args.compile:
-        models.compile_models(student, teacher)
+        forward.compile_models(student, teacher)
     recipe = make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator)
     record = runs.new_record(
         args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs, inputs=inputs,
@@ -372,4 +376,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    cli.run_script(main)

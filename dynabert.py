@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+import families
 import models
+import students
 
 
 class Size(NamedTuple):
@@ -32,7 +34,7 @@ def sizes(config, width_mults, depth_mults):
     multiplier that is not above 0 and at most 1, leaves no whole head, neuron or layer, comes to the same as another
     one, or where 1.0 is missing.
     """
-    count, heads, neurons = config.num_hidden_layers, config.num_attention_heads, models.feed_forward_size(config)
+    count, heads, neurons = config.num_hidden_layers, config.num_attention_heads, families.feed_forward_size(config)
     kept = {"width": {}, "depth": {}}
     for name, mults in (("width", width_mults), ("depth", depth_mults)):
         for mult in sorted(mults):
@@ -81,20 +83,20 @@ class Stack(torch.nn.ModuleList):
 
 def make_dynamic(model):
     """Let `resize` change the size of the model, in place; its parameters and their names stay. Returns the model."""
-    stack = models.encoder_layers(model)
+    stack = families.encoder_layers(model)
     stack.__class__ = Stack  # parameters and hooks remain what they are, for DDP, checkpoints and save_pretrained
     for layer in stack:
-        for linear in models.layer_parts(layer, model.config).values():
+        for linear in families.layer_parts(layer, model.config).values():
             linear.__class__ = Sliced
     return model
 
 
 def resize(model, size=None):
     """Let the passes through a dynamic model from here on be those of a sub-network; None = the full network."""
-    stack = models.encoder_layers(model)
+    stack = families.encoder_layers(model)
     stack.kept = None
     for layer in stack:
-        parts = models.layer_parts(layer, model.config)
+        parts = families.layer_parts(layer, model.config)
         full = size is None or size.width == 1
         inner = None if full else size.heads * (model.config.hidden_size // model.config.num_attention_heads)
         neurons = None if full else size.neurons
@@ -109,14 +111,14 @@ def extract(model, size):
 
     Where it has fewer heads than its width divides into, config.kept_heads says how many.
     """
-    config = models.student_config(model.config, layers=len(size.layers), intermediate=size.neurons)
+    config = students.student_config(model.config, layers=len(size.layers), intermediate=size.neurons)
     vars(config).pop("dynabert", None)
     cls = type(model)
     if size.heads < config.num_attention_heads:
         config.kept_heads, cls = size.heads, models.narrow(cls)
     with torch.device(model.device):
         small = cls._from_config(config, attn_implementation=model.config._attn_implementation)
-    state, prefix = model.state_dict(), f"{model.base_model_prefix}.{models.FAMILIES[config.model_type].layers}."
+    state, prefix = model.state_dict(), f"{model.base_model_prefix}.{families.FAMILIES[config.model_type].layers}."
     with torch.no_grad():
         for name, value in small.state_dict().items():
             if name.startswith(prefix):
@@ -138,7 +140,7 @@ def importance(model, batches, loss):
     are. Source: section 2.1 of arXiv:2004.04037, after arXiv:1905.10650.
     """
     heads = model.config.num_attention_heads
-    parts = [models.layer_parts(layer, model.config) for layer in models.encoder_layers(model)]
+    parts = [families.layer_parts(layer, model.config) for layer in families.encoder_layers(model)]
     counts = [n for part in parts for n in (heads, part["down"].in_features)]
     gates, found = [], [torch.zeros(n, device=model.device) for n in counts]
 
@@ -171,8 +173,8 @@ def rewire(model, importances):
 
     importances: as from `importance`. What the full network computes stays the same but for the order of sums.
     """
-    for layer, (heads, neurons) in zip(models.encoder_layers(model), importances, strict=True):
-        parts = models.layer_parts(layer, model.config)
+    for layer, (heads, neurons) in zip(families.encoder_layers(model), importances, strict=True):
+        parts = families.layer_parts(layer, model.config)
         size = parts["attended"].in_features // len(heads)
         order = torch.argsort(heads, descending=True, stable=True)
         inner = (order[:, None] * size + torch.arange(size, device=order.device)).flatten()

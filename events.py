@@ -15,7 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
-from runs import FREE_OPTIONS, TrainingError, max_mem_gb, writing
+from environment import max_mem_gb
+from runs import FREE_OPTIONS, TrainingError, writing
 
 # Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
 TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",

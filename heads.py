@@ -46,6 +46,7 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, inputs, weight, bias, teacher, labels, temperature):
+        """inputs [N, D], weight [V, D], bias [V] of the student's head; teacher: a Head or None; labels [N] or None."""
         student, teacher = Head(inputs, weight, bias).narrow(), teacher and teacher.narrow()
         need = any(ctx.needs_input_grad)
         grads = [torch.zeros_like(x, dtype=torch.float32) if need and x is not None else None for x in student]

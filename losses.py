@@ -74,8 +74,8 @@ class ModelView:
     """What the terms see of one model's outputs: its logits, aligned hidden states, and relations made once a batch.
 
     out: a transformers ModelOutput or dict. layers: the indices into its hidden_states that are aligned with the other
-    model's, in order, or Layers. mask [B, T]: 1 = real token. `models.add_outputs` puts "qkv" and "projected" into out.
-    across_processes: whether means are over the batch of all processes, as in `relations.masked_mean`. kind: the
+    model's, in order, or Layers. mask [B, T]: 1 = real token. `forward.add_outputs` puts "qkv" and "projected" into
+    out. across_processes: whether means are over the batch of all processes, as in `relations.masked_mean`. kind: the
     `tasks.Kind` that knows what of out the logits are and how they are compared; None for plain logits [..., C].
     """
 

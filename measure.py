@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
+import environment
 import runs
 
 LATENCIES = Path("cache/latency.json")  # what was measured before, by what it depends on
@@ -87,7 +88,7 @@ def latency_key(models, seq_length):
         for name in ("_name_or_path", "architectures", "id2label", "label2id", "transformers_version", "dynabert"):
             config.pop(name, None)
     precision = str(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else models["student"].dtype)
-    where = [kind, torch.cuda.get_device_name(device) if kind == "cuda" else runs.cpu_name(), platform.node()]
+    where = [kind, torch.cuda.get_device_name(device) if kind == "cuda" else environment.cpu_name(), platform.node()]
     made_by = [precision, torch.get_num_threads(), torch.__version__, transformers.__version__]
     text = json.dumps([shapes, seq_length, where, made_by], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

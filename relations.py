@@ -194,6 +194,7 @@ class _Relations(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mask, names, options, across_processes, layers, *states):
+        """mask [B, T]: 1 = real token; states: the student's `layers` tensors [B, T, Ds], then the teacher's."""
         student, teacher = states[:layers], states[layers:]
         padding = mask == 0
         real = padding.logical_not().float()
@@ -220,6 +221,7 @@ class _Relations(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
+        """grad [k] -> gradients of the student's states that need one; the teacher's have none."""
         padding, counts, *saved = ctx.saved_tensors
         student, factors = saved[: ctx.layers], saved[ctx.layers :]
         if not ctx.blocks:

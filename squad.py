@@ -8,8 +8,9 @@ import datasets
 import torch
 from datasets import Dataset
 
-import runs
-from data import TASKS, load_hub, read_lines, whole_texts
+import checkpoints
+from data import TASKS, load_hub, whole_texts
+from readers import read_lines
 
 VERSION = 2  # of the windows below; raise it when they change, so that old caches are not used
 FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0.json", "dev-v2.0.json")}
@@ -169,18 +170,18 @@ def windows(questions, tokenizer, args, cache_dir="cache"):
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
     folder, file = Path(cache_dir) / f"squad-{name}", "windows.arrow"
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
-    with runs.building(folder, talk=first) as temporary:
+    with checkpoints.building(folder, talk=first) as temporary:
         if temporary:
             try:
                 questions.map(lambda rows, indices: _cut(rows, indices, tokenizer, args), batched=True,
                               with_indices=True, remove_columns=questions.column_names, new_fingerprint=name,
                               cache_file_name=str(temporary / file))  # fmt: skip
-                runs.seal(temporary, folder)
+                checkpoints.seal(temporary, folder)
             except OSError as error:
                 raise OSError(f"{folder} cannot be written ({error.strerror or error}): make room, then run the same "
                               "command again") from error  # fmt: skip
             whole_texts(tokenizer)
-    if first and not temporary and (reason := runs.damage(folder, file)):
+    if first and not temporary and (reason := checkpoints.damage(folder, file)):
         raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
     return Dataset.from_file(str(folder / file))
 

@@ -20,7 +20,9 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+import batching
 import data
+import forward
 import losses
 import metrics
 import models
@@ -28,7 +30,7 @@ import runs
 import squad
 import tokens
 
-ANSWERS = [name for name in data.TRAINING if name not in data.INPUTS]  # columns that hold labels
+ANSWERS = [name for name in batching.TRAINING if name not in batching.INPUTS]  # columns that hold labels
 
 
 class Kind:
@@ -55,7 +57,7 @@ class Kind:
 
     @staticmethod
     def read(args, skipped):
-        """(task, {split: examples}) from files or the hub; `skipped` is a data.Skipped. Raises ValueError."""
+        """(task, {split: examples}) from files or the hub; `skipped` is a readers.Skipped. Raises ValueError."""
         raise NotImplementedError
 
     def tokenize(self, splits, tokenizer, args):
@@ -92,7 +94,7 @@ class Kind:
 
     def dev_loss(self, logits, dataset):
         """`hard_loss` over a whole tokenised dev set: logits [N, ...] as `predict` gives them; a float."""
-        batch = data.Arrays(dataset, ANSWERS).batch(range(len(dataset)), 0)
+        batch = batching.Arrays(dataset, ANSWERS).batch(range(len(dataset)), 0)
         labels = self.labels(batch)
         # Where every token has a label, the logits go on in padding to --max_seq_length.
         return self.hard_loss(logits[:, : labels.shape[1]] if self.token_axis == 1 else logits, labels).item()
@@ -356,14 +358,14 @@ def predict(kind, model, dataset, tokenizer, args, accelerator):
     [N, ...], padded with -inf to args.max_seq_length where the kind has an axis of tokens. Raises TrainingError if the
     model says something that is not finite.
     """
-    arrays = data.Arrays(dataset, data.INPUTS)
-    batches = data.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
+    arrays = batching.Arrays(dataset, batching.INPUTS)
+    batches = batching.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
     found, odd = [], []
     for indices in batches[accelerator.process_index :: accelerator.num_processes]:
         batch = arrays.batch(indices, tokenizer.pad_token_id)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
-            out = model(**models.model_inputs(model, batch))
+            out = model(**forward.model_inputs(model, batch))
         logits = kind.logits(out, batch["attention_mask"]).float().cpu()
         bad = ~logits.isfinite()
         if kind.token_axis is not None:

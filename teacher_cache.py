@@ -16,10 +16,10 @@ import torch
 import transformers
 from accelerate.utils import broadcast_object_list
 
-import data
+import batching
+import checkpoints
+import forward
 import losses
-import models
-import runs
 
 FOLDER = Path("cache")
 PREFIX = "teacher."  # of a field's name in a batch
@@ -82,8 +82,8 @@ def open_cache(args, teacher, examples, accelerator, logits_per_token):
     """
     layers = losses.teacher_layers(args.terms, args.layer_pairs)
     qkv_layers = sorted({t for _, t in losses.qkv_pairs(args.terms, args.layer_pairs)})
-    examples = examples.select_columns([c for c in data.INPUTS if c in examples.column_names])
-    arrays = data.Arrays(examples, data.INPUTS)
+    examples = examples.select_columns([c for c in batching.INPUTS if c in examples.column_names])
+    arrays = batching.Arrays(examples, batching.INPUTS)
     lengths = arrays.lengths()
     starts = np.concatenate([[0], np.cumsum(lengths)])
 
@@ -92,7 +92,7 @@ def open_cache(args, teacher, examples, accelerator, logits_per_token):
         batch = arrays.batch(indices, teacher.config.pad_token_id or 0)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
-            out = teacher(**models.model_inputs(teacher, batch), output_hidden_states=bool(layers))
+            out = teacher(**forward.model_inputs(teacher, batch), output_hidden_states=bool(layers))
         return fields_of(out, layers, qkv_layers)
 
     files = plan_files(compute([0]), len(lengths), int(starts[-1]), logits_per_token)
@@ -100,11 +100,11 @@ def open_cache(args, teacher, examples, accelerator, logits_per_token):
     if size > args.cache_limit_gb * 1e9:
         raise ValueError(f"--cache_teacher needs {size / 1e9:.3g} GB for {len(lengths)} examples, above "
                          f"--cache_limit_gb {args.cache_limit_gb:g}: raise it or drop --cache_teacher")  # fmt: skip
-    batches = data.sorted_batches(lengths, args.per_device_eval_batch_size)
+    batches = batching.sorted_batches(lengths, args.per_device_eval_batch_size)
     made_by = [accelerator.mixed_precision, accelerator.num_processes, args.per_device_eval_batch_size]
     folder = FOLDER / f"teacher-{key(teacher, examples, [files, *made_by])}"
     main = accelerator.is_main_process
-    with runs.building(folder) if main else contextlib.nullcontext() as temporary:
+    with checkpoints.building(folder) if main else contextlib.nullcontext() as temporary:
         todo = [temporary and str(temporary)]
         if accelerator.num_processes > 1:
             broadcast_object_list(todo)
@@ -112,7 +112,7 @@ def open_cache(args, teacher, examples, accelerator, logits_per_token):
             if main:
                 print(f"{folder}: {size / 1e9:.2f} GB of the teacher's outputs, computed once", flush=True)
             fill(Path(todo[0]), folder, files, compute, batches, starts, accelerator)
-    if main and not todo[0] and (reason := runs.damage(folder, "fields.json")):
+    if main and not todo[0] and (reason := checkpoints.damage(folder, "fields.json")):
         raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
     return TeacherCache(folder, starts)
 
@@ -171,5 +171,5 @@ def fill(temporary, folder, files, compute, batches, starts, accelerator):
         rows.flush()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        runs.seal(temporary, folder)
+        checkpoints.seal(temporary, folder)
     accelerator.wait_for_everyone()

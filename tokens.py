@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from data import first_examples, load_hub, read_lines, task_files, whole_texts
+from data import first_examples, load_hub, task_files, whole_texts
+from readers import read_lines
 
 
 class Sentence(NamedTuple):

@@ -2,14 +2,11 @@
 
 It knows nothing of distillation: it is handed a function that gives the loss of a batch and one that evaluates.
 """
-import argparse
 import contextlib
 import ctypes
 import dataclasses
 import datetime
 import functools
-import itertools
-import logging
 import math
 import os
 import platform
@@ -20,58 +17,24 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import datasets
 import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
-from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+import batching
+from checkpoints import load_checkpoint, save_checkpoint
+from cli import number
+from environment import max_mem_gb
 from events import TRACKERS, Log
-from runs import TrainingError, finite, load_checkpoint, max_mem_gb, save_checkpoint, write_json, writing
+from runs import TrainingError, finite, write_json, writing
 
 CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
 LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
 
 # --- the command line ---------------------------------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line and exit status 2, and which takes no abbreviated options."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-
-    def parse_args(self, args=None, namespace=None):
-        """The options; for records older than an option also the `defaults`, and `asked`: names with other values."""
-        found = super().parse_args(args, namespace)
-        defaults = {action.dest: action.default for action in self._actions if action.dest in vars(found)}
-        found.asked = [name for name, default in defaults.items() if getattr(found, name) != default]
-        found.defaults = defaults
-        return found
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def number(kind, low, high=math.inf, open_low=False):
-    """An argparse type: a number of the kind, from low (itself left out if open_low) to high."""
-    return functools.partial(_number, kind=kind, low=low, high=high, open_low=open_low)
-
-
-def _number(text, kind, low, high, open_low):
-    """The text as a number within the limits of `number`."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
-        limits = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
-        raise argparse.ArgumentTypeError(f"{text!r} must be {'a whole' if kind is int else 'a'} number {limits}")
-    return value
 
 
 def add_arguments(parser):
@@ -118,72 +81,6 @@ def add_arguments(parser):
         "relations: slow first steps, and so far no card has shown what it gains")  # fmt: skip
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
     add("--overwrite", action="store_true", help="delete the run, and only a run, that the folder holds; start anew")
-
-
-def quiet():
-    """Leave the screen to the run: no library's progress bars, load reports or retry messages."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    disable_hub_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once; it warns of that each time
-
-
-def run_script(main):
-    """Call main; a user's mistake ends in one line on stderr and exit status 2, a failed run in one and status 1.
-
-    Ctrl-C ends in one line and status 130; within `train`, which saves first, that line is its own.
-    """
-    status, message = 0, ""
-    try:
-        main()
-    except (ValueError, OSError, TrainingError) as error:
-        if os.environ.get("CKD_TRACEBACK"):
-            raise
-        status, message = 2 if isinstance(error, ValueError) else 1, str(error)
-    except KeyboardInterrupt:
-        status, message = 130, "stopped by Ctrl-C outside the training steps: the same command goes on"
-    except torch.OutOfMemoryError as error:
-        status = 1
-        message = ("the GPU's memory is full: lower --per_device_train_batch_size and raise "
-                   "--gradient_accumulation_steps by the same factor, or shorten the sequences "
-                   f"({' '.join(str(error).split()[:12])} ...)")  # fmt: skip
-    except RuntimeError as error:
-        silent = "" if os.environ.get("CKD_TRACEBACK") else lost_processes(error)
-        if not silent:
-            raise
-        status = 1
-        message = (f"{silent} did not answer within --timeout_minutes, stopped or dead: end what is left of this run, "
-                   "then run the same command again; its last checkpoint is intact")  # fmt: skip
-    if message:
-        process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
-        print(f"{Path(sys.argv[0]).name}: error{process}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
-
-
-def lost_processes(error, patience_s=10):
-    """The processes of this run that no longer answer, in words, if the error says that some do not; else "".
-
-    Those that still live all meet such an error about now: each says so in the launcher's store, and who does not say
-    so within patience_s is lost.
-    """
-    signs = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out")
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or not any(sign in str(error) for sign in signs):
-        return ""
-    try:
-        store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-                                           timeout=datetime.timedelta(seconds=patience_s))  # fmt: skip
-        keys = [f"waited/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{rank}" for rank in range(count)]
-        store.set(keys[int(os.environ["RANK"])], "1")
-        end = time.monotonic() + patience_s
-        while (silent := [rank for rank, key in enumerate(keys) if not store.check([key])]) and time.monotonic() < end:
-            time.sleep(0.2)
-    except (RuntimeError, KeyError):  # the store lives in a process that does not answer either
-        silent = []
-    return f"process{'es' if len(silent) > 1 else ''} {', '.join(map(str, silent))}" if silent else "another process"
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------
@@ -286,125 +183,10 @@ def _schedule(kind, warmup, total):
     return transformers.get_scheduler(kind, torch.optim.SGD([torch.zeros(1)]), warmup, total).lr_lambdas[0]
 
 
-class Constant:
-    """A sequence of unknown length whose every element is the same."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __getitem__(self, index):
-        return self.value
-
-
-class Steps(Sequence):
-    """An order of examples in steps of `size`, each cut out when it is asked for: [i] is a list of indices.
-
-    order: anything that can be cut, such as a range for a stream, or a tensor. The last step may be shorter.
-    """
-
-    def __init__(self, order, size):
-        self.order, self.size = order, size
-
-    def __len__(self):
-        return math.ceil(len(self.order) / self.size)
-
-    def __getitem__(self, at):
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        if not -len(self) <= at < len(self):
-            raise IndexError(at)
-        at %= len(self)
-        return list(map(int, self.order[at * self.size : (at + 1) * self.size]))
-
-
 def sum_over_processes(accelerator, values):
     """{name: scalar tensor} -> {name: float}, each summed over all processes; some may lack a name."""
     gathered = gather_object([{name: value.item() for name, value in values.items()}])
     return {name: sum(part.get(name, 0.0) for part in gathered) for name in {n for part in gathered for n in part}}
-
-
-class Parts(torch.utils.data.Dataset):
-    """Batches for a DataLoader: asked with (epoch, indices), it collates them where the worker is."""
-
-    def __init__(self, collate):
-        self.collate = collate
-
-    def __getitem__(self, key):
-        epoch, indices = key
-        return self.collate(indices, epoch)
-
-
-def split_step(indices, per_device, processes, rank):
-    """The share of one process in an optimiser step: [(its indices, share of the step's examples), ...].
-
-    A process without examples in a forward pass gets ([], share): it computes on a stand-in that counts nothing.
-    """
-    size = per_device * processes
-    parts = [indices[i : i + size] for i in range(0, len(indices), size)]
-    return [(part[rank::processes], len(part) / len(indices)) for part in parts]
-
-
-def ahead(batches, device):
-    """Yield the batches (dicts of tensors and others) on the device; the copy of the next has begun before each."""
-    side = torch.cuda.Stream(device) if device.type == "cuda" else None
-    waiting = []
-    for batch in batches:
-        with torch.cuda.stream(side) if side else contextlib.nullcontext():
-            moved = {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
-        waiting.append((moved, side and side.record_event()))
-        if len(waiting) == 2:
-            yield _arrived(*waiting.pop(0))
-    for moved, event in waiting:
-        yield _arrived(moved, event)
-
-
-def _arrived(batch, event):
-    """The batch, which the current CUDA stream may use from here on."""
-    if event:
-        torch.cuda.current_stream().wait_event(event)
-        for value in filter(torch.is_tensor, batch.values()):
-            value.record_stream(torch.cuda.current_stream())
-    return batch
-
-
-def step_size(args, accelerator):
-    """Examples of one optimiser step, over all processes."""
-    return args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
-
-
-def step_batches(args, accelerator, recipe, plan, epoch, start):
-    """Yield (indices of the step, [(batch on the device, share), ...]) for the steps of an epoch from `start` on."""
-    def parts(at):
-        """This process's share of a step."""
-        return split_step(plan[at], args.per_device_train_batch_size, accelerator.num_processes,
-                          accelerator.process_index)  # fmt: skip
-
-    # Made as they are asked for: a stream has no end.
-    keys = ((epoch, mine or plan[at][:1]) for at in range(start, len(plan)) for mine, _ in parts(at))
-    loader = DataLoader(
-        Parts(recipe.collate), sampler=keys, batch_size=None, num_workers=args.num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
-    )  # fmt: skip
-    loader = ahead(loader, accelerator.device)
-    for at in range(start, len(plan)):
-        batches = []
-        for mine, share in parts(at):
-            batch = next(loader)
-            recipe.positions.update(batch.pop("position", {}))
-            batches += [({**batch, "empty": not mine, "part": part}, share) for part in recipe.parts]
-        yield plan[at], batches
-
-
-def steps_from(args, accelerator, recipe, step, total, per_epoch):
-    """Yield what `step_batches` does, epoch after epoch, for the optimiser steps after `step` up to `total`."""
-    while step < total:
-        epoch, start = divmod(step, per_epoch)
-        plan = recipe.plan(step_size(args, accelerator), epoch)
-        steps = step_batches(args, accelerator, recipe, plan, epoch, start)
-        for indices, batches in itertools.islice(steps, total - step):
-            yield indices, [({**batch, "progress": step / total}, share) for batch, share in batches]
-            step += 1
 
 
 def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
@@ -591,7 +373,7 @@ def train(args, accelerator, recipe, model, record, how):
     begun = time.perf_counter()
     with stop_signals() as asked:
         model, optimizer, state, log = _start(args, accelerator, recipe, model, record, how)
-        per_epoch = len(recipe.plan(step_size(args, accelerator), 0))
+        per_epoch = len(recipe.plan(batching.step_size(args, accelerator), 0))
         total = total_steps(args, per_epoch)
         before = state["total_s"]
         bar = tqdm(total=total, initial=state["step"], desc=record["name"], disable=not accelerator.is_main_process,
@@ -601,7 +383,7 @@ def train(args, accelerator, recipe, model, record, how):
             evaluate(args, accelerator, recipe, model, state, log)
         log.restart()
         clock, saved = time.perf_counter(), time.monotonic()
-        for indices, batches in steps_from(args, accelerator, recipe, state["step"], total, per_epoch):
+        for indices, batches in batching.steps_from(args, accelerator, recipe, state["step"], total, per_epoch):
             lr, done = learning_rate(args, state["step"], total), state["step"] / total
             values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
             step = count_step(state, recipe, indices, per_epoch)

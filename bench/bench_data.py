@@ -18,10 +18,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+import batching
+import cli
 import corpus
 import data
 import synthetic
-import training
 
 ROUNDS = 5
 
@@ -89,8 +90,8 @@ def glue_rows():
     """Rows of the table for a batch of 32 sentences of CoLA's lengths, row by row and from flat arrays."""
     draw = np.random.default_rng(1)
     lists = [[1] * n for n in draw.integers(5, 25, size=8551)]
-    dataset = Dataset.from_dict(dict.fromkeys(data.INPUTS, lists) | {"labels": [0] * len(lists)})
-    arrays, orders = data.Arrays(dataset, data.TRAINING), draw.integers(len(lists), size=(200, 32)).tolist()
+    dataset = Dataset.from_dict(dict.fromkeys(batching.INPUTS, lists) | {"labels": [0] * len(lists)})
+    arrays, orders = batching.Arrays(dataset, batching.TRAINING), draw.integers(len(lists), size=(200, 32)).tolist()
     sides = {
         "row by row": lambda: [data.collate([dataset[i] for i in indices], 0) for indices in orders],
         "from flat arrays": lambda: [arrays.batch(indices, 0) for indices in orders],
@@ -108,7 +109,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=64, help="blocks of a batch")
     parser.add_argument("--documents", type=int, default=20_000, help="lines of the text that are used")
     args = parser.parse_args()
-    training.quiet()
+    cli.quiet()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if not (args.model and args.corpus):

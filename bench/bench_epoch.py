@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from bench_losses import direct_pair, direct_triple
 
-import data
+import batching
+import cli
 import distill_finetune
 import losses
 import teacher_cache
@@ -55,13 +56,13 @@ def main():
     options, rest = parser.parse_known_args()
     args = distill_finetune.build_parser().parse_args(["--task", "cola", "--terms", "ckd", *rest])
     distill_finetune.check_args(args)
-    training.quiet()
+    cli.quiet()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=options.device == "cpu")
     kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
     everything = args, kind, splits, student, teacher, tokenizer, accelerator
     recipe = distill_finetune.make_recipe(*everything)
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
-    plan = data.grouped_batches(recipe.lengths, args.per_device_train_batch_size, args.seed, 0)
+    plan = batching.grouped_batches(recipe.lengths, args.per_device_train_batch_size, args.seed, 0)
     steps = plan[: options.steps]  # a random sample: the order of batches is shuffled
     take = functools.partial(run_steps, args, accelerator, model, optimizer, steps)
     sides = {

@@ -70,7 +70,7 @@ class Order:
 def ours(options):
     """The script as it is; on equal terms with the others' order of sentences in place of its own."""
     sys.path.insert(0, str(HERE.parent))
-    import data
+    import batching
     import distill_finetune
     import training
 
@@ -82,7 +82,7 @@ def ours(options):
 
     training.training_step = marked
     if options.equal:
-        data.grouped_batches = lambda lengths, *_: Order(options, len(lengths)).steps
+        batching.grouped_batches = lambda lengths, *_: Order(options, len(lengths)).steps
     distill_finetune.main([
         "--task", "cola", "--data_dir", options.data_dir, "--teacher", options.teacher, "--student_layers", "3",
         "--terms", options.terms, "--max_steps", str(options.steps), "--warmup_ratio", "0",

@@ -14,10 +14,12 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
-import data
+import alignment
+import batching
 import distill_finetune
 import distill_pretrain
-import models
+import forward
+import students
 import tasks
 import training
 
@@ -32,7 +34,7 @@ def masks(options):
     if options.tokens != "cola":
         return [torch.ones(options.batch, int(options.tokens), dtype=torch.long)]
     lengths = np.interp(np.linspace(0, 100, 8551), np.linspace(0, 100, len(COLA)), COLA).astype(int).tolist()
-    plan = data.grouped_batches(lengths, options.batch, 1, 0)[: options.steps]
+    plan = batching.grouped_batches(lengths, options.batch, 1, 0)[: options.steps]
     steps = [torch.tensor([lengths[i] for i in indices]) for indices in plan]
     return [(torch.arange(int(n.max())) < n[:, None]).long() for n in steps]
 
@@ -60,13 +62,13 @@ def make(stage, terms, options, compiled=False):
     sizes = {"num_hidden_layers": options.layers, "hidden_size": options.width,
              "num_attention_heads": options.width // 64, "intermediate_size": 4 * options.width}  # fmt: skip
     teacher = auto.from_config(BertConfig(**SHAPE, **sizes)).eval().requires_grad_(False)
-    student = models.build_student(teacher, auto, {"layers": options.layers // 2})
-    args.layer_pairs = models.aligned(student, teacher, "uniform")
+    student = students.build_student(teacher, auto, {"layers": options.layers // 2})
+    args.layer_pairs = alignment.aligned(student, teacher, "uniform")
     if stage == "fine-tuning":
         teacher.to(accelerator.device)
         loss, _ = distill_finetune.make_loss(args, tasks.KINDS["classification"](None), teacher)
     else:
-        student, teacher = models.MaskedLM(student), models.MaskedLM(teacher).to(accelerator.device)
+        student, teacher = forward.MaskedLM(student), forward.MaskedLM(teacher).to(accelerator.device)
         terms_of, weights = distill_pretrain.make_losses(args, teacher)
 
         def loss(model, batch):
@@ -75,7 +77,7 @@ def make(stage, terms, options, compiled=False):
 
     student.to(accelerator.device)
     if compiled:
-        models.compile_models(student, teacher)
+        forward.compile_models(student, teacher)
     batches = [{k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in make_batch(stage, mask).items()}
                for mask in masks(options)]  # fmt: skip
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))

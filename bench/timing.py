@@ -17,7 +17,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import runs
+import environment
 
 
 def parser(doc):
@@ -34,7 +34,7 @@ def machine(device):
         num_processes, mixed_precision = 1, "no"
 
     Stub.device = torch.device(device)
-    found = runs.machine(Stub)
+    found = environment.hardware(Stub)
     name = f"{found['cpu']}, {torch.get_num_threads()} threads"
     if found["gpu"]:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, RobertaConfig
 
 import baselines
+import families
+import forward
 import losses
 import measure
-import models
 
 TERMS = ("pkd", "hidden_mse", "attention_mse", "embedding_mse", "hidden_cosine", "minilm")
 PAIRS = [(0, 0), (1, 2), (2, 4), (3, 6)]  # uniform map of 3 layers onto 6
@@ -256,7 +257,7 @@ def make(family, attention="sdpa"):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_captured_projections_give_the_attention_of_an_eager_twin(family):
     model, twin = make(family), make(family, "eager")
-    models.add_outputs(model, [1, 3])
+    forward.add_outputs(model, [1, 3])
     ids, mask = torch.randint(5, 40, (B, T), generator=torch.Generator().manual_seed(1)), mask_of(LENGTHS)
     with torch.no_grad():
         out = model(input_ids=ids, attention_mask=mask)
@@ -273,11 +274,11 @@ def test_captured_projections_give_the_attention_of_an_eager_twin(family):
 def test_learned_projections_are_seeded_counted_apart_and_trained():
     first, second, other, plain = (make("bert") for _ in range(4))
     for model, seed in ((first, 1), (second, 1), (other, 2)):
-        models.add_outputs(model, projected={"hidden_mse": [1, 3], "embedding_mse": [0]}, width=12, seed=seed)
+        forward.add_outputs(model, projected={"hidden_mse": [1, 3], "embedding_mse": [0]}, width=12, seed=seed)
     weights = [m.projections["hidden_mse"].weight for m in (first, second, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert measure.count_parameters(first) == measure.count_parameters(plain)
-    assert models.saved_state(first).keys() == plain.state_dict().keys()
+    assert forward.saved_state(first).keys() == plain.state_dict().keys()
     inputs = {"input_ids": torch.full((B, T), 5), "attention_mask": mask_of(LENGTHS)}
     out = first(**inputs, output_hidden_states=True)
     view = losses.ModelView(out, (0, 1, 3), inputs["attention_mask"])
@@ -300,9 +301,9 @@ class TestNeeds:
         for terms, layers in (("logits", []), ("pkd", []), ("minilm", [3]), ("attention_mse", [1, 3])):
             student, teacher = make("bert"), make("bert")
             args = argparse.Namespace(terms={terms: 1.0}, layer_pairs=[(0, 0), (1, 1), (3, 3)], seed=1)
-            models.add_term_outputs(args, student, teacher)
+            forward.add_term_outputs(args, student, teacher)
             for model in (student, teacher):
-                hooked = [i + 1 for i, layer in enumerate(models.encoder_layers(model))
+                hooked = [i + 1 for i, layer in enumerate(families.encoder_layers(model))
                           if layer.attention.self.query._forward_hooks]  # fmt: skip
                 assert hooked == layers and not hasattr(model, "projections")
                 assert bool(model._forward_hooks) == bool(layers)

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
+import batching
 import data
 import distill_finetune
+import readers
 import runs
 import tasks
 
@@ -35,7 +37,7 @@ def parse(task, *options):
 
 def load(task, *options, skip=False):
     """(task, {split: Dataset}, reports of skipped examples)."""
-    skipped = data.Skipped(skip)
+    skipped = readers.Skipped(skip)
     return *data.load_examples(parse(task, *options), skipped), skipped.reports
 
 
@@ -733,7 +735,7 @@ def test_a_batch_cut_from_flat_arrays_equals_collated_rows(size):
     shuffled = concatenate_datasets([whole.select(range(5, 40)), whole.select([3, 1])]).shuffle(seed=1)
     wanted = ("input_ids", "token_type_ids", "odd", "labels", "score", "attention_mask")
     for dataset in (whole, whole.select(range(7, 40)), shuffled):
-        arrays = data.Arrays(dataset, wanted)
+        arrays = batching.Arrays(dataset, wanted)
         assert arrays.lengths() == [len(ids) for ids in dataset["input_ids"]]
         for _ in range(5):
             indices = [generator.randrange(len(dataset)) for _ in range(size)]
@@ -750,17 +752,17 @@ LENGTHS = st.lists(st.integers(1, 50), max_size=300)
 @FUZZ
 @given(LENGTHS, st.integers(1, 7), st.integers(0, 2**31), st.integers(0, 99))
 def test_grouped_batches_hold_each_example_once(lengths, size, seed, epoch):
-    batches = data.grouped_batches(lengths, size, seed, epoch)
+    batches = batching.grouped_batches(lengths, size, seed, epoch)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert all(len(batch) == size for batch in batches[:-1])
     assert all(0 < len(batch) <= size for batch in batches)
-    assert batches == data.grouped_batches(lengths, size, seed, epoch)
+    assert batches == batching.grouped_batches(lengths, size, seed, epoch)
 
 
 @FUZZ
 @given(LENGTHS, st.integers(1, 7))
 def test_sorted_batches_hold_each_example_once_longest_first(lengths, size):
-    batches = data.sorted_batches(lengths, size)
+    batches = batching.sorted_batches(lengths, size)
     order = [i for batch in batches for i in batch]
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
@@ -780,11 +782,11 @@ def padding(lengths, batches):
 
 def test_grouped_batches_are_random_yet_hold_little_padding():
     lengths = cola_like_lengths()
-    epochs = [data.grouped_batches(lengths, 32, 1, epoch) for epoch in range(3)]
+    epochs = [batching.grouped_batches(lengths, 32, 1, epoch) for epoch in range(3)]
     assert max(padding(lengths, batches) for batches in epochs) < 0.15
     shuffled = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(1)).tolist()
     assert padding(lengths, [shuffled[i : i + 32] for i in range(0, len(lengths), 32)]) > 0.3  # what grouping saves
-    others = [*epochs[1:], data.grouped_batches(lengths, 32, 2, 0)]
+    others = [*epochs[1:], batching.grouped_batches(lengths, 32, 2, 0)]
     assert all({frozenset(b) for b in epochs[0]}.isdisjoint({frozenset(b) for b in other}) for other in others)
     means = [sum(lengths[i] for i in batch) / len(batch) for batch in epochs[0][:-1]]
     rises = sum(a < b for a, b in itertools.pairwise(means)) / len(means)

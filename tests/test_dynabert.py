@@ -22,12 +22,15 @@ from transformers import (
 
 import distill_dynabert
 import dynabert
+import families
+import forward
 import losses
 import measure
 import models
 import records
 import report
 import report_dynabert
+import students
 
 CONFIGS = {
     "bert": BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4, intermediate_size=32,
@@ -55,11 +58,11 @@ def model(request):
 
 
 def logits(model):
-    return model(**models.model_inputs(model, BATCH)).logits
+    return model(**forward.model_inputs(model, BATCH)).logits
 
 
 def each_loss(model, batch):
-    return F.cross_entropy(model(**models.model_inputs(model, batch)).logits, LABELS, reduction="none")
+    return F.cross_entropy(model(**forward.model_inputs(model, batch)).logits, LABELS, reduction="none")
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------------
@@ -108,8 +111,8 @@ def test_importance_is_the_first_order_change_of_each_examples_loss(model):
     found, step = dynabert.importance(model, [BATCH], each_loss), 1e-6
     with torch.no_grad():
         before = each_loss(model, BATCH)
-        for layer, (heads, neurons) in zip(models.encoder_layers(model), found, strict=True):
-            parts = models.layer_parts(layer, model.config)
+        for layer, (heads, neurons) in zip(families.encoder_layers(model), found, strict=True):
+            parts = families.layer_parts(layer, model.config)
             for weight, importances, size in ((parts["attended"].weight, heads, 6), (parts["down"].weight, neurons, 1)):
                 for i in range(0, len(importances), 3 if size > 1 else 11):
                     kept = weight[:, i * size : (i + 1) * size].clone()
@@ -124,7 +127,7 @@ def test_importance_does_not_depend_on_the_batches(model):
     batches = [{k: v[i : i + 1] for k, v in BATCH.items()} for i in range(6)]
     labels = iter(LABELS)
     many = dynabert.importance(model, batches, lambda m, b: F.cross_entropy(
-        m(**models.model_inputs(m, b)).logits, next(labels)[None], reduction="none"))  # fmt: skip
+        m(**forward.model_inputs(m, b)).logits, next(labels)[None], reduction="none"))  # fmt: skip
     for a, b in zip(one, many, strict=True):
         torch.testing.assert_close(a[0], b[0], rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(a[1], b[1], rtol=1e-3, atol=1e-6)
@@ -150,11 +153,11 @@ def masked(model, size):
     twin = type(model)(model.config).eval()
     twin.load_state_dict(model.state_dict())
     with torch.no_grad():
-        for layer in models.encoder_layers(twin):
-            parts = models.layer_parts(layer, model.config)
+        for layer in families.encoder_layers(twin):
+            parts = families.layer_parts(layer, model.config)
             parts["attended"].weight[:, size.heads * 6 :] = 0
             parts["down"].weight[:, size.neurons :] = 0
-    stack = models.encoder_layers(twin)
+    stack = families.encoder_layers(twin)
     for i in sorted(set(range(4)) - set(size.layers), reverse=True):
         del stack[i]
     return twin
@@ -169,10 +172,10 @@ def test_a_sub_network_is_a_slice_and_its_export_the_same(model):
         torch.testing.assert_close(found, logits(masked(model, size)), rtol=1e-4, atol=1e-5)
         small = dynabert.extract(model, size)
         torch.testing.assert_close(found, logits(small), rtol=1e-5, atol=1e-6)
-        hidden = model(**models.model_inputs(model, BATCH), output_hidden_states=True).hidden_states
+        hidden = model(**forward.model_inputs(model, BATCH), output_hidden_states=True).hidden_states
         assert len(hidden) == len(size.layers) + 1
-        shapes = {name: tuple(part.weight.shape) for layer in models.encoder_layers(small)
-                  for name, part in models.layer_parts(layer, small.config).items()}  # fmt: skip
+        shapes = {name: tuple(part.weight.shape) for layer in families.encoder_layers(small)
+                  for name, part in families.layer_parts(layer, small.config).items()}  # fmt: skip
         inner, neurons = size.heads * 6, size.neurons
         assert shapes == {"query": (inner, 24), "key": (inner, 24), "value": (inner, 24), "attended": (24, inner),
                           "up": (neurons, 24), "down": (24, neurons)}  # fmt: skip
@@ -183,15 +186,15 @@ def test_a_sub_network_is_a_slice_and_its_export_the_same(model):
 def test_a_student_is_cut_from_a_narrow_sub_network(model, tmp_path):
     size = dynabert.sizes(model.config, [1.0, 0.5], [1.0])[0]
     small, auto = dynabert.extract(model, size), AutoModelForSequenceClassification
-    student = models.build_student(small, auto, {"layers": 2}).eval()
-    source = models.encoder_layers(small)[1].state_dict()
-    copied = models.encoder_layers(student)[0].state_dict()
+    student = students.build_student(small, auto, {"layers": 2}).eval()
+    source = families.encoder_layers(small)[1].state_dict()
+    copied = families.encoder_layers(student)[0].state_dict()
     assert all(torch.equal(value, source[name]) for name, value in copied.items())
     student.save_pretrained(tmp_path)
     loaded, missing = models.load_model(tmp_path, auto)
     assert not missing and torch.equal(logits(loaded), logits(student))
     assert measure.describe(loaded, 9)["heads"] == 2
-    whole = models.build_student(small, auto, {"layers": 2, "heads": 4})
+    whole = students.build_student(small, auto, {"layers": 2, "heads": 4})
     assert type(whole) is type(model) and not hasattr(whole.config, "kept_heads")
     with pytest.raises(ValueError, match="the student has 4 heads and the teacher 2"):
         losses.check_terms(["attention_mse"], [(1, 1)], model.config, small.config)
@@ -204,15 +207,15 @@ def test_gradients_are_those_of_the_slice(model):
     for each in (model, small):
         dynabert.resize(each, size) if each is model else None
         each_loss(each, BATCH).sum().backward()
-    wide, narrow = models.encoder_layers(model), models.encoder_layers(small)
+    wide, narrow = families.encoder_layers(model), families.encoder_layers(small)
     dynabert.resize(model)
     for i, layer in enumerate(wide):
-        parts = models.layer_parts(layer, model.config)
+        parts = families.layer_parts(layer, model.config)
         for name, part in parts.items():
             if i not in size.layers:
                 assert part.weight.grad is None
                 continue
-            theirs = models.layer_parts(narrow[size.layers.index(i)], small.config)[name].weight.grad
+            theirs = families.layer_parts(narrow[size.layers.index(i)], small.config)[name].weight.grad
             rows, columns = theirs.shape
             torch.testing.assert_close(part.weight.grad[:rows, :columns], theirs, rtol=1e-4, atol=1e-5)
             assert not part.weight.grad[rows:].any() and not part.weight.grad[:, columns:].any()

@@ -1,4 +1,4 @@
-"""Every model type of models.FAMILIES, tiny and random: what the table claims works, and all else is refused."""
+"""Every model type of families.FAMILIES, tiny and random: what the table claims works, and all else is refused."""
 import copy
 import json
 import types
@@ -22,10 +22,13 @@ from transformers import (
 
 import data
 import distill_pretrain
+import families
+import forward
 import labels
 import losses
 import measure
 import models
+import students
 
 AUTO = {"classification": AutoModelForSequenceClassification, "qa": AutoModelForQuestionAnswering,
         "mlm": AutoModelForMaskedLM, "token": AutoModelForTokenClassification}  # fmt: skip
@@ -48,14 +51,14 @@ TINY = {
     "albert": ("Unigram", BERT_WORDS, {"embedding_size": 8, "num_hidden_groups": 2}),
     "modernbert": ("BPE", BERT_WORDS, {"local_attention": 4, "global_attn_every_n_layers": 2}),
 }  # fmt: skip
-PRETRAINED = [name for name, family in models.FAMILIES.items() if family.mlm]
+PRETRAINED = [name for name, family in families.FAMILIES.items() if family.mlm]
 T = 12
 
 
 def test_every_type_of_the_table_is_tested_and_stands_in_the_readme():
-    assert list(TINY) == list(models.FAMILIES)
+    assert list(TINY) == list(families.FAMILIES)
     lines = Path("README.md").read_text(encoding="utf-8").splitlines()
-    for name, family in models.FAMILIES.items():
+    for name, family in families.FAMILIES.items():
         claims = (True, bool(family.layers), bool(family.qkv), bool(family.mlm))
         row = f"| `{name}` | " + " | ".join("yes" if claim else "no" for claim in claims) + " |"
         assert row in lines, row
@@ -115,14 +118,14 @@ def padded(model):
 
 
 @pytest.mark.parametrize("kind", ["classification", "token"])
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize("name", families.FAMILIES)
 @torch.no_grad()
 def test_logits_of_a_head_come_in_the_order_of_the_tasks_labels(name, kind, tmp_path, capsys):
     model = tiny(name, kind, id2label={0: "Neutral", 1: "CONTRADICTS", 2: "entailment"})
     model.save_pretrained(tmp_path)
     names = labels.of(data.TASKS["mnli"])
     found, _ = models.load_model(str(tmp_path), AUTO[kind], "--student", labels=names)
-    batch = models.model_inputs(model, padded(model))
+    batch = forward.model_inputs(model, padded(model))
     assert torch.equal(found(**batch).logits, model(**batch).logits[..., [2, 0, 1]])
     assert found.config.id2label == dict(enumerate(names.names))
     assert "labels Neutral, CONTRADICTS, entailment are taken as neutral, contradiction, ent" in capsys.readouterr().err
@@ -133,13 +136,13 @@ def test_logits_of_a_head_come_in_the_order_of_the_tasks_labels(name, kind, tmp_
 
 
 @pytest.mark.parametrize("kind", ["classification", "qa", "mlm"])
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize("name", families.FAMILIES)
 @torch.no_grad()
 def test_outputs_equal_transformers_own_with_a_plain_mask(name, kind):
     model = tiny(name, kind)
     batch = padded(model)
-    inputs = models.model_inputs(model, batch)
-    assert (inputs["attention_mask"].ndim == 4) == models.FAMILIES[name].fast_mask
+    inputs = forward.model_inputs(model, batch)
+    assert (inputs["attention_mask"].ndim == 4) == families.FAMILIES[name].fast_mask
     plain = {key: batch[key] for key in inputs}
     if getattr(model.config, "type_vocab_size", 0) > 1:
         assert "token_type_ids" in plain or name == "distilbert"
@@ -157,13 +160,13 @@ def test_outputs_equal_transformers_own_with_a_plain_mask(name, kind):
         torch.testing.assert_close(one[2:, :4], other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize("name", families.FAMILIES)
 def test_a_copy_has_nothing_to_learn_and_another_model_has(name):
     teacher, student, other = tiny(name), tiny(name), tiny(name, seed=1)
     batch, layers = padded(teacher), (0, 2, 4)
     args = types.SimpleNamespace(terms=losses.PRESETS["ckd"], temperature=2.0, distance="cosine", pair_criterion="kl",
                                  triple_criterion="mse", window=5)  # fmt: skip
-    views = [losses.ModelView(model(**models.model_inputs(model, batch), output_hidden_states=True), layers,
+    views = [losses.ModelView(model(**forward.model_inputs(model, batch), output_hidden_states=True), layers,
                               batch["attention_mask"]) for model in (teacher, student, other)]  # fmt: skip
     same = losses.distillation_losses(views[1], views[0], batch, args)
     different = losses.distillation_losses(views[2], views[0], batch, args)
@@ -173,10 +176,10 @@ def test_a_copy_has_nothing_to_learn_and_another_model_has(name):
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in other.parameters())
 
 
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize("name", families.FAMILIES)
 def test_longest_input_counts_and_latency(name):
     model = tiny(name)
-    longest = models.max_tokens(model.config)
+    longest = forward.max_tokens(model.config)
     found = measure.describe(model, longest)
     assert (found["type"], found["layers"], found["heads"], found["intermediate_size"]) == (name, 4, 2, 32)
     assert found["parameters"] == sum(p.numel() for p in model.parameters()) > found["parameters_without_embeddings"]
@@ -192,9 +195,9 @@ def test_longest_input_counts_and_latency(name):
 def test_head_at_masked_positions_equals_transformers_logits(name):
     model = tiny(name, "mlm")
     batch, positions = padded(model), torch.tensor([1, 5, T + 2, 2 * T + 1])
-    out = models.MaskedLM(model)(models.model_inputs(model, batch), positions)
-    weight, bias = models.MaskedLM(model).decoder
-    plain = {key: batch[key] for key in models.model_inputs(model, batch)}
+    out = forward.MaskedLM(model)(forward.model_inputs(model, batch), positions)
+    weight, bias = forward.MaskedLM(model).decoder
+    plain = {key: batch[key] for key in forward.model_inputs(model, batch)}
     expected = model(**plain).logits.flatten(0, 1)[positions]
     torch.testing.assert_close(out["features"] @ weight.T + bias, expected, rtol=1e-5, atol=1e-5)
 
@@ -244,9 +247,9 @@ def check_run(folder, name, student_layers):
 EVERY = ("attention_mse=1", "embedding_mse=1", "hidden_mse=1", "minilm=1")
 
 
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize("name", families.FAMILIES)
 def test_finetuning_with_ckd_and_all_terms_that_the_table_claims(name, finetune, save, tmp_path):
-    family = models.FAMILIES[name]
+    family = families.FAMILIES[name]
     shape = ("--student_layers", "2") if family.layers else ("--student", save(name, layers=2))
     width = ("--student_hidden", "24") if family.layers else ()  # hidden states through a projection
     terms = EVERY if family.qkv else EVERY[1:3]
@@ -281,9 +284,9 @@ def test_pretraining_with_ckd_and_all_terms(name, pretrain, save, tmp_path):
     assert len(found(f"the dog {found.tokenizer.mask_token} .")) == 5
 
 
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize("name", families.FAMILIES)
 def test_what_the_table_does_not_claim_is_refused(name, finetune, pretrain, save, tmp_path):
-    family, out = models.FAMILIES[name], ("--output_dir", tmp_path / "run")
+    family, out = families.FAMILIES[name], ("--output_dir", tmp_path / "run")
     if not family.qkv:
         with pytest.raises(ValueError, match=f"minilm reads queries and keys.*type '{name}', only of bert, roberta"):
             finetune("--teacher", save(name), "--student", save(name, layers=2), "--terms", "minilm", *out)
@@ -322,7 +325,7 @@ def test_unknown_types_are_refused_before_anything_is_trained(name, option, fine
 def test_layers_of_two_kinds_and_shared_layers_are_not_copied():
     for name in ("albert", "modernbert"):
         with pytest.raises(ValueError, match="cannot be cut"):
-            models.build_student(tiny(name), AUTO["classification"], {"layers": 2})
+            students.build_student(tiny(name), AUTO["classification"], {"layers": 2})
 
 
 def test_head_of_another_task_is_no_trained_head(save):

@@ -21,10 +21,12 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import checkpoints
 import data
 import distill_finetune
 import losses
 import models
+import readers
 import runs
 import teacher_cache
 import training
@@ -290,7 +292,7 @@ def test_what_is_held_out_is_not_trained_on_and_is_the_same_for_every_seed(world
         parts = [[tuple(row) for row in split["input_ids"]] for split in (
             splits["train"], kind.held_out.splits["train"], kind.held_out.splits["validation"])]  # fmt: skip
         whole = [tuple(row) for row in data.tokenize(
-            data.load_examples(args, data.Skipped(False))[1]["train"],
+            data.load_examples(args, readers.Skipped(False))[1]["train"],
             models.load_tokenizer(world / "bert"), args.max_seq_length)["input_ids"]]  # fmt: skip
         assert parts[0] == parts[1] and len(parts[2]) == round(0.1 * len(whole))
         assert sorted(parts[0] + parts[2]) == sorted(whole)
@@ -358,7 +360,7 @@ class TestInterruption:
             assert end.value.code == (143 if at == "sigterm" else 130)
             said = {"sigterm": "SIGTERM", "ctrl-c": "Ctrl-C"}[at]
             assert f"stopped by {said}: saved at step 7, the same command" in capsys.readouterr().err
-            assert runs.newest_checkpoint(folder).name == "step-00000007"
+            assert checkpoints.newest_checkpoint(folder).name == "step-00000007"
         assert record_of(folder)["status"] == "running"
         monkeypatch.undo()
         finetune(*options, "--output_dir", folder)
@@ -408,7 +410,7 @@ def test_a_non_finite_loss_is_named_and_leaves_the_checkpoint(finetune, teacher,
     monkeypatch.setitem(losses.TERMS, "wr_pair", term)
     with pytest.raises(training.TrainingError, match=r"non-finite loss: wr_pair at step 5 \(examples \d+, "):
         finetune("--teacher", teacher, *CKD, "--save_steps", "3", "--output_dir", tmp_path / "run")
-    assert runs.newest_checkpoint(tmp_path / "run").name == "step-00000003"
+    assert checkpoints.newest_checkpoint(tmp_path / "run").name == "step-00000003"
 
 
 @pytest.mark.parametrize("at", [3, 12])
@@ -426,7 +428,7 @@ def test_non_finite_weights_are_neither_scored_nor_saved(finetune, world, tmp_pa
     with pytest.raises(training.TrainingError, match=rf"weights: bert.pooler.dense.weight after step {at}; the last"):
         options = ("--eval_steps", "3", "--save_steps", "1", "--output_dir", tmp_path / "run")
         finetune("--student", world / "bert", *options)
-    assert runs.newest_checkpoint(tmp_path / "run").name == f"step-{at - 1:08d}"
+    assert checkpoints.newest_checkpoint(tmp_path / "run").name == f"step-{at - 1:08d}"
     assert [entry["step"] for entry in record_of(tmp_path / "run")["history"]] == list(range(3, at, 3))
 
 
@@ -483,7 +485,7 @@ class TestRunFolder:
                    "--output_dir", folder)  # fmt: skip
         finetune(*options)
         for path in (folder / "checkpoints").iterdir():
-            assert not runs.damage(path, "model.safetensors") and not (path / "optimizer.bin").exists()
+            assert not checkpoints.damage(path, "model.safetensors") and not (path / "optimizer.bin").exists()
         weights = (folder / "checkpoints" / "step-00000002" / "model.safetensors").read_bytes()
         runs.write_json(folder / "run.json", record_of(folder) | {"status": "running"})
         finetune(*options)  # as where somebody wants it anew: it cannot go on from there

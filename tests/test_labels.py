@@ -15,6 +15,7 @@ import data
 import distill_finetune
 import losses
 import metrics
+import readers
 import tasks
 
 NAMES = "joy\nanger\nlove\n"
@@ -33,7 +34,7 @@ def emotions(tmp_path, train=ROWS, names=NAMES, **more):
 def test_goemotions_as_its_authors_publish_it(tmp_path):
     args = emotions(tmp_path)
     for args.data_dir in (str(tmp_path), str(tmp_path / "goemotions")):
-        task, splits = data.load_examples(args, data.Skipped())
+        task, splits = data.load_examples(args, readers.Skipped())
         assert task.labels == ("joy", "anger", "love")
         assert {k: len(v) for k, v in splits.items()} == {"train": 3, "validation": 2, "test": 3}
         assert splits["train"]["label"] == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
@@ -53,12 +54,12 @@ def test_goemotions_as_its_authors_publish_it(tmp_path):
 ])
 def test_a_broken_line_is_named(tmp_path, train, names, said):
     with pytest.raises(ValueError, match=said) as error:
-        data.load_examples(emotions(tmp_path, train, names), data.Skipped())
+        data.load_examples(emotions(tmp_path, train, names), readers.Skipped())
     assert "\n" not in str(error.value)
 
 
 def test_skipped_lines_are_counted_and_keep_their_place(tmp_path):
-    skipped = data.Skipped(True)
+    skipped = readers.Skipped(True)
     _, splits = data.load_examples(emotions(tmp_path, "a\t0\tx\nb\t9\ty\nc\t1,1\tz\nd\t2\tz\n"), skipped)
     assert splits["train"]["text_a"] == ["a", "d"] and splits["train"]["idx"] == [0, 3] and len(skipped.reports) == 2
 
@@ -68,7 +69,7 @@ def test_goemotions_from_the_hub(tmp_path, monkeypatch):
                          "id": Value("string")})  # fmt: skip
     rows = Dataset.from_dict({"text": ["a", "b"], "labels": [[2, 0], [1]], "id": ["x", "y"]}, features=features)
     monkeypatch.setattr(data, "load_hub", lambda hub: DatasetDict({"train": rows, "validation": rows, "test": rows}))
-    task, splits = data.load_examples(emotions(tmp_path, data_dir=None), data.Skipped())
+    task, splits = data.load_examples(emotions(tmp_path, data_dir=None), readers.Skipped())
     assert task.labels == tuple(NAMES.split()) and splits["train"]["label"] == [[1, 0, 1], [0, 1, 0]]
     assert splits["test"]["label"] == [-1, -1] and splits["test"]["idx"] == [0, 1]
 
@@ -83,7 +84,7 @@ def own(tmp_path, rows, separator=";", dev="text,label\nx,a\n"):
 
 
 def test_own_files(tmp_path):
-    task, splits = data.load_examples(own(tmp_path, "x,b; a\ny,\nz,c\n"), data.Skipped())
+    task, splits = data.load_examples(own(tmp_path, "x,b; a\ny,\nz,c\n"), readers.Skipped())
     assert task.labels == ("a", "b", "c") and task.kind == "multilabel"
     assert splits["train"]["label"] == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
@@ -96,9 +97,9 @@ def test_own_files(tmp_path):
 ])
 def test_own_broken_lines(tmp_path, rows, said):
     with pytest.raises(ValueError, match=said):
-        data.load_examples(own(tmp_path, rows), data.Skipped())
+        data.load_examples(own(tmp_path, rows), readers.Skipped())
     with pytest.raises(ValueError, match=r"dev.csv, line 2: unknown label 'q'"):
-        data.load_examples(own(tmp_path, "x,a;b\n", dev="text,label\nx,a;q\n"), data.Skipped())
+        data.load_examples(own(tmp_path, "x,a;b\n", dev="text,label\nx,a;q\n"), readers.Skipped())
 
 
 # --- losses and scores ----------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from accelerate.state import AcceleratorState
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig
 
+import batching
 import distill_finetune
+import forward
 import heads
 import losses
-import models
 import relations
 import training
 from bench import timing
@@ -75,7 +76,7 @@ def step(world, teacher, tmp_path):
         everything = distill_finetune.load_everything(args)
         recipe = distill_finetune.make_recipe(args, *everything, accelerator)
         model, optimizer = accelerator.prepare(everything[2].train(), training.make_optimizer(everything[2], args))
-        steps = training.step_batches(args, accelerator, recipe, recipe.plan(32, 0), 0, 0)
+        steps = batching.step_batches(args, accelerator, recipe, recipe.plan(32, 0), 0, 0)
         log = training.Log(args, accelerator, recipe, 0)
         for _ in range(2):  # the first one makes AdamW's moments and what is kept for all steps
             indices, batches = next(steps)
@@ -147,17 +148,17 @@ def test_compiled_models_and_relations_say_the_same_at_all_lengths(monkeypatch):
     config = BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
                         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # fmt: skip
     student = AutoModelForSequenceClassification.from_config(config)
-    models.add_outputs(student, [1], {"embedding_mse": [0]}, 12)
+    forward.add_outputs(student, [1], {"embedding_mse": [0]}, 12)
     results = []
     for compiled in (False, True):
         if compiled:
-            models.compile_models(student, None)
+            forward.compile_models(student, None)
         found = []
         for tokens in (30, 9, 41, 26):
             generator = torch.Generator().manual_seed(tokens)
             ids, mask = torch.randint(40, (3, tokens), generator=generator), torch.ones(3, tokens, dtype=torch.long)
             mask[1, tokens // 2 :] = 0
-            out = student(**models.model_inputs(student, {"input_ids": ids, "attention_mask": mask}),
+            out = student(**forward.model_inputs(student, {"input_ids": ids, "attention_mask": mask}),
                           output_hidden_states=True)  # fmt: skip
             other = [torch.randn(3, tokens, 8, generator=generator) for _ in range(2)]
             values = relations.relation_losses(out["hidden_states"], other, mask, relations.NAMES[:3],

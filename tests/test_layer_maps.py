@@ -6,9 +6,9 @@ import torch
 from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import alignment
 import distill_pretrain
 import losses
-import models
 import relations
 import teacher_cache
 
@@ -70,12 +70,12 @@ def test_a_student_layer_with_two_partners_learns_the_mean_of_both(outputs):
 
 def maps(n_student, n_teacher, **options):
     defaults = {"layer_map": "uniform", "wr_layer_map": None, "ltr_layer_map": None, "no_embeddings": False}
-    return models.layer_maps(argparse.Namespace(**defaults | options), n_student, n_teacher)
+    return alignment.layer_maps(argparse.Namespace(**defaults | options), n_student, n_teacher)
 
 
 def test_maps_of_options():
     found = maps(3, 6, wr_layer_map="last", ltr_layer_map="0:0,1:2,1:4")
-    assert found == GENERAL == [*models.layer_map(3, 6, "uniform")]
+    assert found == GENERAL == [*alignment.layer_map(3, 6, "uniform")]
     assert (found.wr, found.ltr) == ([(0, 0), (1, 4), (2, 5), (3, 6)], [(0, 0), (1, 2), (1, 4)])
     bare = maps(3, 6, ltr_layer_map="ends", no_embeddings=True)
     assert (bare, bare.wr, bare.ltr) == (GENERAL[1:], GENERAL[1:], [(1, 3), (3, 6)])

@@ -24,10 +24,14 @@ from transformers import (
     RobertaConfig,
 )
 
+import alignment
 import data
+import families
+import forward
 import labels
 import measure
 import models
+import students
 import tasks
 
 V, H, FF, P, T = 40, 8, 16, 20, 6  # vocabulary, width, feed-forward width, positions, tokens of a sequence
@@ -65,7 +69,7 @@ def batch(tokens=T):
 
 def logits(model):
     with torch.no_grad():
-        return model.eval()(**models.model_inputs(model, batch())).logits
+        return model.eval()(**forward.model_inputs(model, batch())).logits
 
 
 def same(one, other):
@@ -110,7 +114,7 @@ def offline(monkeypatch):
     ],
 )
 def test_layer_map(n_student, n_teacher, strategy, pairs):
-    assert models.layer_map(n_student, n_teacher, strategy) == pairs
+    assert alignment.layer_map(n_student, n_teacher, strategy) == pairs
 
 
 @pytest.mark.parametrize(
@@ -129,26 +133,27 @@ def test_layer_map(n_student, n_teacher, strategy, pairs):
 )
 def test_impossible_layer_map(strategy, message):
     with pytest.raises(ValueError, match=message) as error:
-        models.layer_map(6, 12, strategy)
+        alignment.layer_map(6, 12, strategy)
     assert one_line(error)
 
 
 @pytest.mark.parametrize("strategy", ["first", "last"])
 def test_layer_map_of_a_student_deeper_than_its_teacher(strategy):
     with pytest.raises(ValueError, match=f"{strategy}.*at least as deep"):
-        models.layer_map(4, 3, strategy)
+        alignment.layer_map(4, 3, strategy)
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=4)
 EXPLICIT = PAIRS.map(lambda pairs: ",".join(f"{s}:{t}" for s, t in pairs))
-WORDS = st.one_of(st.sampled_from(models.STRATEGIES), EXPLICIT, st.text("0123:,- ", max_size=12), st.text(max_size=6))
+WORDS = st.one_of(st.sampled_from(alignment.STRATEGIES), EXPLICIT, st.text("0123:,- ", max_size=12),
+                  st.text(max_size=6))  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), WORDS)
 def test_any_layer_map_is_refused_or_inside_the_models(n_student, n_teacher, strategy):
     try:
-        pairs = models.layer_map(n_student, n_teacher, strategy)
+        pairs = alignment.layer_map(n_student, n_teacher, strategy)
     except ValueError as error:
         assert len(str(error).splitlines()) == 1
         assert strategy not in ("uniform", "ends")
@@ -156,16 +161,16 @@ def test_any_layer_map_is_refused_or_inside_the_models(n_student, n_teacher, str
     assert pairs
     assert len(set(pairs)) == len(pairs)
     assert all(0 <= s <= n_student and 0 <= t <= n_teacher for s, t in pairs)
-    if strategy in models.STRATEGIES:
+    if strategy in alignment.STRATEGIES:
         assert pairs[0] == (0, 0)
         assert pairs == sorted(pairs)
 
 
 def test_aligned_reads_the_depths_and_can_leave_out_the_embeddings():
     student, teacher = make(layers=2), make("distilbert", layers=4)
-    assert models.aligned(student, teacher, "uniform") == [(0, 0), (1, 2), (2, 4)]
-    assert models.aligned(student, teacher, "uniform", no_embeddings=True) == [(1, 2), (2, 4)]
-    assert models.aligned(student, teacher, "0:1,0:0", no_embeddings=True) == [(0, 1)]
+    assert alignment.aligned(student, teacher, "uniform") == [(0, 0), (1, 2), (2, 4)]
+    assert alignment.aligned(student, teacher, "uniform", no_embeddings=True) == [(1, 2), (2, 4)]
+    assert alignment.aligned(student, teacher, "0:1,0:0", no_embeddings=True) == [(0, 1)]
 
 
 # --- students ---------------------------------------------------------------------------------------------------
@@ -174,25 +179,25 @@ def test_aligned_reads_the_depths_and_can_leave_out_the_embeddings():
 @pytest.mark.parametrize("family", CONFIGS)
 def test_student_config_changes_what_is_asked_for_and_nothing_else(family):
     source = CONFIGS[family](4)
-    config = models.student_config(source, layers=2, intermediate=32)
+    config = students.student_config(source, layers=2, intermediate=32)
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, H, 2)
     student = AUTO["classification"].from_config(config)
-    assert len(models.encoder_layers(student)) == 2
-    assert {p.shape[0] for p in models.encoder_layers(student)[0].parameters()} == {H, 32}
+    assert len(families.encoder_layers(student)) == 2
+    assert {p.shape[0] for p in families.encoder_layers(student)[0].parameters()} == {H, 32}
     assert source.to_dict() == CONFIGS[family](4).to_dict()
-    config = models.student_config(source, hidden=12, heads=3)
+    config = students.student_config(source, hidden=12, heads=3)
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (4, 12, 3)
     with pytest.raises(ValueError, match="--student_hidden 9 is not a multiple of 2 heads"):
-        models.student_config(source, hidden=9)
+        students.student_config(source, hidden=9)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize(("init", "copied"), [(None, (2, 4)), ("uniform", (2, 4)), ("first", (1, 2)), ("last", (3, 4))])
 def test_student_takes_its_layers_embeddings_and_head_from_the_source(family, init, copied):
     source = make(family)
-    student = models.build_student(source, AUTO["classification"], {"layers": 2}, init)
-    for layer, number in zip(models.encoder_layers(student), copied, strict=True):
-        fits = [i for i, other in enumerate(models.encoder_layers(source), 1) if same(layer, other)]
+    student = students.build_student(source, AUTO["classification"], {"layers": 2}, init)
+    for layer, number in zip(families.encoder_layers(student), copied, strict=True):
+        fits = [i for i, other in enumerate(families.encoder_layers(source), 1) if same(layer, other)]
         assert fits == [number]
     theirs = source.state_dict()
     for name, value in student.state_dict().items():
@@ -202,7 +207,7 @@ def test_student_takes_its_layers_embeddings_and_head_from_the_source(family, in
 @pytest.mark.parametrize("family", CONFIGS)
 def test_student_of_the_same_depth_is_the_source(family):
     source = make(family, kind="mlm")
-    student = models.build_student(source, AUTO["mlm"], {"layers": 4})
+    student = students.build_student(source, AUTO["mlm"], {"layers": 4})
     assert same(student, source)
     torch.testing.assert_close(logits(student), logits(source))
     with torch.no_grad():
@@ -213,7 +218,7 @@ def test_student_of_the_same_depth_is_the_source(family):
 
 def test_random_copies_nothing():
     source = make()
-    student = models.build_student(source, AUTO["classification"], {"layers": 2}, "random")
+    student = students.build_student(source, AUTO["classification"], {"layers": 2}, "random")
     theirs = source.state_dict()
     assert not [name for name, value in student.state_dict().items() if torch.equal(value, theirs[name])]
 
@@ -221,27 +226,27 @@ def test_random_copies_nothing():
 @pytest.mark.parametrize("shape", [{"hidden": 4}, {"intermediate": 32}, {"layers": 2, "hidden": 12, "heads": 3}])
 def test_student_of_another_width_starts_at_random_unless_told_otherwise(shape):
     source = make()
-    student = models.build_student(source, AUTO["classification"], shape)
-    assert not any(same(a, b) for a in models.encoder_layers(student) for b in models.encoder_layers(source))
+    student = students.build_student(source, AUTO["classification"], shape)
+    assert not any(same(a, b) for a in families.encoder_layers(student) for b in families.encoder_layers(source))
     assert logits(student).shape == (1, 2)
     with pytest.raises(ValueError, match=r"uniform copies layers .*use --student_init random") as error:
-        models.build_student(source, AUTO["classification"], shape, "uniform")
+        students.build_student(source, AUTO["classification"], shape, "uniform")
     assert one_line(error)
 
 
 def test_student_deeper_than_its_source_repeats_layers_in_order():
     source = make(layers=2)
-    student = models.build_student(source, AUTO["classification"], {"layers": 5}, "uniform")
-    layers = models.encoder_layers(source)
-    fits = [[i for i, other in enumerate(layers, 1) if same(layer, other)] for layer in models.encoder_layers(student)]
+    student = students.build_student(source, AUTO["classification"], {"layers": 5}, "uniform")
+    layers, cut = (families.encoder_layers(model) for model in (source, student))
+    fits = [[i for i, other in enumerate(layers, 1) if same(layer, other)] for layer in cut]
     assert fits == [[1], [1], [1], [2], [2]]
     with pytest.raises(ValueError, match="at least as deep"):
-        models.build_student(source, AUTO["classification"], {"layers": 5}, "last")
+        students.build_student(source, AUTO["classification"], {"layers": 5}, "last")
 
 
 def test_copy_weights_names_what_stayed_random():
     source, student = make(kind="mlm"), make(layers=2)
-    left = models.copy_weights(student, source, "uniform")
+    left = students.copy_weights(student, source, "uniform")
     assert left == ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"]
 
 
@@ -249,7 +254,7 @@ def test_copy_weights_names_what_stayed_random():
     ("classification", AutoModelForSequenceClassification), ("mlm", AutoModelForMaskedLM)])  # fmt: skip
 @pytest.mark.parametrize("family", CONFIGS)
 def test_built_student_saved_and_loaded_again_is_the_same(family, kind, auto, tmp_path):
-    student = models.build_student(make(family, kind=kind), AUTO[kind], {"layers": 2})
+    student = students.build_student(make(family, kind=kind), AUTO[kind], {"layers": 2})
     student.save_pretrained(tmp_path)
     loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
@@ -257,7 +262,7 @@ def test_built_student_saved_and_loaded_again_is_the_same(family, kind, auto, tm
     assert loaded.config.num_hidden_layers == 2
     assert same(loaded, student)
     torch.testing.assert_close(logits(loaded), logits(student))
-    assert len(models.encoder_layers(AutoModel.from_pretrained(tmp_path))) == 2
+    assert len(families.encoder_layers(AutoModel.from_pretrained(tmp_path))) == 2
 
 
 # --- loading ----------------------------------------------------------------------------------------------------
@@ -289,7 +294,7 @@ def test_teacher_is_frozen_in_eval_mode_and_float32(folders, folder, kind, label
         assert teacher.config.id2label == dict(enumerate(NO_YES))
     saved = AUTO[kind].from_pretrained(folders / folder, dtype=torch.float32)
     torch.testing.assert_close(logits(teacher), logits(saved), rtol=1e-5, atol=1e-5)
-    student = models.build_student(teacher, AUTO[kind], {"layers": 1})
+    student = students.build_student(teacher, AUTO[kind], {"layers": 1})
     assert {(p.requires_grad, p.dtype) for p in student.parameters()} == {(True, torch.float32)}
 
 
@@ -595,7 +600,7 @@ def test_load_pair_cuts_the_student_from_the_teacher_or_from_its_own_source(trai
         args = parse(*options)
         models.check_args(args)
         student, teacher, words = models.load_pair(args, AUTO["classification"], labels=NO_YES)
-        assert len(models.encoder_layers(student)) == layers
+        assert len(families.encoder_layers(student)) == layers
         theirs = AutoModel.from_pretrained(source).embeddings
         assert same(student.base_model.embeddings, theirs)
         assert all(p.requires_grad for p in student.parameters())
@@ -626,11 +631,11 @@ def test_memory_that_a_student_needs_is_counted_from_one_layer(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(measure, "machine_memory", lambda: needed)
     before = torch.get_rng_state()
-    models.check_size(config, AUTO["classification"])
+    students.check_size(config, AUTO["classification"])
     assert torch.equal(torch.get_rng_state(), before)  # the student's random weights do not depend on the check
     monkeypatch.setattr(measure, "machine_memory", lambda: needed - 1)
     with pytest.raises(ValueError, match="a student of 7 layers, width 8"):
-        models.check_size(config, AUTO["classification"])
+        students.check_size(config, AUTO["classification"])
 
 
 def test_heads_that_do_not_divide_the_width(trained):
@@ -687,25 +692,25 @@ def test_tokenizer_that_does_not_fit_is_refused(damage, kind, message, tmp_path)
 @pytest.mark.parametrize(("family", "types"), [("bert", True), ("roberta", False), ("distilbert", False)])
 def test_model_inputs_leave_out_labels_and_token_types_that_a_model_has_not(family, types):
     model, given_batch = make(family), batch()
-    inputs = models.model_inputs(model, given_batch)
+    inputs = forward.model_inputs(model, given_batch)
     assert set(inputs) == {"input_ids", "attention_mask"} | ({"token_type_ids"} if types else set())
     assert all(inputs[name] is given_batch[name] for name in inputs if name != "attention_mask")
     given_batch["attention_mask"] = torch.tensor([[1] * (given_batch["input_ids"].shape[1] - 2) + [0, 0]])
     plain = {name: given_batch[name] for name in inputs}
     expected, got = (
         model.eval()(**given, output_hidden_states=True).hidden_states[-1][:, :-2]
-        for given in (plain, models.model_inputs(model, given_batch))
+        for given in (plain, forward.model_inputs(model, given_batch))
     )
     torch.testing.assert_close(got, expected)
     del given_batch["token_type_ids"]
-    assert set(models.model_inputs(model, given_batch)) == {"input_ids", "attention_mask"}
-    assert model(**models.model_inputs(model, batch())).logits.shape == (1, 2)
+    assert set(forward.model_inputs(model, given_batch)) == {"input_ids", "attention_mask"}
+    assert model(**forward.model_inputs(model, batch())).logits.shape == (1, 2)
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", P), ("distilbert", P), ("roberta", P - 2)])
 def test_max_tokens_is_the_longest_input_that_a_model_takes(family, longest):
     model = make(family)
-    assert models.max_tokens(model.config) == longest
+    assert forward.max_tokens(model.config) == longest
     model(input_ids=torch.full((1, longest), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, longest + 1), 5))
@@ -751,11 +756,11 @@ def test_the_figures_of_relations_hold_the_cosines_of_words_and_of_layers(world,
     auto = AutoModelForMaskedLM if masked else AutoModelForSequenceClassification
     teacher = auto.from_pretrained(world / "bert").eval()
     torch.manual_seed(3)
-    student = models.build_student(teacher, auto, {"layers": 2, "hidden": 32, "heads": 4}, "random").eval()
+    student = students.build_student(teacher, auto, {"layers": 2, "hidden": 32, "heads": 4}, "random").eval()
     pairs, ids = [(0, 0), (1, 2), (2, 3)], torch.tensor([[2, 9, 10, 11, 3]])
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    both = [models.MaskedLM(m) if masked else m for m in (student, teacher)]
-    figures = models.relation_figures(*both, pairs, batch, ["[CLS]", "a", "b", "c", "[SEP]"])
+    both = [forward.MaskedLM(m) if masked else m for m in (student, teacher)]
+    figures = forward.relation_figures(*both, pairs, batch, ["[CLS]", "a", "b", "c", "[SEP]"])
     assert list(figures) == ["relations/words", "relations/layers"]
     cosine = torch.nn.functional.cosine_similarity
     for at, (model, layers) in enumerate(((teacher, [0, 2, 3]), (student, [0, 1, 2]))):
@@ -766,4 +771,4 @@ def test_the_figures_of_relations_hold_the_cosines_of_words_and_of_layers(world,
         torch.testing.assert_close(torch.tensor(words.data), cosine(last[:, None], last[None], dim=-1))
         expected = [cosine(hidden[layers[i]][0], hidden[layers[j]][0], dim=-1) for i, j in ((0, 1), (0, 2), (1, 2))]
         torch.testing.assert_close(torch.tensor(of_layers.data), torch.stack(expected, 1))
-    assert list(models.relation_figures(*both, pairs[2:], batch, list("abcde"))) == ["relations/words"]
+    assert list(forward.relation_figures(*both, pairs[2:], batch, list("abcde"))) == ["relations/words"]

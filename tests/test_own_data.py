@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 import data
 import distill_finetune
 import metrics
+import readers
 import report
 import report_plots
 import tasks
@@ -28,7 +29,7 @@ def parse(*options):
 
 
 def load(*options, skip=False):
-    skipped = data.Skipped(skip)
+    skipped = readers.Skipped(skip)
     task, splits = tasks.chosen(parse(*options)).read(parse(*options), skipped)
     return task, splits, skipped.reports
 
@@ -145,7 +146,7 @@ def test_glue_of_another_owner_may_lack_numbers_and_labels(monkeypatch):
     splits = DatasetDict(train=whole, validation=whole, test=whole.remove_columns("label"))
     monkeypatch.setattr(data, "load_dataset", lambda *hub: splits)
     args = argparse.Namespace(task="cola", data_dir=None, max_train_samples=0, max_eval_samples=0)
-    _, found = data.load_examples(args, data.Skipped())
+    _, found = data.load_examples(args, readers.Skipped())
     assert found["train"]["idx"] == [0, 1, 2, 3] and found["test"]["label"] == [-1] * 4
     assert found["train"]["label"] == [1, 0, 1, 0]
 
@@ -312,5 +313,5 @@ def test_lists_are_labels_of_several_and_never_text(tmp_path):
 def test_lists_of_classes_are_named():
     features = Features({"a": List(ClassLabel(names=["x", "y"])), "b": Value("int64")})
     table = Dataset.from_dict({"a": [[0, 1]], "b": [1]}, features=features)
-    assert data.label_names(table, "a") == ("x", "y") and data.label_names(table, "b") == ()
-    assert list(data._dataset_rows(table)) == [("row 1", {"a": ["x", "y"], "b": 1})]
+    assert readers.label_names(table, "a") == ("x", "y") and readers.label_names(table, "b") == ()
+    assert list(readers.dataset_rows(table)) == [("row 1", {"a": ["x", "y"], "b": 1})]

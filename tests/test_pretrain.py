@@ -30,9 +30,9 @@ from transformers import (
 
 import corpus
 import distill_pretrain
+import forward
 import heads
 import losses
-import models
 import runs
 
 CLS, SEP = -1, -2
@@ -408,7 +408,7 @@ FAMILIES = [
 @pytest.mark.parametrize("config", FAMILIES, ids=lambda c: c.model_type)
 def test_the_head_at_masked_positions_equals_the_models_own_logits(config):
     model = AutoModelForMaskedLM.from_config(config).eval()
-    masked = models.MaskedLM(model)
+    masked = forward.MaskedLM(model)
     inputs = {"input_ids": torch.randint(4, 40, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
     positions = torch.tensor([1, 8, 20, 26])
     out = masked(inputs, positions)

@@ -9,17 +9,17 @@ from conftest import torchrun
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
+import batching
 import distill_dynabert
 import distill_finetune
 import distill_pretrain
 import teacher_cache
-import training
 
 HEAD = """
 import os, pathlib, sys
 sys.path.insert(0, os.getcwd())
 from accelerate.state import AcceleratorState
-import corpus, distill_dynabert, distill_finetune, distill_pretrain, teacher_cache, training
+import cli, corpus, distill_dynabert, distill_finetune, distill_pretrain, teacher_cache, training
 step, calls, ends = training.training_step, [], {0}
 
 def ending(*arguments):
@@ -94,7 +94,7 @@ def runs(once, world, teacher, monkeypatch):
             script.main([*map(str, options), to, str(folder / name)])
         monkeypatch.undo()
         dying = [*every, size, "8", "--save_steps", "1", to, folder / "died"]
-        (folder / "dies.py").write_text(DIES + "training.run_script(lambda: " +
+        (folder / "dies.py").write_text(DIES + "cli.run_script(lambda: " +
                                         job("distill_finetune", *dying).strip() + ")\n")  # fmt: skip
         done = torchrun(folder / "dies.py")
         assert done.returncode != 0 and "worker 1 is ill" in done.stderr, done.stderr[-2000:]
@@ -149,7 +149,7 @@ def test_two_processes_equal_one(runs, kind):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_every_example_of_a_step_goes_to_one_process_once(n, processes):
     indices = list(range(100, 100 + n))
-    shares = [training.split_step(indices, 2, processes, rank) for rank in range(processes)]
+    shares = [batching.split_step(indices, 2, processes, rank) for rank in range(processes)]
     assert sorted(i for share in shares for part, _ in share for i in part) == indices
     for parts in zip(*shares, strict=True):
         assert len({weight for _, weight in parts}) == 1

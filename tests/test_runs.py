@@ -15,6 +15,8 @@ import transformers
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForSequenceClassification, BertConfig
 
+import batching
+import cli
 import distill_pretrain
 import runs
 import training
@@ -301,7 +303,7 @@ class TestStopping:
             raise KeyboardInterrupt
 
         with pytest.raises(SystemExit) as end:
-            training.run_script(interrupted)
+            cli.run_script(interrupted)
         said = capsys.readouterr().err
         assert end.value.code == 130 and "stopped by Ctrl-C" in said and len(said.splitlines()) == 1
 
@@ -312,22 +314,22 @@ class TestStopping:
             monkeypatch.setenv(name, value)
         store.set("waited/0/0", "1")
         error = RuntimeError("[unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete")
-        assert training.lost_processes(error, patience_s=0.5) == "processes 2, 3"
+        assert cli.lost_processes(error, patience_s=0.5) == "processes 2, 3"
         store.set("waited/0/3", "1")
-        assert training.lost_processes(error, patience_s=0.5) == "process 2"
-        assert training.lost_processes(RuntimeError("shapes differ")) == ""
+        assert cli.lost_processes(error, patience_s=0.5) == "process 2"
+        assert cli.lost_processes(RuntimeError("shapes differ")) == ""
 
         def main():
             raise error
 
-        monkeypatch.setattr(training, "lost_processes", lambda error: "process 2")
+        monkeypatch.setattr(cli, "lost_processes", lambda error: "process 2")
         with pytest.raises(SystemExit):
-            training.run_script(main)
+            cli.run_script(main)
         assert "error (process 1): process 2 did not answer within --timeout_minutes" in capsys.readouterr().err
 
 
 def options_of(*options):
-    parser = training.Parser()
+    parser = cli.Parser()
     training.add_arguments(parser)
     return parser.parse_args(options)
 
@@ -358,7 +360,7 @@ class TestPlan:
     def test_steps_are_the_slices_of_the_order(self):
         for count in range(1, 12):
             for order in (range(count), torch.randperm(count), list(range(count))):
-                steps, listed = training.Steps(order, 4), [int(i) for i in order]
+                steps, listed = batching.Steps(order, 4), [int(i) for i in order]
                 expected = [listed[i : i + 4] for i in range(0, count, 4)]
                 assert list(steps) == expected and len(steps) == len(expected) and steps[-1] == expected[-1]
                 assert steps[1:] == expected[1:]
@@ -373,8 +375,8 @@ class TestPlan:
         args = argparse.Namespace(per_device_train_batch_size=2, num_workers=num_workers)
         recipe = argparse.Namespace(collate=lambda indices, epoch: {"x": torch.tensor(indices)}, positions={},
                                     parts=(None,))  # fmt: skip
-        plan = training.Steps(range(10**15), 4)
-        batches = training.step_batches(args, Alone, recipe, plan, 0, 10**14)
+        plan = batching.Steps(range(10**15), 4)
+        batches = batching.step_batches(args, Alone, recipe, plan, 0, 10**14)
         indices, parts = next(batches)
         assert indices == [4 * 10**14 + i for i in range(4)]
         assert [batch["x"].tolist() for batch, _ in parts] == [indices[:2], indices[2:]]

@@ -16,6 +16,7 @@ import data
 import distill_finetune
 import losses
 import metrics
+import readers
 import squad
 import tasks
 
@@ -33,7 +34,7 @@ def qa(key="q1", text="cat", start=4, **more):
 class TestReading:
     def test_questions_answers_and_impossible_ones(self, tmp_path):
         path = squad_file(tmp_path / "f.json", [qa(), {**qa("q2"), "answers": [], "is_impossible": True}])
-        rows = squad.read_squad(path, True, data.Skipped())
+        rows = squad.read_squad(path, True, readers.Skipped())
         assert rows["id"] == ["q1", "q2"] and rows["texts"] == [["cat"], []] and rows["starts"] == [[4], []]
 
     @pytest.mark.parametrize(
@@ -53,11 +54,11 @@ class TestReading:
     def test_a_broken_question_is_named_with_its_file(self, tmp_path, qas, said):
         path = squad_file(tmp_path / "f.json", qas)
         with pytest.raises(ValueError, match=said) as error:
-            squad.read_squad(path, False, data.Skipped())
+            squad.read_squad(path, False, readers.Skipped())
         assert str(path) in str(error.value) and "\n" not in str(error.value)
 
     def test_bad_examples_are_counted_where_skipping_was_asked_for(self, tmp_path):
-        skipped = data.Skipped(True)
+        skipped = readers.Skipped(True)
         rows = squad.read_squad(squad_file(tmp_path / "f.json", [qa(start=5), qa("q2")]), False, skipped)
         assert rows["id"] == ["q2"] and len(skipped.reports) == 1 and "'q1'" in skipped.reports[0]
 
@@ -65,8 +66,8 @@ class TestReading:
     def test_an_id_that_comes_twice_in_v2(self, tmp_path, second):
         path = squad_file(tmp_path / "f.json", [qa(), second, qa("q2")])
         with pytest.raises(ValueError, match=r"f\.json: the question id 'q1' comes twice"):
-            squad.read_squad(path, True, data.Skipped())
-        skipped = data.Skipped(True)
+            squad.read_squad(path, True, readers.Skipped())
+        skipped = readers.Skipped(True)
         rows = squad.read_squad(path, True, skipped)
         assert rows["id"] == ["q1", "q2"] and rows["texts"][0] == ["cat"] and len(skipped.reports) == 1
 
@@ -80,7 +81,7 @@ class TestReading:
             raw[at : at + data_.draw(st.integers(0, 3))] = data_.draw(st.binary(max_size=3))
         path.write_bytes(raw)
         try:
-            rows = squad.read_squad(path, False, data.Skipped())
+            rows = squad.read_squad(path, False, readers.Skipped())
         except ValueError as error:
             assert "\n" not in str(error)
         else:
@@ -99,7 +100,7 @@ def tokenizer(world):
 
 
 def test_windows_cover_the_context_and_hold_the_answers(world, tokenizer, args, tmp_path):
-    questions = squad.read_squad(world / "squad" / "dev-v2.0.json", True, data.Skipped())
+    questions = squad.read_squad(world / "squad" / "dev-v2.0.json", True, readers.Skipped())
     cut = squad.windows(questions, tokenizer, args, tmp_path)
     covered, answered = [set() for _ in range(len(questions))], set()
     for row in cut:
@@ -138,7 +139,7 @@ def test_an_answer_is_taught_by_the_tokens_that_overlap_it(stripping, args, tmp_
     """Every substring as the answer, those that begin or end with a blank or a dropped mark too."""
     spans = [(a, b) for a in range(len(context)) for b in range(a + 1, min(a + 9, len(context) + 1))]
     qas = [qa(f"{a}-{b}", context[a:b], a) for a, b in spans]
-    questions = squad.read_squad(squad_file(tmp_path / "f.json", qas, context), False, data.Skipped())
+    questions = squad.read_squad(squad_file(tmp_path / "f.json", qas, context), False, readers.Skipped())
     cut = squad.windows(questions, stripping, args, tmp_path)
     tokens = stripping(context, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     assert not all(any(a <= i < b for a, b in tokens) for i, c in enumerate(context) if c != " ")  # marks were dropped
@@ -163,19 +164,20 @@ def test_an_answer_is_taught_by_the_tokens_that_overlap_it(stripping, args, tmp_
 
 
 def test_answers_that_tokens_give_as_they_stand_need_no_report(world, tokenizer, args, tmp_path):
-    questions = squad.read_squad(world / "squad" / "dev-v2.0.json", True, data.Skipped())
+    questions = squad.read_squad(world / "squad" / "dev-v2.0.json", True, readers.Skipped())
     assert squad.inexact_answers(questions, squad.windows(questions, tokenizer, args, tmp_path)) == ""
 
 
 def test_an_answer_longer_than_a_window_counts_as_none(stripping, args, tmp_path):
-    questions = squad.read_squad(squad_file(tmp_path / "f.json", [qa(text=THAI, start=0)], THAI), False, data.Skipped())
+    path = squad_file(tmp_path / "f.json", [qa(text=THAI, start=0)], THAI)
+    questions = squad.read_squad(path, False, readers.Skipped())
     cut = squad.windows(questions, stripping, args, tmp_path)
     assert len(cut) > 1 and not any(cut["start_positions"]) and not any(cut["end_positions"])
     assert squad.inexact_answers(questions, cut).startswith("1 of 1 training answers cannot be given exactly: for 0")
 
 
 def test_the_cache_is_keyed_by_all_that_windows_depend_on(world, tokenizer, args, tmp_path):
-    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, readers.Skipped())
     squad.windows(questions, tokenizer, args, tmp_path)
     squad.windows(questions, tokenizer, args, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
@@ -190,7 +192,7 @@ def test_the_cache_is_keyed_by_all_that_windows_depend_on(world, tokenizer, args
 def test_the_tokenizer_is_left_alike_by_windows_that_are_made_and_by_those_that_are_there(
     world, tokenizer, args, tmp_path
 ):
-    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, readers.Skipped())
     before, saved = tokenizer.backend_tokenizer.to_str(), []
     for _ in range(2):
         squad.windows(questions, tokenizer, args, tmp_path / "cache")
@@ -209,7 +211,7 @@ def middle_zeroed(file):
 @pytest.mark.parametrize("damage", [middle_zeroed, lambda file: file.write_bytes(file.read_bytes()[:-100]),
                                     lambda file: file.write_bytes(b""), lambda file: file.unlink()])  # fmt: skip
 def test_damaged_windows_are_named_with_the_remedy(world, tokenizer, args, tmp_path, damage):
-    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, readers.Skipped())
     whole = squad.windows(questions, tokenizer, args, tmp_path)[:]
     (folder,) = tmp_path.iterdir()
     damage(folder / "windows.arrow")
@@ -221,7 +223,7 @@ def test_damaged_windows_are_named_with_the_remedy(world, tokenizer, args, tmp_p
 
 
 def test_what_a_killed_build_left_is_neither_used_nor_kept(world, tokenizer, args, tmp_path):
-    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, readers.Skipped())
     whole = squad.windows(questions, tokenizer, args, tmp_path)[:]
     (folder,) = tmp_path.iterdir()
     left = folder.rename(folder.with_name(f".tmp-{folder.name}"))
@@ -250,7 +252,7 @@ def test_best_spans_equal_the_search_one_by_one(seed, size, n_best, longest):
 
 
 def test_answers_are_the_best_over_the_windows_of_a_question(tokenizer, world, args, tmp_path):
-    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, data.Skipped())
+    questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, readers.Skipped())
     cut = squad.windows(questions, tokenizer, args, tmp_path)
     logits = torch.zeros(len(cut), 2, 24)
     for i, row in enumerate(cut):
@@ -385,7 +387,7 @@ def test_teacher_and_student_through_the_command_line(world, tmp_path, monkeypat
     v2 = {"null_threshold", "best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"}
     assert v2 & set(record["best"]["metrics"]) == (v2 if task == "squad_v2" else set())
     predictions = json.loads((tmp_path / "s" / "predictions.json").read_text())
-    dev = squad.read_squad(world / "squad" / squad.FILES[task][1], task == "squad_v2", data.Skipped())
+    dev = squad.read_squad(world / "squad" / squad.FILES[task][1], task == "squad_v2", readers.Skipped())
     assert set(predictions) == set(dev["id"]) and all(isinstance(text, str) for text in predictions.values())
     assert AutoModelForQuestionAnswering.from_pretrained(tmp_path / "s").config.num_hidden_layers == 2
 

@@ -11,6 +11,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 
+import checkpoints
 import runs
 import training
 
@@ -43,7 +44,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(finetune, world, tmp_path, cut_a
     assert len(errors) == 1 and f"could not write to {run} (" in errors[0]
     assert "is the disk full? What was saved before is intact; make room" in errors[0]
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000003"]
-    assert runs.newest_checkpoint(run).name == "step-00000003"
+    assert checkpoints.newest_checkpoint(run).name == "step-00000003"
     assert json.loads(record)["steps"] == 3 == json.loads((run / "run.json").read_text())["steps"]
     finetune(*options, "--output_dir", run)
     a, b = (load_file(f / "checkpoints/step-00000012/model.safetensors") for f in (tmp_path / "whole", run))
@@ -113,7 +114,7 @@ def test_nothing_that_stands_in_a_checkpoint_is_executed(finetune, world, tmp_pa
     with (checkpoint / name).open("wb") as f:
         pickle.dump(Opens(tmp_path / "executed"), f)
     sums = json.loads((checkpoint / "checksums.json").read_text())
-    runs.write_json(checkpoint / "checksums.json", sums | {name: runs._digest(checkpoint / name)})
+    runs.write_json(checkpoint / "checksums.json", sums | {name: checkpoints._digest(checkpoint / name)})
     if name == "optimizer.bin":
         with pytest.raises(training.TrainingError, match=r"step-00000003 holds more than weights .* pass --overwrite"):
             finetune(*options)

@@ -10,8 +10,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 
+import checkpoints
 import distill_finetune
-import runs
 import teacher_cache
 
 
@@ -201,10 +201,10 @@ def holder(folder):
 def test_who_waits_for_another_builder_says_so(folder, holder, how, capsys):
     process = holder(how)
     threading.Timer(0.3, process.stdin.close).start()
-    with runs.building(folder / "x") as temporary:
+    with checkpoints.building(folder / "x") as temporary:
         assert (temporary is None) == (how == "builds")
         if temporary:
-            runs.seal(temporary, folder / "x")
+            checkpoints.seal(temporary, folder / "x")
     process.wait()
     assert f"{folder / 'x'}: another process is making it; waiting for it" in capsys.readouterr().out
     assert [p.name for p in folder.iterdir()] == ["x"]
@@ -212,14 +212,14 @@ def test_who_waits_for_another_builder_says_so(folder, holder, how, capsys):
 
 def test_the_living_are_left_alone_and_children_of_the_dead_hold_no_lock(folder, holder, capsys):
     process = holder("forks")
-    with runs.building(folder / "y") as temporary:
+    with checkpoints.building(folder / "y") as temporary:
         assert {p.name for p in folder.iterdir()} == {".tmp-x", ".tmp-y"}
         (temporary / "data").write_text("content")
-        runs.seal(temporary, folder / "y")
+        checkpoints.seal(temporary, folder / "y")
     process.kill()
     process.wait()
-    with runs.building(folder / "x") as temporary:
-        runs.seal(temporary, folder / "x")
+    with checkpoints.building(folder / "x") as temporary:
+        checkpoints.seal(temporary, folder / "x")
     process.stdin.close()
-    assert "waiting" not in capsys.readouterr().out and not runs.damage(folder / "y", "data")
+    assert "waiting" not in capsys.readouterr().out and not checkpoints.damage(folder / "y", "data")
     assert {p.name for p in folder.iterdir()} == {"x", "y"}

@@ -12,10 +12,12 @@ from test_families import ROBERTA_WORDS, make_tokenizer
 from test_teacher_cache import terms_of
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
+import batching
 import data
 import distill_finetune
 import losses
 import metrics
+import readers
 import tasks
 import teacher_cache
 import tokens
@@ -93,7 +95,7 @@ def test_entity_scores_are_conllevals_on_any_tagging():
 def read(tmp_path, text, token=1, label=0, skip=False):
     path = tmp_path / "x.conll"
     path.write_bytes(text.encode())
-    return tokens.read_columns(path, token, label, data.Skipped(skip))
+    return tokens.read_columns(path, token, label, readers.Skipped(skip))
 
 
 @pytest.mark.parametrize("text, found", [
@@ -141,7 +143,7 @@ def test_a_broken_line_is_named(tmp_path, text, options, said):
 
 
 def test_skipping_leaves_out_the_whole_sentence_and_counts_it(tmp_path):
-    path, skipped = tmp_path / "x", data.Skipped(True)
+    path, skipped = tmp_path / "x", readers.Skipped(True)
     path.write_text("a O\nb B-X\n\nc O\nd\ne O\nf NN\n\ng O\n")
     assert [s.words for s in tokens.read_columns(path, 1, 0, skipped)] == [["a", "b"], ["g"]]
     assert len(skipped.reports) == 1 and "line 5" in skipped.reports[0]
@@ -157,7 +159,7 @@ def arguments(tmp_path, train, dev="a O\n", **more):
 
 
 def load(args, skip=False):
-    return tokens.load_sentences(args, data.TASKS[args.task], data.Skipped(skip))
+    return tokens.load_sentences(args, data.TASKS[args.task], readers.Skipped(skip))
 
 
 @pytest.mark.parametrize("train, labels", [
@@ -306,7 +308,7 @@ def test_long_sentences_lose_no_word(tokenizer):
         "lines": [[]] * 3, "head": [[]] * 3})  # fmt: skip
     cut, unknown, _ = tokens.windows(sentences, tokenizer, 16)
     assert max(map(len, cut["input_ids"])) <= 16 and len(cut) > 5
-    arrays = data.Arrays(cut, data.TRAINING)
+    arrays = batching.Arrays(cut, batching.TRAINING)
     batch = arrays.batch(range(len(cut)), 0)
     assert batch["labels"].shape == batch["input_ids"].shape
     assert ((batch["labels"] != -100) <= (batch["attention_mask"] == 1)).all()
@@ -325,7 +327,7 @@ def test_a_word_longer_than_a_window_is_predicted_too(tokenizer):
                                    "lines": [[]], "head": [[]]})  # fmt: skip
     cut, _, cut_off = tokens.windows(sentences, tokenizer, 10)
     assert max(map(len, cut["input_ids"])) == 10 and cut_off == 1
-    batch = data.Arrays(cut, data.TRAINING).batch(range(len(cut)), 0)
+    batch = batching.Arrays(cut, batching.TRAINING).batch(range(len(cut)), 0)
     assert tokens.joined(cut, batch["labels"], sentences) == [[1, 2, 3]]
 
 
