@@ -267,22 +267,14 @@ def main(argv=None):
     cache = None
     if args.cache_teacher:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
-    inputs = None
-    if accelerator.is_main_process:
-        used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
-        inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
+    inputs = distill_finetune.describe_inputs(args, accelerator, splits, student, teacher)
     how = runs.open_run_everywhere(args, accelerator, inputs)
     if not rewired and not (how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))):
         # A checkpoint would hold it rewired.
         rewire(args, kind, splits, student, tokenizer, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
-    record = runs.new_record(
-        args, accelerator, "dynabert", args.dataset_name or args.task, train_examples=len(recipe.lengths),
-        metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
-        model=measure.describe(student, args.max_seq_length),
-        teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
-    )  # fmt: skip
+    record = distill_finetune.new_record(args, accelerator, "dynabert", kind, recipe, student, teacher, inputs)
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:
         finish(args, record, sizes, student, teacher, accelerator)

@@ -238,6 +238,24 @@ def model_card(args, kind, entry, base):
     return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev)
 
 
+def describe_inputs(args, accelerator, splits, student, teacher):
+    """What must not change between the parts of a run, as `runs.describe_inputs`; None in all but the main process."""
+    if not accelerator.is_main_process:
+        return None
+    used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
+    return runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
+
+
+def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs):
+    """What run.json says of a run of this stage on a task before it has results."""
+    return runs.new_record(
+        args, accelerator, stage, args.dataset_name or args.task, train_examples=len(recipe.lengths),
+        metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
+        model=measure.describe(student, args.max_seq_length),
+        teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
+    )  # fmt: skip
+
+
 def finish(args, record, student, teacher, accelerator):
     """Add the latency of both models to the record and write it as complete."""
     # Under autocast, in which the student's forward is wrapped already and the teacher's is not; never compiled.
@@ -271,18 +289,12 @@ def main(argv=None):
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
     inputs = None
-    if accelerator.is_main_process and not complete and args.task != "ax":
-        used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
-        inputs = runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
+    if not complete and args.task != "ax":
+        inputs = describe_inputs(args, accelerator, splits, student, teacher)
     how = "complete" if args.task == "ax" else runs.open_run_everywhere(args, accelerator, inputs)
     if how != "complete":
         recipe = make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache)
-        record = runs.new_record(
-            args, accelerator, "finetune", args.dataset_name or args.task, train_examples=len(recipe.lengths),
-            metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
-            model=measure.describe(student, args.max_seq_length),
-            teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
-        )  # fmt: skip
+        record = new_record(args, accelerator, "finetune", kind, recipe, student, teacher, inputs)
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:
             finish(args, record, student, teacher, accelerator)
