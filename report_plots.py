@@ -29,6 +29,17 @@ def side_by_side(table):
     return table.assign(x=table["x"] + step * (same.cumcount() - (same.transform("size") - 1) / 2))
 
 
+def size_panels(task, runs, x, xlabel, label, teacher):
+    """The panel of scores over x, a number that runs of one shape share; [] where it is known of none."""
+    known = points(runs, x).dropna(subset="x")
+    if known.empty:
+        return []
+    means = side_by_side(known)
+    seeds = seed_points(runs, runs["name"].astype(str).map(dict(zip(means["name"], means["x"], strict=True))))
+    return [({"title": task, "xlabel": f"{xlabel}\n(equal values side by side)", "ylabel": label, "seeds": seeds,
+              **teacher}, means, "none")]  # fmt: skip
+
+
 def window_curves(runs):
     """{method: {window: its runs, one for each seed}} of runs that differ in these only; at least two windows."""
     def uses_window(options):
@@ -107,7 +118,8 @@ def window_panels(task, runs, label, teacher):
 def write_plots(runs, folder, formats=("png",)):
     """Writes the plots into the folder in each of the formats; returns their paths."""
     names, machines = [*runs["name"].unique().sort_values()], sorted(runs["machine"].unique())
-    (unit, seconds), plots = time_unit(runs), {kind: [] for kind in ("scores", "flops", "time", "window", "curves")}
+    (unit, seconds), plots = time_unit(runs), {kind: [] for kind in ("scores", "flops", "latency", "time", "window",
+                                                              "curves")}  # fmt: skip
     alone = runs[runs["stage"] != "dynabert"]
     plots["dynabert"] = report_dynabert.panels(runs[runs["stage"] == "dynabert"], alone[alone["stage"] == "finetune"])
     tasks = [(task, *without_teacher(own)) for (_, task), own in alone.groupby(["stage", "task"], observed=True)]
@@ -122,13 +134,12 @@ def write_plots(runs, folder, formats=("png",)):
             {"title": task, "xlabel": label, "yticks": range(len(rows)), "ylim": (-0.6, len(rows) - 0.4),
              "yticklabels": [pictures.short(name) for name in rows], "seeds": seeds, **teacher},
             means, "none"))  # fmt: skip
-        means = side_by_side(points(own, own["model.flops_per_sequence"] / 1e9))
-        seeds = seed_points(own, own["name"].astype(str).map(dict(zip(means["name"], means["x"], strict=True))))
-        plots["flops"].append((
-            {"title": task, "xlabel": "GFLOPs per sequence\n(equal values side by side)", "ylabel": label,
-             "seeds": seeds, **teacher}, means, "none"))  # fmt: skip
+        gflops = own["model.flops_per_sequence"] / 1e9
+        plots["flops"] += size_panels(task, own, gflops, "GFLOPs per sequence", label, teacher)
         for machine, of in own.groupby("machine"):
             where, took = f", machine {machines.index(machine) + 1}" * (len(machines) > 1), of["time.train_s"] / seconds
+            latency = of.groupby("model")["ms"].transform("median")  # of a shape: each run measured it for itself
+            plots["latency"] += size_panels(task + where, of, latency, "latency at batch 1 (ms)", label, teacher)
             plots["time"].append((
                 {"title": task + where, "xlabel": f"training time ({unit})", "ylabel": label,
                  "seeds": seed_points(of, took), **teacher}, side_by_side(points(of, took)), "none"))  # fmt: skip
@@ -142,7 +153,7 @@ def write_plots(runs, folder, formats=("png",)):
             caption = [f"at each evaluation: mean over seeds, thin lines: seeds{line}"]
         if kind == "dynabert":
             caption = ["dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
-        if kind == "time" and len(machines) > 1:
+        if kind in ("time", "latency") and len(machines) > 1:
             caption += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
         if panels:
             paths += pictures.draw_panels(folder / f"report_{kind}.png", panels, names, "\n".join(caption), formats)

@@ -488,7 +488,7 @@ def test_plots_and_report_file(tmp_path, capsys):
     out = tmp_path / "out"
     assert report.main([root, "--output_dir", str(out), "--baseline", "kd"]) == 0
     assert {path.name for path in out.iterdir()} == {
-        "report.md", "report_scores.png", "report_flops.png", "report_time.png"}
+        "report.md", "report_scores.png", "report_flops.png", "report_latency.png", "report_time.png"}
     printed, err = capsys.readouterr()
     assert err == "" and printed.startswith((out / "report.md").read_text(encoding="utf-8"))
     assert long.replace("|", "\\|") in printed
@@ -508,7 +508,7 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     runs = [trained("kd_$x", seed, [0.1, 0.2 * seed], [0.7, 0.6]) for seed in (1, 2)]
     root, out = write(tmp_path / "runs", *runs, make_run("teacher", score=0.5)), tmp_path / "out"
     assert report.main([root, "--output_dir", str(out), "--formats", "pdf", "svg", "--tables", "latex", "csv"]) == 0
-    kinds = ("scores", "flops", "time", "curves")
+    kinds = ("scores", "flops", "latency", "time", "curves")
     assert {path.name for path in out.iterdir()} == {"report.md", "report.tex", "report.csv", *(
         f"report_{kind}.{form}" for kind in kinds for form in ("pdf", "svg"))}  # fmt: skip
     assert all((out / f"report_{kind}.pdf").read_bytes().startswith(b"%PDF-") for kind in kinds)
