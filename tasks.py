@@ -331,6 +331,8 @@ def chosen(args):
     for metric in args.metrics:
         if metric not in KINDS[name].scores:
             raise ValueError(f"--metrics {metric!r} is none of those of {name}: {', '.join(KINDS[name].scores)}")
+        if args.metrics.count(metric) > 1:
+            raise ValueError(f"--metrics names {metric!r} twice: their mean would weigh it double")
     if args.label_separator != "," and name != "multilabel":
         raise ValueError("--label_separator is for --task custom --kind multilabel")
     if args.token_column != 1 and name != "token":

@@ -162,6 +162,7 @@ FILES = ("--train_file", "a.csv", "--validation_file", "b.csv")
     (("--hub_dataset", "a/b", "--kind", "token"), "for words pass files"),
     ((*FILES, "--validation_split", "dev"), "--validation_split is for --hub_dataset"),
     ((*FILES, "--metrics", "bleu"), "--metrics 'bleu' is none of those of classification: accuracy, balanced_accuracy"),
+    ((*FILES, "--metrics", "macro_f1", "accuracy", "macro_f1"), "--metrics names 'macro_f1' twice"),
     ((*FILES, "--regression", "--metrics", "accuracy"), "'accuracy' is none of those of regression: pearson"),
     ((), "needs --train_file: .* or --hub_dataset"),
     (("--task", "cola", "--dataset_name", "x"), "--dataset_name is for --task custom, not cola"),
