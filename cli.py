@@ -67,7 +67,7 @@ def quiet():
 def run_script(main):
     """Call main; a user's mistake ends in one line on stderr and exit status 2, a failed run in one and status 1.
 
-    Ctrl-C ends in one line and status 130; within `train`, which saves first, that line is its own.
+    Ctrl-C ends in one line and status 130; within `training.train`, which saves first, that line is its own.
     """
     status, message = 0, ""
     try:

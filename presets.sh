@@ -98,17 +98,26 @@ train_teacher() {
 # check_recipes METHOD...: ends the script, status 2, unless the file $RECIPES has a line for each method and no variable
 # names what stands there
 check_recipes() {
-    local method variable
+    local method variable word
+    for word in ${others[@]+"${others[@]}"} ${distilling[@]+"${distilling[@]}"}; do
+        [[ " --learning_rate $DISTILLATION " != *" ${word%%=*} "* || $word == --cache_teacher ]] || {
+            echo "$(basename "$0"): error: ${word%%=*} and RECIPES both say how a student is trained: leave one out" >&2
+            exit 2; }
+    done
     for variable in TERMS LEARNING_RATE; do
         [ -z "${!variable:-}" ] || { echo "$(basename "$0"): error: $variable and RECIPES both say how a student is" \
             "trained: set one of them" >&2; exit 2; }
     done
-    [ -r "$RECIPES" ] || { echo "$(basename "$0"): error: RECIPES names $RECIPES, which cannot be read" >&2; exit 2; }
+    [ -f "$RECIPES" ] && [ -r "$RECIPES" ] || { echo "$(basename "$0"): error: RECIPES names $RECIPES, which cannot be read" >&2; exit 2; }
     for method in "$@"; do
-        [ -n "$(recipe_of "$method")" ] || { echo "$(basename "$0"): error: $RECIPES has no line for $method: put it into" \
+        [ -n "$(recipe_of "$method")" ] || { echo "$(basename "$0"): error: $RECIPES has no options for $method: put it into" \
             "METHODS of run_sweep.sh, or leave it out of METHODS" >&2; exit 2; }
     done
 }
 
-# recipe_of METHOD: its options in the file $RECIPES, which holds a line "METHOD OPTION..." for each method
-recipe_of() { awk -v method="$1" '$1 == method { $1 = ""; print; exit }' "$RECIPES"; }
+# recipe_of METHOD: its options in the file $RECIPES, which holds a line "METHOD OPTION..." for each method; what follows
+# a # is left out, and so are the marks that Windows leaves
+recipe_of() {
+    awk -v method="$1" 'NR == 1 { sub(/^\357\273\277/, "") } { sub(/\r$/, ""); sub(/#.*/, "") }
+        $1 == method && NF > 1 { sub(/^[ \t]*[^ \t]+[ \t]+/, ""); print; exit }' < "$RECIPES"
+}

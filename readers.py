@@ -204,7 +204,7 @@ def dataset_rows(dataset):
 
 
 def lists_joined(rows, where, column, separator):
-    """Rows in which the column holds text where it held a list, as `_label_set` wants it."""
+    """Rows in which the column holds text where it held a list, as `data` wants it."""
     for number, row in rows:
         if isinstance(row.get(column), list):
             words = list(map(str, row[column]))

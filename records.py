@@ -199,7 +199,7 @@ def read_line(cells, where):
 def read_file(path):
     """Yields a function for each run of a csv file, that reads it as `read_run` does; ReportError if it cannot be."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, strict=True)
             if "stage" not in (lines.fieldnames or ()):
                 raise ReportError(f"{path} has no column stage: give a file that report.py --tables runs wrote")
@@ -235,7 +235,7 @@ def read_runs(places):
                 left_out["incomplete"].append(f"{row['folder']} ({row['status']})")
         except ReportError as error:
             left_out["damaged"].append(str(error))
-    if not paths:
+    if not paths or not (runs or any(left_out.values())):
         raise ReportError(f"no run.json found under {where}; train something first, e.g. bash run_glue.sh demo")
     if not runs:
         counts = ", ".join(f"{len(lines)} {what}" for what, lines in left_out.items() if lines)

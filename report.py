@@ -155,10 +155,12 @@ def cost_columns(runs):
 def stage_tables(runs, baseline):
     """All tables of the runs of one stage, as a list of Markdown texts."""
     if runs["stage"].iloc[0] == "dynabert":
-        return report_dynabert.tables(runs, baseline, grid_markdown, summary)
+        texts = report_dynabert.tables(runs, baseline, grid_markdown, summary)
+        return [text if text[0] in "#|" else wrapped(escape(text)) for text in texts]
     names, tasks = [*runs["name"].unique().sort_values()], runs.groupby("task", observed=True)
     machines = runs.groupby("machine")
-    parts = ["best", *(["held-out"] if any(entry["score"] is not None for entry in runs["held-out"]) else []), "last"]
+    held_out = runs["stage"].iloc[0] == "finetune" and any(entry["score"] is not None for entry in runs["held-out"])
+    parts = ["best", *["held-out"] * held_out, "last"]
     scores, means = {part: [] for part in parts}, {part: [] for part in parts}
     for task, own in tasks:
         for part in scores:
@@ -263,6 +265,8 @@ def main(argv=None):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without "±" still gets its numbers
     try:
         runs, left_out = read_runs(args.runs)
+        if "runs" in args.tables and (folder / "runs.csv").resolve() in {path.resolve() for path in args.runs}:
+            raise ReportError(f"{folder / 'runs.csv'} is read: name another --output_dir to write it anew")
         runs = select(runs, args.methods, args.baseline)
         for line in left_out["damaged"]:
             print(f"{parser.prog}: left out: {one_line(line)}", file=sys.stderr)

@@ -48,7 +48,7 @@ def differences(table, names, reference):
     for size, own in table[table["name"].isin([*names, reference])].groupby(["depth", "width"]):
         scores = own.astype({"name": str}).pivot(index="seed", columns="name", values="score")
         if reference in scores:
-            found = compare.paired(scores, reference).drop(index=reference)
+            found = compare.paired(scores, reference).drop(index=reference, errors="ignore")
             rows |= {(row.Index, size): row for row in found.itertuples()}
     sure = compare.holm(pd.Series([row.p for row in rows.values()], dtype=float)) < compare.LEVEL
     sure = dict(zip(rows, sure, strict=True))

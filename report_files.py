@@ -68,24 +68,40 @@ SIZE = [*SHAPE, "parameters", "parameters_without_embeddings", "flops_per_sequen
 
 
 def without_folders(path):
-    """The last three parts of a path: of a run its task, method and seed, and nothing of the machine it lay on."""
-    return "/".join(str(path).replace("\\", "/").split("/")[-3:])
+    """A path without the folders of the machine it lay on: the task, method and seed of a run, else its name alone.
+
+    Of a path that is not absolute the last three parts, of anything but text itself.
+    """
+    if not isinstance(path, str):
+        return path
+    parts = re.split(r"[/\\]", path.rstrip("/\\"))
+    alone = _absolute(path) and not re.fullmatch(r"seed\d+", parts[-1])
+    return "/".join(parts[-1:] if alone else parts[-3:])
+
+
+def _absolute(value):
+    """Whether an option's value is the path of a place on one machine."""
+    return isinstance(value, str) and bool(re.match(r"[/\\~]|[A-Za-z]:[/\\]", value))
 
 
 def compact(runs):
     """A row for each run with all that the tables need, which `records.read_runs` takes for its run.json."""
-    def kept(run, folder, asked):
-        names = {*ALWAYS} | {*(asked or run["options"])} - {*OUTSIDE_RECIPE}
-        options = {key: value for key, value in run["options"].items() if key in names}
-        options |= {key: without_folders(options[key]) for key in ("teacher", "student") if options.get(key)}
-        small = {"options": options, "folder": without_folders(folder)}
+    lists = [[key for key in asked if isinstance(key, str)] for asked in runs["asked"]]
+    asked = {*ALWAYS, *(key for keys in lists for key in keys)} - {*OUTSIDE_RECIPE} | {"cache_teacher"}
+
+    def kept(run, folder, keys):
+        options = {key: value for key, value in run["options"].items()
+                   if key in asked or not (keys or key in OUTSIDE_RECIPE)}  # fmt: skip
+        options = {key: without_folders(value) if key in ("teacher", "student") or _absolute(value) else value
+                   for key, value in options.items()}  # fmt: skip
+        small = {"options": options, "folder": without_folders(str(folder))}
         small |= {who: {key: run[who][key] for key in SIZE if key in run[who]}
                   for who in ("model", "teacher") if run.get(who)}  # fmt: skip
         return run | small
 
     rows = []
-    for run, folder, asked in zip(runs["record"], runs["folder"], runs["asked"], strict=True):
-        run, row = kept(run, folder, [key for key in asked if isinstance(key, str)]), {}
+    for run, folder, keys in zip(runs["record"], runs["folder"], lists, strict=True):
+        run, row = kept(run, folder, keys), {}
         for column in COLUMNS:
             value = run
             for key in column.split("."):

@@ -1,9 +1,10 @@
-"""Table of the tries of run_sweep.sh and the best of each method: `python report_sweep.py runs/sweep/cola`.
+"""Table of the tries of run_sweep.sh and the best of each method: `python report_sweep.py runs/fair/sweep/cola`.
 
 What judges is the best score on the part of the training set that was held out (--held_out), never the dev set. The
 choice goes to recipes.txt in that folder, a line "METHOD OPTION..." for each method: RECIPES of run_glue.sh.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,41 +12,62 @@ from pathlib import Path
 import pandas as pd
 
 import report
-from records import CHOICE, METHODS, ReportError, read_runs, recipe_text
+from records import CHOICE, METHODS, ReportError, get, read_runs, recipe_text, select
+
+# Options of distilling that `recipe_text` does not write; given ones are part of a recipe too.
+OTHERS = ("layer_map", "wr_layer_map", "ltr_layer_map", "no_embeddings", "window", "distance", "pair_criterion",
+          "triple_criterion")  # fmt: skip
 
 
-def tries(runs, chosen_by):
-    """The table of the tries, a row each: method, number, seeds, recipe, score, judged by metric `chosen_by`.
+def recipe(run):
+    """The options of the command line by which one try differs from others; ReportError if the record lacks them."""
+    try:
+        rate = get(run, "a positive number", "options", "learning_rate")
+    except ReportError as error:
+        raise ReportError(f"{run['folder']}: {error}") from error
+    words = [recipe_text(run["options"])]
+    if not words[0] and not run["name"].startswith("finetune-"):
+        raise ReportError(f"{run['folder']}: no terms that it was distilled with: run it again or move it away")
+    for name in OTHERS if words[0] else ():
+        if name in run["asked"]:
+            value = run["options"].get(name)
+            words.append(f"--{name}" if value is True else f"--{name} {'all' if value is None else value}")
+    return " ".join([*filter(None, words), f"--learning_rate {rate:g}"])
 
-    runs: as `records.read_runs` gives them, named METHOD-NUMBER. The score is the mean over seeds, NaN where one is not
-    finite. Raises ReportError at a run of another name or without that metric, or if the seeds of a try differ in
-    more than the seed.
+
+def tries(runs):
+    """The table of the tries, a row each: method, number, seeds, recipe, score x 100 (mean over seeds), its spread.
+
+    runs: as `records.read_runs` gives them, named METHOD-NUMBER. The score is that on what was held out, NaN where one
+    of a seed is not finite. Raises ReportError at a run of another name or without that score, if the seeds of a try
+    differ in more than the seed, or tries in what was held out.
     """
-    def held_out(run):
-        if chosen_by not in run["best"]["metrics"]:
-            raise ReportError(f"{run['folder']} has no {chosen_by}: train it with --held_out 0.1")
-        value = run["best"]["metrics"][chosen_by]
-        return float("nan") if value is None else 100 * value
-
-    def options(run):
-        return f"{recipe_text(run['options'])} --learning_rate {run['options'].get('learning_rate'):g}".strip()
-
-    names = runs["name"].astype(str)
-    unknown = runs[~names.str.fullmatch(r"\w+-\d+")]
+    unknown = runs[~runs["name"].astype(str).str.fullmatch(r"\w+-[1-9]\d*")]
     if len(unknown):
         raise ReportError(f"{unknown['folder'].iloc[0]} holds {unknown['name'].iloc[0]!r}, not a try of run_sweep.sh "
                           "(METHOD-NUMBER): name the folder of a sweep")  # fmt: skip
-    table = runs.assign(method=names.str.rpartition("-")[0], number=names.str.rpartition("-")[2].astype(int),
-                        score=runs.apply(held_out, axis=1), recipe=runs.apply(options, axis=1))  # fmt: skip
-    mixed = table.groupby("name", observed=True)["recipe"].nunique()
+    rows = []
+    for run in runs.assign(name=runs["name"].astype(str)).to_dict("records"):
+        if CHOICE not in run["best"]["metrics"]:
+            raise ReportError(f"{run['folder']} has no {CHOICE}: train it with --held_out 0.1")
+        value, (method, _, number) = run["best"]["metrics"][CHOICE], run["name"].rpartition("-")
+        rows.append({"method": method, "number": int(number), "seed": run["seed"], "recipe": recipe(run),
+                     "score": float("nan") if value is None else 100 * value, "share": run["options"].get("held_out"),
+                     "all": json.dumps(run["recipe"], sort_keys=True, default=str)})  # fmt: skip
+    table = pd.DataFrame(rows)
+    if table["share"].nunique(dropna=False) > 1:
+        shares = " and ".join(sorted(map(str, table["share"].unique())))
+        raise ReportError(f"tries held out different shares, {shares}: sweep into an empty folder")
+    groups = table.groupby(["method", "number"])
+    mixed = groups["all"].nunique()
     if (mixed > 1).any():
-        raise ReportError(f"the seeds of {mixed.idxmax()} differ in their recipes: sweep into an empty folder")
-    table = table.groupby(["method", "number"], as_index=False).agg(
-        seeds=("seed", "count"), recipe=("recipe", "first"), score=("score", lambda values: values.mean(skipna=False)),
-        spread=("score", "std"))  # fmt: skip
+        raise ReportError(f"the seeds of {'-'.join(map(str, mixed.idxmax()))} differ in their options: sweep into an "
+                          "empty folder")  # fmt: skip
+    found = groups.agg(recipe=("recipe", "first"), score=("score", lambda values: values.mean(skipna=False)),
+                       spread=("score", "std"), seeds=("seed", lambda seeds: tuple(sorted(seeds))))  # fmt: skip
     order = {name: i for i, name in enumerate(METHODS)}
-    return table.sort_values(["method", "number"], key=lambda c: c.map(order).fillna(99) if c.name == "method" else c,
-                             ignore_index=True)  # fmt: skip
+    return found.reset_index().sort_values(["method", "number"], ignore_index=True, key=lambda column: (
+        column.map(order).fillna(99) if column.name == "method" else column))  # fmt: skip
 
 
 def best(table):
@@ -56,21 +78,25 @@ def best(table):
 
 
 def sweep_text(table, chosen, metric):
-    """The Markdown table of all tries, the chosen ones bold, and a line if methods differ in what they were given."""
+    """The Markdown table of all tries, the chosen ones bold, and what each method was given."""
     def row(one):
         mark = "**" if one["method"] in chosen and chosen[one["method"]]["number"] == one["number"] else ""
-        spread = f" ± {one['spread']:.1f}" if one["seeds"] > 1 else ""
+        spread = f" ± {one['spread']:.1f}" if len(one["seeds"]) > 1 else ""
         cells = [one["method"], str(one["number"]), report.escape(one["recipe"]),
-                 f"{mark}{one['score']:.1f}{spread}{mark} ({one['seeds']})"]  # fmt: skip
+                 f"{mark}{one['score']:.1f}{spread}{mark} ({len(one['seeds'])})"]  # fmt: skip
         return dict(zip(("method", "try", "options", f"held-out {report.escape(metric)}"), cells, strict=True))
 
     frame = pd.DataFrame([row(one) for one in table.to_dict("records")])
-    texts = [frame.to_markdown(index=False, disable_numparse=True, colalign=["left", "right", "left", "right"])]
-    counts = table.groupby("method", sort=False).agg(tries=("number", "count"), seeds=("seeds", "sum"))
-    if len(counts.drop_duplicates()) > 1:
-        given = ", ".join(f"{method} {one['tries']} tries, {one['seeds']} runs" for method, one in counts.iterrows())
-        texts.append(f"Unequal: {given}; finish the sweep before its choice is called fair")
-    return "\n\n".join(texts)
+    given = {method: (len(own), *own["seeds"]) for method, own in table.groupby("method", sort=False)}
+    if len({*given.values()}) == 1 and table["seeds"].nunique() == 1:
+        count, seeds = next(iter(given.values()))[:2]
+        said = f"Each method: {count} tries of seed {', '.join(map(str, seeds))}"
+    else:
+        said = "Unequal: " + "; ".join(f"{method}: {count} tries of {sum(map(len, seeds))} runs"
+                                       for method, (count, *seeds) in given.items())  # fmt: skip
+        said += "; finish the sweep before its choice is called fair"
+    table = frame.to_markdown(index=False, disable_numparse=True, colalign=["left", "right", "left", "right"])
+    return f"{table}\n\n{report.wrapped(said)}"
 
 
 def main(argv=None):
@@ -79,11 +105,16 @@ def main(argv=None):
     parser.add_argument("folder", type=Path, metavar="SWEEP", help="folder that run_sweep.sh filled")
     folder = parser.parse_args(argv).folder
     try:
+        if not folder.is_dir():
+            raise ReportError(f"{folder} is not a folder: name the one that run_sweep.sh filled")
         runs, left_out = read_runs([folder])
         if runs["task"].nunique() > 1:
             raise ReportError(f"{folder} holds runs of {' and '.join(runs['task'].unique())}: name one task's folder")
-        table = tries(runs, CHOICE)
+        runs = select(runs, None, None)
+        table = tries(runs)
         chosen = best(table)
+        if not chosen:
+            raise ReportError(f"{folder}: no try has a finite score on what was held out: lower the learning rates")
         print(sweep_text(table, chosen, f"{report.headline(runs).title} x 100"))
         for line in [*left_out["damaged"], *left_out["incomplete"]]:
             print(f"{parser.prog}: left out: {report.one_line(line)}", file=sys.stderr)

@@ -38,13 +38,13 @@ source presets.sh
 check TASKS "$ALL_TASKS"
 check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
-[ -z "$RECIPES" ] || check_recipes $METHODS
 
 # ${a[@]+"${a[@]}"} below: before bash 4.4 an empty array counts as unset
 student_options=() demo=
 [ "${1:-}" = demo ] && shift && demo=1
 check_options "$@"
 split_options "$@"
+[ -z "$RECIPES" ] || check_recipes $METHODS
 [ -n "$DRY_RUN" ] || source setup.sh
 if [ -n "$demo" ]; then
     RUNS=$RUNS/demo TASKS=cola
@@ -70,7 +70,8 @@ for task in $TASKS; do
                 --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
                 --num_train_epochs "${EPOCHS:-$epochs}")
             if [ -n "$RECIPES" ]; then
-                options+=($(recipe_of "$method"))
+                read -ra recipe <<<"$(recipe_of "$method")"
+                options+=(${recipe[@]+"${recipe[@]}"})
             else
                 terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
                 options+=(--learning_rate "${LEARNING_RATE:-$learning_rate}"

@@ -3,24 +3,25 @@
 # held out. The chosen options of every method go to $RUNS/sweep/<task>/recipes.txt, which run_glue.sh takes for any task.
 #
 #   bash run_sweep.sh                                       CoLA, multilingual BERT from the hub; needs a GPU
-#   RECIPES=runs/sweep/cola/recipes.txt TASKS="sst2 cola mrpc" bash run_glue.sh --held_out 0.1     afterwards
+#   RUNS=runs/fair RECIPES=runs/fair/sweep/cola/recipes.txt TASKS="sst2 cola mrpc" bash run_glue.sh --held_out 0.1
+#                                                           afterwards, with the teachers that held the same out
 #   DRY_RUN=1 bash run_sweep.sh                             prints the commands
 #
-# Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py.
+# Finished runs are skipped, interrupted ones resumed; a try that diverges is named and the others go on. All other arguments go on to distill_finetune.py.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 TASK=${TASK:-cola}                                # any one of run_glue.sh
 SEEDS=${SEEDS:-1}                                 # of every try; the mean over them is judged
 METHODS=${METHODS:-finetune kd ckd tinybert minilm}  # also: pkd distilbert
-HELD_OUT=${HELD_OUT:-0.1}                         # share of the training set that judges, of the teacher's too
+HELD_OUT=${HELD_OUT:-0.1}                         # share of the training set that judges; the teacher lacks it too
 LEARNING_RATES=${LEARNING_RATES:-5e-5 2e-4}       # each with each of a method's three settings below
 FINETUNE_RATES=${FINETUNE_RATES:-2e-5 5e-5 1e-4 2e-4 5e-4 1e-3}  # of fine-tuning, which has no other setting
-TEACHER=${TEACHER:-bert-base-multilingual-cased}  # these as in run_glue.sh, whose teacher is taken or made
+TEACHER=${TEACHER:-bert-base-multilingual-cased}  # these as in run_glue.sh
 STUDENT=${STUDENT:-}
 STUDENT_LAYERS=${STUDENT_LAYERS:-}
 DATA_DIR=${DATA_DIR:-}
-RUNS=${RUNS:-runs}
+RUNS=${RUNS:-runs/fair}                           # not where teachers are that held nothing out
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
 EPOCHS=${EPOCHS:-}
@@ -30,15 +31,16 @@ DRY_RUN=${DRY_RUN:-}
 
 # settings METHOD: three of them, a line each, for a task whose ckd has this temperature and these weights
 settings() {
-    local t=$temperature pair=$pair triple=$triple
+    local t=$temperature other=1
+    [ "$t" != 1 ] || other=3
     case $1 in
         finetune) echo ;;
-        kd) printf '%s\n' "--terms kd --temperature 1" "--terms kd --temperature $t" \
+        kd) printf '%s\n' "--terms kd --temperature $other" "--terms kd --temperature $t" \
             "--terms kd --temperature $t --hard_weight 1" ;;
-        ckd)  # relations as published, ten times as strong, and at temperature 1
+        ckd)  # relations as published, ten times as strong, and at the other temperature
             echo "--terms $(ckd_terms "$t" "$pair" "$triple") --temperature $t"
             echo "--terms $(ckd_terms "$t" "$(times 10 "$pair")" "$(times 10 "$triple")") --temperature $t"
-            echo "--terms $(ckd_terms 1 "$pair" "$triple") --temperature 1" ;;
+            echo "--terms $(ckd_terms "$other" "$pair" "$triple") --temperature $other" ;;
         pkd) printf -- '--terms pkd pkd=%s\n' 10 100 1000 ;;
         tinybert) printf -- '--terms tinybert --stages hidden_mse attention_mse embedding_mse %s logits\n' 0.25 0.5 0.75 ;;
         distilbert) printf -- '--terms distilbert hidden_cosine=%s\n' 0.1 1 10 ;;
@@ -52,7 +54,17 @@ check TASK "$ALL_TASKS"
 [[ $TASK != *[[:space:]]* ]] || { echo "run_sweep.sh: error: TASK names $TASK: use one" >&2; exit 2; }
 check METHODS "finetune kd ckd pkd tinybert distilbert minilm"
 check SEEDS "whole numbers" "[0-9]+"
+check HELD_OUT "a share above 0 and below 0.9, as 0.1" "0?\.(0[0-9]*[1-9]|[1-8])[0-9]*"
+check LEARNING_RATES "numbers, as 5e-5" "[0-9.]+(e-?[0-9]+)?"
+check FINETUNE_RATES "numbers, as 5e-5" "[0-9.]+(e-?[0-9]+)?"
 check_options "$@"
+for word in "$@"; do
+    case ${word%%=*} in
+        --learning_rate | --held_out)
+            echo "run_sweep.sh: error: ${word%%=*} would be the same for all tries: set the variables at the top" >&2
+            exit 2 ;;
+    esac
+done
 split_options "$@"
 if [ ${#distilling[@]} -gt 0 ]; then
     echo "run_sweep.sh: error: ${distilling[0]} is what the tries differ in: edit settings() in this script" >&2
@@ -64,10 +76,11 @@ shared=(--held_out "$HELD_OUT" "$@")
 
 [ "$METHODS" = finetune ] || train_teacher "$TASK" "${shared[@]}"
 read -r temperature pair triple _ epochs < <(preset "$TASK")
-folder=$RUNS/sweep/$TASK
+folder=$RUNS/sweep/$TASK failed=
 for method in $METHODS; do
     number=0 rates=$LEARNING_RATES
     [ "$method" != finetune ] || rates=$FINETUNE_RATES
+    lines=$(settings "$method")
     while IFS= read -r setting; do
         for rate in $rates; do
             number=$((number + 1))
@@ -78,9 +91,17 @@ for method in $METHODS; do
                     --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"} \
                     ${options[@]+"${options[@]}"} --learning_rate "$rate" --num_train_epochs "${EPOCHS:-$epochs}" \
                     --run_name "$method-$number" --seed "$seed" \
-                    --output_dir "$folder/$method-$number/seed$seed" "${shared[@]}" </dev/null
+                    --output_dir "$folder/$method-$number/seed$seed" "${shared[@]}" </dev/null || {
+                    status=$? # 1: this run cannot go on, as when its loss is not finite; else nothing can
+                    [ "$status" -eq 1 ] || exit "$status"
+                    failed+=" $method-$number"
+                }
             done
         done
-    done < <(settings "$method")
+    done <<<"$lines"
 done
 [ -n "$DRY_RUN" ] || python report_sweep.py "$folder"
+if [ -n "$failed" ]; then
+    echo "run_sweep.sh: failed, and left out of the choice:$failed" >&2
+    exit 1
+fi

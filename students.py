@@ -94,8 +94,8 @@ def build_student(source, auto, shape, init=None):
 
     source: a model with the head of the class auto. shape: keyword arguments of `student_config`. init: one of INITS;
     None takes "uniform" where the width allows it, else "random", which copies nothing. A source whose layers have
-    fewer heads than its width divides into, see `narrow`, gives them to the student, unless the shape says heads or
-    width.
+    fewer heads than its width divides into, see `models.narrow`, gives them to the student, unless the shape says
+    heads or width.
     """
     families.encoder_layers(source)  # it has some that can be told apart
     config = student_config(source.config, **shape)

@@ -91,10 +91,10 @@ class Recipe:
     """What the loop needs to know of a task.
 
     lengths: tokens of each training example. plan(size, epoch): the epoch as a sequence of optimiser steps, each a list
-    of example indices; a list, or lazy as `Steps`: len, [i] and slices are asked of it. collate(indices, epoch): those
-    examples as a dict of tensors. loss(model, batch): (scalar to minimise, {term: detached unweighted scalar}).
-    evaluate(model): ({metric: float}, score, {name: matplotlib figure}), called by all processes; "loss" among the
-    metrics is the loss on the dev set's labels, which is noted beside them. save(folder, model,
+    of example indices; a list, or lazy as `batching.Steps`: len, [i] and slices are asked of it. collate(indices,
+    epoch): those examples as a dict of tensors. loss(model, batch): (scalar to minimise, {term: detached unweighted
+    scalar}). evaluate(model): ({metric: float}, score, {name: matplotlib figure}), called by all processes; "loss"
+    among the metrics is the loss on the dev set's labels, which is noted beside them. save(folder, model,
     metrics): writes the model as a Hugging Face folder, main process only.
     """
 

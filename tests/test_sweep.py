@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import shlex
 import subprocess
@@ -24,10 +25,10 @@ import report_sweep
 METHODS = "finetune kd ckd pkd tinybert distilbert minilm"
 
 
-def tried(method, number, seed, held_out, **options):
+def tried(method, number, seed, score, **options):
     """The record of a try, whose score on the dev set says the opposite of the one on what was held out."""
-    run = make_run(f"{method}-{number}", seed=seed, score=1 - (held_out or 0))
-    run["best"]["metrics"]["held_out/score"] = held_out
+    run = make_run(f"{method}-{number}", seed=seed, score=1 - (score or 0))
+    run["best"]["metrics"]["held_out/score"] = score
     chosen = {"terms": {"logits": 1.0}, "temperature": float(number), "hard_weight": 0.0, "stages": None}
     run["options"] = {"learning_rate": 1e-4, **({} if method == "finetune" else chosen), **options}
     return run
@@ -95,7 +96,8 @@ def test_the_best_on_what_was_held_out_is_chosen_and_its_options_written(tmp_pat
     ]
     rows = cells(out, "kd")
     assert [row[0] for row in rows] == ["1", "2", "10"] and rows[1][-1] == "**40.0 ± 14.1** (2)"
-    assert rows[0][-1] == "30.0 ± 14.1 (2)" and "held-out Matthews x 100" in out and "Unequal" not in out
+    assert rows[0][-1] == "30.0 ± 14.1 (2)" and "held-out Matthews x 100" in out
+    assert "Each method: 3 tries of seed 0, 1" in out
 
 
 def test_unequal_and_unfinished_sweeps_say_so_and_nothing_infinite_is_chosen(tmp_path, capsys):
@@ -103,14 +105,20 @@ def test_unequal_and_unfinished_sweeps_say_so_and_nothing_infinite_is_chosen(tmp
     broken = tried("ckd", 2, 1, 0.9) | {"status": "failed"}
     out, err, recipes = swept(tmp_path, capsys, *runs, broken)
     assert recipes == ["kd --terms logits=1 --hard_weight 0 --temperature 2 --learning_rate 0.0001"]
-    assert "Unequal: kd 2 tries, 2 runs, ckd 1 tries, 1 runs" in out and "ckd-2/seed1 (failed)" in err
+    assert "Unequal: kd: 2 tries of 2 runs; ckd: 1 tries of 1 runs" in out and "ckd-2/seed1 (failed)" in err
 
 
 @pytest.mark.parametrize("runs, said", [
     ([tried("kd", 1, 1, 0.1), make_run("kd-2")], "kd-2/seed1 has no held_out/score: train it with --held_out"),
     ([make_run("kd")], "holds 'kd', not a try of run_sweep.sh"),
     ([tried("kd", 1, 1, 0.1), tried("kd", 1, 2, 0.1, learning_rate=5.0)], "the seeds of kd-1 differ"),
+    ([tried("kd", 1, 1, 0.1, window=21), tried("kd", 1, 2, 0.1, window=5)], "the seeds of kd-1 differ"),
+    ([tried("kd", 1, 1, 0.1, held_out=0.1), tried("kd", 2, 1, 0.1, held_out=0.5)], "held out different shares"),
     ([tried("kd", 1, 1, 0.1), tried("kd", 1, 1, 0.1) | {"task": "rte"}], "holds runs of cola and rte"),
+    ([tried("kd", 1, 1, None), tried("ckd", 1, 1, None)], "no try has a finite score"),
+    ([tried("kd", 1, 1, 0.1, terms=["kd"])], "no terms that it was distilled with"),
+    ([tried("kd", 1, 1, 0.1, learning_rate=None)], "options.learning_rate is None"),
+    ([tried("kd", 1, 1, 0.1) | {"name": "kd-01"}], "holds 'kd-01', not a try"),
 ])  # fmt: skip
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path, capsys, runs, said):
     root = write(tmp_path, *runs)
@@ -124,8 +132,9 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path, capsys, runs, said):
 # --- the scripts ------------------------------------------------------------------------------------------------------
 
 
-def test_every_method_has_six_tries_that_differ_and_a_teacher_that_saw_no_more():
-    commands = [args for _, args in dry_run("run_sweep.sh", "--max_steps", "5", TASK="mrpc", SEEDS="1 2",
+@pytest.mark.parametrize("task", ["mrpc", "stsb", "sst2"])  # whose presets have temperature 4, 1 and 4
+def test_every_method_has_six_tries_that_differ_and_a_teacher_that_saw_no_more(task):
+    commands = [args for _, args in dry_run("run_sweep.sh", "--max_steps", "5", TASK=task, SEEDS="1 2",
                                             METHODS=METHODS, STUDENT="my student")]  # fmt: skip
     teacher, *students = commands
     assert teacher.run_name == "teacher" and all(args.held_out == 0.1 and args.max_steps == 5 for args in commands)
@@ -136,12 +145,14 @@ def test_every_method_has_six_tries_that_differ_and_a_teacher_that_saw_no_more()
         assert len(own) == 12 and len(settings) == 6
         assert {bool(args.teacher) for args in own} == {method != "finetune"}
     ckd = next(args for args in students if args.run_name == "ckd-3")
-    assert (ckd.temperature, ckd.terms["wr_pair"], ckd.terms["ltr_triple"]) == (4, 160, 160)  # ten times MRPC's preset
+    if task == "mrpc":  # ten times its preset
+        assert (ckd.temperature, ckd.terms["wr_pair"], ckd.terms["ltr_triple"]) == (4, 160, 160)
 
 
 def test_recipes_are_what_every_task_is_trained_with(tmp_path, monkeypatch):
     recipes = tmp_path / "recipes.txt"
-    recipes.write_text("finetune --learning_rate 0.3\nkd --terms kd --temperature 7 --learning_rate 0.1\n"
+    recipes.write_text("\ufefffinetune --learning_rate 0.3\r\n\n# kd --terms ckd\n"
+                       "kd\t--terms kd --temperature 7 --learning_rate 0.1 # the middle one\r\n"
                        "minilm --stages minilm=1 0.25 hard=1 --temperature 1 --learning_rate 0.2\n")  # fmt: skip
     commands = [args for _, args in dry_run("run_glue.sh", "--held_out", "0.1", RECIPES=str(recipes), SEEDS="1",
                                             TASKS="mrpc sst2", METHODS="finetune kd minilm")]  # fmt: skip
@@ -155,8 +166,14 @@ def test_recipes_are_what_every_task_is_trained_with(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("script, variables, arguments, said", [
     ("run_glue.sh", {"RECIPES": "no/file"}, [], "RECIPES names no/file, which cannot be read"),
-    ("run_glue.sh", {"RECIPES": "{}", "METHODS": "kd ckd"}, [], "has no line for ckd: put it into METHODS"),
+    ("run_glue.sh", {"RECIPES": "{}", "METHODS": "kd ckd"}, [], "has no options for ckd: put it into METHODS"),
     ("run_glue.sh", {"RECIPES": "{}", "METHODS": "kd", "TERMS": "ckd"}, [], "TERMS and RECIPES both say"),
+    ("run_glue.sh", {"RECIPES": "{}", "METHODS": "kd"}, ["--learning_rate", "1"], "--learning_rate and RECIPES both"),
+    ("run_glue.sh", {"RECIPES": "{}", "METHODS": "kd"}, ["--temperature=1"], "--temperature and RECIPES both"),
+    ("run_glue.sh", {"RECIPES": "."}, [], "RECIPES names ., which cannot be read"),
+    ("run_sweep.sh", {"HELD_OUT": "0"}, [], "HELD_OUT names 0: use a share above 0"),
+    ("run_sweep.sh", {"LEARNING_RATES": "fast"}, [], "LEARNING_RATES names fast: use numbers"),
+    ("run_sweep.sh", {}, ["--held_out", "0.2"], "--held_out would be the same for all tries"),
     ("run_sweep.sh", {"METHODS": "dynabert"}, [], "METHODS names dynabert: use finetune kd ckd"),
     ("run_sweep.sh", {"TASK": "cola sst2"}, [], "TASK names cola sst2: use one"),
     ("run_sweep.sh", {}, ["--temperature", "3"], "--temperature is what the tries differ in"),
@@ -170,6 +187,28 @@ def test_what_makes_no_fair_comparison_is_refused(tmp_path, script, variables, a
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout
     assert said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_try_that_fails_does_not_end_the_sweep(tmp_path):
+    """A stand-in for python: 1 at one try, as after a loss that is not finite, 2 at another, as after a mistake."""
+    fake = f'#!/bin/sh\necho "$@" >> {tmp_path}/log\ncase "$*" in *kd-2/*) exit $CODE ;; esac\n'
+    (tmp_path / "python").write_text(fake)
+    (tmp_path / "python").chmod(0o755)
+    for code, count, status in (("1", 1 + 6 + 1, 1), ("2", 1 + 2, 2)):
+        (tmp_path / "log").write_text("")
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": code, "METHODS": "kd",
+                       "RUNS": str(tmp_path / "runs")}  # fmt: skip
+        done = subprocess.run(["bash", "run_sweep.sh"], env=environment, capture_output=True, text=True)
+        commands = [line for line in (tmp_path / "log").read_text().splitlines() if line.split()[0] != "-"]
+        assert (done.returncode, len(commands)) == (status, count)
+        assert ("left out of the choice: kd-2" in done.stderr) == (code == "1")
+
+
+def test_options_of_distilling_that_a_try_was_given_are_part_of_its_recipe(tmp_path, capsys):
+    run = tried("kd", 1, 1, 0.1, window=None, layer_map="last", no_embeddings=True, pair_criterion="kl")
+    run["asked"] = ["window", "layer_map", "no_embeddings", "learning_rate"]
+    _, _, recipes = swept(tmp_path, capsys, run)
+    assert recipes[0].endswith("--temperature 1 --layer_map last --no_embeddings --window all --learning_rate 0.0001")
 
 
 # --- runs.csv ---------------------------------------------------------------------------------------------------------
@@ -186,11 +225,15 @@ def every_kind():
             for name in ("teacher", "finetune", "kd", "ckd") for task in ("cola", "rte") for seed in (1, 2, 3)]
     runs[-1]["last"] = runs[-1]["last"] | {"score": None}
     runs[4]["best"]["metrics"]["held_out/score"] = 0.125
+    runs = [pretrain, dynabert, *runs]
     for run in runs:
         run["options"] |= {"teacher": f"/home/me/runs/{run['task']}/teacher/seed1", "data_dir": "/home/me/data",
                            "student": "/home/me/models/small", "temperature": 3.0, "hard_weight": 0.0}  # fmt: skip
         run["headline"] = ["matthews_correlation"]
-    return [pretrain, dynabert, *runs]
+        run["asked"] = ["teacher", "student", 7]
+    runs[6]["options"]["learning_rate"] = 1e-3
+    runs[6]["asked"] = ["learning_rate"]
+    return runs
 
 
 def test_the_tables_are_the_same_from_the_csv_that_is_kept(tmp_path, capsys):
@@ -222,7 +265,8 @@ def test_a_csv_and_folders_are_reported_together_and_a_plot_lies_beside_the_csv(
     (lambda text: text.replace(",0.25,", ",,", 1), "run 1: best.score is missing"),
     (lambda text: text.replace(",0.25,", ",NaN,", 1), "run 1: best.score is nan"),
     (lambda text: text.replace("finetune", "finetuned", 1), "stage is 'finetuned', not"),
-    (lambda text: text.replace('"', '"x', 1), "runs.csv"),
+    (lambda text: text.replace('"', '"x', 1), "run 1, best.metrics: Expecting value"),
+    (lambda text: text.splitlines()[0] + "\n", "no run.json found under"),
     (lambda text: text + "\udcff\udcfe", "not readable as csv"),
 ])  # fmt: skip
 def test_a_damaged_csv_is_named(tmp_path, capsys, change, said):
@@ -231,3 +275,18 @@ def test_a_damaged_csv_is_named(tmp_path, capsys, change, said):
     path = tmp_path / "runs.csv"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert said in refused(capsys, path)
+
+
+@pytest.mark.parametrize("path, kept", [
+    ("/home/me/runs/cola/teacher/seed1", "cola/teacher/seed1"), ("/home/me/teacher", "teacher"), ("~/models/x/", "x"),
+    ("C:\\Users\\me\\teacher", "teacher"), ("runs/general/3-192/ckd", "general/3-192/ckd"), ("bert", "bert"),
+])  # fmt: skip
+def test_of_a_path_only_what_says_nothing_of_the_machine_is_kept(path, kept):
+    assert report_files.without_folders(path) == kept
+
+
+def test_the_csv_that_is_read_is_not_replaced(tmp_path, capsys):
+    report.main([write(tmp_path / "a", make_run("kd")), "--output_dir", str(tmp_path), "--tables", "runs"])
+    before = (tmp_path / "runs.csv").read_text()
+    assert "runs.csv is read: name another --output_dir" in refused(capsys, tmp_path / "runs.csv", "--tables", "runs")
+    assert (tmp_path / "runs.csv").read_text() == before
