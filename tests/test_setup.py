@@ -111,3 +111,9 @@ assert not {"transformers", "accelerate", "datasets"} & set(sys.modules)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "0.0\n", done.stderr
+
+
+def test_a_run_loads_no_library_for_pictures_or_reports_before_it_draws_one():
+    code = "import sys, distill_finetune, distill_pretrain; print({'matplotlib', 'report', 'onnx'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
