@@ -102,8 +102,8 @@ def load_everything(args):
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone talks
         if skipped.reports:
             print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
-        if said:
-            print(said)
+        for line in filter(None, (said, held_out and taught_more(args))):
+            print(line)
     return kind, splits, student, teacher, tokenizer
 
 
@@ -123,6 +123,21 @@ def hold_out(args, splits):
     parts = train.train_test_split(test_size=count, seed=0)
     splits["train"] = parts["train"]
     return {"train": parts["train"], "validation": parts["test"]}
+
+
+def taught_more(args):
+    """A line if the teacher's run.json says that it was trained on other examples than those of args; else ""."""
+    try:
+        options = (runs.read_record(args.teacher) or {}).get("options", {}) if args.teacher else {}
+    except ValueError:
+        return ""
+    other = {name: options[name] for name in ("held_out", "max_train_samples")
+             if name in options and options[name] != getattr(args, name)}  # fmt: skip
+    if not other:
+        return ""
+    had = ", ".join(f"--{name} {value or 0}" for name, value in other.items())
+    return (f"--held_out: the teacher was trained with {had}, so it may have seen what is held out here, which then "
+            "flatters the students that copy it: train it with the same options")  # fmt: skip
 
 
 def taught(teacher, batch, need_hidden):

@@ -281,6 +281,20 @@ def test_the_best_model_is_chosen_on_what_is_held_out(finetune, world, tmp_path,
     assert record["best"]["metrics"]["held_out/score"] == 0.4 and record["last"]["score"] == 0.8
 
 
+@pytest.mark.parametrize("trained_with, said", [
+    ({"held_out": 0.1, "max_train_samples": 0}, ""), ({}, ""), (None, ""), ("damaged", ""),
+    ({"held_out": 0.0, "max_train_samples": 0}, "trained with --held_out 0, so it may have seen"),
+    ({"held_out": 0.1, "max_train_samples": 96}, "trained with --max_train_samples 96, so it may have seen"),
+])  # fmt: skip
+def test_a_teacher_that_may_have_seen_what_is_held_out_is_named(tmp_path, trained_with, said):
+    if trained_with is not None:
+        record = {"options": trained_with, "status": "complete", "stage": "finetune"}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    args = argparse.Namespace(teacher=str(tmp_path), held_out=0.1, max_train_samples=0)
+    assert (said in distill_finetune.taught_more(args)) and bool(said) == bool(distill_finetune.taught_more(args))
+    assert distill_finetune.taught_more(argparse.Namespace(teacher=None, held_out=0.1, max_train_samples=0)) == ""
+
+
 def test_what_is_held_out_is_not_trained_on_and_is_the_same_for_every_seed(world, tmp_path):
     found = []
     for seed in ("1", "2"):
