@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+import cli
 import distill_finetune
 import synthetic
 import training
@@ -37,6 +38,31 @@ def once(tmp_path_factory):
         return folder
 
     return get
+
+
+def forked(script, *options, prepare=lambda: None):
+    """(exit status, stderr) of a script run as by its command line, in a fork that need not import everything anew.
+
+    prepare(): called in the fork before the script.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 70  # of anything that run_script does not know
+        try:
+            sys.stdout, sys.stderr = open(os.devnull, "w"), os.fdopen(writing, "w", buffering=1)
+            sys.argv = [f"{script.__name__}.py", *map(str, options)]
+            AcceleratorState._reset_state(reset_partial_state=True)
+            prepare()
+            cli.run_script(script.main)
+        except SystemExit as stop:
+            status = stop.code or 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with open(reading) as said:
+        text = said.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
 def torchrun(*command):

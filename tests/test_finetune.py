@@ -10,6 +10,7 @@ import sys
 import datasets
 import pytest
 import torch
+from conftest import forked
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -593,15 +594,17 @@ def test_models_that_cannot_go_together_are_refused(finetune, teacher, world, tm
 
 
 def test_exit_status_and_one_line_on_stderr(tmp_path):
-    """As a user sees it, for an error of argparse, one of ours, and a hub that cannot be reached."""
-    env = os.environ | {"HF_HUB_OFFLINE": "1"}
-    for options, said in (
+    """As a user sees it, for a hub that cannot be reached, and an error of argparse and one of ours."""
+    offline = ["--task", "cola", "--student", "bert-base-cased", "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "distill_finetune.py", *offline], capture_output=True, text=True,
+                          env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
+    ends = [(done.returncode, done.stderr, "pass --data_dir")]
+    ends += [(*forked(distill_finetune, *options, "--output_dir", tmp_path / "run"), said) for options, said in (
         (["--task", "colla"], "invalid choice: 'colla'"),
         (["--task", "cola", "--student", "x", "--learning", "1"], "unrecognized arguments: --learning"),
-        (["--task", "cola", "--student", "bert-base-cased"], "pass --data_dir"),
-    ):
-        done = subprocess.run([sys.executable, "distill_finetune.py", *options, "--output_dir", str(tmp_path / "run")],
-                              capture_output=True, text=True, env=env)  # fmt: skip
-        assert done.returncode == 2 and said in done.stderr, done.stderr
-        assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+        (["--task", "cola", "--student", "x", "--window", "4"], "is for distilling from a teacher"),
+    )]  # fmt: skip
+    for status, stderr, said in ends:
+        assert status == 2 and said in stderr, stderr
+        assert len(stderr.splitlines()) == 1 and "Traceback" not in stderr
     assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -393,12 +394,13 @@ def pasted(folder, start, into, before):
     """The scripts, copied into the folder, with the README's example that begins so put into one of them."""
     blocks = re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(encoding="utf-8"), re.S | re.M)
     (block,) = [block for block in blocks if block.startswith(start)]
-    for source in Path().glob("*.py"):
-        text = source.read_text(encoding="utf-8")
-        if source.name == into:
-            assert text.count(before) == 1
-            text = text.replace(before, f"\n{block}\n{before}")
-        (folder / source.name).write_text(text, encoding="utf-8")
+    for source in Path().glob("*.py"):  # with their times, and so with what is compiled of them
+        shutil.copy2(source, folder)
+    if Path("__pycache__").is_dir():
+        shutil.copytree("__pycache__", folder / "__pycache__", ignore=shutil.ignore_patterns("*.tmp", "*.pyc.*"))
+    text = (folder / into).read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    (folder / into).write_text(text.replace(before, f"\n{block}\n{before}"), encoding="utf-8")
 
 
 def run_pasted(folder, *options):

@@ -386,7 +386,7 @@ JUNK = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 PATHS = [path for path in leaves(make_run("kd")) if path]
 
 
-@settings(max_examples=75, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.sampled_from(PATHS), JUNK | st.just("DELETE")), min_size=1, max_size=3))
 def test_a_damaged_file_never_gives_a_traceback(tmp_path, tables, capsys, changes):
     run = copy.deepcopy(make_run("kd"))

@@ -3,15 +3,16 @@ import json
 import pickle
 import resource
 import shutil
-import subprocess
 import sys
 
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from conftest import forked
 from safetensors.torch import load_file
 
 import checkpoints
+import distill_finetune
 import runs
 import training
 
@@ -21,39 +22,36 @@ OPTIONS = ("--max_train_samples", "96", "--max_eval_samples", "32", "--num_train
 
 
 def with_file_limit(limit, world, folder):
-    """The run in a process whose files cannot grow beyond `limit` bytes, which writers meet like a full disk."""
-    command = ["distill_finetune.py", "--task", "cola", "--data_dir", world / "glue", "--student", world / "bert",
-               *OPTIONS, "--output_dir", folder]  # fmt: skip
-    return subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
+    """`forked` of a run whose files cannot grow beyond `limit` bytes, which writers meet like a full disk."""
+    return forked(distill_finetune, "--task", "cola", "--data_dir", world / "glue", "--student", world / "bert",
+                  *OPTIONS, "--output_dir", folder,
+                  prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))  # fmt: skip
 
 
 @pytest.mark.parametrize("limit", [300_000, 3_000_000], ids=["model", "optimiser"])
-def test_a_full_disk_leaves_the_last_checkpoint(finetune, world, tmp_path, cut_at, limit):
+def test_a_full_disk_leaves_the_last_checkpoint(finetune, world, tmp_path, cut_at, once, limit):
     run, options = tmp_path / "run", ("--student", world / "bert", *OPTIONS)
-    finetune(*options, "--output_dir", tmp_path / "whole")
+    whole = once("never-full", lambda folder: finetune(*options, "--output_dir", folder / "run"))
     cut_at(5)
     with pytest.raises(KeyboardInterrupt):
         finetune(*options, "--output_dir", run)
     record = (run / "run.json").read_bytes()
-    done = with_file_limit(limit, world, run)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    status, said = with_file_limit(limit, world, run)
+    assert status == 1 and "Traceback" not in said
+    errors = [line for line in said.splitlines() if "error:" in line]
     assert len(errors) == 1 and f"could not write to {run} (" in errors[0]
     assert "is the disk full? What was saved before is intact; make room" in errors[0]
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000003"]
     assert checkpoints.newest_checkpoint(run).name == "step-00000003"
     assert json.loads(record)["steps"] == 3 == json.loads((run / "run.json").read_text())["steps"]
     finetune(*options, "--output_dir", run)
-    a, b = (load_file(f / "checkpoints/step-00000012/model.safetensors") for f in (tmp_path / "whole", run))
+    a, b = (load_file(f / "checkpoints/step-00000012/model.safetensors") for f in (whole / "run", run))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_run_that_could_not_even_begin_can_be_started_again(finetune, world, tmp_path):
-    done = with_file_limit(50, world, tmp_path / "run")
-    assert done.returncode == 1 and "could not write to" in done.stderr and "Traceback" not in done.stderr
+    status, said = with_file_limit(50, world, tmp_path / "run")
+    assert status == 1 and "could not write to" in said and "Traceback" not in said
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
     finetune("--student", world / "bert", "--max_steps", "1", "--output_dir", tmp_path / "run")
 
