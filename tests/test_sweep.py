@@ -277,6 +277,15 @@ def test_a_damaged_csv_is_named(tmp_path, capsys, change, said):
     assert said in refused(capsys, path)
 
 
+def test_the_runs_kept_with_the_results_are_whole(capsys):
+    paths = sorted(Path("docs/runs").glob("*.csv"))
+    assert paths
+    for path in paths:
+        frame, left_out = report.read_runs([path])
+        assert not any(left_out.values()) and frame["code"].notna().all() and not frame["code"].str.contains("dirty").any()
+        assert "/home" not in path.read_text() and "/root" not in path.read_text()
+
+
 @pytest.mark.parametrize("path, kept", [
     ("/home/me/runs/cola/teacher/seed1", "cola/teacher/seed1"), ("/home/me/teacher", "teacher"), ("~/models/x/", "x"),
     ("C:\\Users\\me\\teacher", "teacher"), ("runs/general/3-192/ckd", "general/3-192/ckd"), ("bert", "bert"),
