@@ -282,7 +282,8 @@ def test_the_runs_kept_with_the_results_are_whole(capsys):
     assert paths
     for path in paths:
         frame, left_out = report.read_runs([path])
-        assert not any(left_out.values()) and frame["code"].notna().all() and not frame["code"].str.contains("dirty").any()
+        assert not any(left_out.values()) and frame["code"].notna().all()
+        assert not frame["code"].str.contains("dirty").any()
         assert "/home" not in path.read_text() and "/root" not in path.read_text()
 
 
