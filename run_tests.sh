@@ -7,4 +7,4 @@ ruff check .
 # One thread for each: more would fight for the cores, and change the order of sums.
 export OMP_NUM_THREADS=1
 cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
-python -m pytest -q -n "$cores" tests "$@"
+python -m pytest -q -n "$cores" --dist worksteal tests "$@"
