@@ -42,7 +42,7 @@ class Events:
 
     def __init__(self, folder, step):
         seconds, rest = divmod(time.time_ns(), 10**9)
-        name = f"events.out.tfevents.{seconds:010d}.{platform.node()}.{os.getpid()}.{rest}"
+        name = f"events.out.tfevents.{seconds:010d}.{platform.node()}.{os.getpid()}.{rest:09d}"
         self.file = (folder / name).open("wb")
         self.records = RecordWriter(self.file)
         self._write(Event(file_version="brain.Event:2"))

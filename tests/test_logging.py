@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import data
+import events
 import runs
 import tasks
 import training
@@ -132,3 +133,13 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything(finetune, wo
     with pytest.raises(ValueError, match="--log_with comet_ml: its package is missing here: pip install comet-ml"):
         finetune("--student", world / "bert", "--log_with", "comet_ml", "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_event_files_of_one_second_are_read_in_the_order_they_were_made(tmp_path, monkeypatch):
+    """A reader takes them by name: 0.06 s must stand before 0.5 s."""
+    names = []
+    for now in (1_700_000_000_060_000_000, 1_700_000_000_500_000_000, 1_700_000_001_000_000_001):
+        monkeypatch.setattr("time.time_ns", lambda now=now: now)
+        events.Events(tmp_path, 0)
+        names += {path.name for path in tmp_path.iterdir()} - {*names}
+    assert len(names) == 3 and names == sorted(names)
