@@ -90,6 +90,7 @@ def compact(runs):
     asked = {*ALWAYS, *(key for keys in lists for key in keys)} - {*OUTSIDE_RECIPE} | {"cache_teacher"}
 
     def kept(run, folder, keys):
+        """The record of one run with the options that some run was asked for (`keys`: this one) and no folders."""
         options = {key: value for key, value in run["options"].items()
                    if key in asked or not (keys or key in OUTSIDE_RECIPE)}  # fmt: skip
         options = {key: without_folders(value) if key in ("teacher", "student") or _absolute(value) else value

@@ -95,6 +95,10 @@ def sweep_text(table, chosen, metric):
         said = "Unequal: " + "; ".join(f"{method}: {count} tries of {sum(map(len, seeds))} runs"
                                        for method, (count, *seeds) in given.items())  # fmt: skip
         said += "; finish the sweep before its choice is called fair"
+    ties = {method: (table[table["method"] == method]["score"] == row["score"]).sum() for method, row in chosen.items()}
+    tied = ", ".join(f"{method} ({count} tries)" for method, count in ties.items() if count > 1)
+    if tied:
+        said += f". Tied for the best, of whom the first was taken: {tied}; with more steps they may differ"
     table = frame.to_markdown(index=False, disable_numparse=True, colalign=["left", "right", "left", "right"])
     return f"{table}\n\n{report.wrapped(said)}"
 

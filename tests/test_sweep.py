@@ -97,7 +97,7 @@ def test_the_best_on_what_was_held_out_is_chosen_and_its_options_written(tmp_pat
     rows = cells(out, "kd")
     assert [row[0] for row in rows] == ["1", "2", "10"] and rows[1][-1] == "**40.0 ± 14.1** (2)"
     assert rows[0][-1] == "30.0 ± 14.1 (2)" and "held-out Matthews x 100" in out
-    assert "Each method: 3 tries of seed 0, 1" in out
+    assert "Each method: 3 tries of seed 0, 1. Tied for the best" in out and "taken: finetune (3 tries); with" in out
 
 
 def test_unequal_and_unfinished_sweeps_say_so_and_nothing_infinite_is_chosen(tmp_path, capsys):
