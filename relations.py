@@ -202,11 +202,11 @@ class _Relations(torch.autograd.Function):
         counts = _counts(real, tokens, names, options, layers)
         need = any(ctx.needs_input_grad[5 : 5 + layers])
         tokens.clamp_(min=1)
-        ctx.blocks = _sentences(states)
+        ctx.blocks = _sentences(states, real)
 
         def block(sentences):
             s, t = ([h[sentences].detach() for h in model] for model in (student, teacher))
-            return _block(s, t, padding[sentences], tokens[sentences], names, options, need)
+            return _block(s, t, padding[sentences], tokens[sentences[0]], names, options, need)
 
         with full_float32(padding.device.type):
             found = _map(block, ctx.blocks, padding.device, threads=not options.compiled)
@@ -236,7 +236,7 @@ class _Relations(torch.autograd.Function):
 
         with full_float32(padding.device.type):
             found = _map(block, range(len(ctx.blocks)), padding.device)
-        found = found[0] if len(found) == 1 else torch.cat(found, 1)
+        found = _put_back(found, ctx.blocks, student[0].shape)
         needed = ctx.needs_input_grad[5 : 5 + ctx.layers]
         grads = [part if need else None for part, need in zip(found.unbind(0), needed, strict=True)]
         return None, None, None, None, None, *grads, *[None] * ctx.layers
@@ -303,14 +303,35 @@ def _chunks(size, each, device):
     return [slice(i, min(i + step, size)) for i in range(0, size, step)]
 
 
-def _sentences(states):
-    """Slices of the batch, equal but for one, whose vectors together make a few blocks; [] for an empty batch."""
+def _sentences(states, real):
+    """Parts of the batch whose vectors make a few blocks, as indices (sentences, tokens); [] for an empty batch.
+
+    On a CPU, where the host may look at real [B, T] (1.0 = real token), sentences of like length go together and the
+    padding behind the longest of a part is cut off: in an unsorted batch it is most of what there is.
+    """
     batch, tokens = states[0].shape[:2]
     if not batch * tokens:
         return []
-    each = tokens * sum(h.shape[-1] for h in states)
-    step = -(-batch // -(-batch * each // (4 * _block_size(states[0].device))))
-    return [slice(i, min(i + step, batch)) for i in range(0, batch, step)]
+    size = batch * tokens * sum(h.shape[-1] for h in states) / (4 * _block_size(states[0].device))
+    if real.device.type == "cpu" and size > 1 / 2:
+        ends = (real * torch.arange(1, tokens + 1)).amax(-1).int()  # behind the last real token
+        ends, order = ends.sort(descending=True, stable=True)
+        step = -(-batch // math.ceil(2 * size))  # in smaller parts: the lengths in them differ less
+        longest = ends[::step].clamp(min=1).numpy()
+        if longest.mean() < 0.9 * tokens:  # gathering them costs a copy
+            return [(order[i * step : (i + 1) * step], slice(n)) for i, n in enumerate(longest)]
+    step = -(-batch // math.ceil(size))
+    return [(slice(i, i + step), slice(None)) for i in range(0, batch, step)]
+
+
+def _put_back(parts, blocks, shape):
+    """Gradients [L, b, n, D] of the parts of `_sentences` -> [L, B, T, D], 0 where padding was cut off."""
+    if isinstance(blocks[0][0], slice):
+        return _joined(parts, 1)
+    full = parts[0].new_zeros(len(parts[0]), *shape)
+    for part, index in zip(parts, blocks, strict=True):
+        full[:, *index] = part
+    return full
 
 
 def _counts(real, tokens, names, options, layers):
@@ -575,7 +596,7 @@ def _distance_pairs(sets, criterion, need):
 def _triples(sets, window, options, need):
     """(sum over ordered triples, F or None); window: odd number of positions around j, or None for all."""
     n = sets.distance.shape[-1]
-    dense = window is None or n <= window
+    dense = window is None or 2 * n <= 3 * window  # up to there all triples are made faster than windows are looked up
     if dense and window is not None and n > window // 2 + 1:
         reach = window // 2
         sets = sets._replace(inverse=sets.inverse.triu(-reach).tril_(reach))

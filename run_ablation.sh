@@ -17,6 +17,7 @@ SEEDS=${SEEDS:-1 2 3}
 GRID=${GRID:-leave_one_out window layer_map criterion stages size}
 WINDOWS=${WINDOWS:-3 5 11 all}                    # and 21, which is ckd
 LAYER_MAPS=${LAYER_MAPS:-first last ends}         # and uniform, which is ckd
+CRITERIA=${CRITERIA:-cosine-mse l2-mse cosine-l1 l2-l1 cosine-huber l2-huber angle-l1 angle-huber}  # of pairs, of angles
 SIZES=${SIZES:-6/768 4/512 4/312 2/128}           # layers/width; heads: width / 64, or 12 for 312
 STUDENT_LAYERS=${STUDENT_LAYERS:-6}
 STUDENT=${STUDENT:-bert-base-multilingual-cased}  # what students are cut from
@@ -34,6 +35,7 @@ check SEEDS "whole numbers" "[0-9]+"
 check GRID "leave_one_out window layer_map criterion stages size"
 check WINDOWS "odd numbers or all" "[0-9]*[13579]|all"
 check LAYER_MAPS "uniform first last ends"
+check CRITERIA "cosine-mse cosine-l1 cosine-huber l2-mse l2-l1 l2-huber angle-l1 angle-huber"
 check SIZES "layers/width, as 4/512" "[1-9][0-9]*/[1-9][0-9]*"
 for size in $SIZES; do
     width=${size#*/}
@@ -85,11 +87,12 @@ for part in $GRID; do
             # Two layers without the embeddings give no LTR triple.
             [ "$STUDENT_LAYERS" -lt 3 ] || one map-no-embeddings "" "${cut[@]}" --no_embeddings ;;
         criterion)
-            for criterion in mse l1 huber; do
-                one "cosine-$criterion" "" "${cut[@]}" --pair_criterion "$criterion"
-                one "l2-$criterion" "" "${cut[@]}" --distance l2 --pair_criterion "$criterion"
-            done
-            for criterion in l1 huber; do one "angle-$criterion" "" "${cut[@]}" --triple_criterion "$criterion"; done ;;
+            for name in $CRITERIA; do
+                case $name in
+                    angle-*) one "$name" "" "${cut[@]}" --triple_criterion "${name#*-}" ;;
+                    *) one "$name" "" "${cut[@]}" --distance "${name%-*}" --pair_criterion "${name#*-}" ;;
+                esac
+            done ;;
         stages) one relations-first "" "${cut[@]}" --stages wr_pair wr_triple ltr_pair ltr_triple 0.5 logits ;;
         size)
             for size in $SIZES; do

@@ -7,7 +7,7 @@ Each run is a process of its own, the sides taking turns; one thread. "Equal ter
 order, padded to the longest of the batch, clipping at 1, linear decay and the fused AdamW on all sides. "As they are":
 this code groups sentences by length, the others take the optimiser of their examples. The teacher's head is random,
 which costs the same. A peer's run is what its example does: read, tokenise, train, score the dev set, save; this code's
-is its script. A step is from one batch to the next. torchdistill imports torchvision for models of images that are not
+is its script, which measures the latency of a shape in its first run and keeps it: medians do not hold that. A step is from one batch to the next. torchdistill imports torchvision for models of images that are not
 used here; where it is missing an empty module stands in for it, which makes torchdistill's run shorter.
 """
 import argparse
@@ -265,7 +265,7 @@ def run(options, folder, worker):
                    "--worker", *worker, "--teacher", f"{folder}/teacher", "--output_dir", f"{out}/run"]  # fmt: skip
         Path(out, "run").mkdir()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, env=environment, cwd=out, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{' '.join(worker)}: {done.stderr[-2000:]}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,5 +1,6 @@
 """The relation losses against a slow float64 reference that forms every difference, and by property."""
 import argparse
+import math
 
 import pytest
 import torch
@@ -461,6 +462,33 @@ def test_all_four_at_once_equal_each_alone_also_in_blocks_and_threads(batch, mon
             torch.testing.assert_close(list(got.values()), expected)
             whole = sum(w * g for w, g in zip(weights, grads, strict=True))
             assert (leaf.grad - whole).norm() < 1e-5 * whole.norm()
+
+
+@pytest.mark.parametrize("name, options", CASES, ids=str)
+def test_padding_that_is_cut_off_changes_nothing(name, options, monkeypatch):
+    """On a CPU, sentences of like length go together: also one alone, one of padding, padding in front and holes."""
+    mask = torch.tensor([[1] * 3 + [0] * 23, [0] * 26, [0] * 20 + [1] * 6, [1, 1, 0, 1] * 6 + [0] * 2, [1] * 25 + [0]])
+    student, teacher = hidden(1, 5, 3, 26, 8), hidden(2, 5, 3, 26, 8)
+    student, teacher = (h.masked_fill(mask[:, None, :, None] == 0, math.nan) for h in (student, teacher))
+    for rows in ([0, 1, 2, 3, 4], [3, 0], [0], [1], [2, 1]):
+        found = []
+        for block in (2**18, 2500, 100):
+            monkeypatch.setitem(relations.BLOCK, "cpu", block)
+            leaf = student[rows].requires_grad_()
+            value = RELATIONS[name](leaf, teacher[rows], mask[rows], **options)
+            found.append((value, *torch.autograd.grad(value, leaf)))
+        for value, grad in found[1:]:
+            torch.testing.assert_close(value, found[0][0], rtol=1e-5, atol=1e-9)
+            assert grad.isfinite().all() and (grad - found[0][1]).norm() <= 1e-5 * found[0][1].norm()
+
+
+def test_padding_is_cut_off_where_it_is_much(monkeypatch):
+    monkeypatch.setitem(relations.BLOCK, "cpu", 100)
+    states = [torch.zeros(4, 10, 8)] * 2
+    real = (torch.arange(10) < torch.tensor([[2], [10], [0], [5]])).float()
+    parts = [(sentences.tolist(), tokens.stop) for sentences, tokens in relations._sentences(states, real)]
+    assert parts == [([1], 10), ([3], 5), ([0], 2), ([2], 1)]
+    assert all(type(sentences) is slice for sentences, _ in relations._sentences(states, torch.ones(4, 10)))
 
 
 def test_short_sentences_in_a_window_equal_the_reference():
