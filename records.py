@@ -241,12 +241,21 @@ def read_runs(places):
         counts = ", ".join(f"{len(lines)} {what}" for what, lines in left_out.items() if lines)
         again = [f"{line}: give its command again to finish it" for line in left_out["incomplete"]]
         raise ReportError(f"no complete run under {where}; {counts}, the first is {[*left_out['damaged'], *again][0]}")
-    runs = with_defaults(with_speedups(pd.DataFrame(runs)))
+    runs = with_defaults(with_speedups(with_shapes(pd.DataFrame(runs))))
     for column, convention in (("task", TASKS), ("name", METHODS)):
-        others = sorted(set(runs[column]) - set(convention))
-        known = [one for one in convention if one in set(runs[column])]
-        runs[column] = pd.Categorical(runs[column], known + others, ordered=True)
+        places = {name: i for i, name in enumerate(convention)}
+        names = sorted(set(runs[column]), key=lambda name: (places.get(name.split()[0], len(places)), name))
+        runs[column] = pd.Categorical(runs[column], names, ordered=True)
     return runs.sort_values(["stage", "task", "name", "seed"], ignore_index=True), left_out
+
+
+def with_shapes(runs):
+    """The runs; a method that has one seed in students of several shapes is "ckd 3/192": its layers and width."""
+    same = ["stage", "task", "name", "seed"]
+    several = runs.groupby(same)["model"].transform("nunique") > 1
+    of_method = several.groupby([runs["stage"], runs["name"]]).transform("any")
+    shapes = runs["model"].map(lambda model: " {}/{}".format(*json.loads(model)[:2]))
+    return runs.assign(name=runs["name"] + shapes.where(of_method, ""))
 
 
 def with_defaults(runs):

@@ -3,11 +3,12 @@
     pip install --no-deps --target peers torchdistill==1.1.5 textbrewer==0.2.1
     python bench/bench_peers.py --peers peers --model my/MiniLM-L6 --data_dir glue
 
-Each run is a process of its own, the sides taking turns; one thread. "Equal terms": the same batches in the same random
-order, padded to the longest of the batch, clipping at 1, linear decay and the fused AdamW on all sides. "As they are":
-this code groups sentences by length, the others take the optimiser of their examples. The teacher's head is random,
-which costs the same. A peer's run is what its example does: read, tokenise, train, score the dev set, save; this code's
-is its script, which measures the latency of a shape in its first run and keeps it: medians do not hold that. A step is from one batch to the next. torchdistill imports torchvision for models of images that are not
+Each run is a process of its own, the sides taking turns; one thread. "Equal terms": the same batches in the same
+random order, padded to the longest of the batch, clipping at 1, linear decay and the fused AdamW on all sides. "As
+they are": this code groups sentences by length, the others take the optimiser of their examples. The teacher's head
+is random, which costs the same. A peer's run is what its example does: read, tokenise, train, score the dev set,
+save; this code's is its script, which measures the latency of a shape in its first run and keeps it: medians do not
+hold that. A step is from one batch to the next. torchdistill imports torchvision for models of images that are not
 used here; where it is missing an empty module stands in for it, which makes torchdistill's run shorter.
 """
 import argparse

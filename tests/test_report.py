@@ -335,6 +335,23 @@ def test_a_folder_given_twice_is_read_once(tmp_path, tables):
     assert cells(tables(root, Path(root) / "cola", root), "kd")[0][0] == "25.0 (1)"
 
 
+def test_students_of_several_shapes_stand_in_one_table(tmp_path, tables, capsys):
+    shapes = {"3-384": STUDENT, "12-96": STUDENT | {"layers": 12, "hidden_size": 96}}
+    for folder, shape in shapes.items():
+        runs = [make_run(name, seed=seed, model=shape) for name in ("ckd", "kd", "own") for seed in (1, 2)]
+        write(tmp_path / folder, *runs, *[make_run("ckd", task="mrpc", model=shape)] * (folder == "3-384"))
+    write(tmp_path, make_run("teacher"), make_run("minilm"), make_run("kd", stage="pretrain", task="mlm"))
+    text = tables(str(tmp_path), "--baseline", "ckd 3/384")
+    fine = re.findall(r"^\| *([^|]*?) *\|", text.partition("## Pre-training")[0], re.MULTILINE)
+    order = ["teacher", "kd 12/96", "kd 3/384", "minilm", "ckd 12/96", "ckd 3/384", "own 12/96", "own 3/384"]
+    assert [name for name in fine if name in order][: len(order)] == order
+    assert cells(text, "ckd 3/384")[0][:2] == ["**25.0 ± 0.0** (2)", "25.0 (1)"] and cells(text, "kd")
+    write(tmp_path / "again", make_run("kd", model=STUDENT))
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path)])
+    assert "both hold task cola, method kd 3/384, seed 1" in capsys.readouterr().err
+
+
 DAMAGED = [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000, b"1" * 5000, b'{"status": "done"}',
            b'{"status": "complete"}', b'{"status": []}']
 
