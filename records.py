@@ -202,7 +202,9 @@ def read_file(path):
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, strict=True)
             if "stage" not in (lines.fieldnames or ()):
-                raise ReportError(f"{path} has no column stage: give a file that report.py --tables runs wrote")
+                other = next((mark for mark in ";\t" if f"stage{mark}task" in mark.join(lines.fieldnames or ())), None)
+                raise ReportError(f"{path} is separated by {other!r}: save it with commas" if other else
+                                  f"{path} has no column stage: give a file that report.py --tables runs wrote")
             for number, cells in enumerate(lines, 1):
                 yield lambda cells=cells, number=number: read_line(cells, f"{path}, run {number}")
     except OSError as error:

@@ -7,7 +7,8 @@
 #                                                           afterwards, with the teachers that held the same out
 #   DRY_RUN=1 bash run_sweep.sh                             prints the commands
 #
-# Finished runs are skipped, interrupted ones resumed; a try that diverges is named and the others go on. All other arguments go on to distill_finetune.py.
+# Finished runs are skipped, interrupted ones resumed; a try that diverges is named and the others go on. All other
+# arguments go on to distill_finetune.py.
 set -euo pipefail
 cd "$(dirname "$0")"
 

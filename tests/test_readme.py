@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 import yaml
 
@@ -77,6 +78,21 @@ def test_the_picture_is_drawn_by_its_script(tmp_path, monkeypatch):
     script.main()
     drawn, kept = (matplotlib.image.imread(path) for path in (tmp_path / "relations.png", "docs/relations.png"))
     assert drawn.shape == kept.shape and abs(drawn - kept).mean() < 0.01 and drawn.std() > 0.1
+
+
+def test_frames_tell_one_rotation_from_one_for_each_block():
+    spec = importlib.util.spec_from_file_location("frames", "docs/frames.py")
+    frames = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(frames)
+    random = np.random.default_rng(1)
+    teacher = random.normal(size=(8, 30, 6)) @ np.diag([3, 1, 1, 1, 0, 0]).astype(float)
+    teacher -= teacher.mean(1, keepdims=True)
+    turns = np.linalg.qr(random.normal(size=(8, 6, 6)))[0]
+    together, apart = 2 * teacher @ turns[0], np.einsum("btd,bde->bte", teacher, turns)
+    narrow = teacher[..., :4] @ np.linalg.qr(random.normal(size=(4, 4)))[0]
+    assert np.allclose([frames.compare(together, teacher), frames.compare(narrow, teacher)], 1)
+    for_all, for_each = frames.compare(apart, teacher)
+    assert for_all < 0.6 and np.isclose(for_each, 1)
 
 
 def test_the_citation_file_has_what_its_format_demands():

@@ -261,6 +261,7 @@ def test_a_csv_and_folders_are_reported_together_and_a_plot_lies_beside_the_csv(
 @pytest.mark.parametrize("change, said", [
     (lambda text: text.replace("stage", "Stage", 1), "has no column stage"),
     (lambda text: "", "has no column stage"),
+    (lambda text: text.replace(",", ";"), "is separated by ';': save it with commas"),
     (lambda text: text.replace(",0.25,", ",nought,", 1), "run 1, best.score: Expecting value"),
     (lambda text: text.replace(",0.25,", ",,", 1), "run 1: best.score is missing"),
     (lambda text: text.replace(",0.25,", ",NaN,", 1), "run 1: best.score is nan"),

@@ -1,0 +1,73 @@
+"""How far a rotation carries students' vectors onto the teacher's: one for all text, and one for each block of it.
+
+    python docs/frames.py --teacher my/MiniLM-L6 --text english.valid.txt runs/general/3-192/ckd ...
+
+Relations say how vectors of one block lie to each other, not where: two blocks may be turned against each other in the
+student and not in the teacher. Printed is the share of the variance around each block's mean that is explained in the
+teacher's aligned layers (last column: mean), by rotation and scale (orthogonal Procrustes). The rotation for all text
+is fitted on the first three quarters of the blocks and tested on the last; that of a block on the block itself, so that
+a student of random weights shows what fits by chance.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.linalg import svd
+from transformers import AutoModel, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import alignment
+import cli
+import corpus
+
+
+@torch.no_grad()
+def centred_states(model, blocks, layers):
+    """Hidden states of token ids [N, T] less their mean over each block, float64 arrays [N, T, D], one a layer."""
+    found = [model(part, output_hidden_states=True).hidden_states for part in blocks.split(32)]
+    states = [torch.cat([hidden[layer] for hidden in found]).double() for layer in layers]
+    return [(h - h.mean(1, keepdim=True)).numpy() for h in states]
+
+
+def explained(source, target, fit_source, fit_target):
+    """Share of the squares of target [n, Dt] that source [n, Ds] gives by the fitted vectors' rotation and scale."""
+    left, sizes, right = svd(fit_source.T @ fit_target, full_matrices=False, lapack_driver="gesvd")
+    turned = sizes.sum() / (fit_source**2).sum() * source @ left @ right
+    return 1 - ((target - turned) ** 2).sum() / (target**2).sum()
+
+
+def compare(student, teacher):
+    """(share by one rotation for all text, mean share by one for each block) of states [N, T, D] of one layer."""
+    first = len(student) * 3 // 4
+    flat = [h.reshape(-1, h.shape[-1]) for h in (student[first:], teacher[first:], student[:first], teacher[:first])]
+    return explained(*flat), np.mean([explained(s, t, s, t) for s, t in zip(student[first:], teacher[first:],
+                                                                          strict=True)])  # fmt: skip
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("students", nargs="+", help="folders or hub ids")
+    parser.add_argument("--teacher", required=True, help="folder or hub id")
+    parser.add_argument("--text", required=True, help="text that no student has seen, as --corpus takes it")
+    parser.add_argument("--blocks", type=int, default=160, help="of 128 tokens each")
+    options = parser.parse_args()
+    cli.quiet()
+    tokenizer = AutoTokenizer.from_pretrained(options.teacher)
+    blocks = corpus.load_blocks(options.text, tokenizer, 128)
+    blocks = torch.tensor(np.asarray(blocks[: options.blocks]["input_ids"]).astype(np.int64))
+    models = [AutoModel.from_pretrained(name).eval() for name in (options.teacher, *options.students)]
+    for name, student in zip(options.students, models[1:], strict=True):
+        depths = [model.config.num_hidden_layers for model in (student, models[0])]
+        pairs = alignment.layer_map(*depths, "uniform")
+        sides = [centred_states(model, blocks, layers)
+                 for model, layers in zip((student, models[0]), zip(*pairs, strict=True), strict=True)]  # fmt: skip
+        found = np.array([compare(*layer) for layer in zip(*sides, strict=True)])
+        for what, shares in zip(("one rotation for all text", "one for each block"), found.T, strict=True):
+            print(f"| {name} | {what} | {' | '.join(f'{x:.2f}' for x in (*shares, shares.mean()))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
