@@ -183,6 +183,11 @@ def headless(args):
     return bool(args.terms) and "logits" not in args.terms and not args.hard_weight
 
 
+def measured(args, model):
+    """The part of a `forward.MaskedLM` whose size and speed count: without a head that nothing trains."""
+    return model.model.base_model if headless(args) else model.model
+
+
 def make_losses(args, teacher):
     """The function (student, batch) -> ({term: unweighted scalar}, outputs of both) and the weights.
 
@@ -317,7 +322,8 @@ def model_card(args, entry, base):
 def finish(args, record, student, teacher, accelerator):
     """Add latency and the paper's accounting (tokens, rate, hours) to the record and write it as complete."""
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # for both alike, never compiled
-        record["latency"] = measure.latency_record(student.model, teacher.model if teacher else None, args.seq_length)
+        record["latency"] = measure.latency_record(measured(args, student), teacher and measured(args, teacher),
+                                                   args.seq_length)  # fmt: skip
     rate = record["throughput"]["tokens_per_s"]
     record["accounting"] = {
         "tokens_seen": record["tokens_seen"],
@@ -367,8 +373,8 @@ def main(argv=None):
         args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs, inputs=inputs,
         train_examples=None if args.streaming else len(blocks),
         metric="relation_loss" if headless(args) else "mlm_loss",
-        model=measure.describe(student.model, args.seq_length),
-        teacher=teacher and measure.describe(teacher.model, args.seq_length) | {"path": args.teacher},
+        model=measure.describe(measured(args, student), args.seq_length),
+        teacher=teacher and measure.describe(measured(args, teacher), args.seq_length) | {"path": args.teacher},
     )  # fmt: skip
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:

@@ -110,7 +110,7 @@ def _is_latency(found, models):
 
 
 @torch.no_grad()
-def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=1, seconds=1.0):
+def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=3, seconds=1.0):
     """Median milliseconds of a forward pass of each model, taken in turns so that noise meets all alike.
 
     At least `repeats` passes of each and up to 100 as long as they take fewer than `seconds` for a batch size.

@@ -33,6 +33,7 @@ import distill_pretrain
 import forward
 import heads
 import losses
+import measure
 import runs
 
 CLS, SEP = -1, -2
@@ -474,6 +475,10 @@ def test_a_teacher_without_head_gives_relations_but_no_logits(pretrain, world, t
     assert record["metric"] == "relation_loss" and "mlm_loss" not in record["best"]["metrics"]
     weights, metrics = record["options"]["terms"], record["best"]["metrics"]
     assert metrics["relation_loss"] == pytest.approx(sum(w * metrics[name] for name, w in weights.items()))
+    for who, folder in (("model", "run"), ("teacher", "encoder")):  # what nothing trains is not counted
+        size = measure.describe(AutoModel.from_pretrained(tmp_path / folder), record[who]["seq_length"])
+        assert {key: record[who][key] for key in ("layers", "flops_per_sequence")} == {
+            key: size[key] for key in ("layers", "flops_per_sequence")}  # fmt: skip
 
 
 @pytest.mark.parametrize("more", [[], ["--streaming"], ["--streaming", "--num_workers", "2"]], ids=len)
