@@ -16,7 +16,7 @@ TASKS=${TASKS:-cola}
 SEEDS=${SEEDS:-1 2 3}
 GRID=${GRID:-leave_one_out window layer_map criterion stages size}
 WINDOWS=${WINDOWS:-3 5 11 all}                    # and 21, which is ckd
-LAYER_MAPS=${LAYER_MAPS:-first last ends}         # and uniform, which is ckd
+LAYER_MAPS=${LAYER_MAPS:-first last ends no-embeddings}  # and uniform, which is ckd
 CRITERIA=${CRITERIA:-cosine-mse l2-mse cosine-l1 l2-l1 cosine-huber l2-huber angle-l1 angle-huber}  # of pairs, of angles
 SIZES=${SIZES:-6/768 4/512 4/312 2/128}           # layers/width; heads: width / 64, or 12 for 312
 STUDENT_LAYERS=${STUDENT_LAYERS:-6}
@@ -34,7 +34,7 @@ check TASKS "$ALL_TASKS"
 check SEEDS "whole numbers" "[0-9]+"
 check GRID "leave_one_out window layer_map criterion stages size"
 check WINDOWS "odd numbers or all" "[0-9]*[13579]|all"
-check LAYER_MAPS "uniform first last ends"
+check LAYER_MAPS "uniform first last ends no-embeddings"
 check CRITERIA "cosine-mse cosine-l1 cosine-huber l2-mse l2-l1 l2-huber angle-l1 angle-huber"
 check SIZES "layers/width, as 4/512" "[1-9][0-9]*/[1-9][0-9]*"
 for size in $SIZES; do
@@ -83,9 +83,13 @@ for part in $GRID; do
         window)
             for window in $WINDOWS; do one "window-$window" "" "${cut[@]}" --window "$window"; done ;;
         layer_map)
-            for map in $LAYER_MAPS; do one "map-$map" "" "${cut[@]}" --layer_map "$map"; done
-            # Two layers without the embeddings give no LTR triple.
-            [ "$STUDENT_LAYERS" -lt 3 ] || one map-no-embeddings "" "${cut[@]}" --no_embeddings ;;
+            for map in $LAYER_MAPS; do
+                if [ "$map" != no-embeddings ]; then
+                    one "map-$map" "" "${cut[@]}" --layer_map "$map"
+                elif [ "$STUDENT_LAYERS" -ge 3 ]; then  # two layers without the embeddings give no LTR triple
+                    one map-no-embeddings "" "${cut[@]}" --no_embeddings
+                fi
+            done ;;
         criterion)
             for name in $CRITERIA; do
                 case $name in
