@@ -92,7 +92,7 @@ def batch():
 
 PAIR_OPTIONS = [{}] + [{"distance": d, "criterion": c} for d in ("cosine", "l2") for c in ("mse", "l1", "huber")]
 CASES = [(name, kw) for name in ("wr_pair", "ltr_pair") for kw in PAIR_OPTIONS]
-CASES += [("wr_triple", {"window": w, "criterion": c}) for w in (3, 5, 17, 21, None) for c in ("mse", "l1", "huber")]
+CASES += [("wr_triple", {"window": w, "criterion": c}) for w in (3, 5, 7, 17, 21, None) for c in ("mse", "l1", "huber")]
 CASES += [("ltr_triple", {"criterion": c}) for c in ("mse", "l1", "huber")]
 
 
