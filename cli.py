@@ -1,10 +1,7 @@
-"""The command line of every script: its options' types, a mistake in one line, exit statuses."""
+"""How every script runs: quietly, a mistake in one line, exit statuses. Their options: options.py."""
 
-import argparse
 import datetime
-import functools
 import logging
-import math
 import os
 import sys
 import time
@@ -16,41 +13,6 @@ import transformers
 from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
 
 from runs import TrainingError
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line and exit status 2, and which takes no abbreviated options."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-
-    def parse_args(self, args=None, namespace=None):
-        """The options; for records older than an option also the `defaults`, and `asked`: names with other values."""
-        found = super().parse_args(args, namespace)
-        defaults = {action.dest: action.default for action in self._actions if action.dest in vars(found)}
-        found.asked = [name for name, default in defaults.items() if getattr(found, name) != default]
-        found.defaults = defaults
-        return found
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def number(kind, low, high=math.inf, open_low=False):
-    """An argparse type: a number of the kind, from low (itself left out if open_low) to high."""
-    return functools.partial(_number, kind=kind, low=low, high=high, open_low=open_low)
-
-
-def _number(text, kind, low, high, open_low):
-    """The text as a number within the limits of `number`."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
-        limits = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
-        raise argparse.ArgumentTypeError(f"{text!r} must be {'a whole' if kind is int else 'a'} number {limits}")
-    return value
 
 
 def quiet():

@@ -426,47 +426,8 @@ def tokenize(examples, tokenizer, max_length):
 # --- options ----------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser, required=True):
-    """Options that name the task, which may be required, and its data."""
-    add = parser.add_argument_group("data").add_argument
-    add("--task", required=required, choices=tuple(TASKS), metavar="TASK", help=", ".join(TASKS))
-    add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
-        "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
-    add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")
-    add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
-    add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
-    add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
-    add("--train_file", help="custom: csv, tsv, json, jsonl or parquet file to train on (without the label column: "
-        "text to distil on); for words a file of columns")  # fmt: skip
-    add("--validation_file", help="custom: file to evaluate on")
-    add("--test_file", help="custom: file without labels for --do_predict")
-    add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text")
-    add("--label_column", default="label", help="custom: column with the label; words: its number, the last by default")
-    add("--metrics", nargs="+", default=[], metavar="METRIC", help="custom: headline metrics, whose mean chooses the "
-        "best student: accuracy, balanced_accuracy, f1 (of the second of two labels), macro_f1, weighted_f1, "
-        "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip
-    add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
-    add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
-    add("--label_map", nargs="+", metavar="THEIRS=OURS", help="what the teacher's names of the labels mean here, all "
-        "of them, as bad=0 good=1, where names and known synonyms do not say it")  # fmt: skip
-    add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
-    add("--max_seq_length", type=int, default=128, help="tokens of the longest input; longer ones are cut")
-    add("--max_train_samples", type=int, default=0, help="use only that many training examples, 0 = all")
-    add("--max_eval_samples", type=int, default=0, help="use only that many examples of each dev set, 0 = all")
-    add("--doc_stride", type=int, default=128, help="squad: tokens that two windows of one context share")
-    add("--max_query_length", type=int, default=64, help="squad: tokens of the longest question; longer ones are cut")
-    add("--n_best_size", type=int, default=20, help="squad: starts and ends that are paired to find an answer")
-    add("--max_answer_length", type=int, default=30, help="squad: tokens of the longest answer")
-    add("--skip_bad_examples", action="store_true", help="count and report broken examples instead of stopping")
-
-
 def check_args(args):
-    """Check the options of `add_arguments`; raises ValueError."""
-    lowest = {"max_seq_length": 8, "max_train_samples": 0, "max_eval_samples": 0, "doc_stride": 0,
-              "max_query_length": 1, "n_best_size": 1, "max_answer_length": 1}  # fmt: skip
-    for name, low in lowest.items():
-        if getattr(args, name) < low:
-            raise ValueError(f"--{name} {getattr(args, name)} must be at least {low}")
+    """Check the options of the task and its data; raises ValueError."""
     if args.data_dir == "":
         raise ValueError("--data_dir is empty: name a folder, or leave it out to read from the hub")
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]

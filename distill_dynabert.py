@@ -7,6 +7,11 @@
 Stage 1 (widths) starts from the teacher, rewired; stage 2 (--depth_mults) from the network of stage 1, which is its
 teacher too; stage 3 (--student, no --teacher) trains all sub-networks of stage 2 on the labels. arXiv:2004.04037.
 """
+from options import dynabert_parser as build_parser
+
+if __name__ == "__main__":
+    build_parser().parse_args()  # --help and a slip are answered before the imports below, which take seconds
+
 import dataclasses
 import math
 import shutil
@@ -33,37 +38,6 @@ import students
 import tasks
 import teacher_cache
 import training
-
-
-def build_parser():
-    """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime, export."""
-    parser = cli.Parser(description=__doc__.split("\n")[0])
-    add = parser.add_argument_group("paths").add_argument
-    add("--output_dir", help="run folder; runs/<task>/<run_name>/seed<seed> by default")
-    add("--run_name", help="method's name in tables; made from --terms and the stage by default")
-    data.add_arguments(parser, required=False)  # an export finds it in the run
-    add = parser.add_argument_group("model").add_argument
-    add("--teacher", help="folder of the task's teacher (stage 1) or of the run of stage 1 (stage 2)")
-    add("--student", help="folder of the run of stage 2, to be trained on the labels (stage 3)")
-    add("--width_mults", nargs="+", type=float, default=[1.0, 0.75, 0.5, 0.25], metavar="M",
-        help="shares of the attention heads and feed-forward neurons that a sub-network has")
-    add("--depth_mults", nargs="+", type=float, default=[1.0], metavar="M",
-        help="shares of the layers, for each width; others than 1.0 are stage 2 or 3")
-    losses.add_arguments(parser)
-    training.add_arguments(parser)
-    parser.add_argument("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training "
-                        "set once and keep them on disk in half precision")  # fmt: skip
-    parser.add_argument("--cache_limit_gb", type=cli.number(float, 0, open_low=True), default=20.0,
-                        help="largest cache that --cache_teacher may write, in 10^9 bytes")  # fmt: skip
-    add = parser.add_argument_group("export").add_argument
-    add("--export", metavar="RUN", help="write a sub-network of this run into --output_dir, in place of training")
-    add("--width", type=float, default=1.0, help="of the exported sub-network: one of --width_mults of the run")
-    add("--depth", type=float, default=1.0, help="of the exported sub-network: one of --depth_mults of the run")
-    add("--onnx", action="store_true", help="write model.onnx too, and compare its logits with PyTorch's")
-    # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
-    cut = {f"student_{name}": None for name in models.SHAPE}
-    parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)
-    return parser
 
 
 def check_args(args):

@@ -3,6 +3,11 @@
     python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
+from options import finetune_parser as build_parser
+
+if __name__ == "__main__":
+    build_parser().parse_args()  # --help and a slip are answered before the imports below, which take seconds
+
 import math
 import os
 import re
@@ -26,28 +31,6 @@ import runs
 import tasks
 import teacher_cache
 import training
-
-
-def build_parser():
-    """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime."""
-    parser = cli.Parser(description=__doc__.split("\n")[0])
-    add = parser.add_argument_group("paths").add_argument
-    add("--output_dir", help="run folder; runs/<task>/<run_name>/seed<seed> by default")
-    add("--run_name", help="method's name in tables; finetune without a teacher, else made from --terms")
-    data.add_arguments(parser)
-    models.add_arguments(parser)
-    losses.add_arguments(parser)
-    training.add_arguments(parser)
-    parser.add_argument("--do_predict", action="store_true", help="write the predictions of the test set, of GLUE in "
-                        "the form of its submissions")  # fmt: skip
-    parser.add_argument("--held_out", type=cli.number(float, 0, 0.9), default=0.0, help="share of the training "
-                        "set that is held out and chooses the best model, in place of the dev set; 0 = the dev set "
-                        "does")  # fmt: skip
-    parser.add_argument("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training "
-                        "set once and keep them on disk in half precision")  # fmt: skip
-    parser.add_argument("--cache_limit_gb", type=cli.number(float, 0, open_low=True), default=20.0,
-                        help="largest cache that --cache_teacher may write, in 10^9 bytes")  # fmt: skip
-    return parser
 
 
 def check_args(args):

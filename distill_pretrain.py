@@ -3,6 +3,11 @@
     python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
         --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
 """
+from options import pretrain_parser as build_parser
+
+if __name__ == "__main__":
+    build_parser().parse_args()  # --help and a slip are answered before the imports below, which take seconds
+
 import math
 
 import numpy as np
@@ -26,28 +31,6 @@ import training
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
 EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
-
-
-def build_parser():
-    """The command line's parser: paths, data, model, distillation, optimisation, logging, runtime."""
-    parser = cli.Parser(description=__doc__.split("\n")[0])
-    add = parser.add_argument_group("paths").add_argument
-    add("--output_dir", help="run folder; runs/pretrain/<run_name>/seed<seed> by default")
-    add("--run_name", help="method's name in tables; mlm without a teacher, else made from --terms")
-    add = parser.add_argument_group("data").add_argument
-    add("--corpus", required=True, help="text to train on: file, folder, glob, or hub id as owner/name:config")
-    add("--validation_corpus", help="text to evaluate on; by default blocks held out of --corpus")
-    add("--streaming", action="store_true", help="read a corpus that does not fit the disk as it comes")
-    add("--num_proc", type=cli.number(int, 0), default=0, help="processes that tokenise, 0 = one for each core")
-    add("--seq_length", type=cli.number(int, 8), default=128, help="tokens of a block")
-    add("--mlm_probability", type=cli.number(float, 0, 1, True), default=0.15, help="share of tokens masked")
-    add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
-    add("--max_train_samples", type=cli.number(int, 0), default=0, help="use only that many blocks, 0 = all")
-    add("--max_eval_samples", type=cli.number(int, 1), default=512, help="blocks to evaluate on")
-    models.add_arguments(parser)
-    losses.add_arguments(parser)
-    training.add_arguments(parser)
-    return parser
 
 
 def check_args(args):

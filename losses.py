@@ -4,7 +4,6 @@ The relations of CKD stand in relations.py, the language-model head in heads.py,
 Axes: B batch, L aligned layers, T tokens, D width, C classes. mask [B, T]: 1 = real token.
 """
 import argparse
-import functools
 import math
 import re
 from functools import cached_property
@@ -15,7 +14,7 @@ import baselines
 import relations
 from baselines import Needs, needs, nothing
 from heads import soft_head_logits
-from relations import CRITERIA, DISTANCES, check_layers, check_options, masked_mean
+from relations import check_layers, check_options, masked_mean
 from relations import ltr_pair as ltr_pair  # the four are offered here by name
 from relations import ltr_triple as ltr_triple
 from relations import wr_pair as wr_pair
@@ -392,37 +391,8 @@ def check_stages(args, steps):
                              "other shares")  # fmt: skip
 
 
-class Typed(argparse.Action):
-    """Stores an option's value and notes in args.typed that it was given, for it may equal the default."""
-
-    def __call__(self, parser, args, values, option=None):
-        setattr(args, self.dest, self.const if self.nargs == 0 else values)
-        args.typed = [*getattr(args, "typed", []), option]
-
-
-def add_arguments(parser):
-    """Options of the distillation objective; those that were given stand in args.typed until `check_args`."""
-    add = functools.partial(parser.add_argument_group("distillation").add_argument, action=Typed)
-    add("--terms", nargs="+", default=["ckd"], metavar="TERM",
-        help=f"preset ({', '.join(PRESETS)}) and/or name=weight with names {', '.join(TERMS)}; weight 0: not computed")
-    add("--hard_weight", type=float, default=0.0, help="weight of the loss on the true labels; 0 = soft targets only")
-    add("--temperature", type=float, default=1.0, help="of the logits term, which is scaled by its square")
-    add("--stages", nargs="+", metavar="WORD", help="weights over time: terms and 'hard' (the labels), after a number "
-        "from that share of the steps on, as in 'wr_pair wr_triple 0.5 logits hard=1'; what is not named is not "
-        "computed, a weight is that of --terms and --hard_weight, name=weight, or name=0..1, which rises evenly")
-    add("--layer_map", default="uniform", help="uniform, last, first, ends, or pairs student:teacher: 0:0,1:2,6:12")
-    add("--wr_layer_map", help="layer map of the word relations, if not that of the other terms")
-    add("--ltr_layer_map", help="layer map of the layer transforming relations, if not that of the other terms")
-    add("--no_embeddings", nargs=0, const=True, default=False,
-        help="leave the pair 0:0 (embedding outputs) out of the layer maps")
-    add("--window", default="21", help="words that an angle spans: odd, or 'all'")
-    add("--distance", choices=DISTANCES, default="cosine", help="similarity of a pair")
-    add("--pair_criterion", choices=CRITERIA, default="kl", help="criterion between pairs")
-    add("--triple_criterion", choices=CRITERIA[1:], default="mse", help="criterion between angles")
-
-
 def check_args(args, pretraining=False):
-    """Check and convert the options of `add_arguments` in place; args.terms becomes {name: weight}.
+    """Check and convert the options of distilling in place; args.terms becomes {name: weight}.
 
     A preset fills what was not given. With stages, args.stages is what `args_at` reads, else None, and args.terms and
     args.hard_weight hold the largest weights of all stages. pretraining: of a preset's stages only the first is meant.

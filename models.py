@@ -244,22 +244,7 @@ def check_vocabulary(student, teacher, student_name, teacher_name):
 # --- both models ---------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser):
-    """Options that name and shape the two models."""
-    add = parser.add_argument_group("model").add_argument
-    add("--teacher", help="hub id or folder of the teacher; without it the student is trained on the labels alone")
-    add("--student", help="hub id or folder of the student, or, with --student_layers, of what it is cut from; "
-        "without it the student is cut from the teacher")
-    add("--student_layers", type=int, help="build a student with this many layers")
-    add("--student_hidden", type=int, help="build a student of this width (its source's by default)")
-    add("--student_heads", type=int, help="build a student with this many attention heads a layer")
-    add("--student_intermediate", type=int, help="build a student with this width of the feed-forward layers")
-    add("--student_init", choices=students.INITS, help="layers to copy into a built student; uniform if "
-        "the widths agree")  # fmt: skip
-
-
-# Options that shape a student, and the largest that is not taken for a slip; memory is a limit of its own.
-SHAPE = {"layers": 1000, "hidden": 1_000_000, "heads": 10_000, "intermediate": 10_000_000}
+SHAPE = ("layers", "hidden", "heads", "intermediate")  # --student_layers and so on
 
 
 def student_shape(args):
@@ -269,11 +254,8 @@ def student_shape(args):
 
 
 def check_args(args):
-    """Check the options of `add_arguments`; raises ValueError."""
+    """Check the options that name and shape the two models; raises ValueError."""
     shape = student_shape(args)
-    for name, value in shape.items():
-        if not 1 <= value <= SHAPE[name]:
-            raise ValueError(f"--student_{name} {value} must be at least 1 and at most {SHAPE[name]}")
     for name in ("teacher", "student"):
         if getattr(args, name) is not None and not getattr(args, name).strip():
             raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the "

@@ -26,62 +26,12 @@ from tqdm.auto import tqdm
 
 import batching
 from checkpoints import load_checkpoint, save_checkpoint
-from cli import number
 from environment import max_mem_gb
-from events import TRACKERS, Log
+from events import Log
 from runs import TrainingError, finite, write_json, writing
 
 CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
 LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
-
-# --- the command line ---------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser):
-    """Options of the loop: optimisation, logging and runtime."""
-    group = parser.add_argument_group("optimisation")
-    add = group.add_argument
-    add("--learning_rate", type=number(float, 0, 100, open_low=True), default=5e-5, help="peak rate of AdamW")
-    add("--num_train_epochs", type=number(float, 0, 1e6, open_low=True), default=3.0, help="passes over the data")
-    add("--max_steps", type=number(int, 0, 10**8), default=0, help="optimiser steps, instead of epochs if above 0")
-    add("--per_device_train_batch_size", type=number(int, 1, 10**5), default=32,
-        help="examples per process and forward pass")  # fmt: skip
-    add("--gradient_accumulation_steps", type=number(int, 1, 10**4), default=1,
-        help="forward passes per optimiser step")  # fmt: skip
-    add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the steps in which the rate rises")
-    add("--lr_scheduler_type", choices=("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
-        default="linear", help="how the rate falls, as transformers has it")  # fmt: skip
-    add("--weight_decay", type=number(float, 0, 1000), default=0.01, help="AdamW's, not for biases and LayerNorm")
-    add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradient norm to clip at, 0 = no clipping")
-    group = parser.add_argument_group("logging")
-    add = group.add_argument
-    add("--logging_steps", type=number(int, 1), default=50, help="optimiser steps between two TensorBoard points")
-    add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = at the end of "
-        f"each epoch, and every {LONG_EPOCH} steps of a longer one or of a stream")  # fmt: skip
-    add("--log_with", nargs="+", choices=TRACKERS, default=["tensorboard"], metavar="TRACKER", help="where scalars and "
-        f"options go beside TensorBoard's files, which are always written: {', '.join(TRACKERS)}")  # fmt: skip
-    add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
-    add("--save", choices=("best", "last", "both"), default="best", help="which evaluated model is kept: the one with "
-        "the best score on the dev set, the last, or the best and in its folder last/ the last")  # fmt: skip
-    add("--save_minutes", type=number(float, 0), default=10.0, help="minutes after which there is a checkpoint in any "
-        "case, 0 = never; several processes look at the clock every --logging_steps")  # fmt: skip
-    add("--keep_checkpoints", type=number(int, 1), default=1, help="number of newest checkpoints kept")
-    add("--keep_optimizer", action="store_true", help="keep AdamW's state in the checkpoints of a finished run, too")
-    group = parser.add_argument_group("runtime")
-    add = group.add_argument
-    add("--seed", type=number(int, 0, 2**31), default=1, help="seed of initialisation, data order and dropout")
-    add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="autocast of both models")
-    add("--per_device_eval_batch_size", type=number(int, 1, 10**5), default=64,
-        help="examples per process in evaluation")  # fmt: skip
-    add("--num_workers", type=number(int, 0, 1024), default=None,
-        help="processes that prepare batches; 2 on CUDA, else 0")  # fmt: skip
-    add("--timeout_minutes", type=number(float, 0, 10**6, open_low=True), default=30.0, help="minutes that a process "
-        "waits for the others before the run ends; raise it where one alone prepares much data")  # fmt: skip
-    add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of the "
-        "relations: slow first steps, and so far no card has shown what it gains")  # fmt: skip
-    add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
-    add("--overwrite", action="store_true", help="delete the run, and only a run, that the folder holds; start anew")
-
 
 # --- the loop -----------------------------------------------------------------------------------------------------
 

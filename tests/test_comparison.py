@@ -17,6 +17,7 @@ import families
 import forward
 import losses
 import measure
+from options import add_distillation
 
 TERMS = ("pkd", "hidden_mse", "attention_mse", "embedding_mse", "hidden_cosine", "minilm")
 PAIRS = [(0, 0), (1, 2), (2, 4), (3, 6)]  # uniform map of 3 layers onto 6
@@ -311,7 +312,7 @@ class TestNeeds:
     def test_every_preset_names_terms_and_options_only(self):
         assert set(losses.PRESETS) == {"kd", "ckd", "pkd", "tinybert", "distilbert", "minilm", "dynabert"}
         parser = argparse.ArgumentParser()
-        losses.add_arguments(parser)
+        add_distillation(parser)
         known = {*losses.TERMS, *vars(parser.parse_args([]))} - {"terms"}
         assert all(set(recipe) <= known for recipe in losses.PRESETS.values())
 

@@ -565,8 +565,6 @@ def test_label_that_training_does_not_know(tmp_path):
         ("stsb", ("--regression",), "--regression is for --task custom, not stsb"),
         ("custom", ("--train_file", "a", "--validation_file", "b", "--text_columns", "label"), "would be the input"),
         ("cola", ("--data_dir", ""), "--data_dir is empty"),
-        ("cola", ("--max_seq_length", "4"), "--max_seq_length 4 must be at least 8"),
-        ("cola", ("--max_eval_samples", "-1"), "--max_eval_samples -1"),
     ],
 )
 def test_options_that_cannot_be(task, options, message):

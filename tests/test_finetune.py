@@ -546,7 +546,6 @@ BAD = [
     (["--hard_weight", "-1"], "must be 0 or more"),
     (["--data_dir", "/nowhere"], "'/nowhere' is not a folder"),
     (["--teacher", "/nowhere/model"], "'/nowhere/model' is not a folder: check the path"),
-    (["--student_layers", "0"], "--student_layers 0 must be at least 1"),
     (["--student_hidden", "30"], "not a multiple of 4 heads"),
     (["--student_hidden", "64", "--student_init", "first"], "use --student_init random"),
     (["--max_seq_length", "4000"], "exceeds the model's 384 positions"),

@@ -12,6 +12,7 @@ import losses
 import relations
 import tasks
 from losses import ltr_pair, ltr_triple, soft_logits, wr_pair, wr_triple
+from options import add_distillation
 
 RELATIONS = {"wr_pair": wr_pair, "wr_triple": wr_triple, "ltr_pair": ltr_pair, "ltr_triple": ltr_triple}
 
@@ -348,7 +349,7 @@ class TestTerms:
 def resolved(*words, pretraining=False, teacher="t"):
     """The options of distilling as `check_args` leaves them."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    losses.add_arguments(parser)
+    add_distillation(parser)
     args = parser.parse_args(words)
     args.teacher = teacher
     losses.check_args(args, pretraining)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import yaml
 
-import cli
 import data
 import distill_dynabert
 import distill_finetune
@@ -23,6 +22,7 @@ import losses
 import records
 import report
 import synthetic
+from options import Parser, add_distillation
 
 SCRIPTS = {
     "distill_finetune.py": distill_finetune, "distill_pretrain.py": distill_pretrain, "report.py": report,
@@ -195,8 +195,8 @@ def test_an_option_that_would_be_the_same_for_all_runs_is_refused(shell, script,
 def test_the_scripts_know_which_options_need_a_teacher():
     shown = subprocess.run(["bash", "-c", "source presets.sh; echo $DISTILLATION"], check=True, capture_output=True,
                            text=True).stdout.split()  # fmt: skip
-    parser = cli.Parser()
-    losses.add_arguments(parser)
+    parser = Parser()
+    add_distillation(parser)
     assert set(shown) == {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"} | {"--cache_teacher"}
 
 

@@ -20,6 +20,7 @@ import cli
 import distill_pretrain
 import runs
 import training
+from options import finetune_parser
 
 RECORD = {"status": "complete", "stage": "finetune", "options": {}, "files": ["odd_vocabulary.bin"]}
 
@@ -328,10 +329,8 @@ class TestStopping:
         assert "error (process 1): process 2 did not answer within --timeout_minutes" in capsys.readouterr().err
 
 
-def options_of(*options):
-    parser = cli.Parser()
-    training.add_arguments(parser)
-    return parser.parse_args(options)
+def options_of(*words):
+    return finetune_parser().parse_args(["--task", "cola", *words])
 
 
 @pytest.mark.parametrize("option", [
@@ -339,7 +338,9 @@ def options_of(*options):
     "--seed 99999999999999", "--per_device_train_batch_size 1000000000000", "--weight_decay 1e300",
     "--per_device_eval_batch_size 1000000000000", "--gradient_accumulation_steps 1000000000000",
     "--num_workers 1000000000", "--save_minutes nan", "--save_minutes -1", "--timeout_minutes 0",
-    "--timeout_minutes 1e300", "--max_steps 1" + 5000 * "0",
+    "--timeout_minutes 1e300", "--max_steps 1" + 5000 * "0", "--max_seq_length 7", "--max_eval_samples -1",
+    "--doc_stride 1.5", "--student_layers 0", "--student_layers 100000", "--student_hidden -4",
+    "--student_hidden 4000000", "--held_out 1", "--cache_limit_gb 0",
 ])  # fmt: skip
 def test_absurd_values_are_one_line(option, capsys):
     with pytest.raises(SystemExit) as end:

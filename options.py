@@ -1,0 +1,266 @@
+"""Every option of the three training scripts. It imports neither torch nor what does: --help and a slip answer at once.
+
+Closed sets and defaults stand beside the code that they are about; `literal` reads them there.
+"""
+import argparse
+import ast
+import functools
+import math
+from pathlib import Path
+
+
+def literal(module, name):
+    """What a module of this folder calls by this name, of a dict its keys; the module is read, not imported."""
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    value = next(node.value for node in tree.body if isinstance(node, ast.Assign)
+                 and getattr(node.targets[0], "id", "") == name)
+    return tuple(key.value for key in value.keys) if isinstance(value, ast.Dict) else ast.literal_eval(value)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line and exit status 2, and which takes no abbreviated options."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        """The options; for records older than an option also the `defaults`, and `asked`: names with other values."""
+        found = super().parse_args(args, namespace)
+        defaults = {action.dest: action.default for action in self._actions if action.dest in vars(found)}
+        found.asked = [name for name, default in defaults.items() if getattr(found, name) != default]
+        found.defaults = defaults
+        return found
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def number(kind, low, high=math.inf, open_low=False):
+    """An argparse type: a number of the kind, from low (itself left out if open_low) to high."""
+    return functools.partial(_number, kind=kind, low=low, high=high, open_low=open_low)
+
+
+def _number(text, kind, low, high, open_low):
+    """The text as a number within the limits of `number`."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+        limits = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
+        raise argparse.ArgumentTypeError(f"{text!r} must be {'a whole' if kind is int else 'a'} number {limits}")
+    return value
+
+
+def add_data(parser, required=True):
+    """Options that name the task, which may be required, and its data."""
+    add = parser.add_argument_group("data").add_argument
+    tasks = literal("data", "TASKS")
+    add("--task", required=required, choices=tasks, metavar="TASK", help=", ".join(tasks))
+    add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
+        "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
+    add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")
+    add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
+    add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
+    add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
+    add("--train_file", help="custom: csv, tsv, json, jsonl or parquet file to train on (without the label column: "
+        "text to distil on); for words a file of columns")  # fmt: skip
+    add("--validation_file", help="custom: file to evaluate on")
+    add("--test_file", help="custom: file without labels for --do_predict")
+    add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text")
+    add("--label_column", default="label", help="custom: column with the label; words: its number, the last by default")
+    add("--metrics", nargs="+", default=[], metavar="METRIC", help="custom: headline metrics, whose mean chooses the "
+        "best student: accuracy, balanced_accuracy, f1 (of the second of two labels), macro_f1, weighted_f1, "
+        "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip
+    add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
+    add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
+    add("--label_map", nargs="+", metavar="THEIRS=OURS", help="what the teacher's names of the labels mean here, all "
+        "of them, as bad=0 good=1, where names and known synonyms do not say it")  # fmt: skip
+    add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
+    add("--max_seq_length", type=number(int, 8), default=128, help="tokens of the longest input; longer ones are cut")
+    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many training examples, 0 = all")
+    add("--max_eval_samples", type=number(int, 0), default=0,
+        help="use only that many examples of each dev set, 0 = all")
+    add("--doc_stride", type=number(int, 0), default=128, help="squad: tokens that two windows of one context share")
+    add("--max_query_length", type=number(int, 1), default=64,
+        help="squad: tokens of the longest question; longer ones are cut")
+    add("--n_best_size", type=number(int, 1), default=20,
+        help="squad: starts and ends that are paired to find an answer")
+    add("--max_answer_length", type=number(int, 1), default=30, help="squad: tokens of the longest answer")
+    add("--skip_bad_examples", action="store_true", help="count and report broken examples instead of stopping")
+
+
+def add_models(parser):
+    """Options that name and shape the two models."""
+    add = parser.add_argument_group("model").add_argument
+    add("--teacher", help="hub id or folder of the teacher; without it the student is trained on the labels alone")
+    add("--student", help="hub id or folder of the student, or, with --student_layers, of what it is cut from; "
+        "without it the student is cut from the teacher")
+    # The largest is what is not taken for a slip; memory is a limit of its own.
+    add("--student_layers", type=number(int, 1, 1000), help="build a student with this many layers")
+    add("--student_hidden", type=number(int, 1, 10**6), help="build a student of this width (its source's by default)")
+    add("--student_heads", type=number(int, 1, 10**4), help="build a student with this many attention heads a layer")
+    add("--student_intermediate", type=number(int, 1, 10**7), help="build a student with this width of the "
+        "feed-forward layers")  # fmt: skip
+    add("--student_init", choices=literal("students", "INITS"), help="layers to copy into a built student; uniform if "
+        "the widths agree")  # fmt: skip
+
+
+class Typed(argparse.Action):
+    """Stores an option's value and notes in args.typed that it was given, for it may equal the default."""
+
+    def __call__(self, parser, args, values, option=None):
+        setattr(args, self.dest, self.const if self.nargs == 0 else values)
+        args.typed = [*getattr(args, "typed", []), option]
+
+
+def add_distillation(parser):
+    """Options of the distillation objective; those that were given stand in args.typed until `check_args`."""
+    add = functools.partial(parser.add_argument_group("distillation").add_argument, action=Typed)
+    add("--terms", nargs="+", default=["ckd"], metavar="TERM",
+        help=f"preset ({', '.join(literal('losses', 'PRESETS'))}) and/or name=weight with names "
+        f"{', '.join(literal('losses', 'TERMS'))}; weight 0: not computed")  # fmt: skip
+    add("--hard_weight", type=float, default=0.0, help="weight of the loss on the true labels; 0 = soft targets only")
+    add("--temperature", type=float, default=1.0, help="of the logits term, which is scaled by its square")
+    add("--stages", nargs="+", metavar="WORD", help="weights over time: terms and 'hard' (the labels), after a number "
+        "from that share of the steps on, as in 'wr_pair wr_triple 0.5 logits hard=1'; what is not named is not "
+        "computed, a weight is that of --terms and --hard_weight, name=weight, or name=0..1, which rises evenly")
+    add("--layer_map", default="uniform", help="uniform, last, first, ends, or pairs student:teacher: 0:0,1:2,6:12")
+    add("--wr_layer_map", help="layer map of the word relations, if not that of the other terms")
+    add("--ltr_layer_map", help="layer map of the layer transforming relations, if not that of the other terms")
+    add("--no_embeddings", nargs=0, const=True, default=False,
+        help="leave the pair 0:0 (embedding outputs) out of the layer maps")
+    add("--window", default="21", help="words that an angle spans: odd, or 'all'")
+    criteria = literal("relations", "CRITERIA")
+    add("--distance", choices=literal("relations", "DISTANCES"), default="cosine", help="similarity of a pair")
+    add("--pair_criterion", choices=criteria, default="kl", help="criterion between pairs")
+    add("--triple_criterion", choices=criteria[1:], default="mse", help="criterion between angles")
+
+
+def add_loop(parser):
+    """Options of the loop: optimisation, logging and runtime."""
+    group = parser.add_argument_group("optimisation")
+    add = group.add_argument
+    add("--learning_rate", type=number(float, 0, 100, open_low=True), default=5e-5, help="peak rate of AdamW")
+    add("--num_train_epochs", type=number(float, 0, 1e6, open_low=True), default=3.0, help="passes over the data")
+    add("--max_steps", type=number(int, 0, 10**8), default=0, help="optimiser steps, instead of epochs if above 0")
+    add("--per_device_train_batch_size", type=number(int, 1, 10**5), default=32,
+        help="examples per process and forward pass")  # fmt: skip
+    add("--gradient_accumulation_steps", type=number(int, 1, 10**4), default=1,
+        help="forward passes per optimiser step")  # fmt: skip
+    add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the steps in which the rate rises")
+    add("--lr_scheduler_type", choices=("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
+        default="linear", help="how the rate falls, as transformers has it")  # fmt: skip
+    add("--weight_decay", type=number(float, 0, 1000), default=0.01, help="AdamW's, not for biases and LayerNorm")
+    add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradient norm to clip at, 0 = no clipping")
+    group = parser.add_argument_group("logging")
+    add = group.add_argument
+    add("--logging_steps", type=number(int, 1), default=50, help="optimiser steps between two TensorBoard points")
+    add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = at the end of "
+        f"each epoch, and every {literal('training', 'LONG_EPOCH')} steps of a longer one or of a stream")  # fmt: skip
+    trackers = literal("events", "TRACKERS")
+    add("--log_with", nargs="+", choices=trackers, default=["tensorboard"], metavar="TRACKER", help="where scalars and "
+        f"options go beside TensorBoard's files, which are always written: {', '.join(trackers)}")  # fmt: skip
+    add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
+    add("--save", choices=("best", "last", "both"), default="best", help="which evaluated model is kept: the one with "
+        "the best score on the dev set, the last, or the best and in its folder last/ the last")  # fmt: skip
+    add("--save_minutes", type=number(float, 0), default=10.0, help="minutes after which there is a checkpoint in any "
+        "case, 0 = never; several processes look at the clock every --logging_steps")  # fmt: skip
+    add("--keep_checkpoints", type=number(int, 1), default=1, help="number of newest checkpoints kept")
+    add("--keep_optimizer", action="store_true", help="keep AdamW's state in the checkpoints of a finished run, too")
+    group = parser.add_argument_group("runtime")
+    add = group.add_argument
+    add("--seed", type=number(int, 0, 2**31), default=1, help="seed of initialisation, data order and dropout")
+    add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="autocast of both models")
+    add("--per_device_eval_batch_size", type=number(int, 1, 10**5), default=64,
+        help="examples per process in evaluation")  # fmt: skip
+    add("--num_workers", type=number(int, 0, 1024), default=None,
+        help="processes that prepare batches; 2 on CUDA, else 0")  # fmt: skip
+    add("--timeout_minutes", type=number(float, 0, 10**6, open_low=True), default=30.0, help="minutes that a process "
+        "waits for the others before the run ends; raise it where one alone prepares much data")  # fmt: skip
+    add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of the "
+        "relations: slow first steps, and so far no card has shown what it gains")  # fmt: skip
+    add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
+    add("--overwrite", action="store_true", help="delete the run, and only a run, that the folder holds; start anew")
+
+
+def _add_paths(parser, output_dir, run_name):
+    """Where a run goes and what it is called."""
+    add = parser.add_argument_group("paths").add_argument
+    add("--output_dir", help=f"run folder; {output_dir} by default")
+    add("--run_name", help=f"method's name in tables; {run_name}")
+
+
+def _add_cache(parser):
+    """Options of the teacher's cache."""
+    add = parser.add_argument
+    add("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training set once and keep "
+        "them on disk in half precision")  # fmt: skip
+    add("--cache_limit_gb", type=number(float, 0, open_low=True), default=20.0,
+        help="largest cache that --cache_teacher may write, in 10^9 bytes")
+
+
+def finetune_parser():
+    """The options of distill_finetune.py."""
+    parser = Parser(description="Task-specific distillation: GLUE, SQuAD, words, several labels, your own files; "
+                    "without --teacher: fine-tuning.")  # fmt: skip
+    _add_paths(parser, "runs/<task>/<run_name>/seed<seed>", "finetune without a teacher, else made from --terms")
+    add_data(parser)
+    add_models(parser)
+    add_distillation(parser)
+    add_loop(parser)
+    add = parser.add_argument
+    add("--do_predict", action="store_true", help="write the predictions of the test set, of GLUE in the form of its "
+        "submissions")  # fmt: skip
+    add("--held_out", type=number(float, 0, 0.9), default=0.0, help="share of the training set that is held out and "
+        "chooses the best model, in place of the dev set; 0 = the dev set does")  # fmt: skip
+    _add_cache(parser)
+    return parser
+
+
+def pretrain_parser():
+    """The options of distill_pretrain.py."""
+    parser = Parser(description="Task-agnostic distillation of a masked language model on plain text; without "
+                    "--teacher: plain MLM pre-training.")  # fmt: skip
+    _add_paths(parser, "runs/pretrain/<run_name>/seed<seed>", "mlm without a teacher, else made from --terms")
+    add = parser.add_argument_group("data").add_argument
+    add("--corpus", required=True, help="text to train on: file, folder, glob, or hub id as owner/name:config")
+    add("--validation_corpus", help="text to evaluate on; by default blocks held out of --corpus")
+    add("--streaming", action="store_true", help="read a corpus that does not fit the disk as it comes")
+    add("--num_proc", type=number(int, 0), default=0, help="processes that tokenise, 0 = one for each core")
+    add("--seq_length", type=number(int, 8), default=128, help="tokens of a block")
+    add("--mlm_probability", type=number(float, 0, 1, True), default=0.15, help="share of tokens masked")
+    add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
+    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many blocks, 0 = all")
+    add("--max_eval_samples", type=number(int, 1), default=512, help="blocks to evaluate on")
+    add_models(parser)
+    add_distillation(parser)
+    add_loop(parser)
+    return parser
+
+
+def dynabert_parser():
+    """The options of distill_dynabert.py."""
+    parser = Parser(description="DynaBERT with CKD: one student that runs at any of some widths and depths, distilled "
+                    "from a task's teacher.")  # fmt: skip
+    _add_paths(parser, "runs/<task>/<run_name>/seed<seed>", "made from --terms and the stage by default")
+    add_data(parser, required=False)  # an export finds it in the run
+    add = parser.add_argument_group("model").add_argument
+    add("--teacher", help="folder of the task's teacher (stage 1) or of the run of stage 1 (stage 2)")
+    add("--student", help="folder of the run of stage 2, to be trained on the labels (stage 3)")
+    add("--width_mults", nargs="+", type=float, default=[1.0, 0.75, 0.5, 0.25], metavar="M",
+        help="shares of the attention heads and feed-forward neurons that a sub-network has")
+    add("--depth_mults", nargs="+", type=float, default=[1.0], metavar="M",
+        help="shares of the layers, for each width; others than 1.0 are stage 2 or 3")
+    add_distillation(parser)
+    add_loop(parser)
+    _add_cache(parser)
+    add = parser.add_argument_group("export").add_argument
+    add("--export", metavar="RUN", help="write a sub-network of this run into --output_dir, in place of training")
+    add("--width", type=float, default=1.0, help="of the exported sub-network: one of --width_mults of the run")
+    add("--depth", type=float, default=1.0, help="of the exported sub-network: one of --depth_mults of the run")
+    add("--onnx", action="store_true", help="write model.onnx too, and compare its logits with PyTorch's")
+    # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
+    cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
+    parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)
+    return parser
