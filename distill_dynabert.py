@@ -34,6 +34,7 @@ import measure
 import metrics
 import models
 import runs
+import stages
 import students
 import tasks
 import teacher_cache
@@ -221,7 +222,7 @@ def main(argv=None):
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))
     kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
     steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
-    losses.check_stages(args, training.total_steps(args, steps))
+    stages.check(args, training.total_steps(args, steps))
     rewired = hasattr(student.config, "dynabert")
     if not rewired and "labels" in splits["train"].column_names and all(x == -1 for x in splits["train"]["labels"]):
         raise ValueError("heads and neurons are sorted by the loss on labels, which the training texts lack: begin "

@@ -28,6 +28,7 @@ import metrics
 import models
 import readers
 import runs
+import stages
 import tasks
 import teacher_cache
 import training
@@ -139,10 +140,10 @@ def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, p
     """
     def loss(student, batch):
         """One forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""
-        now = losses.args_at(args, batch.get("progress", 0.0))
+        now = stages.args_at(args, batch.get("progress", 0.0))
         inner = getattr(student, "module", student)
         pairs = before(inner, batch, args.layer_pairs)
-        weights, need_hidden = losses.weights_of(now), bool(losses.teacher_layers(now.terms, pairs))
+        weights, need_hidden = stages.weights_of(now), bool(losses.teacher_layers(now.terms, pairs))
         s_out = student(**forward.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teach(teacher, batch, need_hidden) if now.terms else None
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
@@ -153,12 +154,12 @@ def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, p
         if now.terms:
             t_view = losses.ModelView(t_out, t_layers, mask, kind=kind)
             values = losses.distillation_losses(view, t_view, batch, now)
-        if losses.HARD in weights:
-            values[losses.HARD] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
+        if stages.HARD in weights:
+            values[stages.HARD] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
         total = sum(weights[name] * value for name, value in values.items())
         return total, {name: value.detach() for name, value in values.items()}
 
-    return loss, losses.weights_of(args)
+    return loss, stages.weights_of(args)
 
 
 def make_figures(args, splits, teacher, tokenizer, accelerator):
@@ -219,8 +220,8 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         evaluate=make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files),
         save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
-        weights_at=(lambda progress: losses.weights_of(losses.args_at(args, progress))) if args.stages else None,
-        scored=lambda progress: losses.head_trained(args, progress),
+        weights_at=(lambda progress: stages.weights_of(stages.args_at(args, progress))) if args.stages else None,
+        scored=lambda progress: stages.head_trained(args, progress),
     )
 
 
@@ -277,7 +278,7 @@ def main(argv=None):
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     if not complete:
         size = batching.step_size(args, accelerator)
-        losses.check_stages(args, training.total_steps(args, math.ceil(len(splits["train"]) / size)))
+        stages.check(args, training.total_steps(args, math.ceil(len(splits["train"]) / size)))
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()

@@ -26,6 +26,7 @@ import losses
 import measure
 import models
 import runs
+import stages
 import training
 
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
@@ -180,8 +181,8 @@ def make_losses(args, teacher):
 
     def terms(student, batch, across_processes=False):
         """Unweighted terms of one batch, all of them in evaluation, and the outputs of student and teacher."""
-        now = losses.args_at(args, batch["progress"]) if "progress" in batch else args
-        weights = losses.weights_of(now)
+        now = stages.args_at(args, batch["progress"]) if "progress" in batch else args
+        weights = stages.weights_of(now)
         s_out = outputs(student, getattr(student, "module", student), batch)
         mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
         values, t_out = {}, None
@@ -190,12 +191,12 @@ def make_losses(args, teacher):
                 t_out = outputs(teacher, teacher, batch)
             view = losses.ModelView(s_out, s_layers, mask, across_processes)
             values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, now)
-        if losses.HARD in weights:
+        if stages.HARD in weights:
             labels = batch["labels"][: len(s_out["head"].inputs)]
-            values[losses.HARD] = heads.head_cross_entropy(s_out["head"], labels, across_processes=across_processes)
+            values[stages.HARD] = heads.head_cross_entropy(s_out["head"], labels, across_processes=across_processes)
         return values, s_out, t_out
 
-    return terms, losses.weights_of(args)
+    return terms, stages.weights_of(args)
 
 
 def make_figures(args, teacher, held_out, tokenizer, accelerator):
@@ -262,7 +263,7 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
 
     def loss(model, batch):
         values, _, _ = terms(model, batch, losses.several_processes())
-        now = losses.weights_of(losses.args_at(args, batch["progress"]))
+        now = stages.weights_of(stages.args_at(args, batch["progress"]))
         return sum(now[k] * v for k, v in values.items()), {k: v.detach() for k, v in values.items()}
 
     def plan(size, epoch):
@@ -284,8 +285,8 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
     return training.Recipe(
         lengths=batching.Constant(args.seq_length), plan=plan, loss=loss, save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
-        weights_at=(lambda progress: losses.weights_of(losses.args_at(args, progress))) if args.stages else None,
-        scored=lambda progress: headless(args) or losses.head_trained(args, progress),
+        weights_at=(lambda progress: stages.weights_of(stages.args_at(args, progress))) if args.stages else None,
+        scored=lambda progress: headless(args) or stages.head_trained(args, progress),
         collate=make_collate(args, read, tokenizer, vocab_size), positions=positions,
         evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator, figures),
     )  # fmt: skip
@@ -337,7 +338,7 @@ def main(argv=None):
     blocks, held_out, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / batching.step_size(args, accelerator))
-    losses.check_stages(args, training.total_steps(args, per_epoch))
+    stages.check(args, training.total_steps(args, per_epoch))
     inputs = None
     if accelerator.is_main_process:
         train = runs.named_files(args.corpus) if args.streaming else blocks  # of a hub's stream the id must do

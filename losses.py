@@ -3,8 +3,6 @@
 The relations of CKD stand in relations.py, the language-model head in heads.py, other methods' terms in baselines.py.
 Axes: B batch, L aligned layers, T tokens, D width, C classes. mask [B, T]: 1 = real token.
 """
-import argparse
-import math
 import re
 from functools import cached_property
 
@@ -12,6 +10,7 @@ import torch
 
 import baselines
 import relations
+import stages
 from baselines import Needs, needs, nothing
 from heads import soft_head_logits
 from relations import check_layers, check_options, masked_mean
@@ -230,7 +229,6 @@ def projected_layers(terms, layer_pairs):
     return {name: [s for s, _ in needs_of(name).states(layer_pairs)] for name in terms if needs_of(name).projected}
 
 
-MAX_WEIGHT = 1e9  # times a loss and its gradient still a float32
 # A recipe each: weights of terms, and the options that its method needs beside them; all of it only fills what the user
 # left open. Ours, where a source says nothing: the shares of the steps, as the papers train their parts one after the
 # other, each with epochs and a learning rate of its own, and the choice among values that a paper searches.
@@ -280,7 +278,7 @@ def parse_terms(words):
             raise ValueError(f"--terms {word!r}: unknown term {name!r}, choose from: {', '.join(TERMS)}")
         if name in given:
             raise ValueError(f"--terms gives {name!r} twice: give it once")
-        given[name] = _weight("--terms", word, weight)
+        given[name] = stages.weight_of("--terms", word, weight)
     weights = {**PRESETS.get(preset, {}), **given}
     weights = {name: weights[name] for name in TERMS if weights.get(name)}
     if not weights:
@@ -288,114 +286,11 @@ def parse_terms(words):
     return weights
 
 
-HARD = "hard"  # the loss on the true labels, beside the terms
-
-
-def _weight(option, word, text):
-    """The weight that stands in a word of an option. Raises ValueError if it is none."""
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = float("nan")
-    if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"{option} {word!r}: the weight must be a number >= 0 and at most {MAX_WEIGHT:g}, such as "
-                         f"{word.partition('=')[0]}=1")  # fmt: skip
-    return weight
-
-
-def split_stages(words):
-    """["wr_pair", "0.5", "logits=2"] -> [[0.0, ["wr_pair"]], [0.5, ["logits=2"]]]: a number begins a stage.
-
-    Raises ValueError for a number that is no share of the steps from 0 to 1, or not above the one before.
-    """
-    stages = [[0.0, []]]
-    for word in words:
-        try:
-            begin = float(word)
-        except ValueError:
-            stages[-1][1].append(word)
-            continue
-        first = len(stages) == 1 and not stages[0][1]
-        if not (begin == 0 if first else stages[-1][0] < begin < 1):
-            raise ValueError(f"--stages {word!r}: a stage begins at a share of the steps, the first at 0, each later "
-                             "one above the one before and below 1, as in: wr_pair 0.5 logits")  # fmt: skip
-        if not first:
-            stages.append([begin, []])
-    return stages
-
-
-def parse_stages(stages, weights):
-    """The stages of `split_stages` with their weights: [[0.0, {"wr_pair": 1.0}], [0.5, {"logits": [0.0, 1.0]}]].
-
-    weights: of terms and "hard", for names that have none beside them. name=weight is constant, name=first..last goes
-    evenly from one to the other and is [first, last]. Raises ValueError for an unknown name, one without a weight, one
-    given twice, or a stage in which nothing is trained.
-    """
-    found = []
-    for begin, words in stages:
-        found.append([begin, {}])
-        for word in words:
-            name, equals, text = word.partition("=")
-            if name not in (*TERMS, HARD):
-                raise ValueError(f"--stages {word!r}: unknown term {name!r}, choose from: {', '.join(TERMS)}, {HARD}")
-            if name in found[-1][1]:
-                raise ValueError(f"--stages names {name!r} twice in the stage from {begin:g}: name it once")
-            if not equals and not weights.get(name):
-                raise ValueError(f"--stages {name!r} has no weight: write {name}=1, or give it one by "
-                                 f"{'--hard_weight' if name == HARD else '--terms'}")  # fmt: skip
-            ends = (text.split("..") if text.count("..") == 1 else [text]) if equals else [weights[name]]
-            ends = [_weight("--stages", word, end) for end in ends]
-            found[-1][1][name] = ends[0] if len(set(ends)) == 1 else ends
-        found[-1][1] = {name: found[-1][1][name] for name in (*TERMS, HARD) if found[-1][1].get(name)}
-        if not any(w[0] if isinstance(w, list) else w for w in found[-1][1].values()):
-            raise ValueError(f"--stages: nothing is trained where the stage from {begin:g} on begins: name a term with "
-                             "a weight that begins above 0")  # fmt: skip
-    return found
-
-
-def args_at(args, progress):
-    """The options with the terms and the hard_weight of the step before which this share of the steps, 0 to 1, is done.
-
-    Terms of weight 0 there are left out. Without stages the options themselves.
-    """
-    if not getattr(args, "stages", None):
-        return args
-    at = max(i for i, (begin, _) in enumerate(args.stages) if begin <= progress)
-    begin, weights = args.stages[at]
-    end = args.stages[at + 1][0] if at + 1 < len(args.stages) else 1.0
-    share = (progress - begin) / (end - begin)
-    now = {name: w[0] + (w[1] - w[0]) * share if isinstance(w, list) else w for name, w in weights.items()}
-    now = {name: weight for name, weight in now.items() if weight}
-    return argparse.Namespace(**vars(args) | {"hard_weight": now.pop(HARD, 0.0), "terms": now})
-
-
-def weights_of(args):
-    """{name: weight} of the terms and of the loss on the labels, which alone is left without a teacher."""
-    hard = args.hard_weight if args.teacher else args.hard_weight or 1.0
-    return dict(args.terms) | ({HARD: hard} if hard else {})
-
-
-def head_trained(args, progress):
-    """Whether logits or labels, which alone train the head, had a weight in the step at `progress` or one before."""
-    begins = [begin for begin, _ in args.stages or () if begin <= progress]
-    return any({"logits", HARD} & {*weights_of(args_at(args, p))} for p in (*begins, progress))
-
-
-def check_stages(args, steps):
-    """Raise ValueError if a stage has none of this number of steps."""
-    stages = args.stages or []
-    firsts = [math.ceil(begin * steps - 1e-9) for begin, _ in stages] + [steps]
-    for (begin, _), first, after in zip(stages, firsts, firsts[1:], strict=False):
-        if first >= after:
-            raise ValueError(f"--stages: the stage from {begin:g} on has none of {steps} steps: train longer, or take "
-                             "other shares")  # fmt: skip
-
-
 def check_args(args, pretraining=False):
     """Check and convert the options of distilling in place; args.terms becomes {name: weight}.
 
-    A preset fills what was not given. With stages, args.stages is what `args_at` reads, else None, and args.terms and
-    args.hard_weight hold the largest weights of all stages. pretraining: of a preset's stages only the first is meant.
+    A preset fills what was not given. With stages, args.stages is what `stages.args_at` reads, else None, and
+    args.terms and args.hard_weight hold the largest weights of all stages. pretraining: as in `stages.resolve`.
     Raises ValueError. Without args.teacher there is nothing to distil: the terms become {}, and any option given for
     it is refused.
     """
@@ -415,38 +310,14 @@ def check_args(args, pretraining=False):
     check_options(args.distance, args.pair_criterion, args.triple_criterion, args.window)
     if not 0.01 <= args.temperature <= 1000:  # beyond, logits are all alike or overflow
         raise ValueError(f"--temperature {args.temperature} must be positive, from 0.01 to 1000")
-    if not 0 <= args.hard_weight <= MAX_WEIGHT:
-        raise ValueError(f"--hard_weight {args.hard_weight} must be 0 or more, at most {MAX_WEIGHT:g}")
+    if not 0 <= args.hard_weight <= stages.MAX_WEIGHT:
+        raise ValueError(f"--hard_weight {args.hard_weight} must be 0 or more, at most {stages.MAX_WEIGHT:g}")
     if not args.teacher:
         args.terms = {}
     elif args.stages:
         named = {word.partition("=")[0] for word in words if "=" in word} - recipe.keys()
-        named |= {HARD} if "--hard_weight" in typed else set()
-        _set_stages(args, named, "--stages" in typed, pretraining)
-
-
-def _set_stages(args, named, own, pretraining):
-    """Convert args.stages; named: terms beside the preset, and "hard", if given. own: whether the stages were, too."""
-    weights = args.terms | {HARD: args.hard_weight}
-    stages = split_stages(args.stages if own else args.stages.split())
-    told = {word.partition("=")[0] for _, words in stages for word in words}
-    more = [name for name in weights if name in named - told and weights[name]]
-    if own and more:
-        raise ValueError(f"--stages trains {more[0]!r} at no time, which was given a weight: name it in a stage")
-    if not own:  # what was named beside the preset is part of all its stages
-        stages = [[begin, [name for name in words if weights.get(name)] + more] for begin, words in stages]
-        stages = [stage for stage in stages if stage[1]][: 1 if pretraining else None]
-        stages[0][0] = 0.0
-    args.stages, largest = parse_stages(stages, weights), {}
-    for _, now in args.stages:
-        for name, weight in now.items():
-            largest[name] = max(largest.get(name, 0.0), *(weight if isinstance(weight, list) else [weight]))
-    args.terms = {name: largest[name] for name in TERMS if name in largest}
-    args.hard_weight = largest.get(HARD, 0.0)
-    if not args.terms:
-        raise ValueError("--stages: nothing would be distilled; name a term, or leave out --teacher")
-    if len(args.stages) == 1 and not any(isinstance(weight, list) for weight in args.stages[0][1].values()):
-        args.stages = None  # as if the weights had been given
+        named |= {stages.HARD} if "--hard_weight" in typed else set()
+        stages.resolve(args, TERMS, named, "--stages" in typed, pretraining)
 
 
 def check_terms(terms, layer_pairs, student=None, teacher=None):

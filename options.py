@@ -115,7 +115,7 @@ class Typed(argparse.Action):
 
 
 def add_distillation(parser):
-    """Options of the distillation objective; those that were given stand in args.typed until `check_args`."""
+    """Options of the distillation objective; those that were given stand in args.typed until `losses.check_args`."""
     add = functools.partial(parser.add_argument_group("distillation").add_argument, action=Typed)
     add("--terms", nargs="+", default=["ckd"], metavar="TERM",
         help=f"preset ({', '.join(literal('losses', 'PRESETS'))}) and/or name=weight with names "

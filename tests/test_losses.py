@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import losses
 import relations
+import stages
 import tasks
 from losses import ltr_pair, ltr_triple, soft_logits, wr_pair, wr_triple
 from options import add_distillation
@@ -388,16 +389,16 @@ class TestRecipes:
         for step, weights in {0: {"wr_pair": 1, "wr_triple": 5}, 2: {"wr_pair": 1, "wr_triple": 5},
                               3: {"wr_triple": 2, "hard": 1}, 5: {"wr_triple": 2.8, "hard": 0.6},
                               8: {"logits": 1}, 9: {"logits": 1}}.items():  # fmt: skip
-            now = losses.args_at(args, step / 10)
-            assert losses.weights_of(now) == pytest.approx(weights) and now.window == 21
-            assert losses.head_trained(args, step / 10) == (step >= 3)
+            now = stages.args_at(args, step / 10)
+            assert stages.weights_of(now) == pytest.approx(weights) and now.window == 21
+            assert stages.head_trained(args, step / 10) == (step >= 3)
 
     def test_constant_weights_of_one_stage_are_no_stages(self):
         args = resolved("--stages", "wr_pair", "logits=3", "hard=2")
         assert (args.terms, args.hard_weight, args.stages) == ({"logits": 3, "wr_pair": 1}, 2, None)
-        assert losses.args_at(args, 0.5) is args and losses.head_trained(args, 0.0)
+        assert stages.args_at(args, 0.5) is args and stages.head_trained(args, 0.0)
         alone = resolved(teacher=None)
-        assert losses.weights_of(losses.args_at(alone, 0.5)) == {"hard": 1.0} and losses.head_trained(alone, 0.0)
+        assert stages.weights_of(stages.args_at(alone, 0.5)) == {"hard": 1.0} and stages.head_trained(alone, 0.0)
 
     @pytest.mark.parametrize("words, said", [
         ("0.5 logits", "'0.5': a stage begins at a share"), ("wr_pair 1 logits", "'1': a stage begins"),
@@ -416,11 +417,11 @@ class TestRecipes:
 
     def test_a_stage_without_a_step_is_refused(self):
         args = resolved("--stages", "wr_pair", "0.3", "logits", "0.9", "hard=1")
-        losses.check_stages(args, 10)
+        stages.check(args, 10)
         for steps, begin in ((9, "0.9"), (2, "0.9"), (1, "0.3")):
             with pytest.raises(ValueError, match=f"from {begin} on has none of {steps} steps"):
-                losses.check_stages(args, steps)
-        losses.check_stages(resolved(), 1)
+                stages.check(args, steps)
+        stages.check(resolved(), 1)
 
     @settings(max_examples=100, deadline=None)
     @given(st.lists(st.sampled_from(["0", "0.5", ".7", "1e-3", "logits", "hard=1", "wr_pair=0", "pkd=0..2",
@@ -428,12 +429,12 @@ class TestRecipes:
            st.floats(0, 1, exclude_max=True))
     def test_any_stages_give_weights_at_any_time_or_one_line(self, words, progress):
         try:
-            weights = losses.parse_stages(losses.split_stages(words), {"logits": 1.0})
+            weights = stages.parse(stages.split(words), {"logits": 1.0}, losses.TERMS)
         except ValueError as error:
             assert str(error)
         else:
             args = argparse.Namespace(stages=weights, teacher="t", terms={}, hard_weight=0.0)
-            now = losses.weights_of(losses.args_at(args, progress))
+            now = stages.weights_of(stages.args_at(args, progress))
             assert now and set(now) <= {*losses.TERMS, "hard"} and all(0 < w <= 3 for w in now.values())
 
 

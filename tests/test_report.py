@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import compare
-import losses
 import pictures
 import records
 import report
 import report_files
 import report_plots
+from stages import split
 
 STUDENT = {"layers": 3, "hidden_size": 384, "heads": 12, "intermediate_size": 1536, "vocab_size": 30522,
            "parameters": 17_390_000, "parameters_without_embeddings": 5_500_000, "seq_length": 128,
@@ -241,7 +241,7 @@ def test_the_recipe_of_a_row_is_named_as_options(tmp_path, tables):
     staged = "--stages minilm=1 0.5 logits=0..1 hard=0.5 --temperature 2"
     assert f"Recipe of minilm on cola: {staged} Recipe of minilm on rte: --terms" in text
     assert "Recipe of finetune" not in text and "Recipe of odd" not in text
-    losses.split_stages(staged.split()[1:-2])  # as it would be typed
+    split(staged.split()[1:-2])  # as it would be typed
 
 
 def test_incomplete_runs_are_named_and_left_out(tmp_path, tables):

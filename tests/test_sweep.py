@@ -17,10 +17,10 @@ from test_readme import dry_run
 from test_report import CPU, cells, make_run, refused, write
 
 import compare
-import losses
 import report
 import report_files
 import report_sweep
+from stages import HARD
 
 METHODS = "finetune kd ckd pkd tinybert distilbert minilm"
 
@@ -160,7 +160,7 @@ def test_recipes_are_what_every_task_is_trained_with(tmp_path, monkeypatch):
     assert [args.learning_rate for args in students] == [0.3, 0.1, 0.2] * 2
     assert [args.temperature for args in students if args.run_name == "kd"] == [7, 7]
     minilm = students[2]
-    assert minilm.stages == [[0.0, {"minilm": 1.0}], [0.25, {losses.HARD: 1.0}]]
+    assert minilm.stages == [[0.0, {"minilm": 1.0}], [0.25, {HARD: 1.0}]]
     assert all(args.held_out == 0.1 for args in commands)
 
 
