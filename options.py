@@ -1,6 +1,7 @@
-"""Every option of the three training scripts. It imports neither torch nor what does: --help and a slip answer at once.
+"""The command line: a parser, and every option of the three training scripts.
 
-Closed sets and defaults stand beside the code that they are about; `literal` reads them there.
+It imports neither torch nor what does, so that --help and a slip are answered at once. Closed sets and defaults stand
+beside the code that they are about; `literal` reads them there.
 """
 import argparse
 import ast
@@ -15,6 +16,11 @@ def literal(module, name):
     value = next(node.value for node in tree.body if isinstance(node, ast.Assign)
                  and getattr(node.targets[0], "id", "") == name)
     return tuple(key.value for key in value.keys) if isinstance(value, ast.Dict) else ast.literal_eval(value)
+
+
+def one_line(text):
+    """The text with everything that is not printable, line ends too, written as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
 def number(kind, low, high=math.inf, open_low=False):

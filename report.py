@@ -1,6 +1,5 @@
 """Tables and plots of finished runs: `python report.py runs/cola --baseline kd`; reads their run.json."""
 
-import argparse
 import html
 import json
 import math
@@ -18,6 +17,7 @@ import compare
 import report_dynabert
 import report_files
 import report_plots
+from options import Parser, one_line
 from records import SIZES, Measure, ReportError, customary, headline, read_runs, recipe_text, select, time_unit
 
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
@@ -33,11 +33,6 @@ scores, and all that cannot be told from it, as the interval of the paired diffe
 seed nothing is said."""
 WIDTH = 120  # columns of a terminal; wider tables are continued below
 tabulate.MIN_PADDING = 0  # by which it makes columns wider than their headers
-
-
-def one_line(text):
-    """The text with everything that is not printable, line ends too, written as an escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def escape(text):
@@ -228,31 +223,24 @@ def report_text(runs, left_out, baseline):
     return "\n\n".join(texts)
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line, without the usage."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
-
-
 def build_parser():
     """Returns the command line's parser."""
-    parser = Parser(prog="report.py", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="report.py", description=__doc__)
     paths = parser.add_argument_group("paths")
     paths.add_argument("runs", nargs="+", type=Path, metavar="RUNS",
                        help="folders, searched for run.json at any depth, and runs.csv of --tables runs")
     paths.add_argument("--output_dir", type=Path, metavar="DIR",
-                       help="folder for report.md and the plots (default: no report.md, plots into the first RUNS)")
+                       help="folder of report.md and plots; without it no report.md, and plots into the first RUNS")
     table = parser.add_argument_group("tables")
     table.add_argument("--methods", type=lambda text: text.split(","), metavar="A,B",
-                       help="names of the methods to report, separated by commas (default: all)")
+                       help="names of the methods to report, separated by commas; by default all")
     table.add_argument("--tables", nargs="+", choices=("latex", "csv", "runs"), default=[], metavar="FORM",
                        help="also write report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
-                            "(runs: a line for each run, which can be given as RUNS) beside the plots (default: none)")
+                            "(runs: a line for each run, which can be given as RUNS) beside the plots")
     paths.add_argument("--formats", nargs="+", choices=("png", "pdf", "svg"), default=["png"], metavar="FORM",
-                       help="of the plots: png, pdf, svg (default: png)")
+                       help="of the plots")
     table.add_argument("--baseline", metavar="NAME",
-                       help="method from which paired differences over seeds are taken (default: none)")
+                       help="method from which paired differences over seeds are taken")
     return parser
 
 

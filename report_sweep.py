@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 import report
+from options import Parser, one_line
 from records import CHOICE, METHODS, ReportError, get, read_runs, recipe_text, select
 
 # Options of distilling that `recipe_text` does not write; given ones are part of a recipe too.
@@ -105,7 +106,7 @@ def sweep_text(table, chosen, metric):
 
 def main(argv=None):
     """Prints the table and writes recipes.txt; returns the exit status."""
-    parser = report.Parser(prog="report_sweep.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="report_sweep.py", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, metavar="SWEEP", help="folder that run_sweep.sh filled")
     folder = parser.parse_args(argv).folder
     try:
@@ -121,7 +122,7 @@ def main(argv=None):
             raise ReportError(f"{folder}: no try has a finite score on what was held out: lower the learning rates")
         print(sweep_text(table, chosen, f"{report.headline(runs).title} x 100"))
         for line in [*left_out["damaged"], *left_out["incomplete"]]:
-            print(f"{parser.prog}: left out: {report.one_line(line)}", file=sys.stderr)
+            print(f"{parser.prog}: left out: {one_line(line)}", file=sys.stderr)
         lines = [f"{method} {row['recipe']}" for method, row in chosen.items()]
         temporary = folder / ".recipes.txt"
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

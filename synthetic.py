@@ -7,13 +7,11 @@ the CoLA files names the edit: agr, det, refl, sel or order, and "ok" where the 
     python synthetic.py --output_dir data/synthetic
 """
 
-import argparse
 import contextlib
 import json
 import os
 import random
 import shutil
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +19,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from transformers.utils.logging import disable_progress_bar
+
+from options import Parser, number
 
 GRAMMAR_VERSION = 2  # raise it when the same seed gives other files, so that old folders are noticed
 
@@ -406,27 +406,21 @@ def write_bert(folder, args):
 
 def build_parser():
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for glue/, squad/, text/ and bert/")
-    parser.add_argument("--overwrite", action="store_true", help="replace files written there with other options")
-    parser.add_argument("--train_size", type=int, default=32000, help="CoLA training sentences (default: %(default)s)")
-    parser.add_argument("--dev_size", type=int, default=1000,
-                        help="CoLA dev sentences, and as many test sentences (default: %(default)s)")
-    parser.add_argument("--text_size", type=int, default=2000,
-                        help="paragraphs of train.txt; valid.txt has a tenth (default: %(default)s)")
-    parser.add_argument("--squad_train_size", type=int, default=16000,
-                        help="SQuAD training questions per version (default: %(default)s)")
-    parser.add_argument("--squad_dev_size", type=int, default=500,
-                        help="SQuAD dev questions per version (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of sentences and weights (default: %(default)s)")
+    parser = Parser(prog="synthetic.py", description=__doc__.split("\n")[0])
+    add, size = parser.add_argument, number(int, 1)
+    add("--output_dir", type=Path, required=True, help="folder for glue/, squad/, text/ and bert/")
+    add("--overwrite", action="store_true", help="replace files written there with other options")
+    add("--train_size", type=size, default=32000, help="CoLA training sentences")
+    add("--dev_size", type=size, default=1000, help="CoLA dev sentences, and as many test sentences")
+    add("--text_size", type=size, default=2000, help="paragraphs of train.txt; valid.txt has a tenth")
+    add("--squad_train_size", type=size, default=16000, help="SQuAD training questions per version")
+    add("--squad_dev_size", type=size, default=500, help="SQuAD dev questions per version")
+    add("--seed", type=int, default=1, help="seed of sentences and weights")
     return parser
 
 
 def check_args(args):
-    """Raise ValueError for a size below 1, or when the folder holds files that were made otherwise."""
-    for name in ("train_size", "dev_size", "text_size", "squad_train_size", "squad_dev_size"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)}: give 1 or more")
+    """Raise ValueError when the folder holds files that were made otherwise."""
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file: name a folder")
     present = [name for name in ("glue", "squad", "text", "bert") if (args.output_dir / name).exists()]
@@ -488,7 +482,8 @@ def main(argv=None):
 
     A mistake of the user ends in one line and exit status 2, a folder that cannot be written in one and status 1.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     folder = args.output_dir
     try:
         check_args(args)
@@ -497,16 +492,14 @@ def main(argv=None):
             return
         write_all(args)
     except ValueError as error:
-        print(f"synthetic.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.error(str(error))
     except Exception as error:
         # A full disk is an OSError in Python, a SafetensorError in safetensors and a bare Exception in tokenizers.
         if not isinstance(error, (OSError, SafetensorError)) and type(error) is not Exception:
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        print(f"synthetic.py: {folder} cannot be written ({reason}): make room or choose another --output_dir; what "
-              "was there before is unchanged", file=sys.stderr)
-        sys.exit(1)
+        parser.exit(1, f"synthetic.py: error: {folder} cannot be written ({reason}): make room or choose another "
+                       "--output_dir; what was there before is unchanged\n")  # fmt: skip
     print(f"{folder}: {args.train_size} + {args.dev_size} sentences, {args.squad_train_size} + {args.squad_dev_size} "
           f"questions, {args.text_size} paragraphs")
 
