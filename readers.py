@@ -1,4 +1,4 @@
-"""Rows of files: tsv as GLUE publishes it, csv, JSON, Parquet, by line; a broken one is named."""
+"""Rows of files, tsv as GLUE publishes it, csv, JSON, Parquet, and the examples in them; a broken line is named."""
 
 import csv
 import glob
@@ -7,7 +7,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from datasets import ClassLabel, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset
 
 
 class Skipped:
@@ -237,3 +237,81 @@ def read_table(path, skipped=None):
     if suffix in (".json", ".jsonl"):
         return _read_json(path, skipped or Skipped())
     raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl or .parquet")
+
+
+# --- rows -> examples --------------------------------------------------------------------------------------------
+
+
+def _label_id(word, labels, where, skipped):
+    if word in labels:
+        return labels.index(word)
+    skipped.bad(f"{where}: unknown label {word!r}; the labels of this task are {listed(labels)}")
+
+
+def _label_set(cell, task, where, skipped):
+    """Several labels as a list of 0 and 1, one for each label of the task; an empty cell: none of them."""
+    words = [word.strip() for word in cell.split(task.separator)] if cell.strip() else []
+    if "" in words or len(set(words)) < len(words):
+        fault = "an empty label" if "" in words else "a label twice"
+        return skipped.bad(f"{where}: {cell!r}, cut at {task.separator!r}, holds {fault}; mend the line")
+    ids = [_label_id(word, task.labels, where, skipped) for word in words[: len(task.labels)]]
+    return None if None in ids else [int(i in ids) for i in range(len(task.labels))]
+
+
+def _number(word, where, skipped):
+    try:
+        value = float(word)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if abs(value) < float("inf"):
+        return value
+    skipped.bad(f"{where}: the score {word!r} is not a finite number")
+
+
+def pick(row, columns, path, number, skipped):
+    """The named columns as strings, or None where one is missing or holds no text and the row is skipped."""
+    missing = [c for c in columns if c not in row]
+    if missing:
+        return skipped.bad(f"{path}, {line_name(number)}: no column {missing[0]!r}; there are: {listed(row)}")
+    for column in columns:
+        value = row[column]
+        if isinstance(value, (dict, list, bytes)) or value is None:
+            kind = "null" if value is None else type(value).__name__
+            return skipped.bad(f"{path}, {line_name(number)}: column {column!r} holds a {kind}, not text")
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # JSON can spell what UTF-8 cannot
+            return skipped.bad(f"{path}, {line_name(number)}: column {column!r} holds half a surrogate pair, not text")
+    return [str(row[column]) for column in columns]
+
+
+def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
+    """Rows of a file -> Dataset with text_a, (text_b), label and idx. label_column None: no labels.
+
+    idx counts the file's examples from 0, skipped ones too: submissions are matched by it.
+    """
+    before = len(skipped.reports)
+    columns = {"text_a": [], "text_b": [], "label": [], "idx": []}
+    for number, row in rows:
+        values = pick(row, text_columns + ((label_column,) if label_column else ()), path, number, skipped)
+        if values is None:
+            continue
+        label = -1
+        if label_column:
+            where = f"{path}, {line_name(number)}"
+            if task.separator:
+                label = _label_set(values[-1], task, where, skipped)
+            elif task.labels:
+                label = _label_id(values[-1], task.labels, where, skipped)
+            else:
+                label = _number(values[-1], where, skipped)
+            if label is None:
+                continue
+        columns["text_a"].append(values[0])
+        columns["text_b"].append(values[1] if len(text_columns) > 1 else "")
+        columns["label"].append(label)
+        columns["idx"].append(len(columns["idx"]) + len(skipped.reports) - before)
+    if not columns["idx"]:
+        broken = skipped.reports[before:]
+        raise ValueError(f"{path}: holds no examples" + (f" that are whole; the first: {broken[0]}" if broken else ""))
+    if len(text_columns) == 1:
+        del columns["text_b"]
+    return Dataset.from_dict(columns)
