@@ -13,6 +13,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
+from transformers import AutoModel, AutoTokenizer
 
 import data
 import distill_dynabert
@@ -69,11 +71,17 @@ def test_the_first_command_stands_on_the_first_two_screens_below_the_picture():
     assert before.count("\n") <= 60 and "docs/relations.png" in before and "itself a distilled model" in before
 
 
-def test_the_picture_is_drawn_by_its_script(tmp_path, monkeypatch):
-    """The script draws what is committed: the same size and, but for the rasteriser's rounding, the same pixels."""
-    spec = importlib.util.spec_from_file_location("draw_relations", "docs/relations.py")
+def docs_script(name):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", f"docs/{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_the_picture_is_drawn_by_its_script(tmp_path, monkeypatch):
+    """The script draws what is committed: the same size and, but for the rasteriser's rounding, the same pixels."""
+    script = docs_script("relations")
     monkeypatch.setattr(script, "__file__", str(tmp_path / "relations.py"))
     script.main()
     drawn, kept = (matplotlib.image.imread(path) for path in (tmp_path / "relations.png", "docs/relations.png"))
@@ -81,9 +89,7 @@ def test_the_picture_is_drawn_by_its_script(tmp_path, monkeypatch):
 
 
 def test_frames_tell_one_rotation_from_one_for_each_block():
-    spec = importlib.util.spec_from_file_location("frames", "docs/frames.py")
-    frames = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(frames)
+    frames = docs_script("frames")
     random = np.random.default_rng(1)
     teacher = random.normal(size=(8, 30, 6)) @ np.diag([3, 1, 1, 1, 0, 0]).astype(float)
     teacher -= teacher.mean(1, keepdims=True)
@@ -93,6 +99,21 @@ def test_frames_tell_one_rotation_from_one_for_each_block():
     assert np.allclose([frames.compare(together, teacher), frames.compare(narrow, teacher)], 1)
     for_all, for_each = frames.compare(apart, teacher)
     assert for_all < 0.6 and np.isclose(for_each, 1)
+
+
+def test_the_probe_reads_what_a_pass_of_one_sentence_gives(world):
+    probe, folder = docs_script("probe"), world / "bert"
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    texts = ["The dog sleeps.", "These small cats near the boat chase a bird.", "Nuns sing."]
+    rows = data.tokenize(Dataset.from_dict({"text_a": texts, "label": [0, 1, 0]}), tokenizer, 32)
+    first, mean = probe.sentence_vectors(model, rows, tokenizer)
+    for i, text in enumerate(texts):
+        hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].detach().numpy()
+        assert np.allclose(first[i], hidden[0], atol=1e-5) and np.allclose(mean[i], hidden.mean(0), atol=1e-5)
+    random = np.random.default_rng(1)
+    words = random.normal(size=(300, 5))
+    assert probe.accuracy(words[:200], words[:200, 0] > 0, words[200:], words[200:, 0] > 0) > 0.9
+    assert probe.accuracy(words[:200], words[:200, 0] > 0, words[200:], words[200:, 1] > 0) < 0.7
 
 
 def test_the_citation_file_has_what_its_format_demands():
