@@ -49,7 +49,7 @@ def test_what_is_there_is_used_where_it_is_new_enough(place):
 
 
 @pytest.mark.parametrize("name, version, said", [
-    ("transformers", "4.57.1", "transformers 4.57.1 is older than 5.0"), ("torch", "2.9.1+cu128", "torch 2.9.1"),
+    ("transformers", "4.57.1", "transformers 4.57.1 is older than 5.4"), ("torch", "2.9.1+cu128", "torch 2.9.1"),
 ])  # fmt: skip
 def test_what_is_too_old_is_named_and_an_environment_made(place, name, version, said):
     older(place, name, version)
@@ -65,7 +65,7 @@ def test_an_environment_that_stays_wrong_is_named(place):
     path.write_text(path.read_text().replace("exec", "PYTHONPATH=old exec"))
     status, _, stderr = source(place)
     assert status == 2 and stderr.splitlines()[-1].startswith(
-        "setup.sh: error: .venv is of no use (transformers 4.57.1 is older than 5.0): delete it")  # fmt: skip
+        "setup.sh: error: .venv is of no use (transformers 4.57.1 is older than 5.4): delete it")  # fmt: skip
     assert "install --quiet --disable-pip-version-check -r requirements.txt" in (place / "pip-log").read_text()
 
 
