@@ -93,7 +93,7 @@ def test_the_relations_work_alone_in_another_project_as_the_readme_has_it(tmp_pa
     (block,) = [block for block in re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(), re.S | re.M)
                 if "from relations import" in block]  # fmt: skip
     assert block.count("\n") == 10
-    for name in ("relations.py", "losses.py", "baselines.py", "heads.py"):
+    for name in ("relations.py", "losses.py", "baselines.py", "heads.py", "stages.py"):
         shutil.copy(name, tmp_path)
     check = """
 import sys
