@@ -1,4 +1,4 @@
-"""How every script runs: quietly, a mistake in one line, exit statuses. Their options: options.py."""
+"""How the training scripts run: quietly, a mistake in one line, exit statuses. Their options: options.py."""
 
 import datetime
 import logging
@@ -12,6 +12,7 @@ import torch
 import transformers
 from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
 
+from options import one_line
 from runs import TrainingError
 
 
@@ -54,7 +55,7 @@ def run_script(main):
                    "then run the same command again; its last checkpoint is intact")  # fmt: skip
     if message:
         process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
-        print(f"{Path(sys.argv[0]).name}: error{process}: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error{process}: {one_line(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)
 
 

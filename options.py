@@ -12,10 +12,15 @@ from pathlib import Path
 
 def literal(module, name):
     """What a module of this folder calls by this name, of a dict its keys; the module is read, not imported."""
-    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
-    value = next(node.value for node in tree.body if isinstance(node, ast.Assign)
-                 and getattr(node.targets[0], "id", "") == name)
-    return tuple(key.value for key in value.keys) if isinstance(value, ast.Dict) else ast.literal_eval(value)
+    found = ()
+    for node in ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")).body:
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            if isinstance(target, ast.Name) and target.id == name:
+                is_dict = isinstance(node.value, ast.Dict)
+                found = tuple(key.value for key in node.value.keys) if is_dict else ast.literal_eval(node.value)
+            elif isinstance(target, ast.Subscript) and getattr(target.value, "id", "") == name:  # TERMS["mine"] = mine
+                found += (ast.literal_eval(target.slice),)
+    return found
 
 
 def one_line(text):
@@ -23,11 +28,19 @@ def one_line(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the defaults that say something."""
+
+    def _get_help_string(self, action):
+        silent = action.required or action.default in (None, False) or action.default == []
+        return action.help if silent else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line and exit status 2, and which takes no abbreviated options."""
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
 
     def parse_args(self, args=None, namespace=None):
         """The options; for records older than an option also the `defaults`, and `asked`: names with other values."""
@@ -52,7 +65,7 @@ def _number(text, kind, low, high, open_low):
         value = kind(text)
     except ValueError:
         value = math.nan
-    if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+    if not (low < value if open_low else low <= value) or not value <= high or value == math.inf:
         limits = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
         raise argparse.ArgumentTypeError(f"{text!r} must be {'a whole' if kind is int else 'a'} number {limits}")
     return value

@@ -238,7 +238,7 @@ def build_parser():
                        help="also write report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
                             "(runs: a line for each run, which can be given as RUNS) beside the plots")
     paths.add_argument("--formats", nargs="+", choices=("png", "pdf", "svg"), default=["png"], metavar="FORM",
-                       help="of the plots")
+                       help="of the plots: png, pdf, svg")
     table.add_argument("--baseline", metavar="NAME",
                        help="method from which paired differences over seeds are taken")
     return parser

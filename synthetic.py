@@ -415,7 +415,7 @@ def build_parser():
     add("--text_size", type=size, default=2000, help="paragraphs of train.txt; valid.txt has a tenth")
     add("--squad_train_size", type=size, default=16000, help="SQuAD training questions per version")
     add("--squad_dev_size", type=size, default=500, help="SQuAD dev questions per version")
-    add("--seed", type=int, default=1, help="seed of sentences and weights")
+    add("--seed", type=number(int, -(2**63), 2**63 - 1), default=1, help="seed of sentences and weights")
     return parser
 
 

@@ -6,21 +6,23 @@ Relations say how vectors of one block lie to each other, not where: two blocks 
 student and not in the teacher. Printed is the share of the variance around each block's mean that is explained in the
 teacher's aligned layers (last column: mean), by rotation and scale (orthogonal Procrustes). The rotation for all text
 is fitted on the first three quarters of the blocks and tested on the last; that of a block on the block itself, so that
-a student of random weights shows what fits by chance.
+a student of random weights, of the same width, shows what fits by chance. Blocks are centred one by one: how their
+means lie to each other is not looked at.
 """
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.linalg import svd
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import alignment
 import cli
 import corpus
+import models
+import options
 
 
 @torch.no_grad()
@@ -34,7 +36,8 @@ def centred_states(model, blocks, layers):
 def explained(source, target, fit_source, fit_target):
     """Share of the squares of target [n, Dt] that source [n, Ds] gives by the fitted vectors' rotation and scale."""
     left, sizes, right = svd(fit_source.T @ fit_target, full_matrices=False, lapack_driver="gesvd")
-    turned = sizes.sum() / (fit_source**2).sum() * source @ left @ right
+    # A rotation of a wider source drops directions, so the scale is not over all of it.
+    turned = sizes.sum() / ((fit_source @ left) ** 2).sum() * source @ left @ right
     return 1 - ((target - turned) ** 2).sum() / (target**2).sum()
 
 
@@ -48,26 +51,30 @@ def compare(student, teacher):
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("students", nargs="+", help="folders or hub ids")
     parser.add_argument("--teacher", required=True, help="folder or hub id")
     parser.add_argument("--text", required=True, help="text that no student has seen, as --corpus takes it")
-    parser.add_argument("--blocks", type=int, default=160, help="of 128 tokens each")
-    options = parser.parse_args()
+    parser.add_argument("--blocks", type=options.number(int, 4), default=160, help="at most, of 128 tokens each")
+    args = parser.parse_args()
     cli.quiet()
-    tokenizer = AutoTokenizer.from_pretrained(options.teacher)
-    blocks = corpus.load_blocks(options.text, tokenizer, 128)
-    blocks = torch.tensor(np.asarray(blocks[: options.blocks]["input_ids"]).astype(np.int64))
-    models = [AutoModel.from_pretrained(name).eval() for name in (options.teacher, *options.students)]
-    for name, student in zip(options.students, models[1:], strict=True):
-        depths = [model.config.num_hidden_layers for model in (student, models[0])]
+    tokenizer = models.load_tokenizer(args.teacher, "tokenizer of")
+    for name in args.students:
+        models.check_vocabulary(models.load_tokenizer(name, "tokenizer of"), tokenizer, name, args.teacher)
+    blocks = corpus.load_blocks(args.text, tokenizer, 128)
+    if len(blocks) < 4:
+        raise ValueError(f"--text {args.text}: {len(blocks)} blocks of 128 tokens, too few to fit and to test on")
+    blocks = torch.tensor(np.asarray(blocks[: args.blocks]["input_ids"]).astype(np.int64))
+    teacher, *students = (models.load_model(name, AutoModel)[0].eval() for name in (args.teacher, *args.students))
+    for name, student in zip(args.students, students, strict=True):
+        depths = [model.config.num_hidden_layers for model in (student, teacher)]
         pairs = alignment.layer_map(*depths, "uniform")
         sides = [centred_states(model, blocks, layers)
-                 for model, layers in zip((student, models[0]), zip(*pairs, strict=True), strict=True)]  # fmt: skip
+                 for model, layers in zip((student, teacher), zip(*pairs, strict=True), strict=True)]  # fmt: skip
         found = np.array([compare(*layer) for layer in zip(*sides, strict=True)])
         for what, shares in zip(("one rotation for all text", "one for each block"), found.T, strict=True):
             print(f"| {name} | {what} | {' | '.join(f'{x:.2f}' for x in (*shares, shares.mean()))} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run_script(main)

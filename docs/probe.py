@@ -1,9 +1,10 @@
-"""What a linear classifier reads from models that were not trained on the task: accuracy on the dev set.
+"""What a linear classifier reads from models that were not trained on a task: accuracy on the dev set.
 
     python docs/probe.py --task sst2 --data_dir glue --max_train_samples 6000 my/MiniLM-L6 runs/general/3-192/ckd ...
 
-One vector a sentence, of the last layer: that of the first token, [CLS], and the mean over the tokens. Logistic
-regression, standardised, its strength chosen by five-fold cross-validation within the training examples.
+One vector a text (or pair), of the last layer: that of the first token, [CLS], and the mean over the tokens. Logistic
+regression, standardised; its strength by five-fold cross-validation within the training examples, in their order, of
+which SST-2's are phrases of the same sentences, so that it is chosen as weaker than it should be for all models alike.
 """
 import sys
 from pathlib import Path
@@ -14,24 +15,28 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import batching
 import cli
 import data
+import forward
+import models
 import options
 import readers
 
+TASKS = [name for name, task in data.TASKS.items() if task.kind == "classification" and task.columns and task.dev]
+
 
 @torch.no_grad()
-def sentence_vectors(model, dataset, tokenizer):
+def text_vectors(model, dataset, tokenizer):
     """(vectors of the first token [N, D], means over tokens [N, D]) of a tokenised Dataset, in its order."""
     rows, found = batching.Arrays(dataset, batching.INPUTS), [None] * len(dataset)
     for indices in np.array_split(np.argsort(rows.lengths(), kind="stable"), -(-len(dataset) // 64)):
         batch = rows.batch(indices.tolist(), tokenizer.pad_token_id)
-        batch = {name: value for name, value in batch.items() if name in batching.INPUTS}
-        hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
+        mask = batch["attention_mask"][..., None]
+        hidden = model(**forward.model_inputs(model, batch)).last_hidden_state
         for i, first, mean in zip(indices, hidden[:, 0], (hidden * mask).sum(1) / mask.sum(1), strict=True):
             found[i] = first.numpy(), mean.numpy()
     return tuple(map(np.array, zip(*found, strict=True)))
@@ -45,20 +50,25 @@ def accuracy(train, labels, dev, dev_labels):
 
 
 def main():
-    """Print a row a model."""
+    """Print a row a model: accuracy x 100 by the first token and by the mean."""
     parser = options.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("models", nargs="+", help="folders or hub ids")
-    options.add_data(parser)
+    parser.add_argument("--task", required=True, choices=TASKS)
+    parser.add_argument("--data_dir", help="folder with GLUE's files instead of the hub")
+    for name in ("--max_train_samples", "--max_eval_samples"):
+        parser.add_argument(name, type=options.number(int, 0), default=0, help="0 = all")
     args = parser.parse_args()
     cli.quiet()
-    data.check_args(args)
     _, splits = data.load_examples(args, readers.Skipped())
+    dev = next(split for split in splits if split.startswith("validation"))
     for name in args.models:
-        model, tokenizer = AutoModel.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
-        sets = [data.tokenize(splits[split], tokenizer, args.max_seq_length) for split in ("train", "validation")]
-        (first, mean), (dev_first, dev_mean) = (sentence_vectors(model, one, tokenizer) for one in sets)
+        model, tokenizer = models.load_model(name, AutoModel)[0], models.load_tokenizer(name)
+        length = min(128, forward.max_tokens(model.config))
+        sets = [data.tokenize(splits[split], tokenizer, length) for split in ("train", dev)]
+        train_vectors, dev_vectors = (text_vectors(model, one, tokenizer) for one in sets)
         labels, dev_labels = (np.array(one["labels"]) for one in sets)
-        scores = accuracy(first, labels, dev_first, dev_labels), accuracy(mean, labels, dev_mean, dev_labels)
+        scores = [accuracy(train, labels, held, dev_labels)
+                  for train, held in zip(train_vectors, dev_vectors, strict=True)]  # fmt: skip
         print(f"| {name} | {' | '.join(f'{100 * score:.1f}' for score in scores)} |", flush=True)
 
 

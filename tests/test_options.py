@@ -38,3 +38,29 @@ def test_help_and_a_slip_import_nothing_that_takes_seconds(script):
 def test_what_is_read_without_importing_is_what_the_module_has(module, name):
     value = getattr(module, name)
     assert options.literal(module.__name__, name) == (tuple(value) if isinstance(value, dict) else value)
+
+
+def test_a_term_added_below_the_table_is_known_too(tmp_path, monkeypatch):
+    lines = 'TERMS: dict = {"a": 1}', 'OTHER["c"] = 1', 'TERMS["b"] = abs', "x.y = z = 3", "SIZES = (1, 2)"
+    (tmp_path / "losses.py").write_text("\n".join(lines))
+    monkeypatch.setattr(options, "__file__", str(tmp_path / "options.py"))
+    assert options.literal("losses", "TERMS") == ("a", "b") and options.literal("losses", "SIZES") == (1, 2)
+
+
+@pytest.mark.parametrize("text", ["1" + 400 * "0", "inf", "nan", "-inf", "1.5", "", "x\ny\x1b[31m"])
+def test_what_is_no_number_is_one_line(text, capsys):
+    parser = options.Parser(prog="p")
+    parser.add_argument("--size", type=options.number(int, 0, 10))
+    parser.add_argument("--any", type=options.number(int, 0))
+    for option in ("--size", *["--any"] * (text[0:2] != "10")):
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args([f"{option}={text}"])
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said.startswith(f"p: error: argument {option}: ") and len(said.splitlines()) == 1
+        assert said.rstrip("\n").isprintable()
+
+
+def test_help_says_defaults_that_say_something():
+    said = " ".join(options.finetune_parser().format_help().split())
+    assert "(default: 5e-05)" in said and "(default: None)" not in said and "(default: False)" not in said
+    assert "(default: [])" not in said

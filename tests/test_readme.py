@@ -106,7 +106,7 @@ def test_the_probe_reads_what_a_pass_of_one_sentence_gives(world):
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     texts = ["The dog sleeps.", "These small cats near the boat chase a bird.", "Nuns sing."]
     rows = data.tokenize(Dataset.from_dict({"text_a": texts, "label": [0, 1, 0]}), tokenizer, 32)
-    first, mean = probe.sentence_vectors(model, rows, tokenizer)
+    first, mean = probe.text_vectors(model, rows, tokenizer)
     for i, text in enumerate(texts):
         hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].detach().numpy()
         assert np.allclose(first[i], hidden[0], atol=1e-5) and np.allclose(mean[i], hidden.mean(0), atol=1e-5)

@@ -299,6 +299,15 @@ class TestStopping:
             assert sent == [(os.getpid(), signal.SIGINT)] and signal.getsignal(signal.SIGINT) == signal.SIG_DFL
         assert signal.getsignal(signal.SIGINT) == before
 
+    def test_a_message_is_one_line_whatever_a_user_typed(self, capsys):
+        def refused():
+            raise ValueError("a\nb: \x1b[31mred\b: no such file")
+
+        with pytest.raises(SystemExit) as end:
+            cli.run_script(refused)
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said.endswith("error: a b: \\x1b[31mred\\x08: no such file\n")
+
     def test_ctrl_c_outside_the_steps_is_one_line_too(self, capsys):
         def interrupted():
             raise KeyboardInterrupt
