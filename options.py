@@ -10,10 +10,16 @@ import math
 from pathlib import Path
 
 
+@functools.cache
+def _statements(path):
+    """Those of a module, as the syntax has them."""
+    return ast.parse(path.read_text(encoding="utf-8")).body
+
+
 def literal(module, name):
     """What a module of this folder calls by this name, of a dict its keys; the module is read, not imported."""
     found = ()
-    for node in ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")).body:
+    for node in _statements(Path(__file__).with_name(f"{module}.py")):
         for target in getattr(node, "targets", [getattr(node, "target", None)]):
             if isinstance(target, ast.Name) and target.id == name:
                 is_dict = isinstance(node.value, ast.Dict)
