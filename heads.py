@@ -86,13 +86,13 @@ def soft_head_logits(student, teacher, *, temperature=1.0, across_processes=Fals
     """
     teacher = Head(*(x if x is None else x.detach() for x in teacher))
     total = _HeadLoss.apply(*student, teacher, None, temperature)
-    return masked_mean(total, torch.tensor(len(student.inputs), device=total.device), across_processes)
+    return masked_mean(total, len(student.inputs), across_processes)
 
 
 def head_cross_entropy(student, labels, *, across_processes=False):
     """Mean cross-entropy of a Head with labels [M], without ever holding [M, V]; float32 scalar."""
     total = _HeadLoss.apply(*student, None, labels, 1.0)
-    return masked_mean(total, torch.tensor(len(labels), device=total.device), across_processes)
+    return masked_mean(total, len(labels), across_processes)
 
 
 def agreement(student, teacher):

@@ -37,7 +37,7 @@ def soft_logits(student, teacher, *, temperature=1.0, mask=None, across_processe
         gap = torch.where(log_t > float("-inf"), log_t - log_s, 0.0)
         rows = (log_t.exp() * gap).sum(-1)
         if mask is None:
-            count = torch.tensor(rows.numel(), device=rows.device)
+            count = rows.numel()
         else:
             rows, count = torch.where(mask, rows, 0.0), mask.sum()
         return temperature**2 * masked_mean(rows.sum(), count, across_processes)

@@ -103,11 +103,16 @@ def relation_losses(student, teacher, mask, names=NAMES, options=None, *, across
 def masked_mean(total, count, across_processes=False):
     """total / count as a scalar that is 0, with a graph, where nothing was counted.
 
-    total: scalar, the sum over valid elements. count: their number, a scalar tensor (never read by the host).
+    total: scalar, the sum over valid elements. count: their number, a scalar tensor (never read by the host), or a
+    number that the host knows, of which no tensor is made: its copy to a GPU would wait for all that was launched.
     across_processes: the mean is over the batch of all processes of torch.distributed, which must take the same means
     in the same order. It is scaled so that its average over processes, which DistributedDataParallel takes of
     gradients, is the mean over the global batch.
     """
+    if not torch.is_tensor(count):
+        if not across_processes:
+            return total / max(count, 1)
+        count = total.new_full((), count)
     return total / divisor(count.to(total.dtype), across_processes)
 
 

@@ -349,8 +349,7 @@ def _with_test_set(args, task, splits):
 
 
 def _mean(values, across_processes):
-    count = torch.tensor(values.numel(), device=values.device)
-    return losses.masked_mean(values.sum(), count, across_processes)
+    return losses.masked_mean(values.sum(), values.numel(), across_processes)
 
 
 @torch.no_grad()

@@ -1,20 +1,28 @@
 """What a GPU would wait for, counted on the CPU: operations launched, float32 products, reads by the host."""
 import collections
+import contextlib
 import functools
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import batching
+import distill_dynabert
 import distill_finetune
+import distill_pretrain
+import dynabert
 import forward
 import heads
 import losses
 import relations
+import tasks
 import training
 from bench import timing
 
@@ -92,6 +100,130 @@ def test_a_whole_step_of_kd_and_of_ckd(step):
     kd, ckd = step("kd"), step("ckd")
     assert not kd.reads and not ckd.reads
     assert kd.total < ckd.total <= kd.total + 150 + 30, (kd.total, ckd.total)
+
+
+class Apart(TorchDispatchMode):
+    """Notes what on a GPU waits for it or fails: operations on tensors here and there, copies, new tensors of numbers.
+
+    The device `meta` stands in for a GPU. Its tensors have shapes and no values: what wants to read one raises.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.found, self._functions = [], _NewTensors(self)
+
+    def __enter__(self):
+        self._functions.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._functions.__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        devices = {x.device.type for x in tree_leaves((args, kwargs)) if torch.is_tensor(x) and x.ndim}
+        if len(devices | {x.device.type for x in tree_leaves(out) if torch.is_tensor(x)}) > 1:
+            self.found.append(str(function))
+        return out
+
+
+class _NewTensors(TorchFunctionMode):
+    """For Apart: numbers copied to the device, which its tensors do not let the dispatcher see."""
+
+    def __init__(self, apart):
+        super().__init__()
+        self.apart = apart
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.tensor, torch.as_tensor) and "meta" in str((kwargs or {}).get("device")):
+            self.apart.found.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """apart(script, options) -> what `Apart` found in a whole optimiser step of the script."""
+    autocast, enabled, adamw = torch.autocast, torch.is_autocast_enabled, torch.optim.AdamW
+    monkeypatch.setattr(torch, "autocast", lambda kind, **options: (
+        contextlib.nullcontext() if kind == "meta" else autocast(kind, **options)))  # fmt: skip
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind != "meta" and enabled(kind))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr, fused: adamw(groups, lr=lr, foreach=True))
+
+    def run(script, *options):
+        args = script.build_parser().parse_args([*map(str, options), "--max_train_samples", "64", "--num_workers", "0"])
+        script.check_args(args)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = training.make_accelerator(args)
+        monkeypatch.setattr(type(accelerator), "device", torch.device("meta"))
+        if script is distill_pretrain:
+            *inputs, student, teacher, tokenizer = script.load_everything(args)
+            student, teacher = forward.MaskedLM(student), forward.MaskedLM(teacher)
+            forward.add_term_outputs(args, student, teacher)
+        else:
+            *inputs, student, teacher, tokenizer = distill_finetune.load_everything(args)
+            if script is distill_dynabert:
+                inputs.append(dynabert.sizes(student.config, args.width_mults, args.depth_mults))
+                dynabert.make_dynamic(student)
+        teacher.to("meta").eval()
+        more = [None] * (script is distill_dynabert)  # no cache
+        recipe = script.make_recipe(args, *inputs, student.to("meta").train(), teacher, tokenizer, accelerator, *more)
+        model, optimizer = accelerator.prepare(student, training.make_optimizer(student, args))
+        steps = batching.steps_from(args, accelerator, recipe, 0, 2, 2)
+        log = training.Log(args, accelerator, recipe, 0)
+        for indices, batches in steps:
+            with Apart() as noted:
+                log.add(1, indices, training.training_step(args, accelerator, recipe, model, optimizer, batches, 1e-4))
+        return noted.found
+
+    return run
+
+
+ALL = ["--terms", *(f"{name}=1" for name in losses.TERMS if name != "dynabert_mse"), "--hard_weight", "1"]
+
+
+@pytest.mark.parametrize("terms", [["--terms", "ckd"], ALL, [*ALL, "--distance", "l2", "--pair_criterion", "huber"]],
+                         ids=["ckd", "all", "l2"])  # fmt: skip
+def test_no_step_of_fine_tuning_copies_to_the_device_or_reads_from_it(apart, world, teacher, tmp_path, terms):
+    assert apart(distill_finetune, "--task", "cola", "--data_dir", world / "glue", "--teacher", teacher, *terms,
+                 "--student_layers", 2, "--max_seq_length", 32, "--output_dir", tmp_path) == []  # fmt: skip
+
+
+def test_no_step_of_pre_training_copies_to_the_device_or_reads_from_it(apart, world, tmp_path):
+    assert apart(distill_pretrain, "--corpus", world / "text", "--teacher", world / "bert", *ALL,
+                 "--student_layers", 2, "--seq_length", 32, "--output_dir", tmp_path) == []  # fmt: skip
+
+
+def test_no_step_of_sub_networks_copies_to_the_device_or_reads_from_it(apart, world, teacher, tmp_path):
+    assert apart(distill_dynabert, "--task", "cola", "--data_dir", world / "glue", "--teacher", teacher,
+                 "--width_mults", "0.5", "1", "--max_seq_length", 32, "--output_dir", tmp_path) == []  # fmt: skip
+
+
+@pytest.mark.parametrize("name", tasks.KINDS)
+def test_no_loss_of_a_kind_of_task_copies_to_the_device_or_reads_from_it(apart, name):
+    kind = tasks.KINDS[name](SimpleNamespace(labels=("a", "b", "c"), limits=None))
+    mask = torch.ones(4, 6, dtype=torch.long, device="meta")
+    shape = {"regression": (4, 1), "token": (4, 6, 3), "qa": (4, 6)}.get(name, (4, 3))
+    out = {key: torch.randn(shape, device="meta", requires_grad=True)
+           for key in (("start_logits", "end_logits") if name == "qa" else ("logits",))}  # fmt: skip
+    labels = {"regression": (4,), "token": (4, 6), "multilabel": (4, 3)}.get(name, (4,))
+    batch = {key: torch.ones(labels, dtype=torch.long, device="meta")
+             for key in (("start_positions", "end_positions") if name == "qa" else ("labels",))}  # fmt: skip
+    student, teacher = (losses.ModelView(out, (), mask, kind=kind) for _ in range(2))
+    with Apart() as noted:
+        hard = kind.hard_loss(student.logits, kind.labels(batch))
+        (hard + kind.soft_loss(student, teacher, batch, ARGS)).backward()
+    assert noted.found == []
+
+
+@pytest.mark.parametrize("fault", [lambda x: x.sum() * torch.tensor(2.0, device="meta"), lambda x: x[torch.arange(2)],
+                                   lambda x: x + torch.ones(3).to("meta")])  # fmt: skip
+def test_what_would_be_copied_is_noted(fault):
+    with Apart() as noted:
+        fault(torch.ones(3, device="meta"))
+    assert noted.found
+    with Apart(), pytest.raises((RuntimeError, NotImplementedError)):
+        bool(torch.ones(3, device="meta").isfinite().all())
 
 
 class Products(FlopCounterMode):
