@@ -12,6 +12,7 @@ Both are taken inside the teacher and inside the student, and compared number by
 """
 import contextlib
 import functools
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -181,6 +182,8 @@ def _one(name, student, teacher, mask, **options):
 
 # Elements of one block of intermediate results: on a CPU it has to stay in the cache, on a GPU to fill the device.
 BLOCK = {"cpu": 2**18, "cuda": 2**26}
+# What the operations of one more part of a batch cost on a CPU, as so many elements of vectors to work on.
+PART = 10**5
 # Below this share of |a|^2 + |b|^2 float32 cannot tell a squared distance from rounding noise: the two are equal.
 EQUAL = 1e-6
 # Finite, so that a row without partners becomes uniform in both models and counts 0, where -inf would give NaN.
@@ -207,11 +210,10 @@ class _Relations(torch.autograd.Function):
         counts = _counts(real, tokens, names, options, layers)
         need = any(ctx.needs_input_grad[5 : 5 + layers])
         tokens.clamp_(min=1)
-        ctx.blocks = _sentences(states, real)
+        ctx.blocks = _sentences(states, real, (options.window or math.inf) if "wr_triple" in names else 0)
 
-        def block(sentences):
-            s, t = ([h[sentences].detach() for h in model] for model in (student, teacher))
-            return _block(s, t, padding[sentences], tokens[sentences[0]], names, options, need)
+        def block(part):
+            return _block(student, teacher, part, padding[part], tokens[part[0]], names, options, need)
 
         with full_float32(padding.device.type):
             found = _map(block, ctx.blocks, padding.device, threads=not options.compiled)
@@ -234,8 +236,7 @@ class _Relations(torch.autograd.Function):
         weights, k = (grad / counts).unbind(0), len(ctx.names)
 
         def block(i):
-            sentences = ctx.blocks[i]
-            vectors = _vectors([h[sentences].detach() for h in student], padding[sentences])
+            vectors = _vectors(student, ctx.blocks[i], padding[ctx.blocks[i]])
             own = dict(zip(ctx.names, zip(factors[k * i : k * (i + 1)], weights, strict=True), strict=True))
             return _vector_gradient(vectors, own, ctx.options)
 
@@ -308,25 +309,49 @@ def _chunks(size, each, device):
     return [slice(i, min(i + step, size)) for i in range(0, size, step)]
 
 
-def _sentences(states, real):
+def _sentences(states, real, window):
     """Parts of the batch whose vectors make a few blocks, as indices (sentences, tokens); [] for an empty batch.
 
     On a CPU, where the host may look at real [B, T] (1.0 = real token), sentences of like length go together and the
-    padding behind the longest of a part is cut off: in an unsorted batch it is most of what there is.
+    padding behind the longest of a part is cut off: in an unsorted batch it is most of what there is. window: of the
+    angles between words, infinite for all, 0 where there are none.
     """
     batch, tokens = states[0].shape[:2]
     if not batch * tokens:
         return []
-    size = batch * tokens * sum(h.shape[-1] for h in states) / (4 * _block_size(states[0].device))
-    if real.device.type == "cpu" and size > 1 / 2:
+    width, block = sum(h.shape[-1] for h in states), 4 * _block_size(states[0].device)
+    if real.device.type == "cpu" and 2 * batch * tokens * width > block:
         ends = (real * torch.arange(1, tokens + 1)).amax(-1).int()  # behind the last real token
-        ends, order = ends.sort(descending=True, stable=True)
-        step = -(-batch // math.ceil(2 * size))  # in smaller parts: the lengths in them differ less
-        longest = ends[::step].clamp(min=1).numpy()
-        if longest.mean() < 0.9 * tokens:  # gathering them costs a copy
-            return [(order[i * step : (i + 1) * step], slice(n)) for i, n in enumerate(longest)]
-    step = -(-batch // math.ceil(size))
+        ends, order = ends.clamp(min=1).sort(descending=True, stable=True)
+        lengths = ends.tolist()
+        if sum(lengths) < 0.9 * batch * tokens:
+            work = [n * (width + len(states) * min(n, window) ** 2) for n in lengths]
+            cuts = _cuts([n * width for n in lengths], work, block // 2)
+            return [(order[i:j], slice(lengths[i])) for i, j in itertools.pairwise(cuts)]
+    step = -(-batch // math.ceil(batch * tokens * width / block))
     return [(slice(i, i + step), slice(None)) for i in range(0, batch, step)]
+
+
+def _cuts(sizes, work, most):
+    """Where to cut sentences, from long to short, into parts that together cost least: [0, ..., their number].
+
+    All of a part are padded to its first: of sentence i, sizes[i] elements then and the work on them. A part holds at
+    most so many elements, or one sentence.
+    """
+    best, start = [0], [0]  # cost of the first sentences, and where their last part begins
+    for end in range(1, len(sizes) + 1):
+        found = []
+        for i in range(end - 1, -1, -1):
+            if found and (end - i) * sizes[i] > most:
+                break
+            found.append((best[i] + PART + (end - i) * work[i], i))
+        cost, i = min(found)
+        best.append(cost)
+        start.append(i)
+    cuts = [len(sizes)]
+    while cuts[-1]:
+        cuts.append(start[cuts[-1]])
+    return cuts[::-1]
 
 
 def _put_back(parts, blocks, shape):
@@ -334,8 +359,8 @@ def _put_back(parts, blocks, shape):
     if isinstance(blocks[0][0], slice):
         return _joined(parts, 1)
     full = parts[0].new_zeros(len(parts[0]), *shape)
-    for part, index in zip(parts, blocks, strict=True):
-        full[:, *index] = part
+    for part, (sentences, near) in zip(parts, blocks, strict=True):
+        full[:, :, near].index_copy_(1, sentences, part)
     return full
 
 
@@ -380,9 +405,23 @@ def _triples_of_words(real, tokens, window):
 # --- inner products ----------------------------------------------------------------------------------------------
 
 
-def _vectors(states, padding):
-    """Hidden states [b, T, D] of several layers as float32 [layers, b, T, D], 0 at padding whatever it holds."""
-    return torch.stack(states).float().masked_fill_(padding[..., None], 0.0)
+def _vectors(states, part, padding):
+    """Hidden states [B, T, D] of several layers -> float32 [layers, b, n, D] of a part, 0 at padding whatever it holds.
+
+    part: one of `_sentences`. padding: bool [b, n], True where the part has padding.
+    """
+    sentences, near = part
+    if isinstance(sentences, slice) or len({h.dtype for h in states}) > 1:
+        vectors = torch.stack([h[part] for h in states])
+    else:  # gathered where they shall lie
+        vectors = states[0].new_empty(len(states), *padding.shape, states[0].shape[-1])
+        for h, into in zip(states, vectors.unbind(0), strict=True):
+            torch.index_select(h[:, near], 0, sentences, out=into)
+    vectors = vectors.float()
+    if padding.device.type != "cpu":
+        return vectors.masked_fill_(padding[..., None], 0.0)
+    vectors.flatten(1, 2).index_fill_(1, padding.flatten().nonzero().squeeze(1), 0.0)  # reads where there is some only
+    return vectors
 
 
 class _Sets(NamedTuple):
@@ -404,16 +443,17 @@ class _Sets(NamedTuple):
     pairs: torch.Tensor | int | None
 
 
-def _block(student, teacher, padding, tokens, names, options, need):
-    """(sums of the named relations [k], [F of each]) of some sentences; hidden states [b, T, D], padding [b, T] bool.
+def _block(student, teacher, part, padding, tokens, names, options, need):
+    """(sums of the named relations [k], [F of each]) of a part of the batch; hidden states [B, T, D].
 
-    tokens [b]: number of real tokens, at least 1. F is None unless it is needed.
+    part: one of `_sentences`. Of the part, padding [b, n], bool, and the number of its real tokens, at least 1, tokens
+    [b]. F is None unless it is needed.
     """
     if student[0].shape[-1] == teacher[0].shape[-1]:  # one product for both models
         groups = [[h for pair in zip(student, teacher, strict=True) for h in pair]]
     else:
         groups = [student, teacher]
-    vectors = [_vectors(group, padding).unflatten(0, (len(student), -1)) for group in groups]  # [L, models, b, T, D]
+    vectors = [_vectors(group, part, padding).unflatten(0, (len(student), -1)) for group in groups]
     norm = scale = None
     pairs = any(name.endswith("pair") for name in names)
     if pairs and options.distance == "cosine":

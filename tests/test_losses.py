@@ -1,6 +1,8 @@
 """The relation losses against a slow float64 reference that forms every difference, and by property."""
 import argparse
+import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -488,9 +490,39 @@ def test_padding_is_cut_off_where_it_is_much(monkeypatch):
     monkeypatch.setitem(relations.BLOCK, "cpu", 100)
     states = [torch.zeros(4, 10, 8)] * 2
     real = (torch.arange(10) < torch.tensor([[2], [10], [0], [5]])).float()
-    parts = [(sentences.tolist(), tokens.stop) for sentences, tokens in relations._sentences(states, real)]
-    assert parts == [([1], 10), ([3], 5), ([0], 2), ([2], 1)]
-    assert all(type(sentences) is slice for sentences, _ in relations._sentences(states, torch.ones(4, 10)))
+    for part, expected in ((0, [([1], 10), ([3], 5), ([0], 2), ([2], 1)]), (10**4, [([1], 10), ([3], 5), ([0, 2], 2)])):
+        monkeypatch.setattr(relations, "PART", part)
+        parts = [(sentences.tolist(), near.stop) for sentences, near in relations._sentences(states, real, 21)]
+        assert parts == expected
+    assert all(type(sentences) is slice for sentences, _ in relations._sentences(states, torch.ones(4, 10), 21))
+
+
+def test_parts_of_a_batch_are_the_cheapest_there_are():
+    draw = random.Random(1)
+    for _ in range(50):
+        lengths = sorted((draw.randint(1, 30) for _ in range(draw.randint(1, 9))), reverse=True)
+        sizes, work = [n * 5000 for n in lengths], [n * 5000 + 500 * n**3 for n in lengths]
+        most = draw.choice((1, 10**5, 4 * 10**5, 10**9))
+
+        def cost(cuts, sizes=sizes, work=work, most=most):
+            parts = list(itertools.pairwise(cuts))
+            fits = all(j - i == 1 or (j - i) * sizes[i] <= most for i, j in parts)
+            return sum(relations.PART + (j - i) * work[i] for i, j in parts) if fits else math.inf
+
+        inner = range(1, len(lengths))
+        every = ([0, *some, len(lengths)] for k in range(len(lengths)) for some in itertools.combinations(inner, k))
+        assert cost(relations._cuts(sizes, work, most)) == min(map(cost, every)) < math.inf
+
+
+@pytest.mark.parametrize("types", [(torch.bfloat16,) * 3, (torch.float32, torch.bfloat16, torch.float32)], ids=str)
+def test_parts_of_hidden_states_of_other_types(types, monkeypatch):
+    monkeypatch.setitem(relations.BLOCK, "cpu", 100)
+    mask = (torch.arange(12) < torch.tensor([[12], [3], [5], [4]])).long()
+    student, teacher = ([h.to(kind) for h, kind in zip(hidden(i, 4, 3, 12, 8).unbind(1), types, strict=True)]
+                        for i in (1, 2))  # fmt: skip
+    wide = ([h.float() for h in states] for states in (student, teacher))
+    monkeypatch.setattr(relations, "PART", 0)
+    assert relations.relation_losses(student, teacher, mask) == relations.relation_losses(*wide, mask)
 
 
 def test_short_sentences_in_a_window_equal_the_reference():
