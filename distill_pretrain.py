@@ -157,9 +157,10 @@ def make_collate(args, read, tokenizer, vocab_size):
 def outputs(model, inner, batch):
     """What the terms see of a model: hidden states, the head at the masked positions, what terms asked for."""
     out = model(forward.model_inputs(inner.model, batch), batch["positions"])
+    decoder = out.pop("decoder")
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
         out = losses.no_rows(out)
-    return {**out, "head": heads.Head(out["features"], *inner.decoder)}
+    return {**out, "head": heads.Head(out["features"], *decoder)}
 
 
 def headless(args):

@@ -11,9 +11,9 @@ import losses
 class MaskedLM(torch.nn.Module):
     """A masked language model whose head is applied at the masked positions only.
 
-    forward(inputs, positions [M] in the flattened batch) -> {"hidden_states": tuple of [B, T, D], "features": [M, D]},
-    where the features times the decoder (`decoder`) are the logits. A multilingual head of 119,547 words would
-    otherwise cost as much as twelve layers.
+    forward(inputs, positions [M] in the flattened batch) -> {"hidden_states": tuple of [B, T, D], "features": [M, D],
+    "decoder": (weight [V, D], bias [V] or None)}, where the features times the decoder are the logits. A multilingual
+    head of 119,547 words would otherwise cost as much as twelve layers.
     """
 
     def __init__(self, model):
@@ -24,16 +24,13 @@ class MaskedLM(torch.nn.Module):
         """See the class."""
         hidden = self.model.base_model(**inputs, output_hidden_states=True).hidden_states
         chosen = hidden[-1].flatten(0, 1)[positions]
-        return {"hidden_states": hidden, "features": self._transform(chosen)}
+        # The decoder as views: DistributedDataParallel looks in what forward returns for the weights that are in use.
+        layer = self.model.get_output_embeddings()
+        decoder = tuple(None if x is None else x.view_as(x) for x in (layer.weight, layer.bias))
+        return {"hidden_states": hidden, "features": self._transform(chosen), "decoder": decoder}
 
     def _transform(self, x):
         return families.FAMILIES[self.model.config.model_type].mlm(self.model, x)
-
-    @property
-    def decoder(self):
-        """(weight [V, D], bias [V]) of the decoder."""
-        layer = self.model.get_output_embeddings()
-        return layer.weight, layer.bias
 
 
 def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
@@ -89,7 +86,11 @@ def add_term_outputs(args, student, teacher):
 def compile_models(*models):
     """Put the models' forward through torch.compile in place, once for all lengths; None is passed over."""
     for model in filter(None, models):
-        model.compile(dynamic=True)
+        encoder, training = (model.model if isinstance(model, MaskedLM) else model).base_model, model.training
+        ids = torch.zeros(1, 2, dtype=torch.long, device=encoder.device)
+        with torch.no_grad():  # at a first pass transformers installs hooks, which would break the graph
+            encoder.eval()(input_ids=ids, output_hidden_states=True)
+        model.train(training).compile(dynamic=True)
 
 
 def saved_state(model):

@@ -12,6 +12,9 @@ from relations import masked_mean
 
 # Logits of one chunk: on a CPU they shall stay near the cache, on a GPU be a large product in bounded memory (0.5 GB).
 CHUNK = {"cpu": 2**22, "cuda": 2**27}
+# Most of a large vocabulary's probabilities are below what float16 can tell from 0, and the scaler's factor comes after
+# the gradients here: they are made of slopes times this. Not of more, or the sum over a frequent word would overflow.
+SCALE = {torch.float16: 64.0}
 
 
 class Head(NamedTuple):
@@ -51,6 +54,7 @@ class _HeadLoss(torch.autograd.Function):
         need = any(ctx.needs_input_grad)
         grads = [torch.zeros_like(x, dtype=torch.float32) if need and x is not None else None for x in student]
         total = inputs.new_zeros((), dtype=torch.float32)
+        scale = SCALE.get(student.weight.dtype, 1.0)
         for rows in student.chunks():
             log_s = student.logits(rows).div_(temperature).log_softmax(-1)
             if teacher is None:
@@ -63,11 +67,14 @@ class _HeadLoss(torch.autograd.Function):
                 total += temperature**2 * (log_t.sub_(log_s).mul_(p_t)).sum()
                 slope = log_s.exp_().sub_(p_t).mul_(temperature)
             if need:
-                narrow = slope.to(student.weight.dtype)
-                grads[0][rows] = (narrow @ student.weight).float()
-                grads[1].add_(narrow.mT @ student.inputs[rows])
                 if bias is not None:
                     grads[2] += slope.sum(0)
+                narrow = (slope if scale == 1 else slope.mul_(scale)).to(student.weight.dtype)
+                grads[0][rows] = (narrow @ student.weight).float()
+                grads[1].add_(narrow.mT @ student.inputs[rows])
+        if need and scale != 1:
+            for grad in grads[:2]:
+                grad.div_(scale)
         ctx.save_for_backward(*grads)
         return total
 

@@ -196,7 +196,7 @@ def test_head_at_masked_positions_equals_transformers_logits(name):
     model = tiny(name, "mlm")
     batch, positions = padded(model), torch.tensor([1, 5, T + 2, 2 * T + 1])
     out = forward.MaskedLM(model)(forward.model_inputs(model, batch), positions)
-    weight, bias = forward.MaskedLM(model).decoder
+    weight, bias = out["decoder"]
     plain = {key: batch[key] for key in forward.model_inputs(model, batch)}
     expected = model(**plain).logits.flatten(0, 1)[positions]
     torch.testing.assert_close(out["features"] @ weight.T + bias, expected, rtol=1e-5, atol=1e-5)

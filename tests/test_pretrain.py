@@ -413,7 +413,7 @@ def test_the_head_at_masked_positions_equals_the_models_own_logits(config):
     inputs = {"input_ids": torch.randint(4, 40, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
     positions = torch.tensor([1, 8, 20, 26])
     out = masked(inputs, positions)
-    got = heads.Head(out["features"], *masked.decoder).logits(slice(None))
+    got = heads.Head(out["features"], *out["decoder"]).logits(slice(None))
     expected = model(**inputs).logits.flatten(0, 1)[positions]
     torch.testing.assert_close(got, expected)
     assert len(out["hidden_states"]) == 3

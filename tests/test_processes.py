@@ -78,6 +78,8 @@ def runs(once, world, teacher, monkeypatch):
         text = ["--corpus", world / "text" / "train.txt", "--validation_corpus", world / "text" / "valid.txt"]
         masked = [*text, "--seq_length", "32", "--teacher", world / "bert", "--student_layers", "2", "--hard_weight",
                   "0.1", "--max_train_samples", "17", "--num_train_epochs", "1", "--max_eval_samples", "7"]  # fmt: skip
+        staged = [*masked[:-6], "--max_train_samples", "33", "--num_train_epochs", "1", "--max_eval_samples", "7",
+                  "--terms", "ckd", "--stages", "wr_pair", "0.5", "logits", "hard"]  # at first nothing trains the head
         stream = [*text, "--streaming", "--num_workers", "2", "--seq_length", "16", "--teacher", world / "bert",
                   "--student_layers", "2", "--max_steps", "8", "--save_steps", "2", "--max_eval_samples", "4",
                   "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]  # fmt: skip
@@ -89,7 +91,8 @@ def runs(once, world, teacher, monkeypatch):
                                       (distill_finetune, cached + [size, "16"], "one-cached"),
                                       (distill_finetune, words + [size, "6"], "one-words"),
                                       (distill_dynabert, sizes + [size, "16"], "one-sizes"),
-                                      (distill_pretrain, masked + [size, "8"], "one-masked")):  # fmt: skip
+                                      (distill_pretrain, masked + [size, "8"], "one-masked"),
+                                      (distill_pretrain, staged + [size, "8"], "one-staged")):  # fmt: skip
             AcceleratorState._reset_state(reset_partial_state=True)
             script.main([*map(str, options), to, str(folder / name)])
         monkeypatch.undo()
@@ -108,6 +111,7 @@ def runs(once, world, teacher, monkeypatch):
             + job("distill_finetune", *words, size, "3", to, folder / "two-words")
             + job("distill_dynabert", *sizes, size, "8", to, folder / "two-sizes")
             + job("distill_pretrain", *masked, size, "4", to, folder / "two-masked")
+            + job("distill_pretrain", *staged, size, "4", to, folder / "two-staged")
             + "corpus.DOCUMENTS, corpus.POOL = 3, 6\n"
             + job("distill_pretrain", *stream, to, folder / "whole")
             + "ends = 7\ntry:\n    " + job("distill_pretrain", *stream, to, folder / "cut")
@@ -161,9 +165,13 @@ def test_a_worker_that_dies_takes_the_run_down_and_the_run_goes_on(runs):
     assert record(runs / "died")["time"]["sessions"] == 2 and record(runs / "died")["status"] == "complete"
 
 
-def test_masked_language_models_too(runs):
-    one, two = record(runs / "one-masked"), record(runs / "two-masked")
+@pytest.mark.parametrize("kind", ["masked", "staged"])
+def test_masked_language_models_too(runs, kind):
+    one, two = record(runs / f"one-{kind}"), record(runs / f"two-{kind}")
     assert one["best"]["metrics"] == pytest.approx(two["best"]["metrics"], rel=1e-3)
+    a, b = (load_file(runs / f"{name}-{kind}" / "model.safetensors") for name in ("one", "two"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-5, msg=key)
 
 
 def test_a_stream_split_between_processes_and_workers_resumes_bit_for_bit(runs):
