@@ -173,6 +173,7 @@ def step_batches(args, accelerator, recipe, plan, epoch, start):
     loader = DataLoader(
         Parts(recipe.collate), sampler=keys, batch_size=None, num_workers=args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
+        multiprocessing_context="fork" if args.num_workers else None,  # what collates is no name of a module
         generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
     )  # fmt: skip
     loader = ahead(loader, accelerator.device)

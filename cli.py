@@ -63,7 +63,7 @@ def lost_processes(error, patience_s=10):
     """The processes of this run that no longer answer, in words, if the error says that some do not; else "".
 
     Those that still live all meet such an error about now: each says so in the launcher's store, and who does not say
-    so within patience_s is lost.
+    so within patience_s is lost. Between GPUs it is NCCL that waits: its watchdog ends the process, with its own words.
     """
     signs = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out")
     count = int(os.environ.get("WORLD_SIZE", "1"))

@@ -42,7 +42,10 @@ def versions():
     """Versions of Python and of the libraries that decide a result."""
     modules = (torch, transformers, accelerate, datasets)
     found = {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules}
-    return found | {name: importlib.metadata.version(name) for name in ("scikit-learn", "scipy", "seqeval")}
+    for name in ("scikit-learn", "scipy", "seqeval"):  # of which a run need not have each
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def git_state():

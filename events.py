@@ -64,7 +64,7 @@ class Log:
     def __init__(self, args, accelerator, recipe, step):
         self.args, self.accelerator, self.recipe = args, accelerator, recipe
         self.pending, self.where, self.weights, self.rows = [], [], [], []
-        self.names, self.folder = None, Path(args.output_dir)
+        self.names, self.folder, self.skipped = None, Path(args.output_dir), 0
         self.restart()
         self.events = None
         if accelerator.is_main_process:
@@ -111,6 +111,7 @@ class Log:
         # The one host read of the loop: it waits for the device.
         stacked = self.accelerator.reduce(torch.stack(self.pending), "mean").cpu()
         scaled = self.accelerator.mixed_precision == "fp16"  # there the scaler skips steps with infinite gradients
+        self.skipped += scaled * int((~stacked[:, -1].isfinite()).sum())  # of which the fused optimiser says nothing
         checked = stacked[:, :-1] if scaled else stacked
         for row, (step, indices) in zip(checked, self.where, strict=True):
             bad = [name for name, value in zip(self.names, row.tolist(), strict=False) if not math.isfinite(value)]

@@ -375,13 +375,14 @@ def predict(kind, model, dataset, tokenizer, args, accelerator):
             missing = args.max_seq_length - logits.shape[kind.token_axis]
             logits = F.pad(logits, (0, 0) * (logits.ndim - 1 - kind.token_axis) + (0, missing), value=float("-inf"))
         odd += [i for i, one in zip(indices, bad.flatten(1).any(1).tolist(), strict=True) if one]
-        found += zip(indices, logits, strict=True)
-    if accelerator.num_processes > 1:
+        found.append((indices, logits))
+    if accelerator.num_processes > 1:  # whole batches: a row alone would be sent with all of its batch
         found, odd = gather_object(found), gather_object(odd)
     if odd:
-        raise runs.TrainingError(f"the model's outputs are not finite (example {min(odd)} of {len(found)} that it was "
-                                 "asked for): its weights diverged; lower --learning_rate")  # fmt: skip
-    return torch.stack([logits for _, logits in sorted(found, key=lambda pair: pair[0])])
+        raise runs.TrainingError(f"the model's outputs are not finite (example {min(odd)} of {len(dataset)} that it "
+                                 "was asked for): its weights diverged; lower --learning_rate")  # fmt: skip
+    order = torch.tensor([i for indices, _ in found for i in indices]).argsort()
+    return torch.cat([logits for _, logits in found])[order]
 
 
 def write_predictions(kind, model, splits, tokenizer, args, accelerator):

@@ -83,7 +83,8 @@ def make_accelerator(args, unused_parameters=False):
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
+    # Buffers of these models are constant: sending them before each pass would be one more thing to wait for.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters, broadcast_buffers=False)
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--mixed_precision fp16 needs a CUDA device: use bf16 or no")
     trackers = [name for name in args.log_with if name != "tensorboard"]  # whose files are our own
@@ -302,6 +303,7 @@ def _start(args, accelerator, recipe, model, record, how):
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
     note_results(args, accelerator, record, state)  # before anything else: it tells a run's folder from a stranger's
     log = Log(args, accelerator, recipe, state["step"])
+    log.skipped = state["skipped_steps"]
     if not state["step"]:
         rows = "".join(f"|{name}|{value}|\n" for name, value in record["options"].items())
         log.text("options", f"|option|value|\n|-|-|\n{rows}")
@@ -337,7 +339,6 @@ def train(args, accelerator, recipe, model, record, how):
             lr, done = learning_rate(args, state["step"], total), state["step"] / total
             values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
             step = count_step(state, recipe, indices, per_epoch)
-            state["skipped_steps"] += optimizer.step_was_skipped  # by fp16's scaler; known without another read
             log.add(step, indices, values, recipe.weights_at and recipe.weights_at(done))
             bar.update()
             at_end, at_log = step == total, step % args.logging_steps == 0
@@ -350,6 +351,7 @@ def train(args, accelerator, recipe, model, record, how):
             if not evaluating and not saving:
                 continue
             log.read()  # nothing non-finite gets into a checkpoint or a score
+            state["skipped_steps"] = log.skipped
             check_weights(model, step)
             state["train_s"] += time.perf_counter() - clock
             if evaluating:

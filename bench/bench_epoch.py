@@ -44,7 +44,8 @@ def run_steps(args, accelerator, model, optimizer, steps, recipe, length, terms)
     losses.distillation_losses = terms
     for indices in steps:
         batch = recipe.collate(indices, 0)
-        batch = {**(pad(batch, length) if length else batch), "empty": False}
+        batch = {k: v.to(accelerator.device) for k, v in (pad(batch, length) if length else batch).items()}
+        batch["empty"] = False
         training.training_step(args, accelerator, recipe, model, optimizer, [(batch, 1.0)], 1e-5)
     losses.distillation_losses = kept
 
@@ -59,6 +60,8 @@ def main():
     cli.quiet()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=options.device == "cpu")
     kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
+    teacher.to(accelerator.device).eval()
+    student.to(accelerator.device)
     everything = args, kind, splits, student, teacher, tokenizer, accelerator
     recipe = distill_finetune.make_recipe(*everything)
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))

@@ -47,7 +47,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-needed = "torch transformers datasets accelerate sklearn numpy pandas scipy tabulate tensorboard matplotlib".split()
+needed = "torch transformers datasets accelerate filelock sklearn numpy pandas scipy tabulate tensorboard matplotlib".split()
 lines = Path("requirements.txt").read_text().splitlines()
 pinned = {re.split("[=#]", line)[0].strip(): line for line in lines if line and not line.startswith("#")}
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
