@@ -12,6 +12,10 @@ from relations import masked_mean
 
 # Logits of one chunk: on a CPU they shall stay near the cache, on a GPU be a large product in bounded memory (0.5 GB).
 CHUNK = {"cpu": 2**22, "cuda": 2**27}
+# Rows of logits are filled up to a multiple of this: a GPU's fast products in half precision want rows that begin at a
+# multiple of 16 bytes, and 119,547 is odd.
+MULTIPLE = {"cuda": 64}
+FILL = -1e4  # logit of a word that there is not: of no probability, and a number in half precision
 # Most of a large vocabulary's probabilities are below what float16 can tell from 0, and the scaler's factor comes after
 # the gradients here: they are made of slopes times this. Not of more, or the sum over a frequent word would overflow.
 SCALE = {torch.float16: 64.0}
@@ -25,10 +29,19 @@ class Head(NamedTuple):
     bias: torch.Tensor | None
 
     def narrow(self):
-        """The same head in the precision of autocast, in which its products are taken; cast once, not once a chunk."""
+        """The same head in the precision of autocast, in which its products are taken; cast once, not once a chunk.
+
+        In half precision on a GPU the vocabulary is filled up.
+        """
         kind = self.inputs.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        return Head(*(x if x is None else x.to(dtype) for x in self))
+        if not torch.is_autocast_enabled(kind):
+            return Head(*(x if x is None else x.to(torch.float32) for x in self))
+        inputs, weight, bias = (x if x is None else x.to(torch.get_autocast_dtype(kind)) for x in self)
+        missing = -len(weight) % MULTIPLE.get(kind, 1)
+        if missing:
+            bias = weight.new_zeros(len(weight)) if bias is None else bias
+            weight, bias = F.pad(weight, (0, 0, 0, missing)), F.pad(bias, (0, missing), value=FILL)
+        return Head(inputs, weight, bias)
 
     def logits(self, rows):
         """Float32 logits [m, V] of a slice of rows."""
@@ -55,6 +68,7 @@ class _HeadLoss(torch.autograd.Function):
         grads = [torch.zeros_like(x, dtype=torch.float32) if need and x is not None else None for x in student]
         total = inputs.new_zeros((), dtype=torch.float32)
         scale = SCALE.get(student.weight.dtype, 1.0)
+        words = len(weight)
         for rows in student.chunks():
             log_s = student.logits(rows).div_(temperature).log_softmax(-1)
             if teacher is None:
@@ -75,6 +89,8 @@ class _HeadLoss(torch.autograd.Function):
         if need and scale != 1:
             for grad in grads[:2]:
                 grad.div_(scale)
+        if need:
+            grads[1], grads[2] = grads[1][:words], None if bias is None else grads[2][:words]
         ctx.save_for_backward(*grads)
         return total
 

@@ -236,6 +236,25 @@ def test_head_gradients_in_bf16_are_those_of_a_linear_layer_to_its_rounding():
         assert (a - b).norm() < 0.01 * a.norm()
 
 
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("labels", [None, torch.arange(20)], ids=["soft", "hard"])
+def test_a_vocabulary_that_is_filled_up_says_the_same(monkeypatch, labels, with_bias):
+    torch.manual_seed(1)
+    leaves = [torch.randn(20, 8), torch.randn(301, 8), torch.randn(301) if with_bias else None]
+    teacher, found = heads.Head(torch.randn(20, 6), torch.randn(301, 6), None), []
+    for multiple in (1, 64):
+        monkeypatch.setitem(heads.MULTIPLE, "cpu", multiple)
+        student = heads.Head(*(x if x is None else x.clone().requires_grad_() for x in leaves))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = (heads.soft_head_logits(student, teacher, temperature=3.0) if labels is None
+                     else heads.head_cross_entropy(student, labels))  # fmt: skip
+            found.append([heads.agreement(student, teacher), value,
+                          *torch.autograd.grad(value, [x for x in student if x is not None])])  # fmt: skip
+            assert len(student.narrow().weight) == (301 if multiple == 1 else 320)
+    for plain, filled in zip(*found, strict=True):
+        torch.testing.assert_close(filled, plain, rtol=1e-5, atol=1e-7)
+
+
 def test_head_gradients_in_float16_keep_what_small_probabilities_give():
     """Of 20,000 words half have probabilities of at most 1e-7, of which float16 has one digit."""
     torch.manual_seed(1)
