@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets import Dataset, load_dataset
+from datasets.fingerprint import generate_random_fingerprint
 
 import readers
 from readers import examples_from_rows, line_name, listed, pick
@@ -343,7 +344,10 @@ def tokenize(examples, tokenizer, max_length):
         texts = (rows["text_a"], rows["text_b"]) if pair else (rows["text_a"],)
         return tokenizer(*texts, truncation=True, max_length=max_length)
 
-    encoded = examples.map(encode, batched=True, remove_columns=["text_a", *(["text_b"] if pair else [])])
+    # Of rows in memory no file is kept that the fingerprint of `encode`, made of the whole vocabulary, would name.
+    name = None if examples.cache_files else generate_random_fingerprint()
+    encoded = examples.map(encode, batched=True, remove_columns=["text_a", *(["text_b"] if pair else [])],
+                           new_fingerprint=name)  # fmt: skip
     whole_texts(tokenizer)
     return encoded.rename_column("label", "labels")
 

@@ -7,10 +7,11 @@
 Stage 1 (widths) starts from the teacher, rewired; stage 2 (--depth_mults) from the network of stage 1, which is its
 teacher too; stage 3 (--student, no --teacher) trains all sub-networks of stage 2 on the labels. arXiv:2004.04037.
 """
+from options import begin
 from options import dynabert_parser as build_parser
 
 if __name__ == "__main__":
-    build_parser().parse_args()  # --help and a slip are answered before the imports below, which take seconds
+    begin(build_parser())  # before the imports below, which take seconds
 
 import dataclasses
 import math

@@ -3,10 +3,11 @@
     python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
+from options import begin
 from options import finetune_parser as build_parser
 
 if __name__ == "__main__":
-    build_parser().parse_args()  # --help and a slip are answered before the imports below, which take seconds
+    begin(build_parser())  # before the imports below, which take seconds
 
 import math
 import os

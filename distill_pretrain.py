@@ -3,10 +3,11 @@
     python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
         --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
 """
+from options import begin
 from options import pretrain_parser as build_parser
 
 if __name__ == "__main__":
-    build_parser().parse_args()  # --help and a slip are answered before the imports below, which take seconds
+    begin(build_parser())  # before the imports below, which take seconds
 
 import math
 

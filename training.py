@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import datetime
 import functools
+import gc
 import math
 import os
 import platform
@@ -80,6 +81,9 @@ def keep_memory():
 
 def make_accelerator(args, unused_parameters=False):
     """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
+    if not gc.isenabled():  # as `options.begin` leaves it; what is there by now is not looked at again
+        gc.freeze()
+        gc.enable()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

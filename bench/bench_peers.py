@@ -7,9 +7,11 @@ Each run is a process of its own, the sides taking turns; one thread. "Equal ter
 random order, padded to the longest of the batch, clipping at 1, linear decay and the fused AdamW on all sides. "As
 they are": this code groups sentences by length, the others take the optimiser of their examples. The teacher's head
 is random, which costs the same. A peer's run is what its example does: read, tokenise, train, score the dev set,
-save; this code's is its script, which measures the latency of a shape in its first run and keeps it: medians do not
-hold that. A step is from one batch to the next. torchdistill imports torchvision for models of images that are not
-used here; where it is missing an empty module stands in for it, which makes torchdistill's run shorter.
+save; this code's is its script, which scores the dev set before the first step, too, draws relations and keeps a
+checkpoint with the optimiser: "equal work" is on equal terms without these three. It measures the latency of a shape
+in its first run and keeps it: medians do not hold that. A step is from one batch to the next. torchdistill imports
+torchvision for models of images that are not used here; where it is missing an empty module stands in for it, which
+makes torchdistill's run shorter.
 """
 import argparse
 import contextlib
@@ -34,6 +36,8 @@ SIDES = {  # name -> arguments of a worker
     "torchdistill, kd, equal terms": ["torchdistill", "kd", "--equal"],
     "TextBrewer, kd, equal terms": ["textbrewer", "kd", "--equal"],
     "ours, ckd, equal terms": ["ours", "ckd", "--equal"],
+    "ours, kd, equal work": ["ours", "kd", "--equal", "--bare"],
+    "ours, ckd, equal work": ["ours", "ckd", "--equal", "--bare"],
     "ours, kd, as it is": ["ours", "kd"],
     "torchdistill, kd, as it is": ["torchdistill", "kd"],
     "TextBrewer, kd, as it is": ["textbrewer", "kd"],
@@ -71,11 +75,20 @@ class Order:
 def ours(options):
     """The script as it is; on equal terms with the others' order of sentences in place of its own."""
     sys.path.insert(0, str(HERE.parent))
+    sys.argv = ["distill_finetune.py",
+        "--task", "cola", "--data_dir", options.data_dir, "--teacher", options.teacher, "--student_layers", "3",
+        "--terms", options.terms, "--max_steps", str(options.steps), "--warmup_ratio", "0",
+        "--per_device_train_batch_size", str(options.batch), "--max_seq_length", str(LENGTH),
+        "--output_dir", options.output_dir]  # fmt: skip
+    from options import begin, finetune_parser
+
+    begin(finetune_parser())  # as the script does, before its other imports
     import batching
     import distill_finetune
+    import forward
     import training
 
-    step = training.training_step
+    step, evaluate = training.training_step, training.evaluate
 
     def marked(*arguments):
         MARKS.append(time.process_time())
@@ -84,11 +97,11 @@ def ours(options):
     training.training_step = marked
     if options.equal:
         batching.grouped_batches = lambda lengths, *_: Order(options, len(lengths)).steps
-    distill_finetune.main([
-        "--task", "cola", "--data_dir", options.data_dir, "--teacher", options.teacher, "--student_layers", "3",
-        "--terms", options.terms, "--max_steps", str(options.steps), "--warmup_ratio", "0",
-        "--per_device_train_batch_size", str(options.batch), "--max_seq_length", str(LENGTH),
-        "--output_dir", options.output_dir])  # fmt: skip
+    if options.bare:
+        forward.relation_figures = training.save_checkpoint = lambda *_: {}
+        training.evaluate = lambda args, accelerator, recipe, model, state, *more: (
+            state["step"] and evaluate(args, accelerator, recipe, model, state, *more))  # fmt: skip
+    distill_finetune.main()
 
 
 # --- the others ---------------------------------------------------------------------------------------------------
@@ -293,7 +306,8 @@ def main():
     parser.add_argument("--worker", choices=("ours", "torchdistill", "textbrewer"), dest="side", help=argparse.SUPPRESS)
     for hidden in ("terms", "teacher", "output_dir"):
         parser.add_argument(f"--{hidden}", help=argparse.SUPPRESS)
-    parser.add_argument("--equal", action="store_true", help=argparse.SUPPRESS)
+    for hidden in ("equal", "bare"):
+        parser.add_argument(f"--{hidden}", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     for name in ("peers", "model", "data_dir"):
         setattr(options, name, str(Path(getattr(options, name)).resolve()))
@@ -317,7 +331,7 @@ def main():
           f"{options.rounds} rounds.\n")  # fmt: skip
     rows = []
     for name, times in found.items():
-        base = found.get("ours, kd, " + name.split(", ")[-1], times)
+        base = found.get("ours, kd, " + name.split(", ")[-1].replace("work", "terms"), times)
         steps, wholes = zip(*times, strict=True)
         base_steps, base_wholes = zip(*base, strict=True)
         rows.append([name, f"{statistics.median(steps):.0f}", ratios(steps, base_steps),

@@ -455,10 +455,12 @@ def test_a_part_of_a_head_is_not_taken_for_none(kind, part, tmp_path):
     assert part in models.load_model(folder, AUTO[kind])[1]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_not_finite_are_an_error_that_names_them(value, tmp_path):
     name = "bert.encoder.layer.1.output.dense.bias"
-    folder = saved(tmp_path, WHOLE | {name: torch.full_like(WHOLE[name], value)})
+    spoilt = WHOLE[name].clone()
+    spoilt[3] = value
+    folder = saved(tmp_path, WHOLE | {name: spoilt})
     with pytest.raises(ValueError, match=f"1 of its tensors hold NaN or infinity, first {name}") as error:
         models.load_model(folder, AUTO["classification"])
     assert one_line(error)

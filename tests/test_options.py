@@ -1,4 +1,6 @@
 """The options of the training scripts: known before torch is loaded, and the same as the code that they are about."""
+import atexit
+import gc
 import subprocess
 import sys
 
@@ -31,6 +33,20 @@ def test_help_and_a_slip_import_nothing_that_takes_seconds(script):
             assert done.stderr.startswith(f"{script}: error: ") and len(done.stderr.splitlines()) == 1
         else:
             assert all(name in done.stdout for name in ("--teacher", "--terms", "--learning_rate", "wr_triple"))
+
+
+def test_garbage_is_looked_for_again_once_what_stays_is_imported(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["distill_finetune.py", "--task", "cola", "--student", "x"])
+    before = gc.get_freeze_count()
+    try:
+        options.begin(options.finetune_parser())
+        assert not gc.isenabled()
+        training.make_accelerator(options.finetune_parser().parse_args())
+        assert gc.isenabled() and gc.get_freeze_count() > before
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        atexit.unregister(gc.freeze)
 
 
 @pytest.mark.parametrize("module, name", [(data, "TASKS"), (losses, "TERMS"), (losses, "PRESETS"), (students, "INITS"),
