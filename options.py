@@ -73,6 +73,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
+def named_folder(text):
+    """An argparse type: a path. Nothing, as an unset variable of the shell leaves it, would be the folder one is in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} names no folder: is a variable unset?")
+    return Path(text)
+
+
 def number(kind, low, high=math.inf, open_low=False):
     """An argparse type: a number of the kind, from low (itself left out if open_low) to high."""
     return functools.partial(_number, kind=kind, low=low, high=high, open_low=open_low)

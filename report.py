@@ -17,7 +17,7 @@ import compare
 import report_dynabert
 import report_files
 import report_plots
-from options import Parser, one_line
+from options import Parser, named_folder, one_line
 from records import SIZES, Measure, ReportError, customary, headline, read_runs, recipe_text, select, time_unit
 
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
@@ -227,9 +227,9 @@ def build_parser():
     """Returns the command line's parser."""
     parser = Parser(prog="report.py", description=__doc__)
     paths = parser.add_argument_group("paths")
-    paths.add_argument("runs", nargs="+", type=Path, metavar="RUNS",
+    paths.add_argument("runs", nargs="+", type=named_folder, metavar="RUNS",
                        help="folders, searched for run.json at any depth, and runs.csv of --tables runs")
-    paths.add_argument("--output_dir", type=Path, metavar="DIR",
+    paths.add_argument("--output_dir", type=named_folder, metavar="DIR",
                        help="folder of report.md and plots; without it no report.md, and plots into the first RUNS")
     table = parser.add_argument_group("tables")
     table.add_argument("--methods", type=lambda text: text.split(","), metavar="A,B",

@@ -7,12 +7,11 @@ choice goes to recipes.txt in that folder, a line "METHOD OPTION..." for each me
 import json
 import os
 import sys
-from pathlib import Path
 
 import pandas as pd
 
 import report
-from options import Parser, one_line
+from options import Parser, named_folder, one_line
 from records import CHOICE, METHODS, ReportError, get, read_runs, recipe_text, select
 
 # Options of distilling that `recipe_text` does not write; given ones are part of a recipe too.
@@ -107,7 +106,7 @@ def sweep_text(table, chosen, metric):
 def main(argv=None):
     """Prints the table and writes recipes.txt; returns the exit status."""
     parser = Parser(prog="report_sweep.py", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, metavar="SWEEP", help="folder that run_sweep.sh filled")
+    parser.add_argument("folder", type=named_folder, metavar="SWEEP", help="folder that run_sweep.sh filled")
     folder = parser.parse_args(argv).folder
     try:
         if not folder.is_dir():

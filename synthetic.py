@@ -13,14 +13,13 @@ import os
 import random
 import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from options import Parser, number
+from options import Parser, named_folder, number
 
 GRAMMAR_VERSION = 2  # raise it when the same seed gives other files, so that old folders are noticed
 
@@ -408,7 +407,7 @@ def build_parser():
     """Return the command line's parser."""
     parser = Parser(prog="synthetic.py", description=__doc__.split("\n")[0])
     add, size = parser.add_argument, number(int, 1)
-    add("--output_dir", type=Path, required=True, help="folder for glue/, squad/, text/ and bert/")
+    add("--output_dir", type=named_folder, required=True, help="folder for glue/, squad/, text/ and bert/")
     add("--overwrite", action="store_true", help="replace files written there with other options")
     add("--train_size", type=size, default=32000, help="CoLA training sentences")
     add("--dev_size", type=size, default=1000, help="CoLA dev sentences, and as many test sentences")

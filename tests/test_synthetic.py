@@ -123,6 +123,17 @@ def test_sizes_below_one_are_refused(tmp_path, capsys):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_folder_without_a_name_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("", " "):
+        with pytest.raises(SystemExit) as error:
+            synthetic.main(["--output_dir", name])
+        assert error.value.code == 2
+        said = capsys.readouterr().err
+        assert f"--output_dir: {name!r} names no folder" in said and len(said.splitlines()) == 1
+    assert not contents(tmp_path)
+
+
 def test_cola_files_look_as_published(folder):
     for split, size in (("train", SIZES["train_size"]), ("dev", SIZES["dev_size"])):
         rows = cola_rows(folder, split)
