@@ -413,7 +413,8 @@ def test_large_buffers_come_from_memory_that_is_kept():
     before = asked()
     buffer = torch.zeros(2**24)
     now = asked()
-    assert now.hblkhd == before.hblkhd and now.uordblks - before.uordblks >= 2**26  # none is mapped for itself
+    # None is mapped for itself; meanwhile other objects of the process may have gone.
+    assert now.hblkhd == before.hblkhd and now.uordblks - before.uordblks > 2**26 - 2**20
     del buffer
     assert asked().arena == now.arena  # nothing was given back
 
