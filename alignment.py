@@ -55,6 +55,7 @@ def layer_maps(args, n_student, n_teacher):
     Raises ValueError as `layer_map` does, naming the option of a map that is not --layer_map.
     """
     def pairs(option):
+        """The (student, teacher) layers of one option; None where it is left out."""
         strategy = getattr(args, option)
         try:
             found = layer_map(n_student, n_teacher, strategy) if strategy else ()

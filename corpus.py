@@ -159,6 +159,7 @@ def build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder):
     parent = os.getpid()
 
     def cut_part(rows):
+        """The blocks of one part of the corpus, for `map`, in a process of its own."""
         if parent not in (os.getpid(), os.getppid()):  # the run was killed: what it forked must not go on
             os._exit(1)
         (part,) = rows["part"]

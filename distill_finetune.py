@@ -207,6 +207,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         return batch | cache.batch(indices) if cache else batch
 
     def save(folder, model, entry):
+        """Write model, tokenizer, card and predictions of an evaluation."""
         model.save_pretrained(folder, state_dict=forward.saved_state(model))
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(args, kind, entry, base), encoding="utf-8")

@@ -269,12 +269,14 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
         return sum(now[k] * v for k, v in values.items()), {k: v.detach() for k, v in values.items()}
 
     def plan(size, epoch):
+        """The steps of an epoch, so many blocks each, in an order of its own."""
         if args.streaming:
             return batching.Steps(range(args.max_steps * size), size)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(args.seed * 1_000_003 + epoch))
         return batching.Steps(order, size)
 
     def save(folder, model, entry):
+        """Write model, tokenizer and card of an evaluation."""
         model.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(args, entry, base), encoding="utf-8")

@@ -116,6 +116,7 @@ def _read_csv(path, skipped):
     at, header = 0, None
 
     def feed():
+        """Lines from `at` on, which it moves, so that the reader can begin anew."""
         nonlocal at
         while at < len(lines):
             at += 1
@@ -195,6 +196,7 @@ def dataset_rows(dataset):
     names = {column: found for column in dataset.features or () if (found := label_names(dataset, column))}
 
     def named(column, value):
+        """A value of a column with names for ids, also of those in lists."""
         if isinstance(value, list):
             return [named(column, one) for one in value]
         return names[column][value] if isinstance(value, int) and value >= 0 else value  # -1: not known

@@ -1,42 +1,27 @@
 """The records of many runs, run.json, as one checked table: a row for each run (pandas)."""
 
+import contextlib
 import csv
+import functools
 import json
 import math
+import operator
 import re
 import reprlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import pandas as pd
+from pydantic import AfterValidator, Field, Strict, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 METHODS = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd"]  # order of the rows
 TASKS = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "squad", "squad_v2",
          "conll2003", "wnut17", "conll2000", "goemotions"]  # fmt: skip
 
-# What is read of a finished run.json; what holds other entries stands before them. The bounds keep out NaN, infinities
-# and integers that no float can hold.
-KINDS = {
-    "an object": lambda v: isinstance(v, dict),
-    "a printable text": lambda v: isinstance(v, str) and v.strip() != "" and v.isprintable(),
-    "a finite number": lambda v: type(v) in (int, float) and -1e30 < v < 1e30,
-    "a positive number": lambda v: type(v) in (int, float) and 1e-30 < v < 1e30,
-    "a number or null": lambda v: v is None or type(v) in (int, float),
-    "'finetune', 'pretrain' or 'dynabert'": lambda v: v in ("finetune", "pretrain", "dynabert"),
-    "a list": lambda v: isinstance(v, list) and v != [],
-}
-FIELDS = {
-    "an object": ["options", "versions", "hardware", "model", "time", "best", "last", "best.metrics", "last.metrics"],
-    "'finetune', 'pretrain' or 'dynabert'": ["stage"],
-    "a printable text": ["task", "name", "metric", "hardware.device", "hardware.cpu", "hardware.precision"],
-    "a finite number": ["seed", "best.score", "hardware.cpu_count", "hardware.gpu_count", "hardware.processes"],
-    "a positive number": ["time.train_s", "model.parameters", "model.parameters_without_embeddings",
-                          "model.flops_per_sequence"],
-    "a number or null": ["last.score"],
-}  # fmt: skip
 CHOICE = "held_out/score"  # the metric that chose the best model in place of the dev set's, with --held_out
 SHAPE = ["layers", "hidden_size", "heads", "intermediate_size", "vocab_size"]
-MISSING = object()
 TEXTS = ("folder", "stage", "task", "name", "metric")  # cells of a runs.csv that are text; the others are JSON
 
 # Options in which the runs of one method may differ: they say where things are or how it runs, not what is trained.
@@ -51,27 +36,96 @@ class ReportError(Exception):
     """A mistake of the user or a damaged file; the text is the one line to print."""
 
 
-def get(run, kind, *place, optional=False):
-    """The entry at the place (keys, outermost first), of that kind; if optional, None where it is null or missing.
+# --- what a record holds --------------------------------------------------------------------------------------------
+#
+# The bounds keep out NaN and infinities; a Maybe may be one of them, or null, as a run that diverged has it.
 
-    Raises ReportError that names the place and the value.
+
+def _printable(text):
+    if not text.strip() or not text.isprintable():
+        raise PydanticCustomError("printable", "Input should be printable text")
+    return text
+
+
+Text = Annotated[str, Strict(), AfterValidator(_printable)]
+Finite = Annotated[float, Strict(), Field(gt=-1e30, lt=1e30)]
+Positive = Annotated[float, Strict(), Field(gt=1e-30, lt=1e30)]
+Maybe = Annotated[float, Strict()] | None
+OfBatch = TypedDict("OfBatch", {"1": Positive | None, "32": Positive | None}, total=False) | None
+COSTS = ("parameters", "parameters_without_embeddings", "flops_per_sequence")
+# What is read of a finished run.json, by its place; other entries may stand beside it.
+Run = TypedDict("Run", {
+    **dict.fromkeys(("best", "last", "hardware", "time", "versions", "options"), dict[str, Any]),
+    "stage": Literal["finetune", "pretrain", "dynabert"],
+    **dict.fromkeys(("task", "name", "metric", "hardware.device", "hardware.cpu", "hardware.precision"), Text),
+    **dict.fromkeys(("seed", "best.score", "hardware.cpu_count", "hardware.gpu_count", "hardware.processes"), Finite),
+    **dict.fromkeys(("time.train_s", *(f"model.{name}" for name in COSTS)), Positive),
+    "last.score": Maybe,
+    **dict.fromkeys(("best.metrics", "last.metrics"), dict[str, Maybe]),
+    "model": (shape := TypedDict("Shape", dict.fromkeys(SHAPE, Positive))),
+    "teacher": NotRequired[shape | None],
+    "max_mem_gb": NotRequired[Positive | None],
+    **dict.fromkeys(("hardware.gpu", "git.commit"), NotRequired[Text | None]),
+    **dict.fromkeys(("latency.speedup", "latency.student_ms"), NotRequired[OfBatch]),
+    "headline": NotRequired[list[Text]],  # metrics; missing in older records
+    "asked": NotRequired[list[Any]],
+    "history": NotRequired[list[TypedDict("Evaluation", {
+        "step": Finite, "metrics": dict[str, Any], "score": NotRequired[Maybe], "loss": NotRequired[Maybe]})]],
+})  # fmt: skip
+Subnetwork = TypedDict("Subnetwork", {
+    **dict.fromkeys(("width", "depth", "parameters", "flops_per_sequence"), Positive), "score": Maybe,
+    "latency": TypedDict("Latency", {"student_ms": OfBatch, "speedup": NotRequired[OfBatch]})})  # fmt: skip
+adapter = functools.cache(TypeAdapter)
+
+
+class Dynabert(TypedDict):
+    """What a run.json of stage dynabert has besides."""
+
+    subnetworks: Annotated[list[Subnetwork], Field(min_length=1)]
+
+
+class Line(TypedDict):
+    """What a line of runs.csv has besides."""
+
+    folder: Text
+
+
+def at(record, place):
+    """The entry of a record at a place, such as best.score; KeyError or TypeError where there is none."""
+    return functools.reduce(operator.getitem, place.split("."), record)
+
+
+def check(schema, record):
+    """The entries of a record, {place: value}, that a TypedDict of places, such as best.score, names.
+
+    Raises ReportError that names the first one that is missing or of another type, and its value.
     """
-    value = run
-    for key in place:
-        value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
-    if optional and (value is None or value is MISSING):
-        return None
-    if value is MISSING:
-        raise ReportError(f"{'.'.join(place)} is missing")
-    if not KINDS[kind](value):
-        raise ReportError(f"{'.'.join(place)} is {reprlib.repr(value)}, not {kind}")
-    return value
+    found = {}
+    for place in schema.__annotations__:
+        with contextlib.suppress(KeyError, TypeError):
+            found[place] = at(record, place)
+    try:
+        adapter(schema).validate_python(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ReportError(f"{place} is missing" if first["type"] == "missing" else
+                          f"{place} is {reprlib.repr(first['input'])}: {first['msg']}") from error  # fmt: skip
+    return found
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def whole(digits):
+    """A whole number of a JSON text; infinite where no float can hold it."""
+    return int(digits) if len(digits) < 300 else float(digits)
 
 
 def read_run(path):
     """{column: value} of one run.json; ReportError names the first entry that is damaged."""
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads(path.read_text(encoding="utf-8"), parse_int=whole)
         status = run.get("status") if isinstance(run, dict) else None
         if status not in ("running", "complete", "failed"):
             raise ReportError(f"status is {reprlib.repr(status)}, not 'running', 'complete' or 'failed'")
@@ -86,64 +140,39 @@ def read_run(path):
 
 
 def results(run):
-    """The columns of a finished run: its FIELDS under their own names, and what is compared between runs."""
-    row = {place: get(run, kind, *place.split(".")) for kind, places in FIELDS.items() for place in places}
-    for part in ("best", "last"):
-        for key in run[part]["metrics"]:
-            get(run, "a number or null", part, "metrics", key)
+    """The columns of a finished run: what `Run` names, under its places, and what is compared between runs."""
+    row = check(Run, run)
     if row["stage"] == "pretrain":  # the score is the negative of this metric, which is what is printed
-        get(run, "a finite number", "best", "metrics", row["metric"])
-        get(run, "a number or null", "last", "metrics", row["metric"])
-    taught = get(run, "an object", "teacher", optional=True)
-    for who in ("model", "teacher") if taught else ("model",):
-        row[who] = str([get(run, "a positive number", who, key) for key in SHAPE])
-    row |= {} if taught else {"teacher": ""}
-    for batch in ("1", "32") if get(run, "an object", "latency", optional=True) else ():
-        get(run, "an object", "latency", "speedup", optional=True)
-        row[batch] = get(run, "a positive number", "latency", "speedup", batch, optional=True)
-    row["machine"] = machine(run["hardware"] | {"gpu": get(run, "a printable text", "hardware", "gpu", optional=True)})
-    row["ms"] = get(run, "a positive number", "latency", "student_ms", "1", optional=True) or math.nan
-    row["max_mem_gb"] = get(run, "a positive number", "max_mem_gb", optional=True) or math.nan
+        place = f"metrics.{row['metric']}"
+        check(TypedDict("Scores", {f"best.{place}": Finite, f"last.{place}": Maybe}), run)
+    for who in ("model", "teacher"):
+        row[who] = str([run[who][key] for key in SHAPE]) if row.get(who) else ""
+    row |= ratios(row.get("latency.speedup"))
+    row["ms"] = ratios(row.get("latency.student_ms"))["1"]
+    row["machine"] = machine(run["hardware"])
+    row["max_mem_gb"] = row.get("max_mem_gb") or math.nan
     row["held-out"] = {"score": run["best"]["metrics"].get(CHOICE), "metrics": {}}
     row["subnetworks"] = subnetworks(run) if row["stage"] == "dynabert" else []
-    commit = get(run, "a printable text", "git", "commit", optional=True)
+    commit = row.get("git.commit")
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
-    names = run.get("headline")  # the headline metrics; missing in older records
-    row["headline"] = [name for name in names if KINDS["a printable text"](name)] if isinstance(names, list) else []
-    row["history"] = history(run)
+    row |= {name: row.get(name, []) for name in ("headline", "asked", "history")}
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
-    row["asked"] = run.get("asked") if isinstance(run.get("asked"), list) else []
-    row["record"] = run
-    return {"1": math.nan, "32": math.nan} | row
+    return row | {"record": run}
 
 
-def history(run):
-    """The evaluations of a run as they were noted; ReportError names the first that is damaged."""
-    entries = run.get("history", [])
-    if not isinstance(entries, list):
-        raise ReportError(f"history is {reprlib.repr(entries)}, not a list")
-    for i, entry in enumerate(entries):
-        try:
-            get({"entry": entry}, "an object", "entry", "metrics")
-            get(entry, "a finite number", "step")
-            for key in ("score", "loss"):
-                get(entry, "a finite number", key, optional=True)
-        except ReportError as error:
-            raise ReportError(f"history, entry {i}: {error}") from error
-    return entries
+def ratios(of_batch):
+    """{"1": number, "32": number} of what was measured by batch size, NaN where it was not."""
+    return {batch: (of_batch or {}).get(batch) or math.nan for batch in ("1", "32")}
 
 
 def subnetworks(run):
     """What is reported of the sub-networks in a run.json of stage dynabert: a list of {column: number}."""
     found = []
-    for size in get(run, "a list", "subnetworks"):
-        row = {name: get(size, "a positive number", name) for name in ("width", "depth", "parameters")}
-        row["flops"] = get(size, "a positive number", "flops_per_sequence")
-        row["ms"] = get(size, "a positive number", "latency", "student_ms", "1")
-        row["score"] = get(size, "a number or null", "score")
-        for batch in ("1", "32"):
-            row[batch] = get(size, "a positive number", "latency", "speedup", batch, optional=True) or math.nan
+    for size in check(Dynabert, run)["subnetworks"]:
+        row = {name: size[name] for name in ("width", "depth", "parameters", "score")}
+        row |= ratios(size["latency"].get("speedup"))
+        row |= {"flops": size["flops_per_sequence"], "ms": ratios(size["latency"]["student_ms"])["1"]}
         if any((row["width"], row["depth"]) == (other["width"], other["depth"]) for other in found):
             raise ReportError(f"subnetworks holds width {row['width']}, depth {row['depth']} twice")
         found.append(row)
@@ -171,7 +200,7 @@ def recipe_text(options):
 
 def machine(hardware):
     """One line, equal for two runs exactly when their times may be compared."""
-    gpus = f"{hardware['gpu_count']} x {hardware['gpu'] or hardware['device']}, " * (hardware["device"] != "cpu")
+    gpus = f"{hardware['gpu_count']} x {hardware.get('gpu') or hardware['device']}, " * (hardware["device"] != "cpu")
     precision = "float32" if hardware["precision"] == "no" else hardware["precision"]
     return (f"{gpus}{hardware['cpu']} ({hardware['cpu_count']} cores), {hardware['processes']} process(es), "
             f"{precision}")  # fmt: skip
@@ -187,8 +216,8 @@ def read_line(cells, where):
                 *outer, key = cell.split(".")
                 for name in outer:
                     place = place.setdefault(name, {})
-                place[key] = text if cell in TEXTS else json.loads(text)
-        folder = Path(get(run, "a printable text", "folder"))
+                place[key] = text if cell in TEXTS else json.loads(text, parse_int=whole)
+        folder = Path(check(Line, run)["folder"])
         return {"folder": folder, "status": "complete"} | results(run)
     except ReportError as error:
         raise ReportError(f"{where}: {error}") from error
@@ -337,7 +366,7 @@ class Measure(NamedTuple):
     def of(self, entry):
         """The number to print for run["best"] or run["last"]; NaN where it was not finite (null in run.json)."""
         value = entry["score"] if self.key is None else entry["metrics"][self.key]
-        return self.scale * value if KINDS["a finite number"](value) else math.nan
+        return self.scale * value if value is not None and abs(value) < 1e30 else math.nan
 
 
 TITLES = {"matthews_correlation": "Matthews", "accuracy": "acc", "exact_match": "EM", "f1": "F1", "pearson": "Pearson",

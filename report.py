@@ -23,14 +23,14 @@ from records import SIZES, Measure, ReportError, customary, headline, read_runs,
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
 NOTE = """Scores: mean over seeds ± sample standard deviation (number of seeds), fractions x 100. best: the checkpoint
 with the best headline score on the dev set or, with --held_out, on that part of the training set, whose score then
-stands beside it; last: the end of training. The headline score is the only metric of a task
-or, where it has two, their mean; differences, plots and the average over tasks are taken from it. Params: in millions,
-with / without embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the teacher / latency of the
-student, batch 1 / batch 32. Time: training time of one run, mean over seeds; *: with the teacher's outputs read from a
-cache, which was filled before. GB: peak memory of one run, 10^9 bytes; the GPU's allocations, on a CPU the process's
-resident set. Interval: Student t, confidence 95 %. Bold: the best mean of the students' headline
-scores, and all that cannot be told from it, as the interval of the paired difference over common seeds holds 0; of one
-seed nothing is said."""
+stands beside it; last: the end of training. The headline score is the only metric of a task or, where it has two,
+their mean; differences, plots and the average over tasks are taken from it. Params: in millions, with / without
+embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the teacher / latency of the student, batch
+1 / batch 32. Time: training time of one run, mean over seeds; *: with the teacher's outputs read from a cache, which
+was filled before. GB: peak memory of one run, 10^9 bytes, mean over seeds, of the task that needs most; the GPU's
+allocations, on a CPU the process's resident set. Interval: Student t, confidence 95 %. Bold: the best mean of the
+students' headline scores, and all that cannot be told from it, as the interval of the paired difference over common
+seeds holds 0; of one seed nothing is said."""
 WIDTH = 120  # columns of a terminal; wider tables are continued below
 tabulate.MIN_PADDING = 0  # by which it makes columns wider than their headers
 
@@ -143,7 +143,8 @@ def cost_columns(runs):
         times = own.groupby("name", observed=True)["time.train_s"].mean() / seconds
         columns.append(pd.Series({name: f"{value:.1f}" + "*" * (name in cached) for name, value in times.items()},
                                  name=title))  # fmt: skip
-    memory = methods["max_mem_gb"].mean().dropna()
+    memory = runs.groupby(["task", "name"], observed=True)["max_mem_gb"].mean().groupby("name", observed=True).max()
+    memory = memory.dropna()
     return columns + [memory.map("{:.2f}".format).astype(object).rename("GB")] * bool(len(memory))
 
 

@@ -1,12 +1,13 @@
 """A report for other programs: its tables as LaTeX, its numbers and its runs as csv."""
 
+import contextlib
 import html
 import json
 import re
 
 import pandas as pd
 
-from records import MISSING, OUTSIDE_RECIPE, SHAPE, SIZES, TEXTS, customary, headline
+from records import OUTSIDE_RECIPE, SHAPE, SIZES, TEXTS, at, customary, headline
 
 TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "±": r"$\pm$", "~": r"\textasciitilde{}",
        "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -86,8 +87,8 @@ def _absolute(value):
 
 def compact(runs):
     """A row for each run with all that the tables need, which `records.read_runs` takes for its run.json."""
-    lists = [[key for key in asked if isinstance(key, str)] for asked in runs["asked"]]
-    asked = {*ALWAYS, *(key for keys in lists for key in keys)} - {*OUTSIDE_RECIPE} | {"cache_teacher"}
+    asked = {key for keys in runs["asked"] for key in keys if isinstance(key, str)}
+    asked = {*ALWAYS, *asked} - {*OUTSIDE_RECIPE} | {"cache_teacher"}
 
     def kept(run, folder, keys):
         """The record of one run with the options that some run was asked for (`keys`: this one) and no folders."""
@@ -101,13 +102,11 @@ def compact(runs):
         return run | small
 
     rows = []
-    for run, folder, keys in zip(runs["record"], runs["folder"], lists, strict=True):
+    for run, folder, keys in zip(runs["record"], runs["folder"], runs["asked"], strict=True):
         run, row = kept(run, folder, keys), {}
         for column in COLUMNS:
-            value = run
-            for key in column.split("."):
-                value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
-            if value is not MISSING:
+            with contextlib.suppress(KeyError, TypeError):  # what some records lack, or have as null
+                value = at(run, column)
                 row[column] = value if column in TEXTS else json.dumps(value, ensure_ascii=False)
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS).dropna(axis=1, how="all")

@@ -9,20 +9,22 @@ import os
 import sys
 
 import pandas as pd
+from typing_extensions import TypedDict
 
 import report
 from options import Parser, named_folder, one_line
-from records import CHOICE, METHODS, ReportError, get, read_runs, recipe_text, select
+from records import CHOICE, METHODS, Positive, ReportError, check, read_runs, recipe_text, select
 
 # Options of distilling that `recipe_text` does not write; given ones are part of a recipe too.
 OTHERS = ("layer_map", "wr_layer_map", "ltr_layer_map", "no_embeddings", "window", "distance", "pair_criterion",
           "triple_criterion")  # fmt: skip
+Rate = TypedDict("Rate", {"options.learning_rate": Positive})
 
 
 def recipe(run):
     """The options of the command line by which one try differs from others; ReportError if the record lacks them."""
     try:
-        rate = get(run, "a positive number", "options", "learning_rate")
+        rate = check(Rate, run)["options.learning_rate"]
     except ReportError as error:
         raise ReportError(f"{run['folder']}: {error}") from error
     words = [recipe_text(run["options"])]
@@ -80,6 +82,7 @@ def best(table):
 def sweep_text(table, chosen, metric):
     """The Markdown table of all tries, the chosen ones bold, and what each method was given."""
     def row(one):
+        """The cells of one try."""
         mark = "**" if one["method"] in chosen and chosen[one["method"]]["number"] == one["number"] else ""
         spread = f" ± {one['spread']:.1f}" if len(one["seeds"]) > 1 else ""
         cells = [one["method"], str(one["number"]), report.escape(one["recipe"]),

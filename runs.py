@@ -265,6 +265,7 @@ def named_files(value, deep=True):
 def _strangers(folder, record):
     """Entries of a run folder, as paths below it, that no run of these scripts wrote."""
     def unknown(parent, patterns):
+        """Entries of a folder that are no files of these patterns."""
         return [path for path in sorted(parent.iterdir())
                 if not (path.is_symlink() or path.is_file())
                 or not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)]  # fmt: skip

@@ -89,6 +89,7 @@ def open_cache(args, teacher, examples, accelerator, logits_per_token):
 
     @torch.no_grad()
     def compute(indices):
+        """The fields of these examples, by a pass of the teacher."""
         batch = arrays.batch(indices, teacher.config.pad_token_id or 0)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():

@@ -370,8 +370,8 @@ def test_tables_say_what_the_score_is_and_where_a_size_is_missing():
 
 @pytest.mark.parametrize("change, message", [
     (lambda run: run.pop("subnetworks"), "subnetworks is missing"),
-    (lambda run: run.update(subnetworks=[]), "not a list"),
-    (lambda run: run["subnetworks"][0].update(width="wide"), "width is 'wide', not a positive number"),
+    (lambda run: run.update(subnetworks=[]), "subnetworks is \\[\\]"),
+    (lambda run: run["subnetworks"][0].update(width="wide"), "subnetworks.0.width is 'wide'"),
     (lambda run: run["subnetworks"].append(run["subnetworks"][0]), "width 1.0, depth 1.0 twice"),
 ])  # fmt: skip
 def test_a_damaged_record_is_named(change, message):

@@ -126,6 +126,12 @@ def test_one_task_is_one_table_with_hand_computed_numbers(tmp_path, tables):
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_peak_memory_is_that_of_the_task_that_needs_most(tmp_path, tables):
+    root = write(tmp_path, *(make_run(task=task, seed=seed, max_mem_gb=gb)
+                             for task, seed, gb in (("cola", 1, 1.0), ("rte", 1, 3.0), ("rte", 2, 4.0))))
+    assert cells(tables(root), "ckd")[-1][-1] == "3.50"
+
+
 def test_no_speed_is_invented(tmp_path, tables):
     assert cells(tables(write(tmp_path / "a", make_run("finetune"))), "finetune")[0][4] == "-"
     # Another machine's, another task's and another shape's speed-up are not borrowed.
@@ -366,13 +372,16 @@ def test_damaged_files_are_named(tmp_path, capsys, content):
 
 @pytest.mark.parametrize("where, value, said", [
     (("best", "score"), float("nan"), "best.score is nan"), (("best", "score"), None, "best.score is None"),
-    (("best",), 3, "best is 3, not an object"), (("model", "layers"), True, "model.layers is True"),
+    (("best",), 3, "best is 3"), (("model", "layers"), True, "model.layers is True"),
     (("time", "train_s"), -1, "time.train_s is -1"), (("name",), "a\nb", "name is 'a\\nb'"),
     (("seed",), "1", "seed is '1'"),
     (("latency", "speedup"), [], "latency.speedup is []"), (("teacher", "heads"), 0, "teacher.heads is 0"),
     (("best", "metrics"), {"f1": "x"}, "best.metrics.f1 is 'x'"), (("stage",), [], "stage is []"),
-    (("history", 0, "step"), "1", "history, entry 0: step is '1'"), (("history",), 1, "history is 1, not a list"),
-    (("history", 0), None, "history, entry 0: entry.metrics is missing")])
+    (("history", 0, "step"), "1", "history.0.step is '1'"),
+    (("history",), 1, "history is 1: Input should be a valid list"),
+    (("history", 0), None, "history.0 is None: Input should be a valid dictionary"),
+    (("asked",), 1, "asked is 1"), (("git", "commit"), 7, "git.commit is 7"),
+    (("hardware", "gpu"), " ", "hardware.gpu is ' ': Input should be printable text")])
 def test_wrong_values_are_named(tmp_path, capsys, where, value, said):
     run = copy.deepcopy(make_run("kd"))
     parent = run
@@ -385,7 +394,7 @@ def test_wrong_values_are_named(tmp_path, capsys, where, value, said):
     assert f"{folder}/run.json: {said}" in refused(capsys, tmp_path)
     del parent[where[-1]]
     (folder / "run.json").write_text(json.dumps(run))
-    if where != ("latency", "speedup") and where[0] != "history":  # the only ones of these that may be absent
+    if where[0] not in ("latency", "history", "asked", "git") and where != ("hardware", "gpu"):  # which may be absent
         assert f"{'.'.join(where)} is missing" in refused(capsys, tmp_path)
 
 
