@@ -65,7 +65,7 @@ preset() {
         mnli) echo 4 100 1 4e-5 4 ;;
         qqp) echo 2 10 10 5e-5 4 ;;
         squad | squad_v2) echo 1 1 10 3e-5 3 ;;  # not published: plain ckd, as run_squad.sh has it
-        conll2003 | wnut17 | conll2000 | goemotions) echo 1 1 10 5e-5 4 ;;  # not published; at 3 all was worse
+        conll2003 | wnut17 | conll2000 | goemotions) echo 1 1 10 5e-5 4 ;;  # not published; CoLA's 3 was worse
         *) echo 3 1 10 5e-5 4 ;;  # wnli: not published, as cola
     esac
 }

@@ -70,12 +70,18 @@ Run = TypedDict("Run", {
     "headline": NotRequired[list[Text]],  # metrics; missing in older records
     "asked": NotRequired[list[Any]],
     "history": NotRequired[list[TypedDict("Evaluation", {
-        "step": Finite, "metrics": dict[str, Any], "score": NotRequired[Maybe], "loss": NotRequired[Maybe]})]],
+        "step": Finite, "metrics": dict[str, Any], **dict.fromkeys(("score", "loss"), NotRequired[Finite | None])})]],
 })  # fmt: skip
 Subnetwork = TypedDict("Subnetwork", {
     **dict.fromkeys(("width", "depth", "parameters", "flops_per_sequence"), Positive), "score": Maybe,
     "latency": TypedDict("Latency", {"student_ms": OfBatch, "speedup": NotRequired[OfBatch]})})  # fmt: skip
 adapter = functools.cache(TypeAdapter)
+
+
+@functools.cache
+def scores_in(metric):
+    """What a run.json of stage pretrain has besides, whose headline metric this is."""
+    return TypedDict("Scores", {f"best.metrics.{metric}": Finite, f"last.metrics.{metric}": Maybe})
 
 
 class Dynabert(TypedDict):
@@ -143,8 +149,7 @@ def results(run):
     """The columns of a finished run: what `Run` names, under its places, and what is compared between runs."""
     row = check(Run, run)
     if row["stage"] == "pretrain":  # the score is the negative of this metric, which is what is printed
-        place = f"metrics.{row['metric']}"
-        check(TypedDict("Scores", {f"best.{place}": Finite, f"last.{place}": Maybe}), run)
+        check(scores_in(row["metric"]), run)
     for who in ("model", "teacher"):
         row[who] = str([run[who][key] for key in SHAPE]) if row.get(who) else ""
     row |= ratios(row.get("latency.speedup"))

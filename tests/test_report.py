@@ -380,6 +380,7 @@ def test_damaged_files_are_named(tmp_path, capsys, content):
     (("history", 0, "step"), "1", "history.0.step is '1'"),
     (("history",), 1, "history is 1: Input should be a valid list"),
     (("history", 0), None, "history.0 is None: Input should be a valid dictionary"),
+    (("history", 0, "loss"), float("inf"), "history.0.loss is inf"),
     (("asked",), 1, "asked is 1"), (("git", "commit"), 7, "git.commit is 7"),
     (("hardware", "gpu"), " ", "hardware.gpu is ' ': Input should be printable text")])
 def test_wrong_values_are_named(tmp_path, capsys, where, value, said):
