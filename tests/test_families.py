@@ -10,6 +10,7 @@ import transformers
 from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as kinds
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -333,6 +334,32 @@ def test_head_of_another_task_is_no_trained_head(save):
     assert AutoModelForSequenceClassification.from_pretrained(save("modernbert")).config.num_labels == 2
     with pytest.raises(ValueError, match="is a ModernBertForSequenceClassification, this task needs a ModernBertForQ"):
         models.load_teacher(save("modernbert"), AUTO["qa"])
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations."""
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_frozen_teacher_takes_as_many_operations_as_its_equal_when_latency_is_measured():
+    """Autocast keeps no cast of a weight that needs no gradient: each pass of the teacher would cast all of its own."""
+    student, launches, of_pass = tiny("bert"), Launches(), {}
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    student.base_model.embeddings.requires_grad_(False)  # as a user may freeze a part of the student
+    for name, model in (("student", student), ("teacher", teacher)):
+        model.register_forward_pre_hook(lambda *_: setattr(launches, "count", 0))
+        model.register_forward_hook(lambda *_, name=name: of_pass.setdefault(name, []).append(launches.count))
+    with torch.autocast("cpu", torch.bfloat16), launches:
+        measure.measure_latency({"student": student, "teacher": teacher}, 16, (1, 2), repeats=2, seconds=0)
+    assert of_pass["student"] == of_pass["teacher"] and len(of_pass["teacher"]) == 6
+    assert len(set(of_pass["teacher"][1:])) == 1 < of_pass["teacher"][0] - of_pass["teacher"][1]
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert {p.requires_grad for p in student.base_model.embeddings.parameters()} == {False}
+    assert all(p.requires_grad for p in student.base_model.encoder.parameters())
 
 
 def test_latency_of_a_pair_of_shapes_is_measured_once(tmp_path, monkeypatch):
