@@ -248,6 +248,8 @@ def main(argv=None):
     if not rewired and not (how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))):
         # A checkpoint would hold it rewired.
         rewire(args, kind, splits, student, tokenizer, accelerator)
+    if teacher:  # now that its weights have been described
+        forward.cast_linears(teacher, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
     record = distill_finetune.new_record(args, accelerator, "dynabert", kind, recipe, student, teacher, inputs)

@@ -173,7 +173,8 @@ def make_figures(args, splits, teacher, tokenizer, accelerator):
         """See above; none without a teacher, and in the main process only."""
         if not (teacher and args.layer_pairs and accelerator.is_main_process):
             return {}
-        return forward.relation_figures(model, teacher, args.layer_pairs, sentence, tokens)
+        with accelerator.autocast():
+            return forward.relation_figures(model, teacher, args.layer_pairs, sentence, tokens)
 
     return figures
 
@@ -294,6 +295,8 @@ def main(argv=None):
         inputs = describe_inputs(args, accelerator, splits, student, teacher)
     how = "complete" if args.task == "ax" else runs.open_run_everywhere(args, accelerator, inputs)
     if how != "complete":
+        if teacher:  # now that its weights have been described
+            forward.cast_linears(teacher, accelerator)
         recipe = make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache)
         record = new_record(args, accelerator, "finetune", kind, recipe, student, teacher, inputs)
         record = training.train(args, accelerator, recipe, student, record, how)

@@ -211,7 +211,8 @@ def make_figures(args, teacher, held_out, tokenizer, accelerator):
         """See above; none without a teacher, and in the main process only."""
         if not (teacher and args.layer_pairs and accelerator.is_main_process):
             return {}
-        return forward.relation_figures(model, teacher, args.layer_pairs, block, tokens)
+        with accelerator.autocast():
+            return forward.relation_figures(model, teacher, args.layer_pairs, block, tokens)
 
     return figures
 
@@ -356,6 +357,8 @@ def main(argv=None):
     student.to(accelerator.device)
     if args.compile:
         forward.compile_models(student, teacher)
+    if teacher:  # now that its weights have been described
+        forward.cast_linears(teacher, accelerator)
     recipe = make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator)
     record = runs.new_record(
         args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs, inputs=inputs,

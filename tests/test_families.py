@@ -362,6 +362,36 @@ def test_a_frozen_teacher_takes_as_many_operations_as_its_equal_when_latency_is_
     assert all(p.requires_grad for p in student.base_model.encoder.parameters())
 
 
+@pytest.mark.parametrize("name, kind", [
+    (name, kind) for name, family in families.FAMILIES.items() for kind in ("classification", "mlm")
+    if kind != "mlm" or family.mlm])  # fmt: skip
+@torch.no_grad()
+def test_linear_layers_cast_once_give_the_same_to_the_bit_by_fewer_operations(name, kind):
+    model = tiny(name, kind).requires_grad_(False)
+    if kind == "mlm":
+        model, embedding = forward.MaskedLM(model), model.get_input_embeddings()
+        given = forward.model_inputs(model.model, padded(model.model)), torch.tensor([1, 4, 9])
+    else:
+        embedding, given = model.get_input_embeddings(), ()
+    named = forward.model_inputs(model, padded(model)) | {"output_hidden_states": True} if not given else {}
+    found, counts = [], []
+    accelerator = types.SimpleNamespace(device=torch.device("cpu"),
+                                        autocast=lambda: torch.autocast("cpu", torch.bfloat16))  # fmt: skip
+    for _ in range(2):
+        with accelerator.autocast(), Launches() as launches:
+            out = model(*given, **named)
+        found.append([*out["hidden_states"], *([out["features"], *out["decoder"]] if given else [out["logits"]])])
+        counts.append(launches.count)
+        forward.cast_linears(model, accelerator)
+    linears = [m for m in model.modules() if type(m) is torch.nn.Linear and m.weight is not embedding.weight]
+    assert len(linears) > 4 and {m.weight.dtype for m in linears} == {torch.bfloat16}
+    assert counts[0] - counts[1] >= len(linears)
+    assert embedding.weight.dtype == torch.float32
+    for one, other in zip(*found, strict=True):
+        if one is not None:
+            assert one.dtype == other.dtype and torch.equal(one, other)
+
+
 def test_latency_of_a_pair_of_shapes_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     calls, whole = [], measure.measure_latency
