@@ -123,8 +123,8 @@ def differences(runs, baseline):
 
 
 def cost_columns(runs):
-    """Columns of size, arithmetic, speed-up and training time, for runs of one stage on one hardware."""
-    (unit, seconds), methods, columns = time_unit(runs), runs.groupby("name", observed=True), []
+    """Columns of size, arithmetic and speed-up and those of `time_columns`, for runs of one stage on one hardware."""
+    methods, columns = runs.groupby("name", observed=True), []
     for title, (places, size, form) in SIZES.items():
         parts = []
         for place in places:  # a range where it varies with the task (the heads differ)
@@ -136,7 +136,12 @@ def cost_columns(runs):
     columns.append(pd.Series({
         name: " / ".join("-" if math.isnan(value) else f"{value:.2f}x" for value in values) for name, *values in ratios
     }, name="speed-up", dtype=object))  # fmt: skip
-    tasks = runs.groupby("task", observed=True)
+    return columns + time_columns(runs)
+
+
+def time_columns(runs):
+    """Columns of training time, one for each task, and of peak memory, for runs of one stage on one hardware."""
+    (unit, seconds), tasks, columns = time_unit(runs), runs.groupby("task", observed=True), []
     for task, own in tasks:
         title = f"{escape(task)} ({unit})" if len(tasks) > 1 else f"train ({unit})"
         cached = set(own["name"][[bool(options.get("cache_teacher")) for options in own["options"]]])
@@ -148,13 +153,20 @@ def cost_columns(runs):
     return columns + [memory.map("{:.2f}".format).astype(object).rename("GB")] * bool(len(memory))
 
 
+def costs(runs, title, columns):
+    """A heading, `title` and the hardware, and a table of `columns`, of this file, for each hardware in turn."""
+    parts = [(machine, own, [*own["name"].unique().sort_values()]) for machine, own in runs.groupby("machine")]
+    return [text for machine, own, names in parts
+            for text in (f"### {title}: {escape(machine)}", markdown(names, columns(own)))]  # fmt: skip
+
+
 def stage_tables(runs, baseline):
     """All tables of the runs of one stage, as a list of Markdown texts."""
     if runs["stage"].iloc[0] == "dynabert":
         texts = report_dynabert.tables(runs, baseline, grid_markdown, summary)
-        return [text if text[0] in "#|" else wrapped(escape(text)) for text in texts]
+        texts = [text if text[0] in "#|" else wrapped(escape(text)) for text in texts]
+        return texts + costs(runs, "Training time and memory", time_columns)
     names, tasks = [*runs["name"].unique().sort_values()], runs.groupby("task", observed=True)
-    machines = runs.groupby("machine")
     held_out = runs["stage"].iloc[0] == "finetune" and any(entry["score"] is not None for entry in runs["held-out"])
     parts = ["best", *["held-out"] * held_out, "last"]
     scores, means = {part: [] for part in parts}, {part: [] for part in parts}
@@ -172,15 +184,13 @@ def stage_tables(runs, baseline):
             bold = compare.leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
             scores[part].append(pd.Series({name: f"**{value:.1f}**" if name in bold else f"{value:.1f}"
                                            for name, value in average.items()}, name="average"))  # fmt: skip
-    if len(tasks) == len(machines) == 1:
+    if len(tasks) == runs["machine"].nunique() == 1:
         best, *others = (column.rename(part) for part, (column,) in scores.items())
         title = f"{scores['best'][0].name} best"
         texts = [markdown(names, [best.rename(title), *others, *cost_columns(runs)])]
     else:
         texts = [text for part in scores for text in (f"### {part.capitalize()} score", markdown(names, scores[part]))]
-        for machine, own in machines:
-            texts += [f"### Cost and training time: {escape(machine)}",
-                      markdown([*own["name"].unique().sort_values()], cost_columns(own))]  # fmt: skip
+        texts += costs(runs, "Cost and training time", cost_columns)
     return texts + differences(runs, baseline)
 
 

@@ -295,6 +295,11 @@ def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
     row = next(line for line in text.splitlines() if "| dynabert-depth" in line and "| 0.5 " in line)
     shown = [f"{100 * size['score']:.1f} (1)" for size in found["subnetworks"] if size["depth"] == 0.5]
     assert [cell.strip() for cell in row.split("|")[3:5]] == shown
+    times = text.partition("### Training time and memory: ")[2].splitlines()
+    row = next(line for line in times if "| dynabert-depth" in line)
+    spent = record(tmp_path / "depth")
+    assert [cell.strip() for cell in row.split("|")[2:4]] == [f"{spent['time']['train_s']:.1f}",
+                                                              f"{spent['max_mem_gb']:.2f}"]  # fmt: skip
     whole, _ = models.load_model(tmp_path / "labels", AutoModelForSequenceClassification)
     dynabert.make_dynamic(whole)
     for size in dynabert.sizes(whole.config, [1.0, 0.5], [1.0, 0.5]):
