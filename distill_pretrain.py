@@ -230,9 +230,9 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator,
     def evaluate(model):
         """Means over all held-out blocks, each process its share of the batches."""
         model, sums = accelerator.unwrap_model(model), {}
-        for indices in batches[accelerator.process_index :: accelerator.num_processes]:
-            batch = {k: v.to(accelerator.device) for k, v in collate(indices, EVALUATION).items()}
-            with accelerator.autocast():
+        with accelerator.autocast():  # around all batches: at its end the casts of the weights are gone
+            for indices in batches[accelerator.process_index :: accelerator.num_processes]:
+                batch = {k: v.to(accelerator.device) for k, v in collate(indices, EVALUATION).items()}
                 values, s_out, t_out = terms(model, batch)
                 count = len(batch["labels"])
                 values = {k: v * len(indices) for k, v in values.items() if k != "hard"}
@@ -241,8 +241,8 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator,
                     values["mlm_loss"] = heads.head_cross_entropy(s_out["head"], batch["labels"]) * count
                 if trained_head and teacher and "logits" in weights:
                     values["teacher_agreement"] = heads.agreement(s_out["head"], t_out["head"])
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0) + value.double().to(accelerator.device)
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0) + value.double().to(accelerator.device)
         sums = training.sum_over_processes(accelerator, sums)
         result = {name: sums[name] / sums["blocks"] for name in weights if name in sums}
         total = sum(weights[name] * value for name, value in result.items())

@@ -362,20 +362,20 @@ def predict(kind, model, dataset, tokenizer, args, accelerator):
     arrays = batching.Arrays(dataset, batching.INPUTS)
     batches = batching.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
     found, odd = [], []
-    for indices in batches[accelerator.process_index :: accelerator.num_processes]:
-        batch = arrays.batch(indices, tokenizer.pad_token_id)
-        batch = {k: v.to(accelerator.device) for k, v in batch.items()}
-        with accelerator.autocast():
+    with accelerator.autocast():  # around all batches: at its end the casts of the weights are gone
+        for indices in batches[accelerator.process_index :: accelerator.num_processes]:
+            batch = arrays.batch(indices, tokenizer.pad_token_id)
+            batch = {k: v.to(accelerator.device) for k, v in batch.items()}
             out = model(**forward.model_inputs(model, batch))
-        logits = kind.logits(out, batch["attention_mask"]).float().cpu()
-        bad = ~logits.isfinite()
-        if kind.token_axis is not None:
-            bad = bad.movedim(kind.token_axis, 1)
-            bad &= batch["attention_mask"].bool().cpu().view(*bad.shape[:2], *[1] * (bad.ndim - 2))
-            missing = args.max_seq_length - logits.shape[kind.token_axis]
-            logits = F.pad(logits, (0, 0) * (logits.ndim - 1 - kind.token_axis) + (0, missing), value=float("-inf"))
-        odd += [i for i, one in zip(indices, bad.flatten(1).any(1).tolist(), strict=True) if one]
-        found.append((indices, logits))
+            logits = kind.logits(out, batch["attention_mask"]).float().cpu()
+            bad = ~logits.isfinite()
+            if kind.token_axis is not None:
+                bad = bad.movedim(kind.token_axis, 1)
+                bad &= batch["attention_mask"].bool().cpu().view(*bad.shape[:2], *[1] * (bad.ndim - 2))
+                missing = args.max_seq_length - logits.shape[kind.token_axis]
+                logits = F.pad(logits, (0, 0) * (logits.ndim - 1 - kind.token_axis) + (0, missing), value=float("-inf"))
+            odd += [i for i, one in zip(indices, bad.flatten(1).any(1).tolist(), strict=True) if one]
+            found.append((indices, logits))
     if accelerator.num_processes > 1:  # whole batches: a row alone would be sent with all of its batch
         found, odd = gather_object(found), gather_object(odd)
     if odd:

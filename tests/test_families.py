@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as kinds
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,6 +31,7 @@ import losses
 import measure
 import models
 import students
+import tasks
 
 AUTO = {"classification": AutoModelForSequenceClassification, "qa": AutoModelForQuestionAnswering,
         "mlm": AutoModelForMaskedLM, "token": AutoModelForTokenClassification}  # fmt: skip
@@ -390,6 +392,27 @@ def test_linear_layers_cast_once_give_the_same_to_the_bit_by_fewer_operations(na
     for one, other in zip(*found, strict=True):
         if one is not None:
             assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_evaluation_casts_the_weights_once_not_in_every_batch():
+    model, launches, counts = tiny("bert"), Launches(), []
+    accelerator = types.SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1,
+                                        autocast=lambda: torch.autocast("cpu", torch.bfloat16))  # fmt: skip
+    ids = torch.randint(5, 60, (6, T), generator=torch.Generator().manual_seed(1))
+    rows = {"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()}
+    kind = tasks.KINDS["classification"](types.SimpleNamespace(labels=("a", "b"), limits=None))
+    args = types.SimpleNamespace(per_device_eval_batch_size=2)
+    model.register_forward_pre_hook(lambda *_: setattr(launches, "count", 0))
+    model.register_forward_hook(lambda *_: counts.append(launches.count))
+    with launches:
+        words = types.SimpleNamespace(pad_token_id=0)
+        found = tasks.predict(kind, model, Dataset.from_dict(rows), words, args, accelerator)
+    assert counts[1] == counts[2] < counts[0] - 2 * 4 * 6, counts
+    for part, expected in zip(found.split(2), ids.split(2), strict=True):
+        with accelerator.autocast():
+            batch = {"input_ids": expected, "attention_mask": torch.ones_like(expected)}
+            assert torch.equal(part, model(**forward.model_inputs(model, batch)).logits.float())
 
 
 def test_latency_of_a_pair_of_shapes_is_measured_once(tmp_path, monkeypatch):
