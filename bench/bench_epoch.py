@@ -13,6 +13,7 @@ from bench_losses import direct_pair, direct_triple
 import batching
 import cli
 import distill_finetune
+import forward
 import losses
 import teacher_cache
 import training
@@ -76,6 +77,7 @@ def main():
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, False)
         cached = distill_finetune.make_recipe(*everything, cache)
         sides["here, --cache_teacher"] = lambda: take(cached, 0, losses.distillation_losses)
+    forward.cast_linears(teacher, accelerator)
     times = timing.alternate(sides, options.device, options.rounds)
     print(f"{timing.machine(options.device)}; {len(steps)} of {len(plan)} steps of an epoch, batch "
           f"{args.per_device_train_batch_size}, precision {args.mixed_precision}. Seconds are extrapolated.\n")

@@ -78,6 +78,7 @@ def make(stage, terms, options, compiled=False):
     student.to(accelerator.device)
     if compiled:
         forward.compile_models(student, teacher)
+    forward.cast_linears(teacher, accelerator)
     batches = [{k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in make_batch(stage, mask).items()}
                for mask in masks(options)]  # fmt: skip
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
