@@ -226,7 +226,8 @@ def add_loop(parser):
     add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of the "
         "relations: slow first steps, and so far no card has shown what it gains")  # fmt: skip
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
-    add("--overwrite", action="store_true", help="delete the run, and only a run, that the folder holds; start anew")
+    add("--overwrite", action="store_true", help="move the run that the folder holds aside, to "
+        "<folder>.old-<time>, and start anew")  # fmt: skip
 
 
 def _add_paths(parser, output_dir, run_name):

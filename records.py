@@ -32,6 +32,9 @@ OUTSIDE_RECIPE = (
 )  # fmt: skip
 
 
+OLD = ".old-"  # as run folders have it; what imports it there would import torch
+
+
 class ReportError(Exception):
     """A mistake of the user or a damaged file; the text is the one line to print."""
 
@@ -250,15 +253,17 @@ def read_file(path):
 def read_runs(places):
     """Finds run.json under folders and reads csv files; returns (table of the finished runs, those left out: lines).
 
-    The table is in the conventional order of stage, task and method. The lines, {"incomplete": [...], "damaged":
-    [...]}, name what is not in it. Raises ReportError if no run is left.
+    Runs that --overwrite moved aside are not looked for. The table is in the conventional order of stage, task and
+    method. The lines, {"incomplete": [...], "damaged": [...]}, name what is not in it. Raises ReportError if no run is
+    left.
     """
     paths = {}
     for place in places:
         if place.is_file():
             paths[place.resolve()] = read_file(place)
         elif place.is_dir():
-            paths |= {path.resolve(): [lambda path=path: read_run(path)] for path in sorted(place.rglob("run.json"))}
+            found = [path for path in sorted(place.rglob("run.json")) if OLD not in str(path.relative_to(place))]
+            paths |= {path.resolve(): [lambda path=path: read_run(path)] for path in found}
         else:
             raise ReportError(f"{place} is not a folder; give a folder that holds run folders, e.g. runs, or runs.csv")
     where, runs, left_out = ", ".join(map(str, places)), [], {"incomplete": [], "damaged": []}

@@ -393,7 +393,6 @@ def write_predictions(kind, model, splits, tokenizer, args, accelerator):
         if accelerator.is_main_process:
             text, count = kind.submission(split, splits[split], logits, args)
             write_text(Path(args.output_dir) / name, text)
-            runs.note_files(args.output_dir, [name])
             print(f"{Path(args.output_dir) / name}: {count} predictions")
 
 

@@ -187,7 +187,7 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
         best = state["best"] and state["best"]["score"]
         if accelerator.is_main_process:
             if better or args.save == "last":
-                state["files"] = sorted({*state["files"], *save_model(args, accelerator, recipe, model, entry)})
+                save_model(args, accelerator, recipe, model, entry)
             if args.save == "both":
                 save_model(args, accelerator, recipe, model, entry, "last")
         points |= {} if best is None else {"best/score": best}
@@ -221,18 +221,16 @@ def check_weights(model, step):
 
 
 def save_model(args, accelerator, recipe, model, entry, below=""):
-    """Put the model into the run folder, or a folder below it, file by file, each whole; returns the files' names."""
+    """Put the model into the run folder, or a folder below it, file by file, each whole."""
     folder, temporary = Path(args.output_dir) / below, Path(args.output_dir) / ".tmp-model"
     with writing(Path(args.output_dir), temporary):
         folder.mkdir(exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         recipe.save(temporary, accelerator.unwrap_model(model), entry)
-        names = sorted(path.name for path in temporary.iterdir())
-        for name in names:
-            os.replace(temporary / name, folder / name)
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, folder / path.name)
         temporary.rmdir()
-    return names
 
 
 @contextlib.contextmanager
@@ -300,8 +298,7 @@ def _start(args, accelerator, recipe, model, record, how):
         recipe.positions.update(there)
     if state is None:
         state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0, "sessions": 0,
-                 "examples": 0, "tokens": 0, "skipped_steps": 0, "files": []}  # fmt: skip
-    state.setdefault("files", [])  # in a checkpoint of an earlier version of this code
+                 "examples": 0, "tokens": 0, "skipped_steps": 0}  # fmt: skip
     state["sessions"] += 1
     if accelerator.is_main_process:
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
@@ -418,5 +415,4 @@ def results(accelerator, state):
         "history": state["history"],
         "best": state["best"],
         "last": state["history"][-1] if state["history"] else None,
-        "files": state["files"],  # beside these, OWN in runs.py names what a run writes
     }  # fmt: skip

@@ -435,7 +435,7 @@ def test_a_whole_run(run, tagger, files, tmp_path):
         if path == files[1]:
             golds, found = ([[row[i] for row in group] for group in rows] for i in (-2, -1))
             assert conlleval(golds, found) == pytest.approx(best)
-    assert "predictions.test.conll" in record["files"] and "f1:" in (folder / "README.md").read_text()
+    assert "f1:" in (folder / "README.md").read_text()
     # As the saved model itself tags them.
     words = AutoTokenizer.from_pretrained(folder)
     group = min(rows, key=len)
