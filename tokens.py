@@ -36,16 +36,20 @@ def _fields(line):
 
 
 def _paragraphs(path):
-    """(-DOCSTART- lines, [(line number, line), ...]) of what stands between blank lines, lines of blanks, and those."""
+    """(-DOCSTART- lines, [(line number, line), ...]) of what stands between blank lines and those.
+
+    Blanks, tabs and carriage returns make a line blank; others of Unicode's spaces may be words.
+    """
     head, lines = [], []
     for number, line in read_lines(path):
-        if line.strip() and not line.startswith("-DOCSTART-"):
+        blank = not line.strip(" \t\r")
+        if not blank and not line.startswith("-DOCSTART-"):
             lines.append((number, line))
             continue
         if lines:
             yield head, lines
             head, lines = [], []
-        if line.strip():
+        if not blank:
             head.append(line)
     if lines:
         yield head, lines
@@ -122,7 +126,7 @@ def _from_hub(rows, name, columns, with_tags, skipped):
         elif bad:
             skipped.bad(f"{name}, row {number}: the tag {bad!r} follows no scheme (BIO, IOB1 or BIOES)")
         else:
-            clean = [re.sub(r"\s+", " ", word) for word in row[words]]
+            clean = [re.sub(r"[ \t\r\n]+", " ", word) for word in row[words]]  # one line, one column
             lines = [f"{word}\t{tag}" for word, tag in zip(clean, given, strict=True)]
             found.append(Sentence(f"{name} of the hub", number, clean, given if with_tags else [], lines))
     if not found:
