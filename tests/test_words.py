@@ -274,18 +274,13 @@ def tokenizer(request):
     return made
 
 
-def test_every_word_has_a_first_piece_and_all_pieces_are_those_of_the_text(tokenizer):
+def test_all_pieces_are_those_of_the_text(tokenizer):
     for words, cut in zip(SENTENCES, tokens.pieces(SENTENCES, tokenizer), strict=True):
-        assert len(cut) == len(words) and all(ids for ids, _ in cut)
         text = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
-        assert [i for ids, first in cut for i in ids if first >= 0] == text
-        for at, (word, (ids, first)) in enumerate(zip(words, cut, strict=True)):
-            assert first < 0 or 0 <= first < len(ids)
-            if first < 0:
-                assert ids == [tokenizer.unk_token_id]
-            else:  # cut alone, as any word after another is
-                lone = tokenizer((". " if at else "") + word, add_special_tokens=False)["input_ids"]
-                assert ids == lone[len(lone) - len(ids) :], word
+        assert len(cut) == len(words) and [*itertools.chain(*cut)] == text
+        for at, (word, ids) in enumerate(zip(words, cut, strict=True)):  # cut alone, as any word after another is
+            lone = tokenizer((". " if at else "") + word, add_special_tokens=False)["input_ids"]
+            assert ids == lone[len(lone) - len(ids) :], word
 
 
 def test_words_without_any_piece_are_the_unknown_word():
@@ -293,11 +288,14 @@ def test_words_without_any_piece_are_the_unknown_word():
     from tokenizers import normalizers
 
     made.backend_tokenizer.normalizer = normalizers.BertNormalizer()
-    ((a, b, c),) = tokens.pieces([["the", "\u200d", "dog"]], made)
-    assert b == [[made.unk_token_id], -1] and a[1] == c[1] == 0
+    sentences = Dataset.from_dict({"words": [["the", "\u200d", "dog"]], "tags": [[1, 2, 3]]})
+    cut, unknown, _ = tokens.windows(sentences, made, 16)
+    ((_, the, *_),), ((*places,),) = cut["input_ids"], cut["places"]
+    assert unknown == 1 and cut["input_ids"][0][places[1]] == made.unk_token_id != the
+    assert [cut["labels"][0][place] for place in places] == [1, 2, 3]
     made.unk_token = None
     with pytest.raises(ValueError, match=r"makes nothing of the word '\\u200d'"):
-        tokens.pieces([["the", "\u200d"]], made)
+        tokens.windows(sentences, made, 16)
 
 
 @pytest.mark.parametrize("room", [1, 2, 4, 9, 40])
