@@ -337,6 +337,11 @@ def whole_texts(tokenizer):
     tokenizer.backend_tokenizer.no_padding()
 
 
+def id_count(tokenizer):
+    """One more than the largest id; len(tokenizer) is less if the vocabulary has holes, as words given twice leave."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def with_offsets(tokenizer, *texts, **options):
     """Call a fast tokenizer for pieces with the offsets of the characters that they were made from.
 

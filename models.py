@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
+import data
 import families
 import labels as label_names
 import losses
@@ -222,7 +223,7 @@ def check_tokenizer(tokenizer, config, what, auto):
 
     config: the model's. what: its name in errors. auto: as in `load_model`.
     """
-    last = max(tokenizer.get_vocab().values())
+    last = data.id_count(tokenizer) - 1
     if last >= config.vocab_size:
         raise ValueError(f"tokenizer of {what} has words up to number {last}, the model's embedding only rows up to "
                          f"{config.vocab_size - 1}: resize_token_embeddings, then save the model again")  # fmt: skip

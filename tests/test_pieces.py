@@ -1,17 +1,23 @@
 """Tokenizers of every make: whose characters and words their pieces are, and vocabularies as people have made them."""
 import argparse
 import itertools
+import json
 import random
 import unicodedata
 
+import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, processors, trainers
 from tokenizers import models as kinds
 from tokenizers import normalizers as norm
 from tokenizers import pre_tokenizers as pre
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+import corpus
+import distill_pretrain
+import models
 import squad
 import tokens
 
@@ -164,3 +170,54 @@ def test_a_words_pieces_are_its_own(make):
             assert cut == [[piece for piece, at in zip(whole, given.word_ids(), strict=True) if at == i]
                            for i in range(len(words))]  # fmt: skip
     assert same > 40 or name in FOR_TEXTS
+
+
+# --- vocabularies with duplicates and holes -------------------------------------------------------------------------
+
+
+def word_pieces(folder, words, **config):
+    """Folder of a tiny BERT whose vocab.txt has these words, and no other file of a tokenizer unless config has any."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertForMaskedLM(BertConfig(vocab_size=len(special) + len(words), **shape)).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join([*special, *words]) + "\n", encoding="utf-8")
+    if config:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+LETTERS = "abcdefghij"
+# A word twice makes a hole: the later number is the word's. 300 holes, and 10 words behind them.
+TWICE = [*LETTERS * 30, "##x", "##y", *LETTERS, "##y"]
+
+
+def test_the_largest_id_counts_where_words_stand_twice(tmp_path):
+    folder = word_pieces(tmp_path / "m", TWICE)
+    tokenizer = models.load_tokenizer(folder)
+    assert len(tokenizer) == 17 and len(TWICE) == 313
+    (tmp_path / "text.txt").write_text("a bx cyx\nj ixy h\n" * 50)
+    blocks = corpus.load_blocks(str(tmp_path / "text.txt"), tokenizer, 8, 1, tmp_path / "cache")
+    assert set(itertools.chain(*blocks["input_ids"])) == {2, 3, 305, 307, 308, 309, 314, 315, 316, 317}
+    starts = corpus.word_starts(tokenizer)
+    assert len(starts) == 318 and np.flatnonzero(~starts).tolist() == [305, 317]
+
+
+def test_only_a_vocabulary_of_word_pieces_has_inner_pieces():
+    """RoBERTa's has the words ## and ####, which are no inner pieces."""
+    bytes_ = of_bytes()
+    bytes_.add_tokens(["##", "####"])
+    for tokenizer in (bytes_, learned("word", pre.BertPreTokenizer(), continuing_subword_prefix="")):
+        with pytest.raises(ValueError, match="needs a WordPiece vocabulary"):
+            corpus.word_starts(tokenizer)
+
+
+def test_whole_words_of_such_a_vocabulary_are_learned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("a bx cyx\nj ixy h\n" * 60)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    distill_pretrain.main([
+        "--student", word_pieces(tmp_path / "m", TWICE), "--corpus", "text.txt", "--whole_word_mask", "--seq_length",
+        "8", "--max_steps", "2", "--per_device_train_batch_size", "4", "--output_dir", "run"])  # fmt: skip
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
+    saved = models.load_tokenizer("run")
+    assert saved("a bx")["input_ids"] == models.load_tokenizer("m")("a bx")["input_ids"]
