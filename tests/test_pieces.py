@@ -221,3 +221,38 @@ def test_whole_words_of_such_a_vocabulary_are_learned(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
     saved = models.load_tokenizer("run")
     assert saved("a bx")["input_ids"] == models.load_tokenizer("m")("a bx")["input_ids"]
+
+
+# --- capitals -------------------------------------------------------------------------------------------------------
+
+CASED = ["the", "cat", "The", "CAT", "##S", "##s", "Éire"]
+
+
+def said_of(folder, capsys):
+    """(what is printed while the tokenizer of a folder is loaded, pieces of a text)."""
+    capsys.readouterr()
+    found = models.load_tokenizer(folder).tokenize("The CATS")
+    return capsys.readouterr().err, found
+
+
+def test_a_cased_vocabulary_that_is_lower_cased_is_named_with_the_remedy(tmp_path, capsys):
+    bare = word_pieces(tmp_path / "bare", CASED)
+    said, found = said_of(bare, capsys)
+    assert found == ["the", "cat", "##s"] and said.count("\n") == 1
+    assert f"tokenizer of {bare!r} lower-cases every text, so 4 of its 12 words, such as 'The', never occur" in said
+    for config in ({"do_lower_case": False}, {"do_lower_case": False, "tokenizer_class": "BertTokenizer"}):
+        (tmp_path / "bare" / "tokenizer_config.json").write_text(json.dumps(config))  # the remedy
+        assert said_of(bare, capsys) == ("", ["The", "CAT", "##S"])
+    models.load_tokenizer(bare).save_pretrained(bare)
+    (tmp_path / "bare" / "tokenizer_config.json").unlink()  # tokenizer.json alone does not keep the capitals
+    said, found = said_of(bare, capsys)
+    assert ("never occur" in said) == (found != ["The", "CAT", "##S"])
+
+
+def test_nothing_is_said_of_an_uncased_vocabulary(tmp_path, capsys, world):
+    """Special words have capitals everywhere, and a rare letter has got a small one since the vocabulary was made."""
+    words = [*(a + b for a in LETTERS for b in "klmnopqrst"), *"stuvwxyz", "\u13a0"]
+    assert said_of(word_pieces(tmp_path / "m", words), capsys)[0] == "" == said_of(str(world / "bert"), capsys)[0]
+    for name in ("bert", "bert cased", "robbert", "xlm-roberta", "albert"):
+        MAKES[name]().save_pretrained(tmp_path / name)
+        assert said_of(str(tmp_path / name), capsys)[0] == ""
