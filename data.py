@@ -3,6 +3,7 @@
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
 """
 import contextlib
+import copy
 import math
 import re
 import unicodedata
@@ -334,6 +335,30 @@ def whole_texts(tokenizer):
     """Undo the truncation and padding that a call leaves in a fast tokenizer, where they would be saved with it."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
+
+
+def id_count(tokenizer):
+    """One more than the largest id; len(tokenizer) is less if the vocabulary has holes, as words given twice leave."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def with_offsets(tokenizer, *texts, **options):
+    """Call a fast tokenizer for pieces with the offsets of the characters that they were made from.
+
+    RoBERTa's post-processor takes a character off the offsets of a piece that begins with a blank, also where the
+    pre-tokenizer had put that blank there and the text has a letter. For this call it does not.
+    """
+    backend = tokenizer.backend_tokenizer
+    before = backend.post_processor
+    plain = copy.deepcopy(before)
+    if plain:  # the attribute trim_offsets is not to be had of one within a Sequence
+        plain.__setstate__(before.__getstate__().replace(b'"trim_offsets":true', b'"trim_offsets":false'))
+        backend.post_processor = plain
+    try:
+        return tokenizer(*texts, return_offsets_mapping=True, **options)
+    finally:
+        if plain:
+            backend.post_processor = before
 
 
 def tokenize(examples, tokenizer, max_length):

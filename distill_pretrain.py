@@ -21,6 +21,7 @@ import batching
 import card
 import cli
 import corpus
+import data
 import forward
 import heads
 import losses
@@ -140,13 +141,14 @@ def make_collate(args, read, tokenizer, vocab_size):
     special = np.zeros(vocab_size, dtype=bool)
     special[tokenizer.all_special_ids] = True
     starts = corpus.word_starts(tokenizer) if args.whole_word_mask else None
+    count = data.id_count(tokenizer)
 
     def collate(indices, epoch):
         """Blocks with these numbers, masked: input_ids, attention_mask, positions [M] in the flat batch, labels [M]."""
         ids, position = read(indices)
         masked, positions, labels = corpus.draw_masks(
             ids, corpus.row_seeds(args.seed, epoch, indices), args.mlm_probability, tokenizer.mask_token_id, special,
-            len(tokenizer), starts,
+            count, starts,
         )  # fmt: skip
         batch = {"input_ids": masked, "attention_mask": torch.ones_like(masked), "positions": positions,
                  "labels": labels}  # fmt: skip

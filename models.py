@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
+import data
 import families
 import labels as label_names
 import losses
@@ -44,7 +45,11 @@ def load_config(name, what="model"):
 
 
 def load_tokenizer(name, what="tokenizer of"):
-    """Fast tokenizer of a hub id or folder; ValueError in one line where there is none."""
+    """Fast tokenizer of a hub id or folder; ValueError in one line where there is none.
+
+    Says on stderr if it lower-cases texts though its words have capitals, as that of a cased BERT without
+    tokenizer_config.json does.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
@@ -53,7 +58,23 @@ def load_tokenizer(name, what="tokenizer of"):
         raise ValueError(f"{what} {str(name)!r} has no fast tokenizer (tokenizer.json): convert it with transformers")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
         raise ValueError(f"{what} {str(name)!r} has no words: tokenizer.json is missing there; copy it from its source")
+    if (said := _lost_capitals(tokenizer)) and os.environ.get("RANK", "0") == "0":
+        print(f"{what} {str(name)!r} {said}", file=sys.stderr)
     return tokenizer
+
+
+def _lost_capitals(tokenizer):
+    """What a message says of a tokenizer that lower-cases texts and has words with capitals; "" of others."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if not normalizer or "A" in normalizer.normalize_str("A"):
+        return ""
+    known = tokenizer.get_vocab()
+    special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+    lost = sorted((word for word in known if word != word.lower() and word not in special), key=known.get)
+    if len(lost) <= len(known) / 100:  # an uncased vocabulary may have a rare letter that Unicode has paired since
+        return ""
+    return (f"lower-cases every text, so {len(lost)} of its {len(known)} words, such as {lost[0]!r}, never occur: if "
+            'the model is cased, its tokenizer_config.json must say {"do_lower_case": false}')  # fmt: skip
 
 
 def load_model(name, auto, what="model", *, labels=(), **head):
@@ -222,7 +243,7 @@ def check_tokenizer(tokenizer, config, what, auto):
 
     config: the model's. what: its name in errors. auto: as in `load_model`.
     """
-    last = max(tokenizer.get_vocab().values())
+    last = data.id_count(tokenizer) - 1
     if last >= config.vocab_size:
         raise ValueError(f"tokenizer of {what} has words up to number {last}, the model's embedding only rows up to "
                          f"{config.vocab_size - 1}: resize_token_embeddings, then save the model again")  # fmt: skip
