@@ -200,9 +200,8 @@ def _last_words(layer_pairs):
 def _between_sentences(name, student, teacher, args):
     """A word relation with the batch's sentences in place of words: means of their real words' states, last layer."""
     (s, t), pooled = _last_words(list(zip(student.layers_of("wr"), teacher.layers_of("wr"), strict=True)))[0], []
-    for view, layer in ((student, s), (teacher, t)):
-        words = torch.where(student.valid[..., None], view.out["hidden_states"][layer].float(), 0.0)
-        pooled.append([words.sum(1)[None] / student.valid.sum(1).clamp(min=1)[:, None]])  # one set of B sentences
+    for view, layer in ((student, s), (teacher, t)):  # one set of B sentences
+        pooled.append([baselines.sentence_means(view.out["hidden_states"][layer], student.valid)[None]])
     options = relations.Options(args.distance, args.pair_criterion, args.triple_criterion, window=None)
     there = student.valid.any(1)[None]
     return relations.relation_losses(*pooled, there, (name,), options, across_processes=student.across_processes)[name]
@@ -229,6 +228,7 @@ TERMS = {
     "ltr_triple": _ltr_triple_term,
     "sentence_pair": _sentence_pair_term,
     "sentence_triple": _sentence_triple_term,
+    "sentence_mse": baselines.sentence_mse,
     "pkd": baselines.pkd,
     "hidden_mse": baselines.hidden_mse,
     "attention_mse": baselines.attention_mse,

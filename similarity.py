@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional as F
 from transformers.utils import cached_file
 
+from baselines import sentence_means
+
 
 def pooling_of(folder):
     """How a sentence-transformers folder pools, "mean" or "cls"; "mean" where the folder does not say.
@@ -47,10 +49,7 @@ def pooled(hidden, mask, pooling="mean"):
     hidden [B, T, D]; mask [B, T] or bool [B, 1, 1, T], as models take it.
     """
     real = mask.reshape(len(mask), -1).bool()
-    if pooling == "cls":
-        return torch.where(real[:, :1], hidden[:, 0].float(), 0.0)
-    hidden = torch.where(real[..., None], hidden.float(), 0.0)
-    return hidden.sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(real[:, :1], hidden[:, 0].float(), 0.0) if pooling == "cls" else sentence_means(hidden, real)
 
 
 def give_vectors(model, pooling):

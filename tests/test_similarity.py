@@ -222,6 +222,25 @@ class TestRelationsBetweenSentences:
         assert grads[0] is None and grads[1] is None and grads[2][views[0].mask == 1].abs().sum() > 0
         assert grads[2].isfinite().all() and not grads[2][views[0].mask == 0].any()
 
+    def test_vectors_by_squared_error(self, views):
+        alike = losses.ModelView({"hidden_states": [x[..., :12] for x in views[1].out["hidden_states"]]},
+                                 views[1].layers, views[1].mask)  # fmt: skip
+        got, each = losses.TERMS["sentence_mse"](views[0], alike, {}, None), []
+        for i, count in enumerate(views[0].mask.sum(1).tolist()):
+            if count:
+                s, t = views[0].out["hidden_states"][2][i, :count], alike.out["hidden_states"][4][i, :count]
+                each.append((s.mean(0) - t.mean(0)).square().mean())
+        torch.testing.assert_close(got, torch.stack(each).mean())
+        got.backward()
+        grad = views[0].out["hidden_states"][2].grad
+        assert grad.isfinite().all() and not grad[views[0].mask == 0].any()
+
+    def test_a_narrow_student_has_its_vectors_projected(self, run, files, encoder, tmp_path):
+        run("--teacher", encoder, "--student_layers", "1", "--student_hidden", "16", "--student_heads", "2", "--terms",
+            "sentence_mse=1", "--train_file", files / "texts.txt", "--output_dir", tmp_path / "run")  # fmt: skip
+        names = load_file(tmp_path / "run" / "model.safetensors")
+        assert names and not any("projection" in name for name in names)
+
     @pytest.mark.parametrize("name, count", [("sentence_pair", 1), ("sentence_triple", 2)])
     def test_a_batch_without_relations_is_0_with_a_graph(self, views, name, count):
         few = [losses.ModelView({"hidden_states": [x[:count] for x in view.out["hidden_states"]]}, view.layers,
