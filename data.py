@@ -219,8 +219,8 @@ def _custom(args, skipped, teachers=None):
     task = TASKS["custom"]._replace(kind=kind_of(args), columns=tuple(args.text_columns))
     if task.kind == "multilabel":
         task = task._replace(metrics=TASKS["goemotions"].metrics, separator=args.label_separator)
-    elif task.kind == "regression":
-        task = task._replace(metrics=("pearson", "spearman"))
+    elif task.kind in ("regression", "similarity"):
+        task = task._replace(metrics=("pearson", "spearman") if task.kind == "regression" else ("spearman",))
     if args.hub_dataset:
         name, _, config = args.hub_dataset.partition(":")
         task = task._replace(hub=(name, config or None))
@@ -231,7 +231,7 @@ def _custom(args, skipped, teachers=None):
     rows = list(rows)
     labelled = teachers is None or any(label in row for _, row in rows)
     once = readers.Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
-    if task.kind != "regression":
+    if task.kind not in ("regression", "similarity"):
         labels = labels or (() if labelled else teachers)
         if not labels:
             source = rows
@@ -247,7 +247,8 @@ def _custom(args, skipped, teachers=None):
                              "needed")  # fmt: skip
     tables["train"] = tables["train"][0], rows, ()
     read = {"train": label if labelled else None, "validation": label, "test": None}
-    return task, {split: examples_from_rows(rows, where, task.columns, read[split], task, skipped)
+    alone = {"train": ("text",)} if Path(tables["train"][0]).suffix == ".txt" else {}
+    return task, {split: examples_from_rows(rows, where, alone.get(split, task.columns), read[split], task, skipped)
                   for split, (where, rows, _) in tables.items()}  # fmt: skip
 
 
@@ -359,6 +360,14 @@ def with_offsets(tokenizer, *texts, **options):
     finally:
         if plain:
             backend.post_processor = before
+
+
+def texts_apart(examples, prefix=""):
+    """The texts of a Dataset with text_a, (text_b) as rows of their own, those of a pair one after the other."""
+    names = [name for name in ("text_a", "text_b") if name in examples.column_names]
+    pairs = zip(*(examples[name] for name in names), strict=True)
+    twice = {name: [value for value in examples[name] for _ in names] for name in ("label", "idx")}
+    return Dataset.from_dict({"text_a": [prefix + text for pair in pairs for text in pair], **twice})
 
 
 def tokenize(examples, tokenizer, max_length):

@@ -48,7 +48,7 @@ def check_args(args):
         raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
     if args.task == "ax" and (args.teacher or not args.do_predict):
         raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
-    if args.teacher and "logits" not in args.terms and not args.hard_weight:
+    if args.teacher and "logits" not in args.terms and not args.hard_weight and not tasks.chosen(args).headless:
         raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
                          "alone are for distill_pretrain.py)")  # fmt: skip
     if args.do_predict and args.task == "custom" and not (args.test_file or args.hub_dataset):
@@ -68,8 +68,11 @@ def load_everything(args):
     source = args.student or "bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
-        args, kind.auto, labels=labels.of(task, args.label_map), fine_tune_command=command, **kind.head
-    )
+        args, kind.auto, labels=labels.of(task, args.label_map), need_head=not kind.headless,
+        fine_tune_command=command, **kind.head,
+    )  # fmt: skip
+    for model in filter(None, (student, teacher)):
+        kind.prepare(model, args)
     held_out = hold_out(args, splits)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     args.layer_pairs = alignment.layer_maps(args, *sizes) if teacher else []
@@ -197,13 +200,15 @@ def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
 
 def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
     """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
-    train = batching.Arrays(splits["train"], batching.TRAINING)
+    train, rows = batching.Arrays(splits["train"], batching.TRAINING), kind.rows.get("train", 1)
     lengths = train.lengths()
+    lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
     loss, weights = make_loss(args, kind, teacher)
     files = {}
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def collate(indices, epoch):
+        indices = [i * rows + row for i in indices for row in range(rows)]
         batch = train.batch(indices, tokenizer.pad_token_id)
         return batch | cache.batch(indices) if cache else batch
 
@@ -211,6 +216,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         """Write model, tokenizer, card and predictions of an evaluation."""
         model.save_pretrained(folder, state_dict=forward.saved_state(model))
         tokenizer.save_pretrained(folder)
+        kind.save(folder, model, args)
         (folder / "README.md").write_text(model_card(args, kind, entry, base), encoding="utf-8")
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
@@ -224,7 +230,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
         weights_at=(lambda progress: stages.weights_of(stages.args_at(args, progress))) if args.stages else None,
-        scored=lambda progress: stages.head_trained(args, progress),
+        scored=lambda progress: kind.headless or stages.head_trained(args, progress),
     )
 
 
@@ -313,8 +319,9 @@ def main(argv=None):
         names = labels.of(kind.task, args.label_map if args.task == "ax" else None)
         models.check_labels(models.load_config(folder), names, folder, remedy)
         best, missing = models.load_model(folder, kind.auto, labels=names, **kind.head)
-        if missing:
+        if missing and not kind.headless:
             raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
+        kind.prepare(best, args)
         tasks.write_predictions(kind, best.to(accelerator.device), splits, tokenizer, args, accelerator)
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,9 @@ class Log:
 
         for tag, figure in figures.items():
             canvas = FigureCanvasAgg(figure)
-            canvas.draw()
+            with warnings.catch_warnings():  # the font has no letters of many languages: a box stands for each
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                canvas.draw()
             self.put(step, [summary.image(tag, np.asarray(canvas.buffer_rgba()), dataformats="HWC")])
 
     def text(self, tag, text):

@@ -166,7 +166,9 @@ def check_loaded(model, info, what):
     part of it. Raises ValueError too for a weight that is not finite. Tensors that nothing takes are named in a line on
     stderr.
     """
-    prefix, missing = f"{model.base_model_prefix}.", sorted(info["missing_keys"])
+    # An encoder without a head has no prefix before its names.
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    missing = sorted(info["missing_keys"])
     if odd := [name for name, value in model.named_parameters() if not _finite(value.detach())]:
         raise ValueError(f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: the run that made "
                          "it diverged, or the file is damaged; take another one")  # fmt: skip

@@ -104,7 +104,8 @@ def add_data(parser, required=True):
     add("--task", required=required, choices=tasks, metavar="TASK", help=", ".join(tasks))
     add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
         "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
-    add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")
+    add("--kind", help="custom: kind of task: classification (if not given), regression, "
+        "similarity, token, multilabel")  # fmt: skip
     add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
     add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
     add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
@@ -117,6 +118,7 @@ def add_data(parser, required=True):
     add("--metrics", nargs="+", default=[], metavar="METRIC", help="custom: headline metrics, whose mean chooses the "
         "best student: accuracy, balanced_accuracy, f1 (of the second of two labels), macro_f1, weighted_f1, "
         "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip
+    add("--text_prefix", default="", help="similarity: what stands before every text, as 'query: ' for E5 models")
     add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
     add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
     add("--label_map", nargs="+", metavar="THEIRS=OURS", help="what the teacher's names of the labels mean here, all "

@@ -236,9 +236,12 @@ def read_table(path, skipped=None):
         return read_tsv(path, skipped=skipped)
     if suffix == ".csv":
         return _read_csv(path, skipped or Skipped())
+    if suffix == ".txt":
+        return ((number, {"text": text}) for number, text in read_lines(path) if text.strip())
     if suffix in (".json", ".jsonl"):
         return _read_json(path, skipped or Skipped())
-    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl or .parquet")
+    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl, .parquet or, for text alone, "
+                     ".txt")  # fmt: skip
 
 
 # --- rows -> examples --------------------------------------------------------------------------------------------

@@ -229,6 +229,8 @@ def save_model(args, accelerator, recipe, model, entry, below=""):
         temporary.mkdir()
         recipe.save(temporary, accelerator.unwrap_model(model), entry)
         for path in sorted(temporary.iterdir()):
+            if (folder / path.name).is_dir():
+                shutil.rmtree(folder / path.name)
             os.replace(path, folder / path.name)
         temporary.rmdir()
 
