@@ -2,9 +2,8 @@
 
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
 """
-import contextlib
 import copy
-import math
+import random
 import re
 import unicodedata
 from pathlib import Path
@@ -14,6 +13,7 @@ from datasets import Dataset, load_dataset
 from datasets.fingerprint import generate_random_fingerprint
 
 import readers
+from labels import in_order, numeric
 from readers import examples_from_rows, line_name, listed, pick
 
 GLUE_HUB = "nyu-mll/glue"
@@ -149,14 +149,12 @@ def _glue_from_hub(name):
 
 def _meaning(word):
     """What a label says however it is written: a number, or text without blanks around it, accents composed."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(float(word)):
-            return float(word)
-    return unicodedata.normalize("NFC", word).strip()
+    value = numeric(word)
+    return value if value is not None else unicodedata.normalize("NFC", word).strip()
 
 
 def _label_words(rows, path, column, skipped):
-    """The labels of a training file, sorted. Raises ValueError where two of them mean the same."""
+    """The labels of a training file, in the order of their ids. Raises ValueError where two of them mean the same."""
     first = {}
     for number, row in rows:
         values = pick(row, (column,), path, number, skipped)
@@ -168,7 +166,7 @@ def _label_words(rows, path, column, skipped):
                 raise ValueError(f"{path}, {line_name(number)}: the label {values[0]!r} is written {word!r} in "
                                  f"{line_name(line)}, which would make two classes of one: write it the same way "
                                  "everywhere")  # fmt: skip
-    return sorted(word for word, _ in first.values())
+    return in_order([word for word, _ in first.values()])
 
 
 def kind_of(args):
@@ -265,15 +263,23 @@ def load_examples(args, skipped, teachers=None):
     else:
         task = TASKS[args.task]
         splits = _glue_from_files(args.task, args.data_dir, skipped) if args.data_dir else _glue_from_hub(args.task)
-    return task, first_examples(splits, args)
+    return task, fewer_examples(splits, args)
 
 
-def first_examples(splits, args):
+def fewer_examples(splits, args):
     """The splits with as many examples as --max_train_samples and --max_eval_samples leave them; test sets whole."""
     limits = {split: args.max_train_samples if split == "train" else args.max_eval_samples for split in splits}
-    return {split: rows.select(range(min(limits[split], len(rows))))
-            if limits[split] and not split.startswith("test") else rows
-            for split, rows in splits.items()}  # fmt: skip
+    return {split: rows if split.startswith("test") else drawn(rows, limits[split]) for split, rows in splits.items()}
+
+
+def drawn(rows, count):
+    """That many rows of a Dataset, 0 or too many: all, drawn by chance, for files are often sorted by label.
+
+    The same ones in every run, in their order.
+    """
+    if not count or count >= len(rows):
+        return rows
+    return rows.select(sorted(random.Random(0).sample(range(len(rows)), count)))
 
 
 def task_files(name, data_dir):

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import math
 import os
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -65,7 +66,8 @@ def load_everything(args):
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = tasks.chosen(args).read(args, skipped)
     kind = tasks.chosen(args)(task)
-    source = args.student or "bert-base-multilingual-cased"
+    source = args.student if args.student != args.teacher else None  # as DynaBERT's student is a copy of its teacher
+    source = source or "google-bert/bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
         args, kind.auto, labels=labels.of(task, args.label_map), need_head=not kind.headless,
@@ -92,6 +94,8 @@ def load_everything(args):
             print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
         for line in filter(None, (said, held_out and taught_more(args))):
             print(line)
+        if line := readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]):
+            print(line, file=sys.stderr)
     return kind, splits, student, teacher, tokenizer
 
 

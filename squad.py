@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 import checkpoints
-from data import TASKS, load_hub, whole_texts, with_offsets
+from data import TASKS, fewer_examples, load_hub, whole_texts, with_offsets
 from readers import read_lines
 
 VERSION = 3  # of the windows below; raise it when they change, so that old caches are not used
@@ -95,10 +95,7 @@ def load_questions(args, skipped):
         for split, data in splits.items():
             flat = data.map(lambda row: {"texts": row["answers"]["text"], "starts": row["answers"]["answer_start"]})
             splits[split] = flat.select_columns(list(FEATURES))
-    for split, limit in (("train", args.max_train_samples), ("validation", args.max_eval_samples)):
-        if limit:
-            splits[split] = splits[split].select(range(min(limit, len(splits[split]))))
-    return splits
+    return fewer_examples(splits, args)
 
 
 # --- windows ------------------------------------------------------------------------------------------------------
