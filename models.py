@@ -59,16 +59,18 @@ def load_tokenizer(name, what="tokenizer of"):
 def load_model(name, auto, what="model", *, labels=(), **head):
     """Model of a hub id or folder with a head, and the names of parameters the files did not hold.
 
-    auto: transformers' AutoModelFor... class of the head. labels: a labels.Labels, or words in the order of their ids;
-    logits of a head that is there are brought into this order, with a line on stderr if their names are others. head:
-    what else the configuration says of the head, such as num_labels. Weights are float32, on the CPU.
+    auto: transformers' AutoModelFor... class of the head, or a model's own class. labels: a labels.Labels, or words in
+    the order of their ids; logits of a head that is there are brought into this order, with a line on stderr if their
+    names are others. head: what else is said of model and head, such as num_labels. Weights are float32, unless head
+    says another dtype, on the CPU.
     Returns (model in eval mode, names of the parameters of a new head). Raises ValueError in one line, also where
     anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
     not take.
     """
     config, labels = load_config(name, what), as_labels(labels)
     families.family(config, f"{what} {str(name)!r}", auto)
-    loader = narrow(auto._model_mapping[type(config)]) if hasattr(config, "kept_heads") else auto
+    base = auto._model_mapping[type(config)] if hasattr(auto, "_model_mapping") else auto
+    loader = narrow(base) if hasattr(config, "kept_heads") else auto
     options = {"dtype": torch.float32, "trust_remote_code": False, **head}
     if labels:
         options |= {"num_labels": len(labels.names), "id2label": dict(enumerate(labels.names)),

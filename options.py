@@ -1,4 +1,4 @@
-"""The command line: a parser, and every option of the three training scripts.
+"""The command line: a parser, and every option of the scripts that train or make a model.
 
 It imports neither torch nor what does, so that --help and a slip are answered at once. Closed sets and defaults stand
 beside the code that they are about; `literal` reads them there.
@@ -308,4 +308,24 @@ def dynabert_parser():
     # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
     cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
     parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)
+    return parser
+
+
+def trim_parser():
+    """The options of trim_vocabulary.py."""
+    parser = Parser(description="A model with the words of some languages only: the same layers, and the rows of those "
+                    "words that a text uses.")  # fmt: skip
+    add = parser.add_argument_group("paths").add_argument
+    add("--model", required=True, help="hub id or folder of the model whose words are to be fewer")
+    add("--corpus", nargs="+", required=True, metavar="TEXT", help="text in all languages that are needed: files, "
+        "folders, globs, or hub ids as owner/name:config")  # fmt: skip
+    add("--output_dir", type=named_folder, required=True, help="new folder for model and tokenizer")
+    add("--held_out", metavar="TEXT", help="other text, of which is counted how much is cut into other words")
+    add = parser.add_argument_group("words").add_argument
+    add("--min_count", type=number(int, 1), default=1, help="times that the text has a word that is kept; with 1 the "
+        "text is cut into the same words as before")  # fmt: skip
+    add("--vocab_size", type=number(int, 1), help="number of words at most: the most frequent ones; special words and "
+        "characters always stay")  # fmt: skip
+    add("--characters", choices=("all", "corpus"), default="all", help="words of one character that stay: all that the "
+        "model has, or those of characters that the text has")  # fmt: skip
     return parser
