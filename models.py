@@ -318,5 +318,11 @@ def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", **
         student, _ = load_model(args.student, auto, "--student", labels=labels, **head)
     shape = student_shape(args)
     if shape:
-        student = students.build_student(student if args.student else teacher, auto, shape, args.student_init)
+        source = student if args.student else teacher
+        student = students.build_student(source, auto, shape, args.student_init)
+        if args.freeze_embeddings and not torch.equal(*(m.get_input_embeddings().weight for m in (student, source))):
+            raise ValueError("--freeze_embeddings would leave random word embeddings as they are: a student of another "
+                             "width, or with --student_init random, copies none; leave it out")  # fmt: skip
+    if args.freeze_embeddings:
+        student.get_input_embeddings().requires_grad_(False)
     return student, teacher, tokenizer
