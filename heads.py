@@ -64,8 +64,9 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx, inputs, weight, bias, teacher, labels, temperature):
         """inputs [N, D], weight [V, D], bias [V] of the student's head; teacher: a Head or None; labels [N] or None."""
         student, teacher = Head(inputs, weight, bias).narrow(), teacher and teacher.narrow()
-        need = any(ctx.needs_input_grad)
-        grads = [torch.zeros_like(x, dtype=torch.float32) if need and x is not None else None for x in student]
+        # Of a frozen word embedding, which the decoder may be, there is none: it would be the largest of all.
+        grads = [torch.zeros_like(x, dtype=torch.float32) if need else None
+                 for x, need in zip(student, ctx.needs_input_grad, strict=False)]  # fmt: skip
         total = inputs.new_zeros((), dtype=torch.float32)
         scale = SCALE.get(student.weight.dtype, 1.0)
         words = len(weight)
@@ -80,17 +81,17 @@ class _HeadLoss(torch.autograd.Function):
                 p_t = log_t.exp()
                 total += temperature**2 * (log_t.sub_(log_s).mul_(p_t)).sum()
                 slope = log_s.exp_().sub_(p_t).mul_(temperature)
-            if need:
-                if bias is not None:
-                    grads[2] += slope.sum(0)
+            if grads[2] is not None:
+                grads[2] += slope.sum(0)
+            if grads[0] is not None or grads[1] is not None:
                 narrow = (slope if scale == 1 else slope.mul_(scale)).to(student.weight.dtype)
+            if grads[0] is not None:
                 grads[0][rows] = (narrow @ student.weight).float()
+            if grads[1] is not None:
                 grads[1].add_(narrow.mT @ student.inputs[rows])
-        if need and scale != 1:
-            for grad in grads[:2]:
-                grad.div_(scale)
-        if need:
-            grads[1], grads[2] = grads[1][:words], None if bias is None else grads[2][:words]
+        for grad in filter(lambda grad: grad is not None and scale != 1, grads[:2]):
+            grad.div_(scale)
+        grads[1:] = [None if grad is None else grad[:words] for grad in grads[1:]]
         ctx.save_for_backward(*grads)
         return total
 

@@ -80,16 +80,18 @@ def _lost_capitals(tokenizer):
 def load_model(name, auto, what="model", *, labels=(), **head):
     """Model of a hub id or folder with a head, and the names of parameters the files did not hold.
 
-    auto: transformers' AutoModelFor... class of the head. labels: a labels.Labels, or words in the order of their ids;
-    logits of a head that is there are brought into this order, with a line on stderr if their names are others. head:
-    what else the configuration says of the head, such as num_labels. Weights are float32, on the CPU.
+    auto: transformers' AutoModelFor... class of the head, or a model's own class. labels: a labels.Labels, or words in
+    the order of their ids; logits of a head that is there are brought into this order, with a line on stderr if their
+    names are others. head: what else is said of model and head, such as num_labels. Weights are float32, unless head
+    says another dtype, on the CPU.
     Returns (model in eval mode, names of the parameters of a new head). Raises ValueError in one line, also where
     anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
     not take.
     """
     config, labels = load_config(name, what), as_labels(labels)
     families.family(config, f"{what} {str(name)!r}", auto)
-    loader = narrow(auto._model_mapping[type(config)]) if hasattr(config, "kept_heads") else auto
+    base = auto._model_mapping[type(config)] if hasattr(auto, "_model_mapping") else auto
+    loader = narrow(base) if hasattr(config, "kept_heads") else auto
     options = {"dtype": torch.float32, "trust_remote_code": False, **head}
     if labels:
         options |= {"num_labels": len(labels.names), "id2label": dict(enumerate(labels.names)),
@@ -339,5 +341,11 @@ def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", **
         student, _ = load_model(args.student, auto, "--student", labels=labels, **head)
     shape = student_shape(args)
     if shape:
-        student = students.build_student(student if args.student else teacher, auto, shape, args.student_init)
+        source = student if args.student else teacher
+        student = students.build_student(source, auto, shape, args.student_init)
+        if args.freeze_embeddings and not torch.equal(*(m.get_input_embeddings().weight for m in (student, source))):
+            raise ValueError("--freeze_embeddings would leave random word embeddings as they are: a student of another "
+                             "width, or with --student_init random, copies none; leave it out")  # fmt: skip
+    if args.freeze_embeddings:
+        student.get_input_embeddings().requires_grad_(False)
     return student, teacher, tokenizer

@@ -1,4 +1,4 @@
-"""The command line: a parser, and every option of the three training scripts.
+"""The command line: a parser, and every option of the scripts that train or make a model.
 
 It imports neither torch nor what does, so that --help and a slip are answered at once. Closed sets and defaults stand
 beside the code that they are about; `literal` reads them there.
@@ -35,11 +35,18 @@ def begin(parser):
     """What a script does before its slow imports: answer --help or a slip, and put off Python's search for garbage.
 
     What is imported, a quarter of a million objects, stays to the end: looking through it while it grows and again at
-    exit takes a second and a half. `training.make_accelerator` takes the search up again.
+    exit takes a second and a half. `collect_again` takes the search up again.
     """
     parser.parse_args()
     gc.disable()
     atexit.register(gc.freeze)
+
+
+def collect_again():
+    """Take up the search for garbage that `begin` put off; what is there by now is not looked at."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def one_line(text):
@@ -152,6 +159,13 @@ def add_models(parser):
         "feed-forward layers")  # fmt: skip
     add("--student_init", choices=literal("students", "INITS"), help="layers to copy into a built student; uniform if "
         "the widths agree")  # fmt: skip
+    add_freezing(add)
+
+
+def add_freezing(add):
+    """The option that leaves word embeddings as they are, for a group of any training script."""
+    add("--freeze_embeddings", action="store_true", help="do not train the student's word embeddings, nor the decoder "
+        "of a masked language model that is tied to them: no gradient, no state of AdamW")  # fmt: skip
 
 
 class Typed(argparse.Action):
@@ -302,6 +316,7 @@ def dynabert_parser():
         help="shares of the attention heads and feed-forward neurons that a sub-network has")
     add("--depth_mults", nargs="+", type=float, default=[1.0], metavar="M",
         help="shares of the layers, for each width; others than 1.0 are stage 2 or 3")
+    add_freezing(add)
     add_distillation(parser)
     add_loop(parser)
     _add_cache(parser)
@@ -313,4 +328,25 @@ def dynabert_parser():
     # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
     cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
     parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)
+    return parser
+
+
+def trim_parser():
+    """The options of trim_vocabulary.py."""
+    parser = Parser(description="A model with the words of some languages only: the same layers, and the rows of those "
+                    "words that a text uses.")  # fmt: skip
+    add = parser.add_argument_group("paths").add_argument
+    add("--model", required=True, help="hub id or folder of the model whose words are to be fewer")
+    add("--corpus", nargs="+", required=True, metavar="TEXT", help="text in all languages that are needed: files, "
+        "folders, globs, or hub ids as owner/name:config")  # fmt: skip
+    add("--output_dir", type=named_folder, required=True, help="new folder for model and tokenizer")
+    add("--held_out", nargs="+", default=[], metavar="TEXT", help="other texts, of which is counted how much is cut "
+        "into other words")  # fmt: skip
+    add = parser.add_argument_group("words").add_argument
+    add("--min_count", type=number(int, 1), default=1, help="times that the text has a word that is kept; with 1 the "
+        "text is cut into the same words as before")  # fmt: skip
+    add("--vocab_size", type=number(int, 1), help="number of words at most: the most frequent ones; special words and "
+        "characters always stay")  # fmt: skip
+    add("--characters", choices=("all", "corpus"), default="all", help="words of one character that stay: all that the "
+        "model has, or those of characters that the text has")  # fmt: skip
     return parser

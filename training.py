@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import datetime
 import functools
-import gc
 import math
 import os
 import platform
@@ -29,6 +28,7 @@ import batching
 from checkpoints import load_checkpoint, save_checkpoint
 from environment import max_mem_gb
 from events import Log
+from options import collect_again
 from runs import TrainingError, finite, write_json, writing
 
 CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
@@ -81,9 +81,7 @@ def keep_memory():
 
 def make_accelerator(args, unused_parameters=False):
     """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
-    if not gc.isenabled():  # as `options.begin` leaves it; what is there by now is not looked at again
-        gc.freeze()
-        gc.enable()
+    collect_again()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -68,17 +68,18 @@ def test_every_type_of_the_table_is_tested_and_stands_in_the_readme():
     assert sum(line.endswith((" | yes |", " | no |")) for line in lines) == len(TINY)
 
 
-def make_tokenizer(algorithm, words, lines):
+def make_tokenizer(algorithm, words, lines, size=None):
     """A small tokenizer of the algorithm, learned from the lines, with the special words where BERT puts them."""
     special = list(words.values())
     tokenizer = Tokenizer({"WordPiece": kinds.WordPiece(unk_token=words["unk_token"]), "BPE": kinds.BPE(),
                            "Unigram": kinds.Unigram()}[algorithm])  # fmt: skip
     space = {"WordPiece": pre_tokenizers.BertPreTokenizer, "BPE": pre_tokenizers.ByteLevel,
              "Unigram": pre_tokenizers.Metaspace}[algorithm]()  # fmt: skip
-    trainer = {"WordPiece": trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False),
-               "BPE": trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False,
+    common = {"special_tokens": special, "show_progress": False}
+    trainer = {"WordPiece": trainers.WordPieceTrainer(vocab_size=size or 150, **common),
+               "BPE": trainers.BpeTrainer(vocab_size=size or 300, **common,
                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
-               "Unigram": trainers.UnigramTrainer(vocab_size=100, special_tokens=special, show_progress=False,
+               "Unigram": trainers.UnigramTrainer(vocab_size=size or 100, **common,
                                                   unk_token=words["unk_token"])}[algorithm]  # fmt: skip
     tokenizer.pre_tokenizer = space
     if algorithm == "BPE":
