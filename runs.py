@@ -33,9 +33,9 @@ OWN = (
     "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt",
     "bpe.codes", "sentencepiece.bpe.model", "spm.model", "spiece.model", "predictions.json", "predictions.tsv",
-    "predictions.conll", "predictions.test.conll",
+    "predictions.conll", "predictions.test.conll", "summaries.jsonl", "summaries.test.jsonl",
     *(f"{name}.tsv" for name in ("AX", "CoLA", "MNLI-m", "MNLI-mm", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B",
-                                 "WNLI")), ".*.tsv.tmp", ".*.conll.tmp",
+                                 "WNLI")), ".*.tsv.tmp", ".*.conll.tmp", ".*.jsonl.tmp",
 )  # fmt: skip
 OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
 OWN_IN_CHECKPOINTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pkl", "*.pt", "state.json",
