@@ -28,6 +28,32 @@ WINDOW = datasets.Features({"input_ids": NUMBERS, "attention_mask": SMALL, "labe
                             "cut_off": datasets.Value("int32")})  # fmt: skip
 
 
+# What a model card says of the use, as `_cut` has it.
+USAGE = """
+## Use
+
+A document is read as `[CLS] sentence [SEP] [CLS] sentence [SEP] ...`, by whatever names the tokenizer has these two
+words. What the model says at the first word of a sentence is the sentence's score; the best ones make the summary.
+
+```python
+import itertools
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+folder = "."  # this one, or the model's name on the hub
+model, tokenizer = AutoModelForTokenClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+sentences = ["Here is a first sentence.", "And this is a second one."]
+pieces = tokenizer(sentences, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+ids = [i for own in pieces for i in (tokenizer.cls_token_id, *own, tokenizer.sep_token_id)]
+markers = [0, *itertools.accumulate(len(own) + 2 for own in pieces)][:-1]
+with torch.no_grad():
+    scores = model(torch.tensor([ids])).logits[0, markers].softmax(-1)[:, 1].tolist()
+```
+
+Of a longer document than the model was trained for, score parts of whole sentences.
+"""
+
+
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
@@ -54,7 +80,8 @@ def _texts(row, column, one=False):
         raise ValueError(f"no column {column!r}; there are: {readers.listed(row)}")
     value = [row[column]] if one and isinstance(row[column], str) else row[column]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"column {column!r} holds {_shown(value)}, not a list of texts" + " or one" * one)
+        raise ValueError(f"column {column!r} holds {_shown(value)}, not " + ("a text or a list of them" if one else
+                         "a list of sentences"))  # fmt: skip
     if any(re.search("[\ud800-\udfff]", text) for text in value):  # JSON can spell what UTF-8 cannot
         raise ValueError(f"column {column!r} holds half a surrogate pair, not text")
     return value if one else [" ".join(text.split()) for text in value]
@@ -161,7 +188,7 @@ def oracle(sentences, references, count):
         """ROUGE-1 + ROUGE-2 of the summary of these sentences."""
         ones, twos = _ngrams([word for i in sorted(numbers) for word in words[i]])
         first, gold = max(((_f1(ones, gold[0]), gold) for gold in golds), key=lambda pair: pair[0])
-        return first + _f1(twos, gold[1])
+        return round(first + _f1(twos, gold[1]), 9)  # so that equals are equal
 
     chosen, best = [], 0.0
     while golds and len(chosen) < count:

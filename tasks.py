@@ -272,6 +272,7 @@ class Summary(Token):
     sentences, -100 elsewhere; a window an example."""
 
     scores = tuple(metrics.ROUGE)
+    usage = summaries.USAGE
 
     @staticmethod
     def check_args(args):
