@@ -36,6 +36,7 @@ class Task(NamedTuple):
     files: tuple = ()  # of training, dev and test set: the names that each may have; () = the task has no such file
     separator: str = ""  # between the labels of one example; none: it has one label
     names: tuple = ()  # what saved models call the labels; none: as the files do
+    sentences: int = 0  # of a summary
 
 
 YES_NO = ("0", "1")
@@ -44,6 +45,7 @@ ENTAIL = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
 MATCHED = ("_matched", "_mismatched")
 COLA_HEADER = ("source", "label", "star", "sentence")
+ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def bio(*types):
@@ -95,6 +97,13 @@ TASKS = {
                        ("google-research-datasets/go_emotions", "simplified"), "goemotions",
                        submission=("predictions.tsv",), header=("text", "labels", "id"),
                        files=(("train.tsv",), ("dev.tsv",), ("test.tsv",)), separator=","),
+    # columns: sentences or text, summaries and, where they are read, labels of the sentences.
+    "scitldr": Task("summary", ("source", "target", "source_labels"), YES_NO, ROUGE, ("allenai/scitldr", "Abstract"),
+                    "scitldr", submission=("summaries.test.jsonl",), names=("other", "summary"), sentences=1,
+                    files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",))),
+    "cnn_dailymail": Task("summary", ("article", "highlights"), YES_NO, ("rouge1", "rouge2", "rougeLsum"),
+                          ("abisee/cnn_dailymail", "3.0.0"), submission=("summaries.test.jsonl",),
+                          names=("other", "summary"), sentences=3),
     "custom": Task("classification", (), (), ("accuracy",), (None, None), submission=("predictions.tsv",)),
 }  # fmt: skip
 AX_FILES = ("AX/AX.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")
@@ -181,7 +190,7 @@ def _parts(rows, path, column, separator, skipped):
             yield from ((number, {column: word.strip()}) for word in cell.split(separator) if word.strip())
 
 
-def _own_tables(args, skipped):
+def own_tables(args, skipped):
     """{split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
     if args.hub_dataset:
         name, _, config = args.hub_dataset.partition(":")
@@ -224,7 +233,7 @@ def _custom(args, skipped, teachers=None):
         task = task._replace(hub=(name, config or None))
     if args.metrics:
         task = task._replace(metrics=tuple(args.metrics))
-    tables, label = _own_tables(args, skipped), args.label_column
+    tables, label = own_tables(args, skipped), args.label_column
     where, rows, labels = tables["train"]
     rows = list(rows)
     labelled = teachers is None or any(label in row for _, row in rows)

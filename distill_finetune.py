@@ -247,7 +247,7 @@ def model_card(args, kind, entry, base):
     if args.max_eval_samples:
         dataset["dataset_args"] = {"max_eval_samples": args.max_eval_samples}
     about = f"A model for the task `{args.task}`, of at most {args.max_seq_length} tokens."
-    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev)
+    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev) + kind.usage
 
 
 def describe_inputs(args, accelerator, splits, student, teacher):
@@ -263,6 +263,7 @@ def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs)
     return runs.new_record(
         args, accelerator, stage, args.dataset_name or args.task, train_examples=len(recipe.lengths),
         metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
+        **{"bounds": dict(kind.bounds)} if kind.bounds else {},
         model=measure.describe(student, args.max_seq_length),
         teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
     )  # fmt: skip

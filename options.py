@@ -111,8 +111,8 @@ def add_data(parser, required=True):
     add("--task", required=required, choices=tasks, metavar="TASK", help=", ".join(tasks))
     add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
         "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
-    add("--kind", help="custom: kind of task: classification (if not given), regression, "
-        "similarity, token, multilabel")  # fmt: skip
+    add("--kind", help="custom: kind of task: classification (if not given), regression, similarity, token, "
+        "multilabel, summary")  # fmt: skip
     add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
     add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
     add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
@@ -128,6 +128,8 @@ def add_data(parser, required=True):
     add("--text_prefix", default="", help="similarity: what stands before every text, as 'query: ' for E5 models")
     add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
     add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
+    add("--summary_sentences", type=number(int, 1), help="summaries: sentences of each; if not given 1 for scitldr, "
+        "else 3")  # fmt: skip
     add("--label_map", nargs="+", metavar="THEIRS=OURS", help="what the teacher's names of the labels mean here, all "
         "of them, as bad=0 good=1, where names and known synonyms do not say it")  # fmt: skip
     add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")

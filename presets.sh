@@ -66,6 +66,7 @@ preset() {
         qqp) echo 2 10 10 5e-5 4 ;;
         squad | squad_v2) echo 1 1 10 3e-5 3 ;;  # not published: plain ckd, as run_squad.sh has it
         conll2003 | wnut17 | conll2000 | goemotions) echo 1 1 10 5e-5 4 ;;  # not published; CoLA's 3 was worse
+        scitldr | cnn_dailymail) echo 1 1 10 5e-5 4 ;;  # not published
         *) echo 3 1 10 5e-5 4 ;;  # wnli: not published, as cola
     esac
 }

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 METHODS = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd"]  # order of the rows
 TASKS = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "squad", "squad_v2",
-         "conll2003", "wnut17", "conll2000", "goemotions"]  # fmt: skip
+         "conll2003", "wnut17", "conll2000", "goemotions", "scitldr", "cnn_dailymail"]  # fmt: skip
 
 CHOICE = "held_out/score"  # the metric that chose the best model in place of the dev set's, with --held_out
 SHAPE = ["layers", "hidden_size", "heads", "intermediate_size", "vocab_size"]
@@ -72,6 +72,7 @@ Run = TypedDict("Run", {
     **dict.fromkeys(("latency.speedup", "latency.student_ms"), NotRequired[OfBatch]),
     "headline": NotRequired[list[Text]],  # metrics; missing in older records
     "asked": NotRequired[list[Any]],
+    "bounds": NotRequired[dict[str, dict[str, Finite]]],  # scores that need no model
     "history": NotRequired[list[TypedDict("Evaluation", {
         "step": Finite, "metrics": dict[str, Any], **dict.fromkeys(("score", "loss"), NotRequired[Finite | None])})]],
 })  # fmt: skip
@@ -163,7 +164,7 @@ def results(run):
     row["subnetworks"] = subnetworks(run) if row["stage"] == "dynabert" else []
     commit = row.get("git.commit")
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
-    row |= {name: row.get(name, []) for name in ("headline", "asked", "history")}
+    row |= {name: row.get(name, []) for name in ("headline", "asked", "history", "bounds")}
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
     return row | {"record": run}
@@ -381,7 +382,7 @@ class Measure(NamedTuple):
 
 TITLES = {"matthews_correlation": "Matthews", "accuracy": "acc", "exact_match": "EM", "f1": "F1", "pearson": "Pearson",
           "spearman": "Spearman", "accuracy_matched": "m", "accuracy_mismatched": "mm", "micro_f1": "micro F1",
-          "macro_f1": "macro F1"}  # fmt: skip
+          "macro_f1": "macro F1", "rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "rougeLsum": "R-Lsum"}  # fmt: skip
 CUSTOMARY = {"mrpc": ("f1", "accuracy"), "qqp": ("f1", "accuracy"), "stsb": ("pearson", "spearman"),
              "mnli": ("accuracy_matched", "accuracy_mismatched"), "squad": ("exact_match", "f1"),
              "squad_v2": ("exact_match", "f1"), "goemotions": ("micro_f1", "macro_f1"),

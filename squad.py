@@ -2,7 +2,6 @@
 import hashlib
 import itertools
 import json
-import os
 import re
 from pathlib import Path
 
@@ -201,22 +200,10 @@ def windows(questions, tokenizer, args, cache_dir="cache"):
     settings = (VERSION, datasets.__version__, args.max_seq_length, args.doc_stride, args.max_query_length,
                 tokenizer.backend_tokenizer.to_str(), content.hexdigest())  # fmt: skip
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    folder, file = Path(cache_dir) / f"squad-{name}", "windows.arrow"
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
-    with checkpoints.building(folder, talk=first) as temporary:
-        if temporary:
-            try:
-                questions.map(lambda rows, indices: _cut(rows, indices, tokenizer, args), batched=True,
-                              with_indices=True, remove_columns=questions.column_names, new_fingerprint=name,
-                              cache_file_name=str(temporary / file))  # fmt: skip
-                checkpoints.seal(temporary, folder)
-            except OSError as error:
-                raise OSError(f"{folder} cannot be written ({error.strerror or error}): make room, then run the same "
-                              "command again") from error  # fmt: skip
-            whole_texts(tokenizer)
-    if first and not temporary and (reason := checkpoints.damage(folder, file)):
-        raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
-    return Dataset.from_file(str(folder / file))
+    found = checkpoints.kept_windows(questions, Path(cache_dir) / f"squad-{name}",
+                                     lambda rows, indices: _cut(rows, indices, tokenizer, args))  # fmt: skip
+    whole_texts(tokenizer)
+    return found
 
 
 def inexact_answers(questions, cut):

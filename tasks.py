@@ -30,6 +30,7 @@ import models
 import runs
 import similarity
 import squad
+import summaries
 import tokens
 
 ANSWERS = [name for name in batching.TRAINING if name not in batching.INPUTS]  # columns that hold labels
@@ -49,6 +50,8 @@ class Kind:
     custom = True
     scores: tuple = ()
     headless = False  # whether the encoder alone is the model, so that nothing has to train a head
+    bounds: Mapping = MappingProxyType({})  # scores of the dev set that need no model, by name, for the record
+    usage = ""  # lines of the model card
     held_out = None  # another Kind of the same task, with `splits` of its own that choose the best model
 
     def __init__(self, task):
@@ -361,6 +364,58 @@ class Token(Kind):
         return tokens.with_column(self.sentences[split], found), sum(map(len, found))
 
 
+class Summary(Token):
+    """The sentences of a document that make its summary: logits [B, T, 2], labels [B, T] of 0 and 1 at the markers of
+    sentences, -100 elsewhere; a window an example."""
+
+    scores = tuple(metrics.ROUGE)
+    usage = summaries.USAGE
+
+    @staticmethod
+    def check_args(args):
+        """See Kind; fills in the number of sentences."""
+        for name, default in (("text_columns", ["text"]), ("label_column", "label")):
+            if getattr(args, name) != default:
+                raise ValueError(f"--{name} is for other kinds: documents have columns sentences, summary and, if you "
+                                 "have them, labels")  # fmt: skip
+        if args.task == "cnn_dailymail" and args.data_dir:
+            raise ValueError("cnn_dailymail comes from the hub alone: leave out --data_dir, or cut its articles into "
+                             "sentences for --task custom --kind summary")  # fmt: skip
+        args.summary_sentences = args.summary_sentences or data.TASKS[args.task].sentences or 3
+
+    @staticmethod
+    def read(args, skipped):
+        """See Kind."""
+        return _with_test_set(args, *summaries.load_documents(args, data.TASKS[args.task], skipped))
+
+    def tokenize(self, splits, tokenizer, args):
+        """Windows of the documents, which are kept beside them; the dev set's bounds."""
+        self.documents, found, said = splits, {}, []
+        for name, documents in splits.items():
+            found[name] = summaries.windows(documents, tokenizer, args)
+            said.append(summaries.cut_line(name, documents, found[name], args.max_seq_length))
+        self.bounds = summaries.bounds(splits["validation"], args.summary_sentences)
+        said += [f"validation, without a model, {name}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
+                 for name, scores in self.bounds.items()]  # fmt: skip
+        return found, "\n".join(filter(None, said))
+
+    def evaluate(self, model, splits, tokenizer, args, accelerator):
+        """See Kind."""
+        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        rows = summaries.predictions(self.documents["validation"], splits["validation"], logits, args.summary_sentences)
+        result = {name: sum(row[name] for row in rows) / len(rows) for name in self.scores}
+        result |= {"loss": self.dev_loss(logits, splits["validation"])}
+        return result, {"summaries.jsonl": summaries.json_lines(rows)}
+
+    def submission(self, split, dataset, logits, args):
+        """The predictions of the test set, whose scores are printed where it has references."""
+        rows = summaries.predictions(self.documents[split], dataset, logits, args.summary_sentences)
+        if scored := [row for row in rows if row["references"]]:
+            means = {name: sum(row[name] for row in scored) / len(scored) for name in self.scores}
+            print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        return summaries.json_lines(rows), len(rows)
+
+
 class QuestionAnswering(Kind):
     """Start and end of the answer in a context: logits [B, 2, T], labels [B, 2] (positions); a window an example."""
 
@@ -416,6 +471,7 @@ KINDS = {
     "multilabel": MultiLabel,
     "similarity": Similarity,
     "token": Token,
+    "summary": Summary,
     "qa": QuestionAnswering,
 }
 
@@ -437,6 +493,8 @@ def chosen(args):
         raise ValueError("--text_prefix is for --kind similarity")
     if args.token_column != 1 and name != "token":
         raise ValueError("--token_column is for tasks of words, such as --task custom --kind token")
+    if args.summary_sentences and name != "summary":
+        raise ValueError("--summary_sentences is for summaries, such as --task scitldr")
     return KINDS[name]
 
 
