@@ -367,9 +367,9 @@ def test_the_best_sentences_stand_in_the_documents_order(tokenizer, tmp_path):
 
 
 def test_bounds_are_of_the_first_sentences_and_of_the_oracle():
-    rows = documents((["", "the dog", "New York", "a fox"], [1, 0, 0, 0], "a lazy fox"), (["fox"], [], "fox", "dog"))
+    rows = documents((["", "the fox", "New York", "a fox"], [1, 0, 0, 0], "a lazy fox"), (["fox"], [], "fox", "dog"))
     found = summaries.bounds(rows, 1)
-    for name, texts in (("lead", ("the dog", "fox")), ("oracle", ("a fox", "fox"))):
+    for name, texts in (("lead", ("the fox", "fox")), ("oracle", ("a fox", "fox"))):
         each = [SCORER.score(gold, text) for gold, text in zip(("a lazy fox", "fox"), texts, strict=True)]
         assert found[name] == pytest.approx({k: (each[0][k].fmeasure + each[1][k].fmeasure) / 2 for k in each[0]})
 
@@ -479,7 +479,7 @@ def test_a_whole_run(run, teacher, files, tmp_path, capsys):
         short = [i for i, gold in enumerate(read) if len(gold["sentences"]) < 4][:3]
         for i in short:  # as the saved model itself scores them
             assert scores_by_the_card(folder, read[i]["sentences"]) == pytest.approx(rows[i]["scores"], abs=1e-5)
-    assert {"summaries.jsonl", "summaries.test.jsonl"} <= set(record["files"]) and short
+    assert {"summaries.jsonl", "summaries.test.jsonl"} <= {path.name for path in folder.iterdir()} and short
     assert report.main([str(folder), "--output_dir", str(tmp_path / "report"), "--tables", "csv", "runs"]) == 0
     for source in (folder, tmp_path / "report" / "runs.csv"):
         capsys.readouterr()
@@ -510,8 +510,8 @@ def test_every_model_type_reads_markers(run, files, tmp_path, name):
     config = tiny_config(name, layers=2, vocab_size=size, max_position_embeddings=140)
     AutoModel.from_config(config).save_pretrained(start)
     tokenizer.save_pretrained(start)
-    record = run(tmp_path / "run", "--student", start, "--max_seq_length", 128, "--learning_rate", "1e-2",
-                 "--max_steps", 3)  # fmt: skip
+    options = ("--max_seq_length", 128, "--max_steps", 3, "--learning_rate", "1e-2")
+    record = run(tmp_path / "run", "--student", start, *options)
     assert record["status"] == "complete"
     golds = read_lines(files[1])
     compared = 0
