@@ -169,7 +169,7 @@ def outputs(model, inner, batch):
     decoder = out.pop("decoder")
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
         out = losses.no_rows(out)
-    return {**out, "head": heads.Head(out["features"], *decoder)}
+    return {**out, "head": heads.Head(out["features"], *(inner.narrow or decoder))}
 
 
 def headless(args):
@@ -203,7 +203,9 @@ def make_losses(args, teacher):
             values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, now)
         if stages.HARD in weights:
             labels = batch["labels"][: len(s_out["head"].inputs)]
-            values[stages.HARD] = heads.head_cross_entropy(s_out["head"], labels, across_processes=across_processes)
+            values[stages.HARD] = heads.head_cross_entropy(
+                s_out["head"], labels, across_processes=across_processes, compiled=args.compile
+            )
         return values, s_out, t_out
 
     return terms, stages.weights_of(args)

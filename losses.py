@@ -165,7 +165,8 @@ def _enough_layers(name, layer_pairs, student, teacher):
 def _logits_term(student, teacher, batch, args):
     if "head" in student.out:  # masked language modelling
         return soft_head_logits(student.out["head"], teacher.out["head"], temperature=args.temperature,
-                                across_processes=student.across_processes)  # fmt: skip
+                                across_processes=student.across_processes,
+                                compiled=getattr(args, "compile", False))  # fmt: skip
     if student.kind:
         return student.kind.soft_loss(student, teacher, batch, args)
     return soft_logits(student.logits, teacher.logits, temperature=args.temperature,

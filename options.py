@@ -242,8 +242,8 @@ def add_loop(parser):
         help="processes that prepare batches; 2 on CUDA, else 0")  # fmt: skip
     add("--timeout_minutes", type=number(float, 0, 10**6, open_low=True), default=30.0, help="minutes that a process "
         "waits for the others before the run ends; raise it where one alone prepares much data")  # fmt: skip
-    add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of the "
-        "relations: slow first steps, and so far no card has shown what it gains")  # fmt: skip
+    add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of relations "
+        "and language-model head: slow first steps, and so far no card has shown what it gains")  # fmt: skip
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
     add("--overwrite", action="store_true", help="move the run that the folder holds aside, to "
         "<folder>.old-<time>, and start anew")  # fmt: skip

@@ -32,6 +32,16 @@ class TrainingError(RuntimeError):
     """The run cannot go on; what it had saved is intact."""
 
 
+class Diverged(TrainingError):
+    """The run cannot go on, and the same command would end in the same way."""
+
+    def __init__(self, what, folder, remedy):
+        """what: happened, in a run in this folder; remedy: what to change."""
+        saved = any(Path(folder).glob("checkpoints/step-*"))
+        left = "the last checkpoint is intact" if saved else "there was no checkpoint yet"
+        super().__init__(f"{what}; {left}: {remedy}")
+
+
 @contextlib.contextmanager
 def writing(folder, temporary=None):
     """Within it, a run folder that is gone, full or read-only ends in a TrainingError; temporary is then removed.
