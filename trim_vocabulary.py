@@ -118,21 +118,21 @@ def check_args(args):
 
 
 def load(name):
-    """(model in the class and precision of its files, names of parameters that these lack, tokenizer)."""
+    """(model in the class and precision of its files, names of parameters that these lack, tokenizer, its spec)."""
     config, what = models.load_config(name, "--model"), f"--model {name!r}"
     families.family(config, what)
     tokenizer = models.load_tokenizer(name, "--model")
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())  # its settings of padding and length end with its first use
     models.check_tokenizer(tokenizer, config, what, transformers.AutoModel)
-    kind = tokenizer.backend_tokenizer.model.__class__.__name__
-    if kind not in ("WordPiece", "Unigram", "BPE"):
-        raise ValueError(f"{what} has a tokenizer of the kind {kind}, of which no words can be left out: take one with "
-                         "WordPiece, Unigram or BPE")  # fmt: skip
+    if spec["model"]["type"] not in ("WordPiece", "Unigram", "BPE"):
+        raise ValueError(f"{what} has a tokenizer of the kind {spec['model']['type']}, of which no words can be left "
+                         "out: take one of WordPiece, Unigram or BPE")  # fmt: skip
     known = getattr(transformers, (config.architectures or [""])[0], None)
     if known is None:
         raise ValueError(f"{what}: its config.json names no class of transformers as its architecture: add it, as in "
                          '"architectures": ["BertForMaskedLM"]')  # fmt: skip
     model, missing = models.load_model(name, known, "--model", dtype="auto")
-    return model, missing, tokenizer
+    return model, missing, tokenizer, spec
 
 
 def size(model, missing, spec):
@@ -201,9 +201,8 @@ def main(argv=None):
     collect_again()
     sources = {name: source_of(name) for name in args.corpus}
     held_out = {name: source_of(name) for name in args.held_out}
-    model, missing, tokenizer = load(args.model)
+    model, missing, tokenizer, spec = load(args.model)
     backend = tokenizer.backend_tokenizer
-    spec = json.loads(backend.to_str())
     backend.no_truncation()
     backend.no_padding()
     counts = count_words(backend, spec, sources, args.model)

@@ -206,11 +206,16 @@ def trim_model(model, rows, new_ids):
     if rows[: len(counted)] != counted:
         raise ValueError(f"a model of type {model.config.model_type!r} counts positions from the id of padding on, but "
                          f"its tokenizer has no word for an id up to {counted[-1]}: it cannot be trimmed")  # fmt: skip
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    tensors = [x for layer in filter(None, layers) for x in (layer.weight, getattr(layer, "bias", None))]
+    decoder = model.get_output_embeddings()
+    tensors = [model.get_input_embeddings().weight]
+    tensors += [decoder.weight, decoder.bias] if decoder else []
     for tensor in {x.data_ptr(): x for x in tensors if x is not None}.values():  # tied ones once
         tensor[: len(rows)] = tensor[rows]
     for name, value in config_ids(model.config).items():
         found = [new_ids[i] for i in (value if isinstance(value, list) else [value]) if i in new_ids]
         setattr(model.config, name, found if isinstance(value, list) else found[0] if found else None)
     model.resize_token_embeddings(len(rows))
+    decoder = model.get_output_embeddings()
+    if decoder and decoder.bias is not None and not model.config.tie_word_embeddings:
+        # transformers gives the head's bias and the decoder's one tensor, of which a file then has one name alone.
+        decoder.bias = torch.nn.Parameter(decoder.bias.clone())
