@@ -15,11 +15,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from environment import max_mem_gb
+from options import TRACKERS
 from runs import FREE_OPTIONS, TrainingError, writing
-
-# Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
-TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
-            "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
 
 
 def hyperparameters(options, weights):

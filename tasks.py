@@ -52,10 +52,6 @@ class Kind:
         self.task = task
 
     @staticmethod
-    def check_args(args):
-        """Raise ValueError for options that this kind cannot be had with."""
-
-    @staticmethod
     def read(args, skipped):
         """(task, {split: examples}) from files or the hub; `skipped` is a readers.Skipped. Raises ValueError."""
         raise NotImplementedError
@@ -215,15 +211,6 @@ class Token(Kind):
     scores = ("f1", "precision", "recall")
 
     @staticmethod
-    def check_args(args):
-        """See Kind."""
-        if args.text_columns != ["text"]:
-            raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
-        for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
-            if value != "label" and not re.fullmatch("[1-9][0-9]{0,3}", value):
-                raise ValueError(f"--{name} {value!r} must be the number of a column, counted from 1")
-
-    @staticmethod
     def read(args, skipped):
         """See Kind."""
         return _with_test_set(args, *tokens.load_sentences(args, data.TASKS[args.task], skipped))
@@ -270,17 +257,6 @@ class QuestionAnswering(Kind):
     auto = AutoModelForQuestionAnswering
     token_axis = 2
     custom = False
-
-    @staticmethod
-    def check_args(args):
-        """See Kind."""
-        if args.do_predict:
-            raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json of its dev set anyway")
-        if args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
-            raise ValueError(
-                f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
-                f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
-            )
 
     @staticmethod
     def read(args, skipped):
@@ -333,10 +309,6 @@ def chosen(args):
             raise ValueError(f"--metrics {metric!r} is none of those of {name}: {', '.join(KINDS[name].scores)}")
         if args.metrics.count(metric) > 1:
             raise ValueError(f"--metrics names {metric!r} twice: their mean would weigh it double")
-    if args.label_separator != "," and name != "multilabel":
-        raise ValueError("--label_separator is for --task custom --kind multilabel")
-    if args.token_column != 1 and name != "token":
-        raise ValueError("--token_column is for tasks of words, such as --task custom --kind token")
     return KINDS[name]
 
 

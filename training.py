@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import datetime
 import functools
-import gc
 import math
 import os
 import platform
@@ -29,10 +28,10 @@ import batching
 from checkpoints import load_checkpoint, save_checkpoint
 from environment import max_mem_gb
 from events import Log
+from options import LONG_EPOCH
 from runs import TrainingError, finite, write_json, writing
 
 CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
-LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
 
 # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -81,9 +80,6 @@ def keep_memory():
 
 def make_accelerator(args, unused_parameters=False):
     """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
-    if not gc.isenabled():  # as `options.begin` leaves it; what is there by now is not looked at again
-        gc.freeze()
-        gc.enable()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
