@@ -1,6 +1,7 @@
 """Data: GLUE, SQuAD, plain text and the user's own files -> tokenised datasets and batches.
 
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
+The command line needs the table and the checks of options: `datasets`, whose import takes seconds, waits for a reader.
 """
 import copy
 import random
@@ -8,9 +9,6 @@ import re
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
-
-from datasets import Dataset, load_dataset
-from datasets.fingerprint import generate_random_fingerprint
 
 import readers
 from labels import in_order, numeric
@@ -136,8 +134,10 @@ def _glue_from_files(name, data_dir, skipped):
 
 def load_hub(hub, **options):
     """datasets.load_dataset with one line of ValueError where the hub cannot be reached."""
+    import datasets
+
     try:
-        return load_dataset(*hub, **options)
+        return datasets.load_dataset(*hub, **options)
     except Exception as error:  # the hub, the network and the parser each raise their own
         raise ValueError(
             f"dataset {hub[0]!r} could not be had from the Hugging Face hub ({type(error).__name__}): check the "
@@ -338,6 +338,8 @@ def _emotions_from_files(args, skipped):
 
 
 def _emotions_from_hub(args, skipped):
+    from datasets import Dataset
+
     splits, task = {}, TASKS[args.task]
     for split, rows in load_hub(task.hub).items():
         task = task._replace(labels=tuple(rows.features["labels"].feature.names))
@@ -379,6 +381,8 @@ def with_offsets(tokenizer, *texts, **options):
 
 def texts_apart(examples, prefix=""):
     """The texts of a Dataset with text_a, (text_b) as rows of their own, those of a pair one after the other."""
+    from datasets import Dataset
+
     names = [name for name in ("text_a", "text_b") if name in examples.column_names]
     pairs = zip(*(examples[name] for name in names), strict=True)
     twice = {name: [value for value in examples[name] for _ in names] for name in ("label", "idx")}
@@ -387,6 +391,8 @@ def texts_apart(examples, prefix=""):
 
 def tokenize(examples, tokenizer, max_length):
     """Dataset with text_a, (text_b) -> with input_ids, (token_type_ids), attention_mask, labels, idx."""
+    from datasets.fingerprint import generate_random_fingerprint
+
     pair = "text_b" in examples.column_names
 
     def encode(rows):
@@ -414,8 +420,55 @@ def check_args(args):
         given = files + [name for name in own if getattr(args, name)]
         if given:
             raise ValueError(f"--{given[0]} is for --task custom, not {args.task}")
-        return
-    _check_own(args, files)
+    else:
+        _check_own(args, files)
+    kind = kind_of(args)
+    if args.label_separator != "," and kind != "multilabel":
+        raise ValueError("--label_separator is for --task custom --kind multilabel")
+    if kind == "token":
+        _check_words(args)
+    elif args.token_column != 1:
+        raise ValueError("--token_column is for tasks of words, such as --task custom --kind token")
+    if args.text_prefix and kind != "similarity":
+        raise ValueError("--text_prefix is for --kind similarity")
+    if kind == "summary":
+        _check_documents(args)
+    elif args.summary_sentences:
+        raise ValueError("--summary_sentences is for summaries, such as --task scitldr")
+    if TASKS[args.task].kind == "qa":
+        _check_questions(args)
+
+
+def _check_words(args):
+    """Check the options of words in columns."""
+    if args.text_columns != ["text"]:
+        raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
+    for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
+        if value != "label" and not re.fullmatch("[1-9][0-9]{0,3}", value):
+            raise ValueError(f"--{name} {value!r} must be the number of a column, counted from 1")
+
+
+def _check_documents(args):
+    """Check the options of documents, and fill in the number of sentences of a summary."""
+    for name, default in (("text_columns", ["text"]), ("label_column", "label")):
+        if getattr(args, name) != default:
+            raise ValueError(f"--{name} is for other kinds: documents have columns sentences, summary and, if you "
+                             "have them, labels")  # fmt: skip
+    if args.task == "cnn_dailymail" and args.data_dir:
+        raise ValueError("cnn_dailymail comes from the hub alone: leave out --data_dir, or cut its articles into "
+                         "sentences for --task custom --kind summary")  # fmt: skip
+    args.summary_sentences = args.summary_sentences or TASKS[args.task].sentences or 3
+
+
+def _check_questions(args):
+    """Check the options of questions about contexts."""
+    if args.do_predict:
+        raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json of its dev set anyway")
+    if args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
+        raise ValueError(
+            f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
+            f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
+        )
 
 
 def _check_own(args, files):

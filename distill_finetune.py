@@ -3,16 +3,14 @@
     python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
+from checks import check_finetune as check_args
 from options import begin
 from options import finetune_parser as build_parser
 
 if __name__ == "__main__":
-    begin(build_parser())  # before the imports below, which take seconds
+    begin(build_parser(), check_args)  # before the imports below, which take seconds
 
 import math
-import os
-import re
-import sys
 from pathlib import Path
 
 import torch
@@ -21,7 +19,6 @@ import alignment
 import batching
 import card
 import cli
-import data
 import forward
 import labels
 import losses
@@ -29,36 +26,12 @@ import measure
 import metrics
 import models
 import readers
+import recipes
 import runs
 import stages
 import tasks
 import teacher_cache
 import training
-
-
-def check_args(args):
-    """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
-    words = args.terms
-    data.check_args(args)
-    tasks.chosen(args).check_args(args)
-    models.check_args(args)
-    losses.check_args(args)
-    if args.label_map and not args.teacher and args.task != "ax":
-        raise ValueError("--label_map is for the names of a teacher's labels: pass --teacher, or leave it out")
-    if args.cache_teacher and not args.teacher:
-        raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
-    if args.task == "ax" and (args.teacher or not args.do_predict):
-        raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
-    if args.teacher and "logits" not in args.terms and not args.hard_weight and not tasks.chosen(args).headless:
-        raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
-                         "alone are for distill_pretrain.py)")  # fmt: skip
-    if args.do_predict and args.task == "custom" and not (args.test_file or args.hub_dataset):
-        raise ValueError("--do_predict needs --test_file: a file without labels to predict")
-    if args.task == "ax" and not args.run_name:
-        args.run_name = re.sub(r"[^\w.+-]+", "-", args.student).strip("-.") or Path(args.student).resolve().name
-    args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
-    runs.check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
 
 
 def load_everything(args):
@@ -89,13 +62,11 @@ def load_everything(args):
         kind.held_out = tasks.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
     splits, said = kind.tokenize(splits, tokenizer, args)
-    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone talks
-        if skipped.reports:
-            print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
-        for line in filter(None, (said, held_out and taught_more(args))):
-            print(line)
-        if line := readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]):
-            print(line, file=sys.stderr)
+    if skipped.reports:
+        cli.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
+    cli.say(said)
+    cli.say(held_out and taught_more(args))
+    cli.say(readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]))
     return kind, splits, student, teacher, tokenizer
 
 
@@ -281,12 +252,16 @@ def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
     check_args(args)
+    if args.check_only:
+        return
     cli.quiet()
     # Nothing is trained for ax: whatever its folder holds, the predictions are written anew.
     complete = args.task == "ax" or runs.inspect_run(args) == "complete"
     if complete and not args.do_predict:
         print(f"{args.output_dir}: complete already, nothing to do")
         return
+    if not complete:
+        cli.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))  # a head may wait for its stage
     kind, splits, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here

@@ -3,11 +3,12 @@
     python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
         --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
 """
+from checks import check_pretrain as check_args
 from options import begin
 from options import pretrain_parser as build_parser
 
 if __name__ == "__main__":
-    begin(build_parser())  # before the imports below, which take seconds
+    begin(build_parser(), check_args)  # before the imports below, which take seconds
 
 import math
 import sys
@@ -36,22 +37,6 @@ import training
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
 EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
-
-
-def check_args(args):
-    """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
-    words = args.terms
-    models.check_args(args)
-    losses.check_args(args, pretraining=True)
-    for name in ("corpus", "validation_corpus"):
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(f"--{name} {getattr(args, name)!r} names nothing: pass a file, folder, glob or hub id"
-                             + (", or leave it out" if name != "corpus" else ""))  # fmt: skip
-    if args.streaming and not (args.max_steps and args.validation_corpus):
-        raise ValueError("--streaming knows no epochs and holds nothing out: pass --max_steps and --validation_corpus")
-    args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "mlm")
-    runs.check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/pretrain/{args.run_name}/seed{args.seed}"
 
 
 def load_everything(args):
@@ -344,6 +329,8 @@ def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
     check_args(args)
+    if args.check_only:
+        return
     cli.quiet()
     if runs.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")

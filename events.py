@@ -16,14 +16,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from environment import max_mem_gb
+from options import TRACKERS
 from runs import FREE_OPTIONS, Diverged, writing
 
-# Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
-TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
-            "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
 # Steps that a scaler may have to skip before anything is wrong: it begins with 2^16 and halves it at each of them.
 SCALER_START = 16
-
 
 def hyperparameters(options, weights):
     """{name: number or word} for the HParams page: the options that may change a result, weights as terms/<name>.

@@ -4,6 +4,7 @@ import inspect
 
 import torch
 
+import alignment
 import families
 import heads
 import losses
@@ -152,7 +153,7 @@ def relation_figures(student, teacher, pairs, inputs, tokens):
     """
     import pictures  # here: matplotlib takes 0.3 s, and runs without a teacher draw nothing
 
-    words, layers, pairs = [], [], losses.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
+    words, layers, pairs = [], [], alignment.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
     for model, own in zip((teacher, student), pairs.sides()[::-1], strict=True):
         encoder = (model.model if isinstance(model, MaskedLM) else model).base_model
         hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True)["hidden_states"]

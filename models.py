@@ -14,6 +14,7 @@ import labels as label_names
 import losses
 import students
 from alignment import layer_map as layer_map  # offered here by name
+from checks import student_shape
 
 # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -272,30 +273,6 @@ def check_vocabulary(student, teacher, student_name, teacher_name):
 
 
 # --- both models ---------------------------------------------------------------------------------------------------
-
-
-SHAPE = ("layers", "hidden", "heads", "intermediate")  # --student_layers and so on
-
-
-def student_shape(args):
-    """The shape options that were given, as keyword arguments of `student_config`."""
-    given = {name: getattr(args, f"student_{name}") for name in SHAPE}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def check_args(args):
-    """Check the options that name and shape the two models; raises ValueError."""
-    shape = student_shape(args)
-    for name in ("teacher", "student"):
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the "
-                             "option out")  # fmt: skip
-    if not args.teacher and not args.student:
-        raise ValueError("--student is missing: pass a hub id or folder, such as bert-base-multilingual-cased")
-    if not args.student and not shape:
-        raise ValueError("pass --student (hub id or folder), or --student_layers to cut a student from the teacher")
-    if args.student_init and not shape:
-        raise ValueError(f"--student_init {args.student_init} is for a student built with --student_layers: add that")
 
 
 def check_types(args, auto):

@@ -1,4 +1,7 @@
-"""Rows of files, tsv as GLUE publishes it, csv, JSON, Parquet, and the examples in them; a broken line is named."""
+"""Rows of files, tsv as GLUE publishes it, csv, JSON, Parquet, and the examples in them; a broken line is named.
+
+`datasets`, whose import takes seconds, waits until there are rows: the command line imports this module by `data`.
+"""
 
 import csv
 import filecmp
@@ -8,8 +11,6 @@ import json
 import re
 import textwrap
 from pathlib import Path
-
-from datasets import ClassLabel, Dataset, load_dataset
 
 from labels import numeric
 
@@ -235,6 +236,8 @@ def read_parquet(path):
     """The rows of a Parquet file as an IterableDataset, read where they are: no copy of it is made."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; check the names of the files")
+    from datasets import load_dataset
+
     try:
         name = glob.escape(str(Path(path).resolve()))
         return load_dataset("parquet", data_files=name, split="train", streaming=True)
@@ -271,6 +274,8 @@ def lists_joined(rows, where, column, separator):
 
 def label_names(dataset, column):
     """The names of a column of classes, or of lists of classes, in the order of their ids; () for any other column."""
+    from datasets import ClassLabel
+
     feature = (dataset.features or {}).get(column)
     feature = getattr(feature, "feature", feature)
     return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
@@ -342,6 +347,8 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
 
     idx counts the file's examples from 0, skipped ones too: submissions are matched by it.
     """
+    from datasets import Dataset
+
     before = len(skipped.reports)
     columns = {"text_a": [], "text_b": [], "label": [], "idx": []}
     for number, row in rows:

@@ -129,12 +129,6 @@ def read_record(folder):
     return record
 
 
-def check_name(name):
-    """Raise ValueError unless a --run_name can be the name of a folder."""
-    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
-        raise ValueError(f"--run_name {name!r} becomes a folder: use letters, digits and . _ + - only, no dot first")
-
-
 def _lock(folder):
     """Hold the folder's lock until this process ends; it ends with a process that died, and what that forked."""
     path = folder / ".lock"
@@ -152,7 +146,7 @@ def _lock(folder):
 
 def options_of(args):
     """The resolved options as they stand in run.json."""
-    others = ("lock", "layer_pairs", "defaults", "asked")
+    others = ("lock", "layer_pairs", "defaults", "asked", "filled", "unfilled", "check_only")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 
@@ -177,7 +171,10 @@ def inspect_run(args, inputs=None):
             raise ValueError(f"--output_dir {folder} is not empty and holds no run ({_few(strangers)}): choose another "
                              "folder")  # fmt: skip
         return "new"
+    kept = "" if "filled" in record else _keep_older(args, record["options"])
     _compare_options(args, folder, record["options"])
+    if kept and os.environ.get("RANK", "0") == "0":
+        print(f"{folder}: begun before tasks had recipes and left as it began ({kept})")
     if record["status"] == "complete":
         return "complete"
     changed = [_change(name, old, inputs.get(name)) for name, old in (record.get("inputs") or {}).items()
@@ -186,6 +183,21 @@ def inspect_run(args, inputs=None):
         raise ValueError(f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it "
                          "began with, choose another --output_dir, or pass --overwrite to start anew")  # fmt: skip
     return "resume"
+
+
+def _keep_older(args, theirs):
+    """Give args the options of a run that began before tasks had recipes, where these alone would change them.
+
+    So the command that it was begun with leaves it alone if it is complete, and else goes on as it began. Returns what
+    was kept, in words.
+    """
+    older = json.loads(json.dumps(finite(getattr(args, "unfilled", {}))))
+    now = json.loads(json.dumps(finite({name: getattr(args, name) for name in older})))
+    if not older or any(theirs.get(name) not in (older[name], now[name]) for name in older):
+        return ""
+    kept = {name: value for name, value in older.items() if theirs.get(name) != now[name]}
+    vars(args).update(kept, filled=None, unfilled={})
+    return ", ".join(f"--{name} {value!r}, now {now[name]!r}" for name, value in kept.items())
 
 
 def _compare_options(args, folder, theirs):
@@ -342,7 +354,7 @@ def new_record(args, accelerator, stage, task, **more):
         "asked": sorted({*getattr(args, "asked", ())}),  # options that are not at their default, by hand or by a preset
         "git": environment.git_state(), "versions": environment.versions(),
         "hardware": environment.hardware(accelerator), **more,
-    }  # fmt: skip
+    } | ({} if getattr(args, "filled", None) is None else {"filled": args.filled})  # fmt: skip
 
 
 def command():

@@ -59,10 +59,6 @@ class Kind:
         self.rows = {}  # of each split, how many rows of the tokenised Dataset make an example; 1 where it is not named
 
     @staticmethod
-    def check_args(args):
-        """Raise ValueError for options that this kind cannot be had with."""
-
-    @staticmethod
     def read(args, skipped):
         """(task, {split: examples}) from files or the hub; `skipped` is a readers.Skipped. Raises ValueError."""
         raise NotImplementedError
@@ -315,15 +311,6 @@ class Token(Kind):
     scores = ("f1", "precision", "recall")
 
     @staticmethod
-    def check_args(args):
-        """See Kind."""
-        if args.text_columns != ["text"]:
-            raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
-        for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
-            if value != "label" and not re.fullmatch("[1-9][0-9]{0,3}", value):
-                raise ValueError(f"--{name} {value!r} must be the number of a column, counted from 1")
-
-    @staticmethod
     def read(args, skipped):
         """See Kind."""
         return _with_test_set(args, *tokens.load_sentences(args, data.TASKS[args.task], skipped))
@@ -372,18 +359,6 @@ class Summary(Token):
     usage = summaries.USAGE
 
     @staticmethod
-    def check_args(args):
-        """See Kind; fills in the number of sentences."""
-        for name, default in (("text_columns", ["text"]), ("label_column", "label")):
-            if getattr(args, name) != default:
-                raise ValueError(f"--{name} is for other kinds: documents have columns sentences, summary and, if you "
-                                 "have them, labels")  # fmt: skip
-        if args.task == "cnn_dailymail" and args.data_dir:
-            raise ValueError("cnn_dailymail comes from the hub alone: leave out --data_dir, or cut its articles into "
-                             "sentences for --task custom --kind summary")  # fmt: skip
-        args.summary_sentences = args.summary_sentences or data.TASKS[args.task].sentences or 3
-
-    @staticmethod
     def read(args, skipped):
         """See Kind."""
         return _with_test_set(args, *summaries.load_documents(args, data.TASKS[args.task], skipped))
@@ -422,17 +397,6 @@ class QuestionAnswering(Kind):
     auto = AutoModelForQuestionAnswering
     token_axis = 2
     custom = False
-
-    @staticmethod
-    def check_args(args):
-        """See Kind."""
-        if args.do_predict:
-            raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json of its dev set anyway")
-        if args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
-            raise ValueError(
-                f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
-                f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
-            )
 
     @staticmethod
     def read(args, skipped):
@@ -487,14 +451,6 @@ def chosen(args):
             raise ValueError(f"--metrics {metric!r} is none of those of {name}: {', '.join(KINDS[name].scores)}")
         if args.metrics.count(metric) > 1:
             raise ValueError(f"--metrics names {metric!r} twice: their mean would weigh it double")
-    if args.label_separator != "," and name != "multilabel":
-        raise ValueError("--label_separator is for --task custom --kind multilabel")
-    if args.text_prefix and name != "similarity":
-        raise ValueError("--text_prefix is for --kind similarity")
-    if args.token_column != 1 and name != "token":
-        raise ValueError("--token_column is for tasks of words, such as --task custom --kind token")
-    if args.summary_sentences and name != "summary":
-        raise ValueError("--summary_sentences is for summaries, such as --task scitldr")
     return KINDS[name]
 
 

@@ -28,12 +28,11 @@ import batching
 from checkpoints import load_checkpoint, save_checkpoint
 from environment import max_mem_gb
 from events import Log
-from options import collect_again
+from options import LONG_EPOCH
 from runs import Diverged, finite, write_json, writing
 from runs import TrainingError as TrainingError
 
 CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
-LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
 
 # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -82,7 +81,6 @@ def keep_memory():
 
 def make_accelerator(args, unused_parameters=False):
     """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
-    collect_again()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -80,9 +80,10 @@ def ours(options):
         "--terms", options.terms, "--max_steps", str(options.steps), "--warmup_ratio", "0",
         "--per_device_train_batch_size", str(options.batch), "--max_seq_length", str(LENGTH),
         "--output_dir", options.output_dir]  # fmt: skip
+    from checks import check_finetune
     from options import begin, finetune_parser
 
-    begin(finetune_parser())  # as the script does, before its other imports
+    begin(finetune_parser(), check_finetune)  # as the script does, before its other imports
     import batching
     import distill_finetune
     import forward

@@ -276,7 +276,7 @@ def test_hub_columns_get_the_common_names(task, monkeypatch):
     columns = {name: [f"{name} {i}" for i in range(2)] for name in data.TASKS[task].columns}
     table = Dataset.from_dict({"idx": [7, 9], "label": [1, 0], **columns})
     asked = []
-    monkeypatch.setattr(data, "load_dataset", lambda *hub: asked.append(hub) or DatasetDict(train=table, test=table))
+    monkeypatch.setattr("datasets.load_dataset", lambda *hub: asked.append(hub) or DatasetDict(train=table, test=table))
     splits = load(task)[1]
     assert asked == [("nyu-mll/glue", task)]
     assert splits["test"]["idx"] == [7, 9]
@@ -290,7 +290,7 @@ def test_unreachable_hub_says_what_to_pass(monkeypatch):
     def fail(*hub):
         raise ConnectionError("two\nlines")
 
-    monkeypatch.setattr(data, "load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(ValueError, match=r"nyu-mll/glue.*--data_dir") as error:
         load("cola")
     assert "\n" not in str(error.value)

@@ -19,6 +19,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import batching
+import checks
 import cli
 import distill_pretrain
 import records
@@ -136,7 +137,7 @@ class TestLock:
     def test_a_name_that_leaves_or_hides_the_folder_is_refused(self, finetune, name, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ValueError, match=r"--run_name .* becomes a folder"):
-            runs.check_name(name)
+            checks.check_name(name)
         if name:
             for main in (lambda *o: finetune(*o), lambda *o: distill_pretrain.main(["--corpus", "x", *o])):
                 with pytest.raises(ValueError, match=r"--run_name .* becomes a folder"):
