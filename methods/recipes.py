@@ -140,8 +140,8 @@ def check_args(args, pretraining=False, schedule=True):
     dict, says what the recipe filled, and args.unfilled holds the options that would be others without it, as they
     would be. With stages, args.stages is what `term_weights.args_at` reads, else None, and args.terms and
     args.hard_weight hold the largest weights of all stages. pretraining: as in `term_weights.resolve`. schedule:
-    whether a recipe's learning rate and epochs are meant. Raises ValueError. Without args.teacher there is nothing to distil: the terms become {},
-    and any option given for it is refused.
+    whether a recipe's learning rate and epochs are meant. Raises ValueError. Without args.teacher there is nothing to
+    distil: the terms become {}, and any option given for it is refused.
     """
     typed = list(dict.fromkeys(vars(args).pop("typed", [])))
     distilling = [option for option in typed if option not in SCHEDULE]
