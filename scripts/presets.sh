@@ -105,11 +105,11 @@ check_student() {
     [[ $variables == *" STUDENT "* && -n $STUDENT && $STUDENT != "${TEACHER:-}" ]] || return 0
     python - "$STUDENT" "$(basename "$0")" <<'PYTHON'
 import sys
-import cli
 import models
+from engine import command_line
 name, sys.argv[0] = sys.argv[1:]
-cli.quiet()
-cli.run_script(lambda: models.load_config(name, "STUDENT"))
+command_line.quiet()
+command_line.run_script(lambda: models.load_config(name, "STUDENT"))
 PYTHON
 }
 

@@ -195,7 +195,7 @@ def values_of_nothing(across_processes=False):
     """{(term, what there is none of): value} of all terms and the example of the docs, without sentences or words."""
     page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
     known, found = vars(losses) | {"TERMS": dict(losses.TERMS)}, {}
-    exec(re.search(r"^```python\n(def _sentence_pair_term.*?)^```", page, re.S | re.M)[1], known)
+    exec(re.search(r"^```python\n(def _sentence_cosine_term.*?)^```", page, re.S | re.M)[1], known)
     args = argparse.Namespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=5, temperature=2.0)
     for what, (b, t) in {"sentences": (0, T), "words": (1, 0), "anything": (0, 0)}.items():
         views = [
@@ -217,7 +217,7 @@ def values_of_nothing(across_processes=False):
 
 def test_every_term_of_nothing_is_zero_with_a_graph():
     found = values_of_nothing()
-    assert {name for name, _ in found} == {*losses.TERMS, "sentence_pair"}
+    assert {name for name, _ in found} == {*losses.TERMS, "sentence_cosine"}
     # Logits of one sentence without words still are logits, and equal here.
     assert all(value.item() == 0 and value.dtype == torch.float32 and value.requires_grad for value in found.values())
     sum(found.values()).backward()

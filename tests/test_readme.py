@@ -168,7 +168,6 @@ def test_a_page_is_no_longer_than_it_may_be(page, most):
     assert page.read_text(encoding="utf-8").count("\n") <= most
 
 
-@pytest.mark.skipif(not hasattr(losses, "RECIPES"), reason="the table of recipes is still in presets.sh")
 def test_the_recipes_of_the_docs_are_those_that_are_trained():
     text = section(Path("docs/finetuning.md"), "## What `--terms ckd` means")
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.M)
@@ -610,8 +609,10 @@ def pasted(folder, start, into, before):
     (block,) = [block for block in blocks if block.startswith(start)]
     for source in Path().glob("*.py"):  # with their times, and so with what is compiled of them
         shutil.copy2(source, folder)
-    if Path("__pycache__").is_dir():
-        shutil.copytree("__pycache__", folder / "__pycache__", ignore=shutil.ignore_patterns("*.tmp", "*.pyc.*"))
+    ignored = shutil.ignore_patterns("*.tmp", "*.pyc.*")
+    for part in ("__pycache__", "methods", "encoders", "tasks", "engine", "reporting"):
+        if Path(part).is_dir():
+            shutil.copytree(part, folder / part, ignore=ignored)
     text = (folder / into).read_text(encoding="utf-8")
     assert text.count(before) == 1
     (folder / into).write_text(text.replace(before, f"\n{block}\n{before}"), encoding="utf-8")
@@ -626,7 +627,7 @@ def run_pasted(folder, *options):
 
 
 def test_the_new_term_of_the_docs_works_as_pasted(world, teacher, tmp_path):
-    pasted(tmp_path, "def _sentence_pair_term", "losses.py", "\n\ndef needs_of(name):")
+    pasted(tmp_path, "def _sentence_cosine_term", "losses.py", "\n\ndef needs_of(name):")
     record = run_pasted(
         tmp_path,
         "--task",
@@ -639,9 +640,9 @@ def test_the_new_term_of_the_docs_works_as_pasted(world, teacher, tmp_path):
         "2",
         "--terms",
         "ckd",
-        "sentence_pair=10",
+        "sentence_cosine=10",
     )
-    assert record["options"]["terms"]["sentence_pair"] == 10 and record["name"] == "ckd-sentence_pair10"
+    assert record["options"]["terms"]["sentence_cosine"] == 10 and record["name"] == "ckd-sentence_cosine10"
 
 
 def test_the_new_kind_of_the_docs_works_as_pasted(world, tmp_path):
