@@ -36,6 +36,7 @@ class Task(NamedTuple):
     separator: str = ""  # between the labels of one example; none: it has one label
     names: tuple = ()  # what saved models call the labels; none: as the files do
     sentences: int = 0  # of a summary
+    revision: str = ""  # of the Parquet files where the hub's data set is a script, which datasets no longer runs
 
 
 YES_NO = ("0", "1")
@@ -99,7 +100,7 @@ TASKS = {
     # columns: sentences or text, summaries and, where they are read, labels of the sentences.
     "scitldr": Task("summary", ("source", "target", "source_labels"), YES_NO, ROUGE, ("allenai/scitldr", "Abstract"),
                     "scitldr", submission=("summaries.test.jsonl",), names=("other", "summary"), sentences=1,
-                    files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",))),
+                    files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",)), revision="refs/convert/parquet"),
     "cnn_dailymail": Task("summary", ("article", "highlights"), YES_NO, ("rouge1", "rouge2", "rougeLsum"),
                           ("abisee/cnn_dailymail", "3.0.0"), submission=("summaries.test.jsonl",),
                           names=("other", "summary"), sentences=3),
