@@ -97,8 +97,8 @@ TASKS = {
                        ("google-research-datasets/go_emotions", "simplified"), "goemotions",
                        submission=("predictions.tsv",), header=("text", "labels", "id"),
                        files=(("train.tsv",), ("dev.tsv",), ("test.tsv",)), separator=","),
-    # columns: sentences or text, summaries and, where they are read, labels of the sentences.
-    "scitldr": Task("summary", ("source", "target", "source_labels"), YES_NO, ROUGE, ("allenai/scitldr", "Abstract"),
+    # columns: sentences or text, and summaries. SciTLDR's own labels are not read: docs/summaries.md says why.
+    "scitldr": Task("summary", ("source", "target"), YES_NO, ROUGE, ("allenai/scitldr", "Abstract"),
                     "scitldr", submission=("summaries.test.jsonl",), names=("other", "summary"), sentences=1,
                     files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",)), revision="refs/convert/parquet"),
     "cnn_dailymail": Task("summary", ("article", "highlights"), YES_NO, ("rouge1", "rouge2", "rougeLsum"),

@@ -219,7 +219,7 @@ def test_scitldr_as_published_and_on_the_hub(tmp_path, monkeypatch):
         args = arguments(task="scitldr", kind=None, data_dir=data_dir and str(data_dir), max_eval_samples=1)
         _, splits = summaries.load_documents(args, data.TASKS["scitldr"], readers.Skipped())
         assert {name: len(split) for name, split in splits.items()} == {"train": 2, "validation": 1, "test": 2}
-        assert splits["train"][1] == {"sentences": ["We study.", "It works."], "labels": [0, 1], "idx": 1,
+        assert splits["train"][1] == {"sentences": ["We study.", "It works."], "labels": [], "idx": 1,
                                       "references": ["It works well.", "Works."]}  # fmt: skip
         assert splits["test"]["references"][0] == PAPER["target"] and splits["test"]["labels"][0] == []
 
