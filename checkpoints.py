@@ -168,6 +168,35 @@ def building(final, talk=True):
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_new(folder):
+    """Raise ValueError unless --output_dir names a folder that can be made: it is not there, or empty and not where one
+    is."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(".")):
+        raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--output_dir {folder} cannot be made, {there} is no folder that one may write to: choose "
+                         "another place")  # fmt: skip
+
+
+@contextlib.contextmanager
+def new_folder(folder):
+    """Yield an empty temporary folder that gets the name of the folder at the end; of one that failed nothing is left.
+
+    Raises ValueError as `check_new`.
+    """
+    check_new(folder)
+    folder = folder.resolve()
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def kept_windows(examples, folder, cut, features=None):
     """Return what cut(rows, indices) makes of a Dataset, batch by batch, out of `folder`, made first where missing.
 

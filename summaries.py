@@ -16,7 +16,7 @@ from datasets import Dataset
 import checkpoints
 import metrics
 import readers
-from data import first_examples, load_hub, own_tables, task_files, whole_texts
+from data import fewer_examples, load_hub, own_tables, task_files, whole_texts
 from tokens import spans
 
 VERSION = 1  # of labels and windows below; raise it when they change, so that old caches are not used
@@ -158,9 +158,9 @@ def load_documents(args, task, skipped):
         name, config = task.hub  # there each configuration is a folder
         hub = load_hub((name,), data_dir=config, revision=task.revision) if task.revision else load_hub(task.hub)
         tables = {split: (f"{name} {split}", ((f"row {i}", row) for i, row in enumerate(rows, 1)))
-                  for split, rows in first_examples(hub, args).items()}  # fmt: skip
+                  for split, rows in fewer_examples(hub, args).items()}  # fmt: skip
     need = {"train": "summary" if getattr(args, "held_out", 0) else "either", "validation": "summary", "test": ""}
-    return task, first_examples({split: _documents(rows, where, task.columns, cut, need[split], skipped)
+    return task, fewer_examples({split: _documents(rows, where, task.columns, cut, need[split], skipped)
                                  for split, (where, rows) in tables.items()}, args)  # fmt: skip
 
 
