@@ -36,6 +36,7 @@ class Task(NamedTuple):
     separator: str = ""  # between the labels of one example; none: it has one label
     names: tuple = ()  # what saved models call the labels; none: as the files do
     sentences: int = 0  # of a summary
+    revision: str = ""  # of the Parquet files where the hub's data set is a script, which datasets no longer runs
 
 
 YES_NO = ("0", "1")
@@ -208,10 +209,10 @@ TASKS = {
         files=(("train.tsv",), ("dev.tsv",), ("test.tsv",)),
         separator=",",
     ),
-    # columns: sentences or text, summaries and, where they are read, labels of the sentences.
+    # columns: sentences or text, and summaries. SciTLDR's own labels are not read: docs/summaries.md says why.
     "scitldr": Task(
         "summary",
-        ("source", "target", "source_labels"),
+        ("source", "target"),
         YES_NO,
         ROUGE,
         ("allenai/scitldr", "Abstract"),
@@ -220,6 +221,7 @@ TASKS = {
         names=("other", "summary"),
         sentences=1,
         files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",)),
+        revision="refs/convert/parquet",
     ),
     "cnn_dailymail": Task(
         "summary",

@@ -175,9 +175,11 @@ def load_documents(args, task, skipped):
         files = task_files(args.task, args.data_dir)
         tables = {split: (path, readers.read_table(path, skipped)) for split, path in files.items()}
     else:
+        name, config = task.hub  # there each configuration is a folder
+        hub = load_hub((name,), data_dir=config, revision=task.revision) if task.revision else load_hub(task.hub)
         tables = {
-            split: (f"{task.hub[0]} {split}", ((f"row {i}", row) for i, row in enumerate(rows, 1)))
-            for split, rows in fewer_examples(load_hub(task.hub), args).items()
+            split: (f"{name} {split}", ((f"row {i}", row) for i, row in enumerate(rows, 1)))
+            for split, rows in fewer_examples(hub, args).items()
         }
     need = {"train": "summary" if getattr(args, "held_out", 0) else "either", "validation": "summary", "test": ""}
     return task, fewer_examples(
