@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from filelock import FileLock, Timeout
 
 import runs
@@ -194,3 +195,26 @@ def new_folder(folder):
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def kept_windows(examples, folder, cut, features=None):
+    """Return what cut(rows, indices) makes of a Dataset, batch by batch, out of `folder`, made first where missing.
+
+    folder: a Path whose name says all that the windows depend on. cut: gives columns, of any number of rows.
+    features: their types, where they are not to be guessed. What is on disk is verified by its checksums, which costs
+    one reading of it. Raises ValueError if it is damaged, OSError if it cannot be written.
+    """
+    file, first = "windows.arrow", os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine: it talks and verifies
+    with building(folder, talk=first) as temporary:
+        if temporary:
+            try:
+                examples.map(cut, batched=True, with_indices=True, remove_columns=examples.column_names,
+                             features=features, new_fingerprint=folder.name,
+                             cache_file_name=str(temporary / file))  # fmt: skip
+                seal(temporary, folder)
+            except OSError as error:
+                raise OSError(f"{folder} cannot be written ({error.strerror or error}): make room, then run the same "
+                              "command again") from error  # fmt: skip
+    if first and not temporary and (reason := damage(folder, file)):
+        raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
+    return Dataset.from_file(str(folder / file))

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
+import data
 import families
 import labels as label_names
 import losses
 import students
 from alignment import layer_map as layer_map  # offered here by name
+from checks import student_shape
 
 # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -44,7 +46,11 @@ def load_config(name, what="model"):
 
 
 def load_tokenizer(name, what="tokenizer of"):
-    """Fast tokenizer of a hub id or folder; ValueError in one line where there is none."""
+    """Fast tokenizer of a hub id or folder; ValueError in one line where there is none.
+
+    Says on stderr if it lower-cases texts though its words have capitals, as that of a cased BERT without
+    tokenizer_config.json does.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
@@ -53,7 +59,23 @@ def load_tokenizer(name, what="tokenizer of"):
         raise ValueError(f"{what} {str(name)!r} has no fast tokenizer (tokenizer.json): convert it with transformers")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
         raise ValueError(f"{what} {str(name)!r} has no words: tokenizer.json is missing there; copy it from its source")
+    if (said := _lost_capitals(tokenizer)) and os.environ.get("RANK", "0") == "0":
+        print(f"{what} {str(name)!r} {said}", file=sys.stderr)
     return tokenizer
+
+
+def _lost_capitals(tokenizer):
+    """What a message says of a tokenizer that lower-cases texts and has words with capitals; "" of others."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if not normalizer or "A" in normalizer.normalize_str("A"):
+        return ""
+    known = tokenizer.get_vocab()
+    special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+    lost = sorted((word for word in known if word != word.lower() and word not in special), key=known.get)
+    if len(lost) <= len(known) / 100:  # an uncased vocabulary may have a rare letter that Unicode has paired since
+        return ""
+    return (f"lower-cases every text, so {len(lost)} of its {len(known)} words, such as {lost[0]!r}, never occur: if "
+            'the model is cased, its tokenizer_config.json must say {"do_lower_case": false}')  # fmt: skip
 
 
 def load_model(name, auto, what="model", *, labels=(), **head):
@@ -147,7 +169,9 @@ def check_loaded(model, info, what):
     part of it. Raises ValueError too for a weight that is not finite. Tensors that nothing takes are named in a line on
     stderr.
     """
-    prefix, missing = f"{model.base_model_prefix}.", sorted(info["missing_keys"])
+    # An encoder without a head has no prefix before its names.
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    missing = sorted(info["missing_keys"])
     if odd := [name for name, value in model.named_parameters() if not _finite(value.detach())]:
         raise ValueError(f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: the run that made "
                          "it diverged, or the file is damaged; take another one")  # fmt: skip
@@ -224,7 +248,7 @@ def check_tokenizer(tokenizer, config, what, auto):
 
     config: the model's. what: its name in errors. auto: as in `load_model`.
     """
-    last = max(tokenizer.get_vocab().values())
+    last = data.id_count(tokenizer) - 1
     if last >= config.vocab_size:
         raise ValueError(f"tokenizer of {what} has words up to number {last}, the model's embedding only rows up to "
                          f"{config.vocab_size - 1}: resize_token_embeddings, then save the model again")  # fmt: skip
@@ -249,30 +273,6 @@ def check_vocabulary(student, teacher, student_name, teacher_name):
 
 
 # --- both models ---------------------------------------------------------------------------------------------------
-
-
-SHAPE = ("layers", "hidden", "heads", "intermediate")  # --student_layers and so on
-
-
-def student_shape(args):
-    """The shape options that were given, as keyword arguments of `student_config`."""
-    given = {name: getattr(args, f"student_{name}") for name in SHAPE}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def check_args(args):
-    """Check the options that name and shape the two models; raises ValueError."""
-    shape = student_shape(args)
-    for name in ("teacher", "student"):
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the "
-                             "option out")  # fmt: skip
-    if not args.teacher and not args.student:
-        raise ValueError("--student is missing: pass a hub id or folder, such as bert-base-multilingual-cased")
-    if not args.student and not shape:
-        raise ValueError("pass --student (hub id or folder), or --student_layers to cut a student from the teacher")
-    if args.student_init and not shape:
-        raise ValueError(f"--student_init {args.student_init} is for a student built with --student_layers: add that")
 
 
 def check_types(args, auto):

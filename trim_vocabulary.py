@@ -3,7 +3,7 @@
     python trim_vocabulary.py --model bert-base-multilingual-cased --corpus english.txt korean.txt \
         --output_dir models/bert-en-ko
 """
-from options import begin, collect_again
+from options import begin
 from options import trim_parser as build_parser
 
 if __name__ == "__main__":
@@ -198,7 +198,6 @@ def main(argv=None):
     args, begun = build_parser().parse_args(argv), time.perf_counter()
     check_args(args)
     cli.quiet()
-    collect_again()
     sources = {name: source_of(name) for name in args.corpus}
     held_out = {name: source_of(name) for name in args.held_out}
     model, missing, tokenizer, spec = load(args.model)
