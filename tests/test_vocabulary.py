@@ -274,13 +274,14 @@ def test_what_characters_cannot_spell_stays_whole():
 
 def test_the_score_of_the_unknown_does_not_change():
     """It follows from the least likely word: without that, "xbc" would be cut into the unknown x and "bc"."""
-    vocab = [("<unk>", 0.0), ("xb", -12.0), ("b", -5.0), ("c", -12.0), ("bc", -1.0), ("zz", -30.0), ("z", -2.0)]
-    tokenizer = Tokenizer(token_models.Unigram(vocab, unk_id=0))
+    vocab = {"yy": -3.0, "<unk>": 0.0, "xb": -12.0, "b": -5.0, "c": -12.0, "bc": -1.0, "zz": -30.0, "z": -2.0}
+    tokenizer = Tokenizer(token_models.Unigram(list(vocab.items()), unk_id=1))
     spec, counts = json.loads(tokenizer.to_str()), collections.Counter(tokenizer.encode("xbc").tokens)
     assert counts == {"xb": 1, "c": 1}
     stay, _ = vocabulary.staying(spec, counts, ())
     new = trimmed(spec, vocabulary.choose(spec, counts, stay))
     assert set(new.get_vocab()) == {"<unk>", "xb", "b", "c", "zz", "z"} and new.encode("xbc").tokens == ["xb", "c"]
+    assert new.encode("b?").ids == [new.token_to_id("b"), new.token_to_id("<unk>")]
 
 
 def test_bytes_that_stand_for_the_unknown_stay():
@@ -316,12 +317,12 @@ def test_odd_tokenizers_keep_their_settings(tmp_path, capsys):
     """Holes among the ids, padding and cutting in tokenizer.json, ids in the configuration."""
     tokenizer = odd_tokenizer()
     folder = saved(
-        tmp_path / "old", "bert", tokenizer, pad_token_id=9, sep_token_id=16, eos_token_id=[16, 5], bos_token_id=12
+        tmp_path / "old", "bert", tokenizer, pad_token_id=9, sep_token_id=16, eos_token_id=[16, 20], bos_token_id=12
     )
     text = write(tmp_path / "text.txt", ["the dog sees the dogs", "", "the cat"])  # longer than it is cut to
     before, after = trim(folder, tmp_path / "new", text)
     said = capsys.readouterr().out  # of the whole text, without padding
-    assert "8 pieces, 5 different words" in said and "14 words and 15 rows without a word -> 12 words" in said
+    assert "8 pieces, 5 different words" in said and "14 words and 15 rows without a word -> 13 words" in said
     assert sorted(after.get_vocab(), key=after.get_vocab().get) == [
         "the",
         "dog",
@@ -335,9 +336,10 @@ def test_odd_tokenizers_keep_their_settings(tmp_path, capsys):
         "[CLS]",
         "[SEP]",
         "[MASK]",
+        "un",
     ]
     config = transformers.AutoConfig.from_pretrained(tmp_path / "new")
-    assert (config.pad_token_id, config.sep_token_id, config.eos_token_id) == (7, 10, [10, 4])
+    assert (config.pad_token_id, config.sep_token_id, config.eos_token_id) == (7, 10, [10, 12])
     assert config.bos_token_id is None  # a row that no word had
     specs = [json.loads((path / "tokenizer.json").read_text()) for path in (folder, tmp_path / "new")]
     assert specs[1]["truncation"] == specs[0]["truncation"] and specs[0]["truncation"]["max_length"] == 4
@@ -435,7 +437,7 @@ def test_what_changed_in_a_held_out_text_is_counted_place_by_place(tmp_path, cap
     """Beside a slow count by the offsets of both tokenizers; bytes of one character share theirs."""
     for name in ("bert", "roberta"):
         folder, seen, other = saved(tmp_path / name, name, tokenizer_of(name)), lines_of("ko"), lines_of("ko", seed=1)
-        other = [line + " " + lines_of("zh")[i] for i, line in enumerate(other)]
+        other = [f"{line} {lines_of('zh')[i]} \U00010000" for i, line in enumerate(other)]  # F0 90 80 80
         files = [write(tmp_path / "seen.txt", seen), "--held_out", write(tmp_path / "other.txt", other)]
         tokenizers = trim(folder, tmp_path / f"{name}-new", *files, tmp_path / "seen.txt", "--min_count", "2")
         said = capsys.readouterr().out
@@ -567,6 +569,7 @@ SMALL = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attent
         (["--corpus", "en.txt", "--min_count", "0"], "argument --min_count: '0' must be"),
         (["--corpus", "en.txt", "--vocab_size", "9"], "--vocab_size 9 is below the \\d+ special words and characters"),
         (["--corpus", "en.txt", "--output_dir", "full"], "--output_dir .*full is there already: choose a new folder"),
+        (["--corpus", "none.txt", "--output_dir", "full"], "--output_dir .*full is there already: choose a new folder"),
         (["--corpus", "en.txt", "--output_dir", "full/mine.txt"], "--output_dir .*mine.txt is there already"),
         (
             ["--corpus", "en.txt", "--output_dir", "full/mine.txt/new"],
