@@ -128,20 +128,21 @@ def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, p
         now = term_weights.args_at(args, batch.get("progress", 0.0))
         inner = getattr(student, "module", student)
         pairs = before(inner, batch, args.layer_pairs)
-        weights, need_hidden = term_weights.weights_of(now), bool(losses.teacher_layers(now.terms, pairs))
+        need_hidden = bool(losses.teacher_layers(now.terms, pairs))
         s_out = student(**model_outputs.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teach(teacher, batch, need_hidden) if now.terms else None
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
             batch, s_out, t_out = losses.no_rows(batch), losses.no_rows(s_out), t_out and losses.no_rows(t_out)
         s_layers, t_layers = pairs.sides() if teacher else ((), ())
         mask = batch["attention_mask"]
-        view, values = losses.ModelView(s_out, s_layers, mask, losses.several_processes(), kind), {}
-        if now.terms:
-            t_view = losses.ModelView(t_out, t_layers, mask, kind=kind)
-            values = losses.distillation_losses(view, t_view, batch, now)
-        if term_weights.HARD in weights:
-            values[term_weights.HARD] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
-        total = sum(weights[name] * value for name, value in values.items())
+        view = losses.ModelView(s_out, s_layers, mask, losses.several_processes(), kind)
+        t_view = t_out and losses.ModelView(t_out, t_layers, mask, kind=kind)
+
+        def hard_loss():
+            """The loss on the true labels."""
+            return kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
+
+        total, values = losses.objective(view, t_view, batch, now, hard_loss)
         return total, {name: value.detach() for name, value in values.items()}
 
     return loss, term_weights.weights_of(args)

@@ -180,30 +180,30 @@ def measured(args, model):
 
 
 def make_losses(args, teacher):
-    """The function (student, batch) -> ({term: unweighted scalar}, outputs of both) and the weights.
+    """The function (student, batch) -> (weighted sum, {term: unweighted scalar}, outputs of both), and the weights.
 
     The loss on the masked words is named hard. across_processes: as in `relations.masked_mean`.
     """
     s_layers, t_layers = args.layer_pairs.sides() if teacher else ((), ())
 
     def terms(student, batch, across_processes=False):
-        """Unweighted terms of one batch, all of them in evaluation, and the outputs of student and teacher."""
+        """Weighted sum and terms of one batch, in evaluation of all terms, and the outputs of student and teacher."""
         now = term_weights.args_at(args, batch["progress"]) if "progress" in batch else args
-        weights = term_weights.weights_of(now)
         s_out = outputs(student, getattr(student, "module", student), batch)
         mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
-        values, t_out = {}, None
-        if now.terms:
-            with torch.no_grad():
-                t_out = outputs(teacher, teacher, batch)
-            view = losses.ModelView(s_out, s_layers, mask, across_processes)
-            values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, now)
-        if term_weights.HARD in weights:
+        with torch.no_grad():
+            t_out = outputs(teacher, teacher, batch) if now.terms else None
+        view = losses.ModelView(s_out, s_layers, mask, across_processes)
+        t_view = t_out and losses.ModelView(t_out, t_layers, mask)
+
+        def hard_loss():
+            """The loss on the masked words."""
             labels = batch["labels"][: len(s_out["head"].inputs)]
-            values[term_weights.HARD] = mlm_head.head_cross_entropy(
+            return mlm_head.head_cross_entropy(
                 s_out["head"], labels, across_processes=across_processes, compiled=args.compile
             )
-        return values, s_out, t_out
+
+        return *losses.objective(view, t_view, batch, now, hard_loss), s_out, t_out
 
     return terms, term_weights.weights_of(args)
 
@@ -240,7 +240,7 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator,
         with accelerator.autocast():  # around all batches: at its end the casts of the weights are gone
             for indices in batches[accelerator.process_index :: accelerator.num_processes]:
                 batch = {k: v.to(accelerator.device) for k, v in collate(indices, EVALUATION).items()}
-                values, s_out, t_out = terms(model, batch)
+                _, values, s_out, t_out = terms(model, batch)
                 count = len(batch["labels"])
                 values = {k: v * len(indices) for k, v in values.items() if k != "hard"}
                 values |= {"blocks": torch.tensor(float(len(indices))), "masked": torch.tensor(float(count))}
@@ -272,9 +272,8 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def loss(model, batch):
-        values, _, _ = terms(model, batch, losses.several_processes())
-        now = term_weights.weights_of(term_weights.args_at(args, batch["progress"]))
-        return sum(now[k] * v for k, v in values.items()), {k: v.detach() for k, v in values.items()}
+        total, values, _, _ = terms(model, batch, losses.several_processes())
+        return total, {name: value.detach() for name, value in values.items()}
 
     def plan(size, epoch):
         """The steps of an epoch, so many blocks each, in an order of its own."""

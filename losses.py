@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 import relations
-from methods import baselines
+from methods import baselines, term_weights
 from methods.baselines import Needs, needs, nothing
 from methods.mlm_head import soft_head_logits
 from methods.recipes import PRESETS as PRESETS  # offered here too
@@ -234,6 +234,19 @@ TERMS = {
 }
 
 
+def objective(student, teacher, batch, args, hard_loss=None):
+    """Return what is minimised, the sum of weight x term, and its parts: (scalar, {name: unweighted scalar}).
+
+    student, teacher: ModelViews of one batch; without terms the teacher may be None. args.terms: {name: weight}.
+    hard_loss(): the loss on the true labels, called where it has a weight; its name is `term_weights.HARD`.
+    """
+    weights = term_weights.weights_of(args)
+    values = {name: TERMS[name](student, teacher, batch, args) for name in args.terms}
+    if hard_loss and term_weights.HARD in weights:
+        values[term_weights.HARD] = hard_loss()
+    return sum(weights[name] * value for name, value in values.items()), values
+
+
 def needs_of(name):
     """The `Needs` that stand beside a term's function; by default all aligned hidden states."""
     return getattr(TERMS[name], "needs", Needs())
@@ -284,8 +297,3 @@ def no_rows(out):
 def several_processes():
     """Whether torch.distributed is running, so that means over a batch are those of all processes."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def distillation_losses(student, teacher, batch, args):
-    """Unweighted terms {name: scalar} of two ModelViews, those of args.terms only."""
-    return {name: TERMS[name](student, teacher, batch, args) for name in args.terms}

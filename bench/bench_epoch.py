@@ -30,10 +30,11 @@ def direct_terms(student, teacher, mask):
     }
 
 
-def direct_losses(student, teacher, batch, args):
-    """As losses.distillation_losses, the relations by the direct formulation."""
-    logits = losses.TERMS["logits"](student, teacher, batch, args)
-    return {"logits": logits, **direct_terms(student.hidden, teacher.hidden, student.mask)}
+def direct_objective(student, teacher, batch, args, hard_loss):
+    """As losses.objective, the relations by the direct formulation."""
+    values = {"logits": losses.TERMS["logits"](student, teacher, batch, args)}
+    values |= direct_terms(student.hidden, teacher.hidden, student.mask)
+    return sum(args.terms[name] * value for name, value in values.items()), values
 
 
 def pad(batch, length):
@@ -41,16 +42,16 @@ def pad(batch, length):
     return {k: torch.nn.functional.pad(v, (0, length - v.shape[1])) if v.ndim == 2 else v for k, v in batch.items()}
 
 
-def run_steps(args, accelerator, model, optimizer, steps, recipe, length, terms):
+def run_steps(args, accelerator, model, optimizer, steps, recipe, length, objective):
     """Take the optimiser steps, padded to length where one is given."""
-    kept = losses.distillation_losses
-    losses.distillation_losses = terms
+    kept = losses.objective
+    losses.objective = objective
     for indices in steps:
         batch = recipe.collate(indices, 0)
         batch = {k: v.to(accelerator.device) for k, v in (pad(batch, length) if length else batch).items()}
         batch["empty"] = False
         training.training_step(args, accelerator, recipe, model, optimizer, [(batch, 1.0)], 1e-5)
-    losses.distillation_losses = kept
+    losses.objective = kept
 
 
 def main():
@@ -72,13 +73,13 @@ def main():
     steps = plan[: options.steps]  # a random sample: the order of batches is shuffled
     take = functools.partial(run_steps, args, accelerator, model, optimizer, steps)
     sides = {
-        "here": lambda: take(recipe, 0, losses.distillation_losses),
-        "padded to 128, direct": lambda: take(recipe, args.max_seq_length, direct_losses),
+        "here": lambda: take(recipe, 0, losses.objective),
+        "padded to 128, direct": lambda: take(recipe, args.max_seq_length, direct_objective),
     }
     if args.cache_teacher:
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, False)
         cached = distill_finetune.make_recipe(*everything, cache)
-        sides["here, --cache_teacher"] = lambda: take(cached, 0, losses.distillation_losses)
+        sides["here, --cache_teacher"] = lambda: take(cached, 0, losses.objective)
     model_outputs.cast_linears(teacher, accelerator)
     times = timing.alternate(sides, options.device, options.rounds)
     print(

@@ -72,11 +72,10 @@ def make(stage, terms, options, compiled=False):
         loss, _ = distill_finetune.make_loss(args, kinds.KINDS["classification"](None), teacher)
     else:
         student, teacher = model_outputs.MaskedLM(student), model_outputs.MaskedLM(teacher).to(accelerator.device)
-        terms_of, weights = distill_pretrain.make_losses(args, teacher)
+        terms_of, _ = distill_pretrain.make_losses(args, teacher)
 
         def loss(model, batch):
-            values, _, _ = terms_of(model, batch)
-            return sum(weights[k] * v for k, v in values.items()), {}
+            return terms_of(model, batch)[0], {}
 
     student.to(accelerator.device)
     if compiled:
