@@ -2,12 +2,14 @@
 
 import csv
 import glob
+import itertools
 import json
 import re
-import textwrap
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, load_dataset
+
+from labels import number_of
 
 
 class Skipped:
@@ -24,13 +26,15 @@ class Skipped:
 
 
 def listed(names):
-    """Names for a message: on one line whatever they hold, and not too many."""
-    return textwrap.shorten(", ".join(map(str, names)), 300, placeholder=" ...")
+    """Return names for a message: on one line, not too many, in quotes where blanks or commas are part of them."""
+    text = ", ".join(name if re.fullmatch(r"[^\s,'\"]+", name) else repr(name) for name in map(str, names))
+    return text if len(text) <= 300 else (text[:300].rpartition(", ")[0] or text[:300]) + " ..."
 
 
 def read_lines(path):
     """(line number, text) of a UTF-8 file, split at newlines only, without its byte-order mark.
 
+    A file without newlines, but for one at its end, is split at carriage returns: old programs of the Mac write such.
     Raises ValueError for a file that is missing, empty or not UTF-8.
     """
     path = Path(path)
@@ -38,7 +42,10 @@ def read_lines(path):
         raise ValueError(f"{path}: no such file; check --data_dir and the names of its files")
     number = 0
     with path.open("rb") as f:
-        for number, raw in enumerate(f, 1):
+        begin = [*itertools.islice(f, 2)]
+        if len(begin) == 1:
+            begin = begin[0].rstrip(b"\r\n").split(b"\r")
+        for number, raw in enumerate(itertools.chain(begin, f), 1):
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -83,7 +90,7 @@ def _bad_quote(text):
         end = at
         if text[at] == '"':
             quoted = QUOTED.match(text, at)
-            if not quoted or text[quoted.end()] not in ",\n":
+            if not quoted or text[quoted.end()] not in ",\n\r":
                 return at
             end = quoted.end()
         at = min(text.find(sign, end) + 1 or len(text) for sign in ",\n")
@@ -94,6 +101,9 @@ def _csv_fault(path, lines, number, error):
     """What is wrong with a record that the csv module refused; lines: of the record, number: of the first."""
     text = "".join(line + "\n" for line in lines)
     quote, last = _bad_quote(text), number + len(lines) - 1
+    if quote is None and "\r" in text:
+        return (f"{path}, line {number}: a carriage return outside quotes, where a line may end or a text go on: take "
+                "it out, put the text in quotes, or pass --skip_bad_examples")  # fmt: skip
     if quote is not None:
         number += text.count("\n", 0, quote)
         ended = "is never closed" if "end of data" in str(error) else f"closes in line {last} inside a field"
@@ -111,7 +121,10 @@ def _next_record(reader):
 
 
 def _read_csv(path, skipped):
-    """Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along."""
+    """Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along.
+
+    Blank lines are passed over; an empty text alone in its line is written "".
+    """
     lines = [text for _, text in read_lines(path)]
     at, header = 0, None
 
@@ -124,6 +137,9 @@ def _read_csv(path, skipped):
 
     reader = csv.reader(feed(), strict=True)
     while at < len(lines):
+        if not lines[at].strip(" \t\r"):
+            at += 1
+            continue
         start = at
         try:
             fields = _next_record(reader)
@@ -135,7 +151,8 @@ def _read_csv(path, skipped):
             if header is None:
                 header = fields
                 if len(set(header)) < len(header):
-                    raise ValueError(f"{path}, line 1: the header names a column twice: {listed(header)}")
+                    raise ValueError(f"{path}, line {start + 1}: the header names a column twice: "
+                                     f"{listed(header)}")  # fmt: skip
                 continue
             if len(fields) == len(header):
                 yield start + 1, dict(zip(header, fields, strict=True))
@@ -163,15 +180,39 @@ def _parsed(texts, path, skipped):
             yield place, value
 
 
-def _read_json(path, skipped):
-    """JSON lines, or one JSON list of objects."""
-    lines = list(read_lines(path))
-    whole = "\n".join(text for _, text in lines)
+def _json_items(whole, path):
+    """Return the objects of a JSON file that is one list of them, or an object with that list; None for JSON lines.
+
+    whole: its text. In an object the list is the value of `data` or the only value. Raises ValueError for text that is
+    not JSON, and for an object over several lines in which no such list is found.
+    """
     if whole.lstrip().startswith("["):
-        ((_, items),) = _parsed([(None, whole)], path, Skipped())
-        rows = ((f"item {i}", row) for i, row in enumerate(items, 1))
+        return next(_parsed([(None, whole)], path, Skipped()))[1]
+    try:
+        content = json.loads(whole, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        if re.match(r"\s*{\s*\n", whole):  # no JSON line, so the error that counts is the whole text's
+            next(_parsed([(None, whole)], path, Skipped()))
+        return None
+    if not isinstance(content, dict):
+        return None
+    for value in content.values() if len(content) == 1 else (content.get("data"),):
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            return value
+    if "\n" in whole.strip():
+        raise ValueError(f"{path}: one JSON object over several lines, with the keys {listed(content)}: wanted is an "
+                         "object a line, with the columns as keys, or a list of them, alone or as 'data'")  # fmt: skip
+    return None
+
+
+def _read_json(path, skipped):
+    """JSON lines, one JSON list of objects, or an object around such a list."""
+    lines = list(read_lines(path))
+    items = _json_items("\n".join(text for _, text in lines), path)
+    if items is None:
+        rows = _parsed(((number, text) for number, text in lines if text.strip(" \t\r")), path, skipped)
     else:
-        rows = _parsed(((number, text) for number, text in lines if text.strip()), path, skipped)
+        rows = ((f"item {i}", row) for i, row in enumerate(items, 1))
     for place, row in rows:
         if isinstance(row, dict):
             yield place, row
@@ -261,12 +302,9 @@ def _label_set(cell, task, where, skipped):
 
 
 def _number(word, where, skipped):
-    try:
-        value = float(word)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if abs(value) < float("inf"):
-        return value
+    value = number_of(word) if word.strip().isascii() else None
+    if value is not None and abs(float(value)) < float("inf"):
+        return float(value)
     skipped.bad(f"{where}: the score {word!r} is not a finite number")
 
 
