@@ -2,17 +2,20 @@
 
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
 """
-import contextlib
-import math
+import os
 import re
+import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from datasets import Dataset, load_dataset
 from datasets.fingerprint import generate_random_fingerprint
 
 import readers
+from labels import in_order, number_of
 from readers import examples_from_rows, line_name, listed, pick
 
 GLUE_HUB = "nyu-mll/glue"
@@ -148,10 +151,8 @@ def _glue_from_hub(name):
 
 def _meaning(word):
     """What a label says however it is written: a number, or text without blanks around it, accents composed."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(float(word)):
-            return float(word)
-    return unicodedata.normalize("NFC", word).strip()
+    value = number_of(word)
+    return unicodedata.normalize("NFC", word).strip() if value is None else value
 
 
 def _label_words(rows, path, column, skipped):
@@ -240,7 +241,7 @@ def _custom(args, skipped, teachers=None):
                 tables["validation"] = where, source, ()
             words = _parts(source, where, label, task.separator, once) if task.separator else source
             labels = _label_words(words, where, label, once)
-        task = task._replace(labels=tuple(labels))
+        task = task._replace(labels=tuple(in_order(labels)))
         if len(task.labels) < 2:
             raise ValueError(f"{where}: column {label!r} holds only the label {list(task.labels)}; at least two are "
                              "needed")  # fmt: skip
@@ -263,15 +264,41 @@ def load_examples(args, skipped, teachers=None):
     else:
         task = TASKS[args.task]
         splits = _glue_from_files(args.task, args.data_dir, skipped) if args.data_dir else _glue_from_hub(args.task)
-    return task, first_examples(splits, args)
+    return task, fewer_examples(splits, args)
 
 
-def first_examples(splits, args):
-    """The splits with as many examples as --max_train_samples and --max_eval_samples leave them; test sets whole."""
+def fewer_examples(splits, args):
+    """Return the splits with no more examples than --max_train_samples and --max_eval_samples say; test sets whole.
+
+    A line on stderr names a dev set whose texts are, before that, those of the training set.
+    """
+    for split, rows in splits.items():
+        first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun it alone talks
+        if first and split.startswith("validation") and _same_texts(rows, splits["train"]):
+            print(f"warning: the {split} set has the same {len(rows)} texts as the training set, so its scores say "
+                  "nothing about new texts: evaluate on others", file=sys.stderr)  # fmt: skip
     limits = {split: args.max_train_samples if split == "train" else args.max_eval_samples for split in splits}
-    return {split: rows.select(range(min(limits[split], len(rows))))
-            if limits[split] and not split.startswith("test") else rows
-            for split, rows in splits.items()}  # fmt: skip
+    return {split: rows if split.startswith("test") else drawn(rows, limits[split]) for split, rows in splits.items()}
+
+
+def _same_texts(one, other):
+    """Return whether two Datasets hold the same texts, each as often, whatever their order, labels and files."""
+    names = [name for name in ("text_a", "text_b", "words", "question", "context") if name in one.column_names]
+    if not names or len(one) != len(other) or not {*names} <= {*other.column_names}:
+        return False
+    one, other = (Counter(zip(*(map(str, rows[name][:]) for name in names), strict=True)) for rows in (one, other))
+    return one == other
+
+
+def drawn(rows, count):
+    """Return at most that many rows of a Dataset, 0 = all, in their order: the same ones, drawn by chance, every time.
+
+    Files are often sorted by label, so that the first rows would be of one class. More rows include fewer.
+    """
+    if not 0 < count < len(rows):
+        return rows
+    # The stream of RandomState never changes, so neither does what a number of examples means.
+    return rows.select(np.sort(np.random.RandomState(0).permutation(len(rows))[:count]))
 
 
 def task_files(name, data_dir):

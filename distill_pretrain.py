@@ -10,6 +10,7 @@ if __name__ == "__main__":
     begin(build_parser())  # before the imports below, which take seconds
 
 import math
+import sys
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ import batching
 import card
 import cli
 import corpus
+import data
 import forward
 import heads
 import losses
@@ -73,13 +75,17 @@ def load_everything(args):
                          "language modelling needs: choose a model that was pre-trained with it")  # fmt: skip
     if args.whole_word_mask:
         corpus.word_starts(tokenizer)  # there are some
+    same = args.validation_corpus and corpus.shared_file(args.corpus, args.validation_corpus)
+    if same and PartialState().is_main_process:
+        print(f"warning: {same} of --validation_corpus is a part of --corpus too, so its loss says nothing about new "
+              "texts: evaluate on others", file=sys.stderr)  # fmt: skip
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:
         blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc)
     if args.validation_corpus:
         held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc)
-        held_out = held_out.select(range(min(args.max_eval_samples, len(held_out))))
+        held_out = data.drawn(held_out, args.max_eval_samples)
     else:
         size = min(args.max_eval_samples, len(blocks) // 10)
         if not size:
@@ -90,8 +96,8 @@ def load_everything(args):
         raise ValueError(f"--{'validation_corpus' if args.validation_corpus else 'corpus'}: the {len(held_out)} blocks "
                          "to evaluate on hold no token that could be masked; are its words in the vocabulary of "
                          f"{args.student or args.teacher}?")  # fmt: skip
-    if args.max_train_samples and not args.streaming:
-        blocks = blocks.select(range(min(args.max_train_samples, len(blocks))))
+    if not args.streaming:
+        blocks = data.drawn(blocks, args.max_train_samples)
     return blocks, held_out, student, teacher, tokenizer
 
 

@@ -123,9 +123,10 @@ def add_data(parser, required=True):
         "of them, as bad=0 good=1, where names and known synonyms do not say it")  # fmt: skip
     add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
     add("--max_seq_length", type=number(int, 8), default=128, help="tokens of the longest input; longer ones are cut")
-    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many training examples, 0 = all")
-    add("--max_eval_samples", type=number(int, 0), default=0,
-        help="use only that many examples of each dev set, 0 = all")
+    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many training examples, drawn by "
+        "chance, the same for every seed and method; 0 = all")  # fmt: skip
+    add("--max_eval_samples", type=number(int, 0), default=0, help="use only that many examples of each dev set, drawn "
+        "in the same way; 0 = all")  # fmt: skip
     add("--doc_stride", type=number(int, 0), default=128, help="squad: tokens that two windows of one context share")
     add("--max_query_length", type=number(int, 1), default=64,
         help="squad: tokens of the longest question; longer ones are cut")
@@ -276,8 +277,10 @@ def pretrain_parser():
     add("--seq_length", type=number(int, 8), default=128, help="tokens of a block")
     add("--mlm_probability", type=number(float, 0, 1, True), default=0.15, help="share of tokens masked")
     add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
-    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many blocks, 0 = all")
-    add("--max_eval_samples", type=number(int, 1), default=512, help="blocks to evaluate on")
+    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many blocks, drawn by "
+        "chance, the same for every seed and method; 0 = all")  # fmt: skip
+    add("--max_eval_samples", type=number(int, 1), default=512, help="blocks to evaluate on, drawn in the same way "
+        "from --validation_corpus, or the first ones of --corpus")  # fmt: skip
     add_models(parser)
     add_distillation(parser)
     add_loop(parser)

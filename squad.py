@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 import checkpoints
-from data import TASKS, load_hub, whole_texts
+from data import TASKS, fewer_examples, load_hub, whole_texts
 from readers import read_lines
 
 VERSION = 2  # of the windows below; raise it when they change, so that old caches are not used
@@ -93,10 +93,7 @@ def load_questions(args, skipped):
         for split, data in splits.items():
             flat = data.map(lambda row: {"texts": row["answers"]["text"], "starts": row["answers"]["answer_start"]})
             splits[split] = flat.select_columns(list(FEATURES))
-    for split, limit in (("train", args.max_train_samples), ("validation", args.max_eval_samples)):
-        if limit:
-            splits[split] = splits[split].select(range(min(limit, len(splits[split]))))
-    return splits
+    return fewer_examples(splits, args)
 
 
 # --- windows ------------------------------------------------------------------------------------------------------

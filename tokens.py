@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from data import first_examples, load_hub, task_files, whole_texts
+from data import fewer_examples, load_hub, task_files, whole_texts
+from labels import in_order
 from readers import read_lines
 
 
@@ -205,7 +206,7 @@ def load_sentences(args, task, skipped):
                   for split, name in names.items()}  # fmt: skip
     scheme = scheme_of(splits["train"])
     types = [tag[2:] for tag in task.labels if tag != "O"]
-    types = types or sorted({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
+    types = types or in_order(sorted({tag[2:] for s in splits["train"] for tag in s.tags if tag != "O"}))
     if not types:
         raise ValueError(f"{splits['train'][0].where}: every tag is O, so there is nothing to learn: is "
                          f"--label_column {args.label_column} the right one?")  # fmt: skip
@@ -215,7 +216,7 @@ def load_sentences(args, task, skipped):
              for split, sentences in splits.items()}  # fmt: skip
     task = task._replace(labels=labels, kind="token", metrics=tuple(args.metrics) or ("f1",),
                          submission=("predictions.test.conll",))  # fmt: skip
-    return task, first_examples(found, args)
+    return task, fewer_examples(found, args)
 
 
 def _known(sentences, ids, skipped):

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -256,6 +257,92 @@ def test_limits_cut_training_and_dev_sets_but_never_a_test_set(tmp_path):
     assert {split: len(d) for split, d in load("cola", *options)[1].items()} == {"train": 1, "validation": 1, "test": 2}
 
 
+@pytest.mark.parametrize("sizes", [(10, 7), (40, 40), (41, 0), (200, 1000)])
+def test_of_a_sorted_file_a_part_has_all_classes_and_is_the_same_in_every_run(sizes, tmp_path):
+    """The same whatever the seed and the method; in the order of the file; a larger part has the smaller one."""
+    table = "text,label\n" + "".join(f"number {i:03},{'ab'[i >= 60]}\n" for i in range(120))
+    for name, text in (("train", table), ("dev", table.replace("number", "dev"))):
+        (tmp_path / f"{name}.csv").write_text(text)
+    options = ("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "dev.csv", "--test_file",
+               tmp_path / "dev.csv", "--max_train_samples", sizes[0], "--max_eval_samples", sizes[1])  # fmt: skip
+    found = {}
+    for more in ((), ("--seed", 5, "--teacher", "t"), ("--seed", 9, "--terms", "kd", "--overwrite")):
+        _, splits, _ = load("custom", *options, *more)
+        texts = {split: rows["text_a"][:] for split, rows in splits.items()}
+        assert texts == found or not found
+        found = texts
+    for split, size in zip(("train", "validation"), sizes, strict=True):
+        assert len(found[split]) == min(size or 120, 120) and found[split] == sorted(set(found[split]))
+        assert abs(sum(splits[split]["label"]) / len(found[split]) - 0.5) < 0.3
+        assert [int(text[-3:]) for text in found[split]] == splits[split]["idx"]
+    assert len(found["test"]) == 120
+    _, more, _ = load("custom", *options, "--max_train_samples", sizes[0] + 5)
+    assert {*found["train"]} <= {*more["train"]["text_a"]}
+
+
+def texts_of(*names):
+    return Dataset.from_dict({"text_a": names, "label": [0] * len(names), "idx": range(len(names))})
+
+
+@pytest.mark.parametrize("train, dev, same", [
+    ("abc", "abc", True), ("abc", "cab", True), ("abb", "bab", True), ("a", "a", True),
+    ("abb", "aab", False), ("abc", "ab", False), ("abc", "abd", False), ("ab", "abc", False),
+])  # fmt: skip
+def test_a_dev_set_that_is_the_training_set_is_named(train, dev, same, capsys, monkeypatch):
+    splits = {"train": texts_of(*train), "validation": texts_of(*dev), "test": texts_of(*train)}
+    args = distill_finetune.build_parser().parse_args(["--task", "cola", "--max_eval_samples", "1"])
+    data.fewer_examples(splits, args)
+    said = f"warning: the validation set has the same {len(dev)} texts as the training set, so its scores say nothing"
+    assert capsys.readouterr().err.count(said) == same
+    monkeypatch.setenv("RANK", "1")
+    data.fewer_examples(splits, args)
+    assert not capsys.readouterr().err
+    monkeypatch.delenv("RANK")
+    pairs = {split: rows.add_column("text_b", [f"{i} of {split}" for i in range(len(rows))])
+             for split, rows in splits.items()}  # fmt: skip
+    data.fewer_examples(pairs, args)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["path", "link", "copy", "line ends", "csv and Parquet", "shuffled", "train.tsv", "qa",
+                                 "words"])  # fmt: skip
+def test_a_dev_file_with_the_texts_of_the_training_file_is_named(way, world, tmp_path, capsys):
+    lines = [f"text {i},{i % 2}" for i in range(9)]
+    train, dev = tmp_path / "train.csv", tmp_path / "dev.csv"
+    train.write_text("\n".join(["text,label", *lines]) + "\n")
+    options = ("--train_file", train, "--validation_file", dev)
+    if way == "path":
+        options = ("--train_file", train, "--validation_file", tmp_path / ".." / tmp_path.name / "train.csv")
+    elif way == "link":
+        dev.symlink_to(train)
+    elif way == "copy":
+        shutil.copy(train, dev)
+    elif way == "line ends":
+        dev.write_bytes(b"\xef\xbb\xbf" + train.read_bytes().replace(b"\n", b"\r\n"))
+    elif way == "csv and Parquet":
+        options = (*options[:3], tmp_path / "dev.parquet")
+        pd.read_csv(train).to_parquet(tmp_path / "dev.parquet")
+    elif way == "shuffled":
+        dev.write_text("\n".join(["text,label", *lines[::-1]]) + "\n")
+    task, kind = "custom", ()
+    if way == "train.tsv":
+        files = GLUE["mnli"][0]
+        write(tmp_path, files | {"MNLI/dev_mismatched.tsv": files["MNLI/train.tsv"]})
+        task, options = "mnli", ("--data_dir", tmp_path)
+    elif way == "qa":
+        text = (world / "squad" / "train-v1.1.json").read_text()
+        write(tmp_path, {"train-v1.1.json": text, "dev-v1.1.json": text})
+        task, options = "squad", ("--data_dir", tmp_path)
+    elif way == "words":
+        write(tmp_path, {"train.conll": "a B-X\nb O\n\nc O\n", "dev.conll": "\n\na\tB-X\nb\tI-X\n\nc\tO\n"})
+        options = ("--train_file", tmp_path / "train.conll", "--validation_file", tmp_path / "dev.conll")
+        kind = ("--kind", "token")
+    args = parse(task, *options, *kind, "--max_train_samples", "2", "--max_eval_samples", "1")
+    tasks.chosen(args).read(args, readers.Skipped())
+    name = "validation_mismatched" if task == "mnli" else "validation"
+    assert capsys.readouterr().err.count(f"warning: the {name} set has the same ") == 1
+
+
 ENTAIL = {"entailment": 0, "not_entailment": 1}
 NLI = {"entailment": 0, "neutral": 1, "contradiction": 2}
 ZERO_ONE = {"0": 0, "1": 1}
@@ -448,7 +535,13 @@ def test_custom_regression(tmp_path):
         ("csv", 'text,label\n"a""b",0\n"a"b,0\n', r"train\.csv, line 3: .* opens here closes in line 3 inside"),
         ("csv", 'text,label\na,0\n"open,1\nb,0\n", c",1\n', r"train\.csv, line 3: 3 columns .a quote reaches .* 5"),
         ("csv", 'text,"label\na,0\n', r"train\.csv, line 1: not valid csv .* header"),
-        ("csv", "text,label\na\rb,0\n", r"train\.csv, line 2: not valid csv .new-line character"),
+        ("csv", "text,label\na\rb,0\n", r"train\.csv, line 2: a carriage return outside quotes"),
+        ("csv", 'text,label\na,0\nb,1\r"c",0\nd,1\n', r"train\.csv, line 3: a carriage return outside quotes"),
+        ("csv", 'text,label\na,0\n"b"\rc,1\n', r"train\.csv, line 3: a carriage return outside quotes"),
+        ("csv", "text,label\ra,0\nb,1\n", r"train\.csv, line 1: a carriage return outside quotes.*the header"),
+        ("csv", "a title, label\na,0\n", r"train\.csv, line 2: no column 'label'; there are: 'a title', ' label'$"),
+        ("csv", '"a,b",text\na,0\n', r"train\.csv, line 2: no column 'label'; there are: 'a,b', text$"),
+        ("tsv", "text \tlabel\na\t0\nb\t1\n", r"train\.tsv, line 2: no column 'text'; there are: 'text ', label$"),
         ("csv", "text,label\na,x\nb,\n", r"train\.csv, line 3: unknown label '': a blank"),
         ("csv", "text,label\na,x\nb,\u00a0 \n", r"train\.csv, line 3: unknown label .*: a blank cell"),
         ("csv", "text,label\na,1\nb,0\nc,1.0\n", r"train\.csv, line 4: the label '1.0' is written '1' in line 2"),
@@ -470,6 +563,13 @@ def test_custom_regression(tmp_path):
         ("json", f'{{"text": "a", "label": {"1" * 5000}}}\n', r"train\.json, line 1: not valid JSON"),
         ("json", '{"a": ' * 50_000, r"train\.json, line 1: not valid JSON"),
         ("json", "[" * 50_000, r"train\.json, line 1: not valid JSON"),
+        ("json", '{\n "text": ["a", "b"],\n "label": [0, 1]\n}\n',
+         r"train\.json: one JSON object over several lines, with the keys text, label: wanted is"),
+        ("json", '{\n "text": "a",\n "label": 0,\n}\n', r"train\.json, line 4: not valid JSON .*property name"),
+        ("json", '{\n "text": "a"\n}\n{\n "text": "b"\n}\n', r"train\.json, line 4: not valid JSON .Extra data"),
+        ("json", '{"data": [\n{"text": "a", "label": 0}, 3]}', r"train\.json: one JSON object .* the keys data: want"),
+        ("json", '{"data": []}', r"train\.json: "),
+        ("json", '{"text": {"0": "a"}, "label": {"0": 1}}', r"train\.json, line 1: column 'label' holds a dict"),
         ("json", "[]", r"train\.json"),
         ("json", "\n\n", r"train\.json"),
         ("json", "", r"train\.json: the file is empty"),
@@ -524,6 +624,70 @@ def test_a_field_may_be_longer_than_the_csv_module_likes(tmp_path):
     _, splits, _ = custom(tmp_path, f'text,label\n"{text}",x\nb,y\n')
     assert splits["train"]["text_a"] == [text, "b"]
     assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("last", ["", "\r", "\n", "\r\n"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "list"])
+def test_lines_may_end_as_old_programs_of_the_mac_end_them(ending, last, tmp_path):
+    content = "\ufeff" + render(ending).replace("\r\n", "\n").removesuffix("\n").replace("\n", "\r")
+    task, splits, _ = custom(tmp_path, content + last, ending=ending)
+    assert rows(splits["train"]) == [(row["text"], task.labels.index(row["label"])) for row in TABLE]
+    with pytest.raises(ValueError, match=r"dev\.\w+, line (item )?\d: unknown label 'odd'"):
+        custom(tmp_path, content, content.replace("neutral", "odd") + last, ending=ending)
+
+
+def test_a_carriage_return_in_quotes_is_text(tmp_path):
+    _, splits, _ = custom(tmp_path, 'text,label\n"a\rb",x\n"c\r\nd",y\n')
+    assert splits["train"]["text_a"] == ["a\rb", "c\nd"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t ", "\r"])
+def test_a_blank_line_of_a_csv_is_no_example(blank, tmp_path):
+    """An empty text in quotes is one, and so is a space that is none of a keyboard."""
+    test = ["", "text", "", "a", "", '""', "\u00a0", '"b', "", 'c"', "", ""]
+    write(tmp_path, {"test.csv": "\n".join(line or blank for line in test) + "\n"})
+    train = f"{blank}\ntext,label\na,x\n{blank}\n\nb,y\n{blank}\n"
+    for skip in (False, True):
+        _, splits, reports = custom(tmp_path, train, options=("--test_file", tmp_path / "test.csv"), skip=skip)
+        assert rows(splits["train"]) == [("a", 0), ("b", 1)] and reports == []
+        assert rows(splits["test"]) == [("a", -1), ("", -1), ("\u00a0", -1), (f"b\n{blank.strip(chr(13))}\nc", -1)]
+    with pytest.raises(ValueError, match=r"train\.csv, line 6: 1 columns where 2 are due"):
+        custom(tmp_path, train.replace("b,y", "b"))
+
+
+WRAPPED = [
+    {"data": TABLE}, {"version": "1.0", "data": TABLE, "author": None}, {"rows": TABLE},
+    {"schema": {"fields": [{"name": "text"}], "pandas_version": "1.4.0"}, "data": TABLE},  # orient="table"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("content", WRAPPED)
+def test_a_list_may_stand_in_an_object(content, indent, tmp_path):
+    task, splits, _ = custom(tmp_path, json.dumps(content, indent=indent), render("jsonl"), ending="json")
+    expected = [(row["text"], task.labels.index(row["label"])) for row in TABLE]
+    assert rows(splits["train"]) == rows(splits["validation"]) == expected
+
+
+def test_a_single_json_line_is_a_row_whatever_else_it_holds(tmp_path):
+    one = json.dumps({"text": "a", "label": "pos", "words": [{"text": "b", "label": "neg"}]}) + "\n"
+    _, splits, _ = custom(tmp_path, render("jsonl"), one, ending="jsonl")
+    assert splits["validation"]["text_a"] == ["a"]
+
+
+@pytest.mark.parametrize("cell", ["1_5", "\uff11\uff15", "\u0663", "infinity", "-Infinity", "nan", "1e400", "1,5",
+                                  "0x1f", "1e", "--1", ".", "True"])  # fmt: skip
+def test_a_cell_that_only_python_takes_for_a_number_is_none(cell, tmp_path):
+    train = "text\tlabel\na\t1.5\nb\t" + cell + "\n"
+    with pytest.raises(ValueError, match=rf"train\.tsv, line 3: the score {re.escape(repr(cell))} is not a finite"):
+        custom(tmp_path, train, ending="tsv", options=("--regression",))
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    cells = {"3": 3, "-2": -2, "+1.50": 1.5, " 4.0 ": 4, ".5": 0.5, "5.": 5, "1e-3": 0.001, "2E+2": 200, "007": 7}
+    train = tsv(("text", "label"), *(("a", cell) for cell in cells))
+    _, splits, _ = custom(tmp_path, train, ending="tsv", options=("--regression",))
+    assert splits["train"]["label"] == list(cells.values())
 
 
 def test_regression_cells_that_are_blank(tmp_path):
@@ -636,9 +800,14 @@ def test_damaged_glue_file_is_refused_or_read_line_by_line(glue, task, name, dam
 def csv_records(text):
     """Number of records of a csv file below its header; a broken one is one line long, wherever its quote closes."""
     lines = [line + "\n" for line in text.removesuffix("\n").split("\n")]
+    while lines and not lines[0].strip(" \t\r\n"):
+        lines.pop(0)
     reader = csv.reader(lines, strict=True)
     columns, at, count = len(next(reader)), reader.line_num, 0
     while at < len(lines):
+        if not lines[at].strip(" \t\r\n"):
+            at += 1
+            continue
         reader, count = csv.reader(lines[at:], strict=True), count + 1
         with contextlib.suppress(csv.Error):
             if len(next(reader)) == columns:
@@ -839,6 +1008,22 @@ def test_the_diagnostic_set_is_predicted_as_often_as_one_likes_in_a_folder_a_stu
     with pytest.raises(runs.TrainingError, match=r"AX\.tsv cannot be written \(Is a directory\)"):
         finetune(*options, "--student", nli_models[0])
     assert [path.name for path in found.parent.iterdir()] == ["AX.tsv"]
+
+
+@pytest.mark.parametrize("there", [("matched",), ("mismatched",), ("mismatched", "matched")])
+def test_of_mnli_each_test_set_that_is_there_is_predicted(finetune, nli_models, tmp_path, capsys, there):
+    files = {name: text for name, text in GLUE["mnli"][0].items() if "test" not in name}
+    sizes = {"matched": 2, "mismatched": 3}
+    for name in there:
+        rows = [mnli(str(i), "Hotels.", "Inns.") for i in range(sizes[name])]
+        files[f"MNLI/test_{name}.tsv"] = tsv(MNLI_HEADER, *rows)
+    finetune("--task", "mnli", "--data_dir", write(tmp_path, files), "--student", nli_models[0], "--max_steps", "1",
+             "--do_predict", "--output_dir", tmp_path / "run")  # fmt: skip
+    said = capsys.readouterr().out
+    for name, file in (("matched", "MNLI-m.tsv"), ("mismatched", "MNLI-mm.tsv")):
+        path = tmp_path / "run" / file
+        assert path.exists() == (f"{file}: {sizes[name]} predictions" in said) == (name in there)
+        assert name not in there or len(path.read_text().splitlines()) == 1 + sizes[name]
 
 
 def test_a_model_that_says_nan_predicts_nothing(finetune, nli_models, tmp_path):
