@@ -65,8 +65,9 @@ def load_everything(args):
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = tasks.chosen(args).read(args, skipped)
     kind = tasks.chosen(args)(task)
-    source = args.student or "bert-base-multilingual-cased"
-    command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
+    source = args.student if args.student != args.teacher else None  # in distill_dynabert.py they are the same
+    command = (f"python distill_finetune.py --task {args.task}{' ...' if args.task == 'custom' else ''} --student "
+               f"{source or 'bert-base-multilingual-cased'} --run_name teacher")  # fmt: skip
     student, teacher, tokenizer = models.load_pair(
         args, kind.auto, labels=labels.of(task, args.label_map), fine_tune_command=command, **kind.head
     )
