@@ -3,6 +3,7 @@
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
 The command line needs the table and the checks of options: `datasets`, whose import takes seconds, waits for a reader.
 """
+import copy
 import os
 import re
 import sys
@@ -10,10 +11,6 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
-from datasets import Dataset, load_dataset
-from datasets.fingerprint import generate_random_fingerprint
 
 import readers
 from labels import in_order, number_of
@@ -180,7 +177,7 @@ def _label_words(rows, path, column, skipped):
                 raise ValueError(f"{path}, {line_name(number)}: the label {values[0]!r} is written {word!r} in "
                                  f"{line_name(line)}, which would make two classes of one: write it the same way "
                                  "everywhere")  # fmt: skip
-    return in_order([word for word, _ in first.values()])
+    return sorted(word for word, _ in first.values())
 
 
 def kind_of(args):
@@ -310,6 +307,8 @@ def drawn(rows, count):
     """
     if not 0 < count < len(rows):
         return rows
+    import numpy as np  # here: --help shall not wait for it
+
     # The stream of RandomState never changes, so neither does what a number of examples means.
     return rows.select(np.sort(np.random.RandomState(0).permutation(len(rows))[:count]))
 

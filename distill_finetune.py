@@ -41,7 +41,7 @@ def load_everything(args):
     kind = tasks.chosen(args)(task)
     source = args.student if args.student != args.teacher else None  # in distill_dynabert.py they are the same
     command = (f"python distill_finetune.py --task {args.task}{' ...' if args.task == 'custom' else ''} --student "
-               f"{source or 'bert-base-multilingual-cased'} --run_name teacher")  # fmt: skip
+               f"{source or 'google-bert/bert-base-multilingual-cased'} --run_name teacher")  # fmt: skip
     student, teacher, tokenizer = models.load_pair(
         args, kind.auto, labels=labels.of(task, args.label_map), need_head=not kind.headless,
         fine_tune_command=command, **kind.head,
@@ -66,7 +66,6 @@ def load_everything(args):
         cli.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     cli.say(said)
     cli.say(held_out and taught_more(args))
-    cli.say(readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]))
     return kind, splits, student, teacher, tokenizer
 
 

@@ -29,7 +29,6 @@ import heads
 import losses
 import measure
 import models
-import readers
 import runs
 import stages
 import training

@@ -32,22 +32,6 @@ def in_order(words):
     return list(words) if None in map(number_of, words) else sorted(words, key=number_of)
 
 
-# A number as tables have it; Python's float() also takes 1_5, infinity and digits of other scripts.
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
-
-
-def numeric(word):
-    """What a word says if it is a finite decimal number, exactly; None if it is none."""
-    word = word.strip()
-    return Decimal(word) if NUMBER.fullmatch(word) else None
-
-
-def in_order(words):
-    """Words of labels in the order of their ids: by value where all are numbers, else as text; a list."""
-    values = {word: numeric(word) for word in words}
-    return sorted(values, key=str if None in values.values() else lambda word: (values[word], word))
-
-
 def plain(name):
     """Return a name without case, blanks and punctuation; of a number, which these are part of, its value."""
     value = number_of(name)

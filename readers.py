@@ -4,14 +4,11 @@
 """
 
 import csv
-import filecmp
 import glob
 import itertools
 import json
 import re
 from pathlib import Path
-
-from labels import numeric
 
 from labels import number_of
 
@@ -70,7 +67,6 @@ def read_tsv(path, header=(), skipped=None):
     lines = read_lines(path)
     if not header:
         number, first = next(lines)
-        _check_line_ends(path, first)
         header = tuple(first.split("\t"))
         if len(set(header)) < len(header):
             raise ValueError(f"{path}, line {number}: the header names a column twice: {listed(header)}")
@@ -133,7 +129,6 @@ def _read_csv(path, skipped):
     Blank lines are passed over; an empty text alone in its line is written "".
     """
     lines = [text for _, text in read_lines(path)]
-    _check_line_ends(path, lines[0] if len(lines) == 1 else "")
     at, header = 0, None
 
     def feed():
@@ -162,8 +157,6 @@ def _read_csv(path, skipped):
                     raise ValueError(f"{path}, line {start + 1}: the header names a column twice: "
                                      f"{listed(header)}")  # fmt: skip
                 continue
-            if not fields:
-                continue  # a blank line
             if len(fields) == len(header):
                 yield start + 1, dict(zip(header, fields, strict=True))
                 continue
@@ -228,44 +221,6 @@ def _read_json(path, skipped):
             yield place, row
         else:
             skipped.bad(f"{path}, line {place}: not a JSON object with the columns as keys")
-
-
-def _objects_within(whole, path):
-    """The list of objects that the text of a JSON file is or holds; None for JSON lines."""
-    if whole.lstrip().startswith("["):
-        return next(_parsed([(None, whole)], path, Skipped()))[1]
-    try:
-        content = json.loads(whole, parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(content, dict):
-        lists = {name: value for name, value in content.items() if isinstance(value, list) and value
-                 and all(isinstance(item, dict) for item in value)}  # fmt: skip
-        if len(lists) == 1:
-            return next(iter(lists.values()))
-        if whole.strip().count("\n"):
-            raise ValueError(f"{path}: one JSON object over several lines, with the keys {listed(content)}; wanted are "
-                             "JSON lines, an object with its columns a line, or a list of such objects")  # fmt: skip
-    return None
-
-
-def _check_line_ends(path, first):
-    """Raise ValueError if the first of a table's lines ends in carriage returns alone, so that it is all of them."""
-    if "\r" in first.rstrip("\r"):
-        raise ValueError(f"{path}: its lines end with carriage returns, as Excel on a Mac writes them; save it as CSV "
-                         "UTF-8, or convert it: tr '\\r' '\\n' < FILE > NEW_FILE")  # fmt: skip
-
-
-def same_files(ours, paths, theirs, others):
-    """A warning where a file of one option is a file of the other, by name or content; "" where none is.
-
-    ours, theirs: names of the options. paths, others: their files; None is passed over.
-    """
-    for path, other in itertools.product(map(Path, filter(None, paths)), map(Path, filter(None, others))):
-        if path.is_file() and other.is_file() and filecmp.cmp(path, other, shallow=False):
-            return (f"warning: --{ours} and --{theirs} hold the same text ({path}), so scores say nothing of texts "
-                    "that were not trained on")  # fmt: skip
-    return ""
 
 
 def read_parquet(path):

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 import checkpoints
-from data import TASKS, fewer_examples, load_hub, whole_texts
+from data import TASKS, fewer_examples, load_hub, whole_texts, with_offsets
 from readers import read_lines
 
 VERSION = 3  # of the windows below; raise it when they change, so that old caches are not used

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from data import fewer_examples, load_hub, task_files, whole_texts
+from data import fewer_examples, load_hub, task_files, whole_texts, with_offsets
 from labels import in_order
 from readers import read_lines
 

