@@ -1,4 +1,5 @@
 """data.py: files as GLUE publishes them, the user's own files, broken files, batches."""
+
 import contextlib
 import csv
 import itertools
@@ -16,12 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
-import batching
 import data
 import distill_finetune
-import readers
-import runs
-import tasks
+from engine import run_folder
+from tasks import batching, kinds, readers
 
 FUZZ = settings(max_examples=20, deadline=None)
 
@@ -101,7 +100,8 @@ GLUE = {
     ),
     "mrpc": (
         {
-            "MRPC/train.tsv": "\ufeff" + tsv(
+            "MRPC/train.tsv": "\ufeff"
+            + tsv(
                 ("Quality", *MRPC_IDS),
                 ("1", "702876", "702977", 'He called him " the witness " .', '" The witness " , he said'),
                 ("0", "2108705", "2108831", '" A quote left open .', "Sold for $ 2.5 billion ."),
@@ -222,7 +222,7 @@ GLUE = {
         {"AX/AX.tsv": tsv(PAIRS, ("0", "The cat sat.", "The cat did not sit."), ("1", 'A "b', "C"))},
         {"test": [("The cat sat.", "The cat did not sit.", -1), ('A "b', "C", -1)]},
     ),
-}  # fmt: skip
+}
 LAYOUTS = [(task, name) for task, (files, _) in GLUE.items() for name in files]
 
 
@@ -263,8 +263,18 @@ def test_of_a_sorted_file_a_part_has_all_classes_and_is_the_same_in_every_run(si
     table = "text,label\n" + "".join(f"number {i:03},{'ab'[i >= 60]}\n" for i in range(120))
     for name, text in (("train", table), ("dev", table.replace("number", "dev"))):
         (tmp_path / f"{name}.csv").write_text(text)
-    options = ("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "dev.csv", "--test_file",
-               tmp_path / "dev.csv", "--max_train_samples", sizes[0], "--max_eval_samples", sizes[1])  # fmt: skip
+    options = (
+        "--train_file",
+        tmp_path / "train.csv",
+        "--validation_file",
+        tmp_path / "dev.csv",
+        "--test_file",
+        tmp_path / "dev.csv",
+        "--max_train_samples",
+        sizes[0],
+        "--max_eval_samples",
+        sizes[1],
+    )
     found = {}
     for more in ((), ("--seed", 5, "--teacher", "t"), ("--seed", 9, "--terms", "kd", "--overwrite")):
         _, splits, _ = load("custom", *options, *more)
@@ -284,10 +294,19 @@ def texts_of(*names):
     return Dataset.from_dict({"text_a": names, "label": [0] * len(names), "idx": range(len(names))})
 
 
-@pytest.mark.parametrize("train, dev, same", [
-    ("abc", "abc", True), ("abc", "cab", True), ("abb", "bab", True), ("a", "a", True),
-    ("abb", "aab", False), ("abc", "ab", False), ("abc", "abd", False), ("ab", "abc", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "train, dev, same",
+    [
+        ("abc", "abc", True),
+        ("abc", "cab", True),
+        ("abb", "bab", True),
+        ("a", "a", True),
+        ("abb", "aab", False),
+        ("abc", "ab", False),
+        ("abc", "abd", False),
+        ("ab", "abc", False),
+    ],
+)
 def test_a_dev_set_that_is_the_training_set_is_named(train, dev, same, capsys, monkeypatch):
     splits = {"train": texts_of(*train), "validation": texts_of(*dev), "test": texts_of(*train)}
     args = distill_finetune.build_parser().parse_args(["--task", "cola", "--max_eval_samples", "1"])
@@ -298,14 +317,17 @@ def test_a_dev_set_that_is_the_training_set_is_named(train, dev, same, capsys, m
     data.fewer_examples(splits, args)
     assert not capsys.readouterr().err
     monkeypatch.delenv("RANK")
-    pairs = {split: rows.add_column("text_b", [f"{i} of {split}" for i in range(len(rows))])
-             for split, rows in splits.items()}  # fmt: skip
+    pairs = {
+        split: rows.add_column("text_b", [f"{i} of {split}" for i in range(len(rows))])
+        for split, rows in splits.items()
+    }
     data.fewer_examples(pairs, args)
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", ["path", "link", "copy", "line ends", "csv and Parquet", "shuffled", "train.tsv", "qa",
-                                 "words"])  # fmt: skip
+@pytest.mark.parametrize(
+    "way", ["path", "link", "copy", "line ends", "csv and Parquet", "shuffled", "train.tsv", "qa", "words"]
+)
 def test_a_dev_file_with_the_texts_of_the_training_file_is_named(way, world, tmp_path, capsys):
     lines = [f"text {i},{i % 2}" for i in range(9)]
     train, dev = tmp_path / "train.csv", tmp_path / "dev.csv"
@@ -338,7 +360,7 @@ def test_a_dev_file_with_the_texts_of_the_training_file_is_named(way, world, tmp
         options = ("--train_file", tmp_path / "train.conll", "--validation_file", tmp_path / "dev.conll")
         kind = ("--kind", "token")
     args = parse(task, *options, *kind, "--max_train_samples", "2", "--max_eval_samples", "1")
-    tasks.chosen(args).read(args, readers.Skipped())
+    kinds.chosen(args).read(args, readers.Skipped())
     name = "validation_mismatched" if task == "mnli" else "validation"
     assert capsys.readouterr().err.count(f"warning: the {name} set has the same ") == 1
 
@@ -350,9 +372,13 @@ ZERO_ONE = {"0": 0, "1": 1}
 
 @pytest.mark.parametrize(
     ("task", "ids"),
-    [*((task, ZERO_ONE) for task in ("cola", "sst2", "mrpc", "qqp", "wnli")),
-     *((task, ENTAIL) for task in ("qnli", "rte")), *((task, NLI) for task in ("mnli", "ax")), ("stsb", {})],
-)  # fmt: skip
+    [
+        *((task, ZERO_ONE) for task in ("cola", "sst2", "mrpc", "qqp", "wnli")),
+        *((task, ENTAIL) for task in ("qnli", "rte")),
+        *((task, NLI) for task in ("mnli", "ax")),
+        ("stsb", {}),
+    ],
+)
 def test_label_ids_are_the_hubs(task, ids):
     assert {word: i for i, word in enumerate(data.TASKS[task].labels)} == ids
 
@@ -565,8 +591,11 @@ def test_custom_regression(tmp_path):
         ("json", f'{{"text": "a", "label": {"1" * 5000}}}\n', r"train\.json, line 1: not valid JSON"),
         ("json", '{"a": ' * 50_000, r"train\.json, line 1: not valid JSON"),
         ("json", "[" * 50_000, r"train\.json, line 1: not valid JSON"),
-        ("json", '{\n "text": ["a", "b"],\n "label": [0, 1]\n}\n',
-         r"train\.json: one JSON object over several lines, with the keys text, label: wanted is"),
+        (
+            "json",
+            '{\n "text": ["a", "b"],\n "label": [0, 1]\n}\n',
+            r"train\.json: one JSON object over several lines, with the keys text, label: wanted is",
+        ),
         ("json", '{\n "text": "a",\n "label": 0,\n}\n', r"train\.json, line 4: not valid JSON .*property name"),
         ("json", '{\n "text": "a"\n}\n{\n "text": "b"\n}\n', r"train\.json, line 4: not valid JSON .Extra data"),
         ("json", '{"data": [\n{"text": "a", "label": 0}, 3]}', r"train\.json: one JSON object .* the keys data: want"),
@@ -592,16 +621,28 @@ def test_broken_custom_files(ending, train, message, tmp_path):
         ("csv", 'text,label\na,x\n"open,x\nd,y\n', ["line 3: not valid csv"]),
         ("csv", 'text,label\na,x\n"open,x\n"open, too,x\nd,y\n', ["line 3: not valid csv", "line 4: not valid csv"]),
         ("csv", "text,label\na,x\nb,\nd,y\n", ["line 3: unknown label ''"]),
-        ("jsonl", '{"text": "a", "label": "x"}\n{"text": \nnull\n{"text": "d", "label": "y"}\n',
-         ["line 2: not valid JSON", "line 3: not a JSON object"]),
-        ("json", '[{"text": "a", "label": "x"}, [], null, {"text": "d", "label": "y"}]',
-         ["line item 2: not a JSON object", "line item 3: not a JSON object"]),
-        ("jsonl", '{"text": "a", "label": "x"}\n{"text": null, "label": "x"}\n{"text": "c"}\n'
-         '{"text": "d", "label": "y"}\n', ["line 2: column 'text' holds a null", "line 3: no column 'label'"]),
-        ("jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": {}}\n{"text": "d", "label": "y"}\n',
-         ["line 2: column 'label' holds a dict"]),
+        (
+            "jsonl",
+            '{"text": "a", "label": "x"}\n{"text": \nnull\n{"text": "d", "label": "y"}\n',
+            ["line 2: not valid JSON", "line 3: not a JSON object"],
+        ),
+        (
+            "json",
+            '[{"text": "a", "label": "x"}, [], null, {"text": "d", "label": "y"}]',
+            ["line item 2: not a JSON object", "line item 3: not a JSON object"],
+        ),
+        (
+            "jsonl",
+            '{"text": "a", "label": "x"}\n{"text": null, "label": "x"}\n{"text": "c"}\n{"text": "d", "label": "y"}\n',
+            ["line 2: column 'text' holds a null", "line 3: no column 'label'"],
+        ),
+        (
+            "jsonl",
+            '{"text": "a", "label": "x"}\n{"text": "b", "label": {}}\n{"text": "d", "label": "y"}\n',
+            ["line 2: column 'label' holds a dict"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_broken_custom_row_is_skipped_on_request_and_counted_once(ending, train, broken, tmp_path):
     dev = render(ending, [{"text": "e", "label": "y"}])
     with pytest.raises(ValueError, match="|".join(map(re.escape, broken))):
@@ -658,9 +699,11 @@ def test_a_blank_line_of_a_csv_is_no_example(blank, tmp_path):
 
 
 WRAPPED = [
-    {"data": TABLE}, {"version": "1.0", "data": TABLE, "author": None}, {"rows": TABLE},
+    {"data": TABLE},
+    {"version": "1.0", "data": TABLE, "author": None},
+    {"rows": TABLE},
     {"schema": {"fields": [{"name": "text"}], "pandas_version": "1.4.0"}, "data": TABLE},  # orient="table"
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -677,8 +720,10 @@ def test_a_single_json_line_is_a_row_whatever_else_it_holds(tmp_path):
     assert splits["validation"]["text_a"] == ["a"]
 
 
-@pytest.mark.parametrize("cell", ["1_5", "\uff11\uff15", "\u0663", "infinity", "-Infinity", "nan", "1e400", "1,5",
-                                  "0x1f", "1e", "--1", ".", "True"])  # fmt: skip
+@pytest.mark.parametrize(
+    "cell",
+    ["1_5", "\uff11\uff15", "\u0663", "infinity", "-Infinity", "nan", "1e400", "1,5", "0x1f", "1e", "--1", ".", "True"],
+)
 def test_a_cell_that_only_python_takes_for_a_number_is_none(cell, tmp_path):
     train = "text\tlabel\na\t1.5\nb\t" + cell + "\n"
     with pytest.raises(ValueError, match=rf"train\.tsv, line 3: the score {re.escape(repr(cell))} is not a finite"):
@@ -741,12 +786,37 @@ def test_options_that_cannot_be(task, options, message):
 # --- any bytes at all -----------------------------------------------------------------------------------------
 
 BITS = st.one_of(
-    st.sampled_from([b"\t", b"\n", b"\r\n", b"\r", b'"', b",", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
-                     b"\x85", b"[", b"]", b"{", b"}", b":", b"1", b"0", b"-1", b"1e999", b"NaN", b"\\ud800",
-                     b"\n\n", b"\t\n"]),
+    st.sampled_from(
+        [
+            b"\t",
+            b"\n",
+            b"\r\n",
+            b"\r",
+            b'"',
+            b",",
+            b"\0",
+            b"\xff",
+            b"\xef\xbb\xbf",
+            b"\xe2\x80\xa8",
+            b"\x85",
+            b"[",
+            b"]",
+            b"{",
+            b"}",
+            b":",
+            b"1",
+            b"0",
+            b"-1",
+            b"1e999",
+            b"NaN",
+            b"\\ud800",
+            b"\n\n",
+            b"\t\n",
+        ]
+    ),
     st.binary(max_size=4),
     st.text("ab \t\n\u2028é", max_size=6).map(str.encode),
-)  # fmt: skip
+)
 EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 5), BITS), min_size=1, max_size=3)
 DAMAGE = st.one_of(EDITS, EDITS, st.binary(max_size=60))
 
@@ -866,8 +936,13 @@ def test_tokenize_single_sentences(tokenizer):
 def test_tokenize_pairs_with_token_types_cutting_the_longer_text(tokenizer):
     table = {"text_a": ["a b c d e f g h", "a"], "text_b": ["g h", ""], "label": [0.5, 1.5], "idx": [0, 1]}
     tokens = data.tokenize(Dataset.from_dict(table), tokenizer, 8)
-    assert tokens[0] == {"input_ids": [2, 5, 6, 7, 3, 11, 12, 3], "token_type_ids": [0, 0, 0, 0, 0, 1, 1, 1],
-                         "attention_mask": [1] * 8, "labels": 0.5, "idx": 0}  # fmt: skip
+    assert tokens[0] == {
+        "input_ids": [2, 5, 6, 7, 3, 11, 12, 3],
+        "token_type_ids": [0, 0, 0, 0, 0, 1, 1, 1],
+        "attention_mask": [1] * 8,
+        "labels": 0.5,
+        "idx": 0,
+    }
     assert tokens[1]["token_type_ids"] == [0, 0, 0, 1]
 
 
@@ -1007,7 +1082,7 @@ def test_the_diagnostic_set_is_predicted_as_often_as_one_likes_in_a_folder_a_stu
     assert (tmp_path / "theirs/AX.tsv").read_text().splitlines() == lines
     found.unlink()
     found.mkdir()
-    with pytest.raises(runs.TrainingError, match=r"AX\.tsv cannot be written \(Is a directory\)"):
+    with pytest.raises(run_folder.TrainingError, match=r"AX\.tsv cannot be written \(Is a directory\)"):
         finetune(*options, "--student", nli_models[0])
     assert [path.name for path in found.parent.iterdir()] == ["AX.tsv"]
 
@@ -1019,8 +1094,19 @@ def test_of_mnli_each_test_set_that_is_there_is_predicted(finetune, nli_models, 
     for name in there:
         rows = [mnli(str(i), "Hotels.", "Inns.") for i in range(sizes[name])]
         files[f"MNLI/test_{name}.tsv"] = tsv(MNLI_HEADER, *rows)
-    finetune("--task", "mnli", "--data_dir", write(tmp_path, files), "--student", nli_models[0], "--max_steps", "1",
-             "--do_predict", "--output_dir", tmp_path / "run")  # fmt: skip
+    finetune(
+        "--task",
+        "mnli",
+        "--data_dir",
+        write(tmp_path, files),
+        "--student",
+        nli_models[0],
+        "--max_steps",
+        "1",
+        "--do_predict",
+        "--output_dir",
+        tmp_path / "run",
+    )
     said = capsys.readouterr().out
     for name, file in (("matched", "MNLI-m.tsv"), ("mismatched", "MNLI-mm.tsv")):
         path = tmp_path / "run" / file
@@ -1029,9 +1115,18 @@ def test_of_mnli_each_test_set_that_is_there_is_predicted(finetune, nli_models, 
 
 
 def test_a_model_that_says_nan_predicts_nothing(finetune, nli_models, tmp_path):
-    with pytest.raises(runs.TrainingError, match=r"outputs are not finite \(example 0 of 2"):
-        finetune("--task", "ax", "--data_dir", write(tmp_path, GLUE["ax"][0]), "--do_predict",
-                 "--student", nli_models[1], "--output_dir", tmp_path / "run")  # fmt: skip
+    with pytest.raises(run_folder.TrainingError, match=r"outputs are not finite \(example 0 of 2"):
+        finetune(
+            "--task",
+            "ax",
+            "--data_dir",
+            write(tmp_path, GLUE["ax"][0]),
+            "--do_predict",
+            "--student",
+            nli_models[1],
+            "--output_dir",
+            tmp_path / "run",
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -1052,16 +1147,31 @@ def test_a_label_cannot_break_the_file_of_predictions(finetune, world, tmp_path)
     train = "".join(json.dumps({"text": "the dog runs", "label": label}) + "\n" for label in ODD_LABELS)
     files = {"train.jsonl": train, "test.jsonl": '{"text": "a"}\n{"no": "text"}\n{"text": "c"}\n'}
     write(tmp_path, files)
-    finetune("--task", "custom", "--student", world / "bert", "--do_predict", "--max_steps", "1",
-             "--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "train.jsonl", "--test_file",
-             tmp_path / "test.jsonl", "--skip_bad_examples", "--output_dir", tmp_path / "run")  # fmt: skip
+    finetune(
+        "--task",
+        "custom",
+        "--student",
+        world / "bert",
+        "--do_predict",
+        "--max_steps",
+        "1",
+        "--train_file",
+        tmp_path / "train.jsonl",
+        "--validation_file",
+        tmp_path / "train.jsonl",
+        "--test_file",
+        tmp_path / "test.jsonl",
+        "--skip_bad_examples",
+        "--output_dir",
+        tmp_path / "run",
+    )
     header, *lines, end = (tmp_path / "run" / "predictions.tsv").read_bytes().decode().split("\n")
     assert header == "index\tprediction" and end == ""
     assert [line.split("\t")[0] for line in lines] == ["0", "2"] and all(line.count("\t") == 1 for line in lines)
 
 
 def test_an_escaped_label_is_one_cell_and_can_be_read_back():
-    escaped = [tasks.escaped(label) for label in ODD_LABELS]
+    escaped = [kinds.escaped(label) for label in ODD_LABELS]
     assert all(len(cell.splitlines()) == 1 and "\t" not in cell for cell in escaped)
     assert [cell.encode("latin-1").decode("unicode_escape") for cell in escaped] == list(ODD_LABELS)
-    assert tasks.escaped("not_entailment 日本 é") == "not_entailment 日本 é"
+    assert kinds.escaped("not_entailment 日本 é") == "not_entailment 日本 é"
