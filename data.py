@@ -5,13 +5,15 @@ The command line needs the table and the checks of options: `datasets`, whose im
 """
 
 import copy
-import random
+import os
 import re
+import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from encoders.label_names import in_order, numeric
+from encoders.label_names import in_order, number_of
 from tasks import readers
 from tasks.readers import examples_from_rows, line_name, listed, pick
 
@@ -289,8 +291,8 @@ def _glue_from_hub(name):
 
 def _meaning(word):
     """What a label says however it is written: a number, or text without blanks around it, accents composed."""
-    value = numeric(word)
-    return value if value is not None else unicodedata.normalize("NFC", word).strip()
+    value = number_of(word)
+    return unicodedata.normalize("NFC", word).strip() if value is None else value
 
 
 def _label_words(rows, path, column, skipped):
@@ -308,7 +310,7 @@ def _label_words(rows, path, column, skipped):
                     f"{line_name(line)}, which would make two classes of one: write it the same way "
                     "everywhere"
                 )
-    return in_order([word for word, _ in first.values()])
+    return sorted(word for word, _ in first.values())
 
 
 def kind_of(args):
@@ -383,7 +385,7 @@ def _custom(args, skipped, teachers=None):
                 tables["validation"] = where, source, ()
             words = _parts(source, where, label, task.separator, once) if task.separator else source
             labels = _label_words(words, where, label, once)
-        task = task._replace(labels=tuple(labels))
+        task = task._replace(labels=tuple(in_order(labels)))
         if len(task.labels) < 2:
             raise ValueError(
                 f"{where}: column {label!r} holds only the label {list(task.labels)}; at least two are needed"
@@ -414,19 +416,42 @@ def load_examples(args, skipped, teachers=None):
 
 
 def fewer_examples(splits, args):
-    """The splits with as many examples as --max_train_samples and --max_eval_samples leave them; test sets whole."""
+    """Return the splits with no more examples than --max_train_samples and --max_eval_samples say; test sets whole.
+
+    A line on stderr names a dev set whose texts are, before that, those of the training set.
+    """
+    for split, rows in splits.items():
+        first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun it alone talks
+        if first and split.startswith("validation") and _same_texts(rows, splits["train"]):
+            print(
+                f"warning: the {split} set has the same {len(rows)} texts as the training set, so its scores say "
+                "nothing about new texts: evaluate on others",
+                file=sys.stderr,
+            )
     limits = {split: args.max_train_samples if split == "train" else args.max_eval_samples for split in splits}
     return {split: rows if split.startswith("test") else drawn(rows, limits[split]) for split, rows in splits.items()}
 
 
-def drawn(rows, count):
-    """That many rows of a Dataset, 0 or too many: all, drawn by chance, for files are often sorted by label.
+def _same_texts(one, other):
+    """Return whether two Datasets hold the same texts, each as often, whatever their order, labels and files."""
+    names = [name for name in ("text_a", "text_b", "words", "question", "context") if name in one.column_names]
+    if not names or len(one) != len(other) or not {*names} <= {*other.column_names}:
+        return False
+    one, other = (Counter(zip(*(map(str, rows[name][:]) for name in names), strict=True)) for rows in (one, other))
+    return one == other
 
-    The same ones in every run, in their order.
+
+def drawn(rows, count):
+    """Return at most that many rows of a Dataset, 0 = all, in their order: the same ones, drawn by chance, every time.
+
+    Files are often sorted by label, so that the first rows would be of one class. More rows include fewer.
     """
-    if not count or count >= len(rows):
+    if not 0 < count < len(rows):
         return rows
-    return rows.select(sorted(random.Random(0).sample(range(len(rows)), count)))
+    import numpy as np  # here: --help shall not wait for it
+
+    # The stream of RandomState never changes, so neither does what a number of examples means.
+    return rows.select(np.sort(np.random.RandomState(0).permutation(len(rows))[:count]))
 
 
 def task_files(name, data_dir):

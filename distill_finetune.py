@@ -31,9 +31,11 @@ def load_everything(args):
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = kinds.chosen(args).read(args, skipped)
     kind = kinds.chosen(args)(task)
-    source = args.student if args.student != args.teacher else None  # as DynaBERT's student is a copy of its teacher
-    source = source or "google-bert/bert-base-multilingual-cased"
-    command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
+    source = args.student if args.student != args.teacher else None  # in distill_dynabert.py they are the same
+    command = (
+        f"python distill_finetune.py --task {args.task}{' ...' if args.task == 'custom' else ''} --student "
+        f"{source or 'google-bert/bert-base-multilingual-cased'} --run_name teacher"
+    )
     student, teacher, tokenizer = models.load_pair(
         args,
         kind.auto,
@@ -64,7 +66,6 @@ def load_everything(args):
         command_line.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     command_line.say(said)
     command_line.say(held_out and taught_more(args))
-    command_line.say(readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]))
     return kind, splits, student, teacher, tokenizer
 
 
@@ -235,7 +236,7 @@ def model_card(args, kind, entry, base):
 
 
 def describe_inputs(args, accelerator, splits, student, teacher):
-    """Describe what must not change between the parts of a run, in the main process; None in the others."""
+    """What must not change between the parts of a run, as `run_folder.describe_inputs`; None in all but the main process."""
     if not accelerator.is_main_process:
         return None
     used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}

@@ -26,7 +26,7 @@ import training
 from encoders import layer_maps, model_outputs
 from engine import card, command_line, cost, run_folder
 from methods import mlm_head, term_weights
-from tasks import batching, plain_text, readers
+from tasks import batching, plain_text
 
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
@@ -61,10 +61,13 @@ def load_everything(args):
         )
     if args.whole_word_mask:
         plain_text.word_starts(tokenizer)  # there are some
-    files = run_folder.named_files(args.corpus), run_folder.named_files(args.validation_corpus)
-    line = readers.same_files("corpus", files[0], "validation_corpus", files[1])
-    if line and PartialState().is_main_process:
-        print(line, file=sys.stderr)
+    same = args.validation_corpus and plain_text.shared_file(args.corpus, args.validation_corpus)
+    if same and PartialState().is_main_process:
+        print(
+            f"warning: {same} of --validation_corpus is a part of --corpus too, so its loss says nothing about new "
+            "texts: evaluate on others",
+            file=sys.stderr,
+        )
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:
@@ -343,8 +346,8 @@ def finish(args, record, student, teacher, accelerator):
     scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items())
     account = record["accounting"]
     print(
-        f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}\n"
-        f"{account['tokens_seen']} tokens at {rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
+        f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}\n{account['tokens_seen']} tokens at "
+        f"{rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
         f"{account['hours_for_one_epoch_of_english_wikipedia']} h on this machine"
     )
 

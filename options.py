@@ -1,4 +1,4 @@
-"""The command line: a parser, and every option of the scripts. Their checks: engine/checks.py.
+"""The command line: a parser, and every option of the scripts that train or make a model; their checks: engine/checks.py.
 
 It imports neither torch nor what does, so that --help, a slip and options that do not go together are answered at once.
 `python options.py` prints for presets.sh what the scripts know of the tables.
@@ -157,13 +157,13 @@ def add_data(parser, required=True):
         "--max_train_samples",
         type=number(int, 0),
         default=0,
-        help="use only that many training examples, the same ones drawn by chance in every run; 0 = all",
+        help="use only that many training examples, drawn by chance, the same for every seed and method; 0 = all",
     )
     add(
         "--max_eval_samples",
         type=number(int, 0),
         default=0,
-        help="use only that many examples of each dev set, drawn alike; 0 = all",
+        help="use only that many examples of each dev set, drawn in the same way; 0 = all",
     )
     add("--doc_stride", type=number(int, 0), default=128, help="squad: tokens that two windows of one context share")
     add(
@@ -450,9 +450,14 @@ def pretrain_parser():
         "--max_train_samples",
         type=number(int, 0),
         default=0,
-        help="use only that many blocks, the same ones drawn by chance in every run; 0 = all",
+        help="use only that many blocks, drawn by chance, the same for every seed and method; 0 = all",
     )
-    add("--max_eval_samples", type=number(int, 1), default=512, help="blocks to evaluate on")
+    add(
+        "--max_eval_samples",
+        type=number(int, 1),
+        default=512,
+        help="blocks to evaluate on, drawn in the same way from --validation_corpus, or the first ones of --corpus",
+    )
     add_models(parser)
     add_distillation(parser)
     add_loop(parser)

@@ -18,27 +18,25 @@ SYNONYMS = (
     ("notentailment", "nonentailment", "notentail", "notentailed"),
 )
 CANONICAL = {name: names[0] for names in SYNONYMS for name in names}
+# What people write as a number; Python takes 1_5, nan and infinity for one, too.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 
 
-# A number as tables have it; Python's float() also takes 1_5, infinity and digits of other scripts.
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
-
-
-def numeric(word):
-    """What a word says if it is a finite decimal number, exactly; None if it is none."""
-    word = word.strip()
-    return Decimal(word) if NUMBER.fullmatch(word) else None
+def number_of(text):
+    """Return the number that a text is, exact whatever its size, in digits of any script; None if it is none."""
+    text = text.strip()
+    return Decimal(text) if NUMBER.fullmatch(text) else None
 
 
 def in_order(words):
-    """Words of labels in the order of their ids: by value where all are numbers, else as text; a list."""
-    values = {word: numeric(word) for word in words}
-    return sorted(values, key=str if None in values.values() else lambda word: (values[word], word))
+    """Return labels as a list: by value if all of them are numbers, else in the order given."""
+    return list(words) if None in map(number_of, words) else sorted(words, key=number_of)
 
 
 def plain(name):
-    """The name without case, blanks and punctuation."""
-    return re.sub(r"[\W_]+", "", name).casefold()
+    """Return a name without case, blanks and punctuation; of a number, which these are part of, its value."""
+    value = number_of(name)
+    return re.sub(r"[\W_]+", "", name).casefold() if value is None else value
 
 
 def canonical(name):
@@ -68,14 +66,16 @@ class Labels(NamedTuple):
     def order(self, stored):
         """For each label its place among the names that a model has stored; None if these say something else.
 
-        LABEL_k is the word k where the words are the numbers from 0 on. Else LABEL_0, LABEL_1, ... say nothing and are
-        taken in order, as numbers are where the task's words are none.
+        LABEL_k is the word k where the words are the numbers 0 to n-1. To other words LABEL_0, LABEL_1, ... say
+        nothing and are taken in order, as numbers are where the words are none.
         """
         given = self.given if set(self.given) == set(stored) else {}
         numbers = [self.number(given.get(name, name)) for name in stored]
-        if not given and numbers == [None] * len(stored) and all(re.fullmatch(r"(LABEL_)?\d+", s) for s in stored):
-            counted = set(self.words) == set(map(str, range(len(stored))))
-            numbers = [self.words.index(str(k)) if counted else k for k in range(len(stored))]
+        generic = [re.fullmatch(r"(?:LABEL_)?(\d{1,9})", name) for name in stored]
+        if not given and numbers == [None] * len(stored) and all(generic):
+            ks, values = [int(match[1]) for match in generic], [number_of(word) for word in self.words]
+            known = values if set(values) == set(range(len(values))) else sorted(ks)
+            numbers = [known.index(k) if k in known else None for k in ks]
         places = {number: place for place, number in enumerate(numbers)}
         if len(stored) != len(self.words) or set(places) != set(range(len(self.words))):
             return None

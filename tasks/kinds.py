@@ -526,11 +526,10 @@ def predict(kind, model, dataset, tokenizer, args, accelerator):
 
 
 def write_predictions(kind, model, splits, tokenizer, args, accelerator):
-    """Write the predictions of the test sets into the run folder, over those of an earlier call."""
-    names = dict(zip((f"test{suffix}" for suffix in kind.task.dev or ("",)), kind.task.submission, strict=True))
-    for split, name in names.items():
-        if split not in splits:
-            continue
+    """Write the predictions of the test sets that there are into the run folder, over those of an earlier call."""
+    names = {f"test{suffix}": name for suffix, name in zip(kind.task.dev or ("",), kind.task.submission, strict=True)}
+    for split in (split for split in splits if split.startswith("test")):
+        name = names[split]
         logits = predict(kind, model, splits[split], tokenizer, args, accelerator)
         if accelerator.is_main_process:
             text, count = kind.submission(split, splits[split], logits, args)

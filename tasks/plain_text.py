@@ -1,5 +1,6 @@
 """Plain text for masked language modelling: reading, packing into full blocks, drawing masks."""
 
+import filecmp
 import glob
 import hashlib
 import json
@@ -40,6 +41,25 @@ def find_files(corpus):
     else:
         return None
     return [str(file) for file in files]
+
+
+def shared_file(corpus, other):
+    """Return a file of one corpus that is also in the other, by name or content, or their hub id; None if none is."""
+    ours, theirs = find_files(corpus), find_files(other)
+    if ours is None or theirs is None:
+        return corpus if corpus == other else None
+    sizes = {}
+    for file in ours:
+        sizes.setdefault(os.path.getsize(file), []).append(file)
+    return next(
+        (
+            file
+            for file in theirs
+            for own in sizes.get(os.path.getsize(file), ())
+            if os.path.samefile(own, file) or filecmp.cmp(own, file, shallow=False)
+        ),
+        None,
+    )
 
 
 def load_texts(corpus, streaming=False, cache_dir=None):
@@ -191,10 +211,11 @@ def build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder):
 
 
 class Rows:
-    """The rows of a column of equally long lists, read from where the Dataset has them without a copy in memory."""
+    """The rows of a column of equally long lists, read from where the Dataset has them; drawn ones from a copy."""
 
     def __init__(self, dataset, column="input_ids"):
-        chunks = dataset.with_format("arrow")[:][column].chunks
+        found = dataset.with_format("arrow")[:][column]
+        chunks = [found.combine_chunks()] if found.num_chunks == len(found) else found.chunks  # drawn rows lie apart
         self.parts = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in chunks if len(chunk)]
         self.ends = np.cumsum([len(part) for part in self.parts])
         self.starts = [0, *self.ends.tolist()]

@@ -4,15 +4,13 @@
 """
 
 import csv
-import filecmp
 import glob
 import itertools
 import json
 import re
-import textwrap
 from pathlib import Path
 
-from encoders.label_names import numeric
+from encoders.label_names import number_of
 
 
 class Skipped:
@@ -29,14 +27,15 @@ class Skipped:
 
 
 def listed(names):
-    """Names for a message: on one line whatever they hold, not too many, in quotes where blanks are part of them."""
-    names = (name if name and name == name.strip() else repr(name) for name in map(str, names))
-    return textwrap.shorten(", ".join(names), 300, placeholder=" ...")
+    """Return names for a message: on one line, not too many, in quotes where blanks or commas are part of them."""
+    text = ", ".join(name if re.fullmatch(r"[^\s,'\"]+", name) else repr(name) for name in map(str, names))
+    return text if len(text) <= 300 else (text[:300].rpartition(", ")[0] or text[:300]) + " ..."
 
 
 def read_lines(path):
     """(line number, text) of a UTF-8 file, split at newlines only, without its byte-order mark.
 
+    A file without newlines, but for one at its end, is split at carriage returns: old programs of the Mac write such.
     Raises ValueError for a file that is missing, empty or not UTF-8.
     """
     path = Path(path)
@@ -44,7 +43,10 @@ def read_lines(path):
         raise ValueError(f"{path}: no such file; check --data_dir and the names of its files")
     number = 0
     with path.open("rb") as f:
-        for number, raw in enumerate(f, 1):
+        begin = [*itertools.islice(f, 2)]
+        if len(begin) == 1:
+            begin = begin[0].rstrip(b"\r\n").split(b"\r")
+        for number, raw in enumerate(itertools.chain(begin, f), 1):
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -65,7 +67,6 @@ def read_tsv(path, header=(), skipped=None):
     lines = read_lines(path)
     if not header:
         number, first = next(lines)
-        _check_line_ends(path, first)
         header = tuple(first.split("\t"))
         if len(set(header)) < len(header):
             raise ValueError(f"{path}, line {number}: the header names a column twice: {listed(header)}")
@@ -92,7 +93,7 @@ def _bad_quote(text):
         end = at
         if text[at] == '"':
             quoted = QUOTED.match(text, at)
-            if not quoted or text[quoted.end()] not in ",\n":
+            if not quoted or text[quoted.end()] not in ",\n\r":
                 return at
             end = quoted.end()
         at = min(text.find(sign, end) + 1 or len(text) for sign in ",\n")
@@ -103,10 +104,10 @@ def _csv_fault(path, lines, number, error):
     """What is wrong with a record that the csv module refused; lines: of the record, number: of the first."""
     text = "".join(line + "\n" for line in lines)
     quote, last = _bad_quote(text), number + len(lines) - 1
-    if "\r" in text and "new-line" in str(error):
+    if quote is None and "\r" in text:
         return (
-            f"{path}, line {number}: a carriage return stands in a field without quotes; take it out, or put the "
-            "field in quotes, or pass --skip_bad_examples"
+            f"{path}, line {number}: a carriage return outside quotes, where a line may end or a text go on: take "
+            "it out, put the text in quotes, or pass --skip_bad_examples"
         )
     if quote is not None:
         number += text.count("\n", 0, quote)
@@ -125,9 +126,11 @@ def _next_record(reader):
 
 
 def _read_csv(path, skipped):
-    """Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along."""
+    """Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along.
+
+    Blank lines are passed over; an empty text alone in its line is written "".
+    """
     lines = [text for _, text in read_lines(path)]
-    _check_line_ends(path, lines[0] if len(lines) == 1 else "")
     at, header = 0, None
 
     def feed():
@@ -139,6 +142,9 @@ def _read_csv(path, skipped):
 
     reader = csv.reader(feed(), strict=True)
     while at < len(lines):
+        if not lines[at].strip(" \t\r"):
+            at += 1
+            continue
         start = at
         try:
             fields = _next_record(reader)
@@ -150,10 +156,8 @@ def _read_csv(path, skipped):
             if header is None:
                 header = fields
                 if len(set(header)) < len(header):
-                    raise ValueError(f"{path}, line 1: the header names a column twice: {listed(header)}")
+                    raise ValueError(f"{path}, line {start + 1}: the header names a column twice: {listed(header)}")
                 continue
-            if not fields:
-                continue  # a blank line
             if len(fields) == len(header):
                 yield start + 1, dict(zip(header, fields, strict=True))
                 continue
@@ -182,67 +186,46 @@ def _parsed(texts, path, skipped):
             yield place, value
 
 
-def _read_json(path, skipped):
-    """JSON lines, one JSON list of objects, or one object in which a single list of objects stands, as "data"."""
-    lines = list(read_lines(path))
-    whole = "\n".join(text for _, text in lines)
-    items = _objects_within(whole, path)
-    if items is not None:
-        rows = ((f"item {i}", row) for i, row in enumerate(items, 1))
-    else:
-        rows = _parsed(((number, text) for number, text in lines if text.strip()), path, skipped)
-    for place, row in rows:
-        if isinstance(row, dict):
-            yield place, row
-        else:
-            skipped.bad(f"{path}, line {place}: not a JSON object with the columns as keys")
+def _json_items(whole, path):
+    """Return the objects of a JSON file that is one list of them, or an object with that list; None for JSON lines.
 
-
-def _objects_within(whole, path):
-    """The list of objects that the text of a JSON file is or holds; None for JSON lines."""
+    whole: its text. In an object the list is the value of `data` or the only value. Raises ValueError for text that is
+    not JSON, and for an object over several lines in which no such list is found.
+    """
     if whole.lstrip().startswith("["):
         return next(_parsed([(None, whole)], path, Skipped()))[1]
     try:
         content = json.loads(whole, parse_constant=_no_number)
     except (ValueError, RecursionError):
+        if re.match(r"\s*{\s*\n", whole):  # no JSON line, so the error that counts is the whole text's
+            next(_parsed([(None, whole)], path, Skipped()))
         return None
-    if isinstance(content, dict):
-        lists = {
-            name: value
-            for name, value in content.items()
-            if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-        }
-        if len(lists) == 1:
-            return next(iter(lists.values()))
-        if whole.strip().count("\n"):
-            raise ValueError(
-                f"{path}: one JSON object over several lines, with the keys {listed(content)}; wanted are "
-                "JSON lines, an object with its columns a line, or a list of such objects"
-            )
+    if not isinstance(content, dict):
+        return None
+    for value in content.values() if len(content) == 1 else (content.get("data"),):
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            return value
+    if "\n" in whole.strip():
+        raise ValueError(
+            f"{path}: one JSON object over several lines, with the keys {listed(content)}: wanted is an "
+            "object a line, with the columns as keys, or a list of them, alone or as 'data'"
+        )
     return None
 
 
-def _check_line_ends(path, first):
-    """Raise ValueError if the first of a table's lines ends in carriage returns alone, so that it is all of them."""
-    if "\r" in first.rstrip("\r"):
-        raise ValueError(
-            f"{path}: its lines end with carriage returns, as Excel on a Mac writes them; save it as CSV "
-            "UTF-8, or convert it: tr '\\r' '\\n' < FILE > NEW_FILE"
-        )
-
-
-def same_files(ours, paths, theirs, others):
-    """A warning where a file of one option is a file of the other, by name or content; "" where none is.
-
-    ours, theirs: names of the options. paths, others: their files; None is passed over.
-    """
-    for path, other in itertools.product(map(Path, filter(None, paths)), map(Path, filter(None, others))):
-        if path.is_file() and other.is_file() and filecmp.cmp(path, other, shallow=False):
-            return (
-                f"warning: --{ours} and --{theirs} hold the same text ({path}), so scores say nothing of texts "
-                "that were not trained on"
-            )
-    return ""
+def _read_json(path, skipped):
+    """JSON lines, one JSON list of objects, or an object around such a list."""
+    lines = list(read_lines(path))
+    items = _json_items("\n".join(text for _, text in lines), path)
+    if items is None:
+        rows = _parsed(((number, text) for number, text in lines if text.strip(" \t\r")), path, skipped)
+    else:
+        rows = ((f"item {i}", row) for i, row in enumerate(items, 1))
+    for place, row in rows:
+        if isinstance(row, dict):
+            yield place, row
+        else:
+            skipped.bad(f"{path}, line {place}: not a JSON object with the columns as keys")
 
 
 def read_parquet(path):
@@ -337,7 +320,7 @@ def _label_set(cell, task, where, skipped):
 
 
 def _number(word, where, skipped):
-    value = numeric(word)
+    value = number_of(word) if word.strip().isascii() else None
     if value is not None and abs(float(value)) < float("inf"):
         return float(value)
     skipped.bad(f"{where}: the score {word!r} is not a finite number")

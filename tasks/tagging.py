@@ -242,7 +242,7 @@ def load_sentences(args, task, skipped):
         }
     scheme = scheme_of(splits["train"])
     types = [tag[2:] for tag in task.labels if tag != "O"]
-    types = types or in_order({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
+    types = types or in_order(sorted({tag[2:] for s in splits["train"] for tag in s.tags if tag != "O"}))
     if not types:
         raise ValueError(
             f"{splits['train'][0].where}: every tag is O, so there is nothing to learn: is "

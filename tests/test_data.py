@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -18,7 +19,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 import data
 import distill_finetune
-from encoders import label_names
 from engine import run_folder
 from tasks import batching, kinds, readers
 
@@ -257,6 +257,114 @@ def test_limits_cut_training_and_dev_sets_but_never_a_test_set(tmp_path):
     assert {split: len(d) for split, d in load("cola", *options)[1].items()} == {"train": 1, "validation": 1, "test": 2}
 
 
+@pytest.mark.parametrize("sizes", [(10, 7), (40, 40), (41, 0), (200, 1000)])
+def test_of_a_sorted_file_a_part_has_all_classes_and_is_the_same_in_every_run(sizes, tmp_path):
+    """The same whatever the seed and the method; in the order of the file; a larger part has the smaller one."""
+    table = "text,label\n" + "".join(f"number {i:03},{'ab'[i >= 60]}\n" for i in range(120))
+    for name, text in (("train", table), ("dev", table.replace("number", "dev"))):
+        (tmp_path / f"{name}.csv").write_text(text)
+    options = (
+        "--train_file",
+        tmp_path / "train.csv",
+        "--validation_file",
+        tmp_path / "dev.csv",
+        "--test_file",
+        tmp_path / "dev.csv",
+        "--max_train_samples",
+        sizes[0],
+        "--max_eval_samples",
+        sizes[1],
+    )
+    found = {}
+    for more in ((), ("--seed", 5, "--teacher", "t"), ("--seed", 9, "--terms", "kd", "--overwrite")):
+        _, splits, _ = load("custom", *options, *more)
+        texts = {split: rows["text_a"][:] for split, rows in splits.items()}
+        assert texts == found or not found
+        found = texts
+    for split, size in zip(("train", "validation"), sizes, strict=True):
+        assert len(found[split]) == min(size or 120, 120) and found[split] == sorted(set(found[split]))
+        assert abs(sum(splits[split]["label"]) / len(found[split]) - 0.5) < 0.3
+        assert [int(text[-3:]) for text in found[split]] == splits[split]["idx"]
+    assert len(found["test"]) == 120
+    _, more, _ = load("custom", *options, "--max_train_samples", sizes[0] + 5)
+    assert {*found["train"]} <= {*more["train"]["text_a"]}
+
+
+def texts_of(*names):
+    return Dataset.from_dict({"text_a": names, "label": [0] * len(names), "idx": range(len(names))})
+
+
+@pytest.mark.parametrize(
+    "train, dev, same",
+    [
+        ("abc", "abc", True),
+        ("abc", "cab", True),
+        ("abb", "bab", True),
+        ("a", "a", True),
+        ("abb", "aab", False),
+        ("abc", "ab", False),
+        ("abc", "abd", False),
+        ("ab", "abc", False),
+    ],
+)
+def test_a_dev_set_that_is_the_training_set_is_named(train, dev, same, capsys, monkeypatch):
+    splits = {"train": texts_of(*train), "validation": texts_of(*dev), "test": texts_of(*train)}
+    args = distill_finetune.build_parser().parse_args(["--task", "cola", "--max_eval_samples", "1"])
+    data.fewer_examples(splits, args)
+    said = f"warning: the validation set has the same {len(dev)} texts as the training set, so its scores say nothing"
+    assert capsys.readouterr().err.count(said) == same
+    monkeypatch.setenv("RANK", "1")
+    data.fewer_examples(splits, args)
+    assert not capsys.readouterr().err
+    monkeypatch.delenv("RANK")
+    pairs = {
+        split: rows.add_column("text_b", [f"{i} of {split}" for i in range(len(rows))])
+        for split, rows in splits.items()
+    }
+    data.fewer_examples(pairs, args)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "way", ["path", "link", "copy", "line ends", "csv and Parquet", "shuffled", "train.tsv", "qa", "words"]
+)
+def test_a_dev_file_with_the_texts_of_the_training_file_is_named(way, world, tmp_path, capsys):
+    lines = [f"text {i},{i % 2}" for i in range(9)]
+    train, dev = tmp_path / "train.csv", tmp_path / "dev.csv"
+    train.write_text("\n".join(["text,label", *lines]) + "\n")
+    options = ("--train_file", train, "--validation_file", dev)
+    if way == "path":
+        options = ("--train_file", train, "--validation_file", tmp_path / ".." / tmp_path.name / "train.csv")
+    elif way == "link":
+        dev.symlink_to(train)
+    elif way == "copy":
+        shutil.copy(train, dev)
+    elif way == "line ends":
+        dev.write_bytes(b"\xef\xbb\xbf" + train.read_bytes().replace(b"\n", b"\r\n"))
+    elif way == "csv and Parquet":
+        options = (*options[:3], tmp_path / "dev.parquet")
+        pd.read_csv(train).to_parquet(tmp_path / "dev.parquet")
+    elif way == "shuffled":
+        dev.write_text("\n".join(["text,label", *lines[::-1]]) + "\n")
+    task, kind = "custom", ()
+    if way == "train.tsv":
+        files = GLUE["mnli"][0]
+        write(tmp_path, files | {"MNLI/dev_mismatched.tsv": files["MNLI/train.tsv"]})
+        task, options = "mnli", ("--data_dir", tmp_path)
+    elif way == "qa":
+        text = (world / "squad" / "train-v1.1.json").read_text()
+        write(tmp_path, {"train-v1.1.json": text, "dev-v1.1.json": text})
+        task, options = "squad", ("--data_dir", tmp_path)
+    elif way == "words":
+        write(tmp_path, {"train.conll": "a B-X\nb O\n\nc O\n", "dev.conll": "\n\na\tB-X\nb\tI-X\n\nc\tO\n"})
+        options = ("--train_file", tmp_path / "train.conll", "--validation_file", tmp_path / "dev.conll")
+        kind = ("--kind", "token")
+    args = parse(task, *options, *kind, "--max_train_samples", "2", "--max_eval_samples", "1")
+    kinds.chosen(args).read(args, readers.Skipped())
+    name = "validation_mismatched" if task == "mnli" else "validation"
+    assert capsys.readouterr().err.count(f"warning: the {name} set has the same ") == 1
+
+
 ENTAIL = {"entailment": 0, "not_entailment": 1}
 NLI = {"entailment": 0, "neutral": 1, "contradiction": 2}
 ZERO_ONE = {"0": 0, "1": 1}
@@ -445,10 +553,6 @@ def test_custom_regression(tmp_path):
     [
         ("doc", "text\tlabel\n", r"train\.doc: unknown ending '\.doc'; use \.csv"),
         ("txt", "a text\n", r"train\.txt, line 1: no column 'label'; there are: text"),
-        ("json", '{\n"a": 1,\n"b": [1]\n}', r"one JSON object over several lines, with the keys a, b; wanted are JSON"),
-        ("csv", "text,label\ra,0\rb,1\r", r"train\.csv: its lines end with carriage returns, as Excel"),
-        ("tsv", "text\tlabel\ra\t0\r", r"train\.tsv: its lines end with carriage returns, as Excel"),
-        ("csv", "text,label\na\rb,0\n", r"train\.csv, line 2: a carriage return stands in a field without quotes"),
         ("csv", "text , label\na,0\n", r"train\.csv, line 2: no column 'label'; there are: 'text ', ' label'"),
         ("csv", "text,tag\na,b\n", r"train\.csv, line 2: no column 'label'; there are: text, tag"),
         ("csv", "text,label\na,b,c\n", r"train\.csv, line 2: 3 columns where 2 are due"),
@@ -459,6 +563,13 @@ def test_custom_regression(tmp_path):
         ("csv", 'text,label\n"a""b",0\n"a"b,0\n', r"train\.csv, line 3: .* opens here closes in line 3 inside"),
         ("csv", 'text,label\na,0\n"open,1\nb,0\n", c",1\n', r"train\.csv, line 3: 3 columns .a quote reaches .* 5"),
         ("csv", 'text,"label\na,0\n', r"train\.csv, line 1: not valid csv .* header"),
+        ("csv", "text,label\na\rb,0\n", r"train\.csv, line 2: a carriage return outside quotes"),
+        ("csv", 'text,label\na,0\nb,1\r"c",0\nd,1\n', r"train\.csv, line 3: a carriage return outside quotes"),
+        ("csv", 'text,label\na,0\n"b"\rc,1\n', r"train\.csv, line 3: a carriage return outside quotes"),
+        ("csv", "text,label\ra,0\nb,1\n", r"train\.csv, line 1: a carriage return outside quotes.*the header"),
+        ("csv", "a title, label\na,0\n", r"train\.csv, line 2: no column 'label'; there are: 'a title', ' label'$"),
+        ("csv", '"a,b",text\na,0\n', r"train\.csv, line 2: no column 'label'; there are: 'a,b', text$"),
+        ("tsv", "text \tlabel\na\t0\nb\t1\n", r"train\.tsv, line 2: no column 'text'; there are: 'text ', label$"),
         ("csv", "text,label\na,x\nb,\n", r"train\.csv, line 3: unknown label '': a blank"),
         ("csv", "text,label\na,x\nb,\u00a0 \n", r"train\.csv, line 3: unknown label .*: a blank cell"),
         ("csv", "text,label\na,1\nb,0\nc,1.0\n", r"train\.csv, line 4: the label '1.0' is written '1' in line 2"),
@@ -480,6 +591,16 @@ def test_custom_regression(tmp_path):
         ("json", f'{{"text": "a", "label": {"1" * 5000}}}\n', r"train\.json, line 1: not valid JSON"),
         ("json", '{"a": ' * 50_000, r"train\.json, line 1: not valid JSON"),
         ("json", "[" * 50_000, r"train\.json, line 1: not valid JSON"),
+        (
+            "json",
+            '{\n "text": ["a", "b"],\n "label": [0, 1]\n}\n',
+            r"train\.json: one JSON object over several lines, with the keys text, label: wanted is",
+        ),
+        ("json", '{\n "text": "a",\n "label": 0,\n}\n', r"train\.json, line 4: not valid JSON .*property name"),
+        ("json", '{\n "text": "a"\n}\n{\n "text": "b"\n}\n', r"train\.json, line 4: not valid JSON .Extra data"),
+        ("json", '{"data": [\n{"text": "a", "label": 0}, 3]}', r"train\.json: one JSON object .* the keys data: want"),
+        ("json", '{"data": []}', r"train\.json: "),
+        ("json", '{"text": {"0": "a"}, "label": {"0": 1}}', r"train\.json, line 1: column 'label' holds a dict"),
         ("json", "[]", r"train\.json"),
         ("json", "\n\n", r"train\.json"),
         ("json", "", r"train\.json: the file is empty"),
@@ -546,6 +667,74 @@ def test_a_field_may_be_longer_than_the_csv_module_likes(tmp_path):
     _, splits, _ = custom(tmp_path, f'text,label\n"{text}",x\nb,y\n')
     assert splits["train"]["text_a"] == [text, "b"]
     assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("last", ["", "\r", "\n", "\r\n"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "list"])
+def test_lines_may_end_as_old_programs_of_the_mac_end_them(ending, last, tmp_path):
+    content = "\ufeff" + render(ending).replace("\r\n", "\n").removesuffix("\n").replace("\n", "\r")
+    task, splits, _ = custom(tmp_path, content + last, ending=ending)
+    assert rows(splits["train"]) == [(row["text"], task.labels.index(row["label"])) for row in TABLE]
+    with pytest.raises(ValueError, match=r"dev\.\w+, line (item )?\d: unknown label 'odd'"):
+        custom(tmp_path, content, content.replace("neutral", "odd") + last, ending=ending)
+
+
+def test_a_carriage_return_in_quotes_is_text(tmp_path):
+    _, splits, _ = custom(tmp_path, 'text,label\n"a\rb",x\n"c\r\nd",y\n')
+    assert splits["train"]["text_a"] == ["a\rb", "c\nd"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t ", "\r"])
+def test_a_blank_line_of_a_csv_is_no_example(blank, tmp_path):
+    """An empty text in quotes is one, and so is a space that is none of a keyboard."""
+    test = ["", "text", "", "a", "", '""', "\u00a0", '"b', "", 'c"', "", ""]
+    write(tmp_path, {"test.csv": "\n".join(line or blank for line in test) + "\n"})
+    train = f"{blank}\ntext,label\na,x\n{blank}\n\nb,y\n{blank}\n"
+    for skip in (False, True):
+        _, splits, reports = custom(tmp_path, train, options=("--test_file", tmp_path / "test.csv"), skip=skip)
+        assert rows(splits["train"]) == [("a", 0), ("b", 1)] and reports == []
+        assert rows(splits["test"]) == [("a", -1), ("", -1), ("\u00a0", -1), (f"b\n{blank.strip(chr(13))}\nc", -1)]
+    with pytest.raises(ValueError, match=r"train\.csv, line 6: 1 columns where 2 are due"):
+        custom(tmp_path, train.replace("b,y", "b"))
+
+
+WRAPPED = [
+    {"data": TABLE},
+    {"version": "1.0", "data": TABLE, "author": None},
+    {"rows": TABLE},
+    {"schema": {"fields": [{"name": "text"}], "pandas_version": "1.4.0"}, "data": TABLE},  # orient="table"
+]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("content", WRAPPED)
+def test_a_list_may_stand_in_an_object(content, indent, tmp_path):
+    task, splits, _ = custom(tmp_path, json.dumps(content, indent=indent), render("jsonl"), ending="json")
+    expected = [(row["text"], task.labels.index(row["label"])) for row in TABLE]
+    assert rows(splits["train"]) == rows(splits["validation"]) == expected
+
+
+def test_a_single_json_line_is_a_row_whatever_else_it_holds(tmp_path):
+    one = json.dumps({"text": "a", "label": "pos", "words": [{"text": "b", "label": "neg"}]}) + "\n"
+    _, splits, _ = custom(tmp_path, render("jsonl"), one, ending="jsonl")
+    assert splits["validation"]["text_a"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["1_5", "\uff11\uff15", "\u0663", "infinity", "-Infinity", "nan", "1e400", "1,5", "0x1f", "1e", "--1", ".", "True"],
+)
+def test_a_cell_that_only_python_takes_for_a_number_is_none(cell, tmp_path):
+    train = "text\tlabel\na\t1.5\nb\t" + cell + "\n"
+    with pytest.raises(ValueError, match=rf"train\.tsv, line 3: the score {re.escape(repr(cell))} is not a finite"):
+        custom(tmp_path, train, ending="tsv", options=("--regression",))
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    cells = {"3": 3, "-2": -2, "+1.50": 1.5, " 4.0 ": 4, ".5": 0.5, "5.": 5, "1e-3": 0.001, "2E+2": 200, "007": 7}
+    train = tsv(("text", "label"), *(("a", cell) for cell in cells))
+    _, splits, _ = custom(tmp_path, train, ending="tsv", options=("--regression",))
+    assert splits["train"]["label"] == list(cells.values())
 
 
 def test_regression_cells_that_are_blank(tmp_path):
@@ -683,9 +872,14 @@ def test_damaged_glue_file_is_refused_or_read_line_by_line(glue, task, name, dam
 def csv_records(text):
     """Number of records of a csv file below its header; a broken one is one line long, wherever its quote closes."""
     lines = [line + "\n" for line in text.removesuffix("\n").split("\n")]
+    while lines and not lines[0].strip(" \t\r\n"):
+        lines.pop(0)
     reader = csv.reader(lines, strict=True)
     columns, at, count = len(next(reader)), reader.line_num, 0
     while at < len(lines):
+        if not lines[at].strip(" \t\r\n"):
+            at += 1
+            continue
         reader, count = csv.reader(lines[at:], strict=True), count + 1
         with contextlib.suppress(csv.Error):
             if len(next(reader)) == columns:
@@ -893,6 +1087,33 @@ def test_the_diagnostic_set_is_predicted_as_often_as_one_likes_in_a_folder_a_stu
     assert [path.name for path in found.parent.iterdir()] == ["AX.tsv"]
 
 
+@pytest.mark.parametrize("there", [("matched",), ("mismatched",), ("mismatched", "matched")])
+def test_of_mnli_each_test_set_that_is_there_is_predicted(finetune, nli_models, tmp_path, capsys, there):
+    files = {name: text for name, text in GLUE["mnli"][0].items() if "test" not in name}
+    sizes = {"matched": 2, "mismatched": 3}
+    for name in there:
+        rows = [mnli(str(i), "Hotels.", "Inns.") for i in range(sizes[name])]
+        files[f"MNLI/test_{name}.tsv"] = tsv(MNLI_HEADER, *rows)
+    finetune(
+        "--task",
+        "mnli",
+        "--data_dir",
+        write(tmp_path, files),
+        "--student",
+        nli_models[0],
+        "--max_steps",
+        "1",
+        "--do_predict",
+        "--output_dir",
+        tmp_path / "run",
+    )
+    said = capsys.readouterr().out
+    for name, file in (("matched", "MNLI-m.tsv"), ("mismatched", "MNLI-mm.tsv")):
+        path = tmp_path / "run" / file
+        assert path.exists() == (f"{file}: {sizes[name]} predictions" in said) == (name in there)
+        assert name not in there or len(path.read_text().splitlines()) == 1 + sizes[name]
+
+
 def test_a_model_that_says_nan_predicts_nothing(finetune, nli_models, tmp_path):
     with pytest.raises(run_folder.TrainingError, match=r"outputs are not finite \(example 0 of 2"):
         finetune(
@@ -954,132 +1175,3 @@ def test_an_escaped_label_is_one_cell_and_can_be_read_back():
     assert all(len(cell.splitlines()) == 1 and "\t" not in cell for cell in escaped)
     assert [cell.encode("latin-1").decode("unicode_escape") for cell in escaped] == list(ODD_LABELS)
     assert kinds.escaped("not_entailment 日本 é") == "not_entailment 日本 é"
-
-
-# --- labels that are numbers, draws, files that are the same ------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "words, expected",
-    [
-        (["10", "2", "0", "1"], ["0", "1", "2", "10"]),
-        (["-1", "3", "-2"], ["-2", "-1", "3"]),
-        (["1.5", "1", "-.5", "1e1"], ["-.5", "1", "1.5", "1e1"]),
-        (["10", "9", "none"], ["10", "9", "none"]),
-        (["1_0", "9"], ["1_0", "9"]),
-        (["٣", "10", "9"], ["10", "9", "٣"]),
-        (["infinity", "2", "10"], ["10", "2", "infinity"]),
-        ([str(10**30), str(10**30 + 1), "5"], ["5", str(10**30), str(10**30 + 1)]),
-        ([], []),
-        (["b", "a"], ["a", "b"]),
-        (["False", "True"], ["False", "True"]),
-    ],
-)
-def test_labels_that_are_all_numbers_are_sorted_as_numbers(words, expected):
-    assert label_names.in_order(words) == expected
-
-
-@pytest.mark.parametrize("kind", ["classification", "multilabel", "unlabelled"])
-def test_twelve_classes_have_their_numbers_as_ids(tmp_path, kind):
-    lines = "".join(f"t{i},{i}\n" for i in (3, 11, 0, 10, 2, 1, 9, 8, 7, 6, 5, 4))
-    options = ("--kind", "multilabel") if kind == "multilabel" else ()
-    if kind == "unlabelled":
-        write(tmp_path, {"train.csv": "text\na\nb\n", "dev.csv": "text,label\n" + lines})
-        paths = ("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "dev.csv")
-        args = distill_finetune.build_parser().parse_args(["--task", "custom", "--student", "x", *map(str, paths)])
-        task, _ = data.load_examples(args, readers.Skipped(), ())
-    else:
-        task, _, _ = custom(tmp_path, "text,label\n" + lines, options=options)
-    assert task.labels == tuple(map(str, range(12)))
-    known = label_names.of(task)
-    assert known.order([f"LABEL_{k}" for k in range(12)]) == known.order(list(map(str, range(12)))) == list(range(12))
-    stored = sorted(map(str, range(12)))  # as an earlier version saved its models
-    assert [stored[place] for place in known.order(stored)] == list(task.labels)
-
-
-def test_label_k_is_word_k_in_whatever_order_the_words_are():
-    known = label_names.Labels(("2", "0", "1"), ("2", "0", "1"), {})
-    assert known.order(["LABEL_0", "LABEL_1", "LABEL_2"]) == [2, 0, 1]
-    stars = label_names.Labels(("1", "2", "3"), ("1", "2", "3"), {})
-    assert stars.order(["LABEL_0", "LABEL_1", "LABEL_2"]) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("score", ["1_5", "\uff11\uff15", "infinity", "nan", "0x10", "1e999", ""])
-def test_what_only_python_takes_as_a_number_is_none_in_a_table(tmp_path, score):
-    with pytest.raises(ValueError, match=r"line 2: the score .* is not a finite number"):
-        custom(tmp_path, f"text,label\na,{score}\nb,2\n", options=("--regression",))
-
-
-def test_blank_lines_are_no_examples(tmp_path):
-    _, splits, _ = custom(tmp_path, "text,label\na,x\n\nb,y\n\n")
-    assert rows(splits["train"]) == [("a", 0), ("b", 1)]
-    for ending in ("csv", "tsv", "jsonl"):
-        lines = ['{"text": "a"}', "", '{"text": "b"}'] if ending == "jsonl" else ["text", "a", "", "b"]
-        write(tmp_path, {f"test.{ending}": "\n".join(lines) + "\n"})
-        _, splits, _ = custom(tmp_path, "text,label\na,x\nb,y\n", options=("--test_file", tmp_path / f"test.{ending}"))
-        assert list(splits["test"]["idx"]) == [0, 1], ending
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"data": [\n{"text": "a", "label": "x"},\n{"text": "b", "label": "y"}\n]}',
-        '{"version": 1, "rows": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}',
-    ],
-)
-def test_an_object_that_holds_the_rows(tmp_path, text):
-    _, splits, _ = custom(tmp_path, text, ending="json")
-    assert rows(splits["train"]) == [("a", 0), ("b", 1)]
-
-
-def test_fewer_examples_of_a_sorted_file_are_of_all_classes(tmp_path):
-    table = "text,label\n" + "".join(f"t{i},{i // 50}\n" for i in range(200))
-    options = ("--max_train_samples", "40", "--max_eval_samples", "30")
-    _, splits, _ = custom(tmp_path, table, options=options)
-    for split, count in (("train", 40), ("validation", 30)):
-        found = list(zip(splits[split]["text_a"], splits[split]["label"], strict=True))
-        assert len(found) == count and {label for _, label in found} == {0, 1, 2, 3}
-        assert found == sorted(found, key=lambda row: int(row[0][1:]))  # in the file's order
-    again = custom(tmp_path, table, options=(*options, "--seed", "7"))[1]
-    assert again["train"].to_dict() == splits["train"].to_dict()
-    assert rows(custom(tmp_path, table, options=("--max_train_samples", "999"))[1]["train"]) == rows(
-        custom(tmp_path, table)[1]["train"]
-    )
-
-
-def test_files_that_hold_the_same_are_named(tmp_path):
-    for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / name).write_text(text)
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    for other in ("a", "b", "link"):
-        said = readers.same_files("train_file", [tmp_path / "a"], "validation_file", [None, tmp_path / other])
-        assert said.startswith("warning: --train_file and --validation_file hold the same text")
-    for others in ([tmp_path / "c"], [None], [], [tmp_path / "gone"]):
-        assert readers.same_files("corpus", [tmp_path / "a", None], "validation_corpus", others) == ""
-
-
-def test_one_of_two_test_sets_is_written_under_its_own_name(finetune, world, tmp_path):
-    folder = tmp_path / "glue" / "MNLI"
-    folder.mkdir(parents=True)
-    header = "index\tsentence1\tsentence2\tgold_label\n"
-    lines = "".join(f"{i}\tthe dog runs .\ta dog runs .\t{[*NLI][i % 3]}\n" for i in range(6))
-    for name in ("train", "dev_matched", "dev_mismatched"):
-        (folder / f"{name}.tsv").write_text(header + lines)
-    (folder / "test_mismatched.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n1\tc\td\n")
-    finetune(
-        "--task",
-        "mnli",
-        "--data_dir",
-        tmp_path / "glue",
-        "--student",
-        world / "bert",
-        "--max_steps",
-        "1",
-        "--max_train_samples",
-        "0",
-        "--do_predict",
-        "--output_dir",
-        tmp_path / "run",
-    )
-    assert not (tmp_path / "run" / "MNLI-m.tsv").exists()
-    assert len((tmp_path / "run" / "MNLI-mm.tsv").read_text().splitlines()) == 3

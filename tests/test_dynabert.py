@@ -21,7 +21,9 @@ from transformers import (
     RobertaConfig,
 )
 
+import data
 import distill_dynabert
+import distill_finetune
 import losses
 import models
 import report
@@ -509,6 +511,46 @@ def test_mistakes_end_before_anything_is_written(run, teacher, tmp_path, options
     with pytest.raises(ValueError, match=message):
         run(*options)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_teacher_of_another_task_is_refused_with_a_command_that_is_not(run, teacher, world, tmp_path, monkeypatch):
+    (tmp_path / "MNLI").mkdir()
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        (tmp_path / "MNLI" / f"{name}.tsv").write_text(
+            "sentence1\tsentence2\tgold_label\n"
+            + "".join(f"the dog runs\t{i} dogs run\t{word}\n" for i in range(3) for word in data.TASKS["mnli"].labels)
+        )
+    with pytest.raises(ValueError, match="was trained on labels") as error:
+        run("--task", "mnli", "--data_dir", tmp_path, "--teacher", teacher, "--output_dir", tmp_path / "new")
+    _, _, command = str(error.value).partition("python distill_finetune.py ")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert-base-multilingual-cased").symlink_to(world / "bert")  # which cannot be loaded here
+    AcceleratorState._reset_state(reset_partial_state=True)
+    distill_finetune.main([*command.split(), "--data_dir", ".", "--max_steps", "1"])
+    run("--task", "mnli", "--data_dir", ".", "--teacher", "runs/mnli/teacher/seed1", "--max_steps", 1)
+    for script, cut in ((distill_dynabert, ()), (distill_finetune, ("--student_layers", "2"))):
+        with pytest.raises(ValueError, match=r"distill_finetune.py --task custom \.\.\. --student bert-base-multi"):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            script.main(
+                [
+                    "--task",
+                    "custom",
+                    "--teacher",
+                    str(teacher),
+                    *cut,
+                    "--train_file",
+                    str(three(tmp_path)),
+                    "--validation_file",
+                    str(three(tmp_path)),
+                ]
+            )
+
+
+def three(folder):
+    """A file of three classes in the folder."""
+    path = folder / "three.csv"
+    path.write_text("text,label\na,x\nb,y\nc,z\n")
+    return path
 
 
 def test_a_type_whose_heads_are_not_known_is_refused(run, world, tmp_path):

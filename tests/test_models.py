@@ -387,6 +387,38 @@ def test_label_names_are_matched_by_spelling_order_and_meaning(task, stored, ord
     assert label_names.of(data.TASKS[task]).order(stored.split()) == order
 
 
+TWELVE = " ".join(map(str, range(12)))
+
+
+@pytest.mark.parametrize(
+    "words, stored, order",
+    [
+        (TWELVE, " ".join(f"LABEL_{i}" for i in range(12)), [*range(12)]),
+        (TWELVE, TWELVE, [*range(12)]),
+        (TWELVE, "0 1 10 11 2 3 4 5 6 7 8 9", [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3]),  # as older runs have saved them
+        ("2 0 1", "LABEL_0 LABEL_1 LABEL_2", [2, 0, 1]),
+        ("0.0 1.0 2.0", "LABEL_2 LABEL_1 LABEL_0", [2, 1, 0]),
+        ("00 01", "LABEL_0 LABEL_1", [0, 1]),
+        ("00 01", "1 0", [1, 0]),
+        ("1 2 10", "1.0 2.0 10.0", [0, 1, 2]),
+        ("-1 0 1", "LABEL_0 LABEL_1 LABEL_2", [0, 1, 2]),
+        ("1 2 3", "LABEL_0 LABEL_1 LABEL_2", [0, 1, 2]),
+        ("1 2 3", "0 1 2", None),
+        ("-1 0", "1 0", None),
+        ("10 100", "1.0 10.0", None),
+        ("0 1", "LABEL_1 LABEL_2", None),
+        ("0 1 2", "LABEL_0 LABEL_1", None),
+        ("bad good", "LABEL_1 LABEL_0", [1, 0]),
+        ("no yes", "2 1", [1, 0]),
+        ("False True", "LABEL_0 LABEL_1", [0, 1]),
+        ("1 nan", "1 NaN", [0, 1]),
+    ],
+)
+def test_numbers_as_labels_are_matched_by_value(words, stored, order):
+    own = label_names.of(data.TASKS["custom"]._replace(labels=tuple(words.split())))
+    assert own.order(stored.split()) == order
+
+
 def test_labels_of_ones_own_that_differ_in_little_are_not_mixed_up():
     own = label_names.of(data.TASKS["custom"]._replace(labels=("C", "C++", "c", "bad", "BAD!")))
     assert own.order(["BAD!", "c", "C++", "bad", "C"]) == [4, 2, 1, 3, 0]

@@ -11,12 +11,13 @@ import sklearn.metrics
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import data
 import distill_finetune
 import metrics
 import report
+from encoders import label_names
 from reporting import plots
 from tasks import kinds, readers
 
@@ -73,6 +74,101 @@ def test_classes_that_a_parquet_file_names_keep_their_order(tmp_path):
     assert splits["train"]["label"] == [2, 0, 0, 1] and splits["validation"]["label"] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    "given, order",
+    [
+        ("10 9 2 0 11 1", "0 1 2 9 10 11"),
+        ("-1 -2 3 -10", "-10 -2 -1 3"),
+        ("1.5 10 2.25 -0.5", "-0.5 1.5 2.25 10"),
+        ("10 01 09", "01 09 10"),
+        ("1e3 5 2E-1", "2E-1 5 1e3"),
+        ("9007199254740993 9007199254740992 5", "5 9007199254740992 9007199254740993"),
+        ("+2 -2 1", "-2 1 +2"),
+        ("\u0662 \u0661\u0660 \u0661", "\u0661 \u0662 \u0661\u0660"),
+        ("10 9 nan", "10 9 nan"),
+        ("10 9 infinity", "10 9 infinity"),
+        ("10 9 1_0", "10 1_0 9"),
+        ("10 9 b", "10 9 b"),
+        ("True False", "False True"),
+        ("10 9 0x1", "0x1 10 9"),
+    ],
+)
+def test_labels_that_are_all_numbers_are_in_the_order_of_numbers(tmp_path, given, order):
+    """Of files, of several labels a text, of the teacher, and of types of words; others are sorted as text."""
+    given, order = given.split(), tuple(order.split())
+    options = files(tmp_path, {"text": ["a"] * len(given), "label": given})
+    assert load(*options)[0].labels == order
+    assert load(*options, "--kind", "multilabel")[0].labels == order
+    (tmp_path / "bare.csv").write_text("text\na\n")
+    args = parse("--train_file", tmp_path / "bare.csv", *options[2:])
+    numbers = None not in map(label_names.number_of, given)
+    for teachers in ((), tuple(given)):
+        task, splits = data.load_examples(args, readers.Skipped(), teachers)
+        assert task.labels == (order if numbers or not teachers else tuple(given))
+        assert [task.labels[i] for i in splits["validation"]["label"]] == given
+    features = Features({"text": Value("string"), "label": ClassLabel(names=given)})
+    table = Dataset.from_dict({"text": ["a"] * len(given), "label": [*range(len(given))]}, features=features)
+    task, splits, _ = load(*files(tmp_path, table))
+    assert task.labels == (order if numbers else tuple(given))
+    assert [task.labels[i] for i in splits["train"]["label"]] == given
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.conll").write_text("".join(f"a B-{word}\nb I-{word}\n" for word in given))
+    task, _, _ = load(
+        "--kind", "token", "--train_file", tmp_path / "train.conll", "--validation_file", tmp_path / "dev.conll"
+    )
+    assert [tag[2:] for tag in task.labels if tag[0] == "B"] == list(order)
+
+
+def test_labels_that_are_the_same_number_are_refused(tmp_path):
+    for first, second in (("1", "01"), ("0.10", ".1"), ("-0", "0"), ("1", "\uff11"), ("100", "1e2")):
+        with pytest.raises(ValueError, match=f"row 3: the label {second!r} is written {first!r} in row 1"):
+            load(*files(tmp_path, {"text": TEXTS[:3], "label": [first, "2", second]}))
+
+
+def test_a_copy_of_a_teacher_of_twelve_classes_says_what_the_teacher_says(finetune, world, tmp_path):
+    """Its classes are LABEL_0 to LABEL_11; as --student and as --teacher, with labels to train on and without."""
+    config = AutoConfig.from_pretrained(world / "bert", num_labels=12)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    torch.nn.init.normal_(model.classifier.weight, std=5)
+    tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    words = ("the", "a", "dog", "cat", "bird", "runs", "sees", ".")
+    texts = [" ".join(one) for one in np.random.default_rng(0).choice(words, size=(200, 5))]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        model.classifier.bias -= model(**batch).logits.mean(0)
+        said = model(**batch).logits.argmax(-1).tolist()
+    model.save_pretrained(tmp_path / "teacher")
+    assert len({*said} & {2, 3, 9, 10, 11}) >= 3  # whose places in the order of text are others
+    table = pd.DataFrame({"text": texts, "label": said})
+    table.to_csv(tmp_path / "dev.csv", index=False)
+    table.assign(label=[i % 12 for i in range(200)]).to_csv(tmp_path / "train.csv", index=False)
+    table[["text"]].to_csv(tmp_path / "bare.csv", index=False)
+    copy = (
+        "--student",
+        tmp_path / "teacher",
+        "--learning_rate",
+        "1e-12",
+        "--max_steps",
+        "1",
+        "--do_predict",
+        "--test_file",
+        tmp_path / "bare.csv",
+    )
+    kd = ("--teacher", tmp_path / "teacher", "--terms", "kd")
+    ways = {"student": ("train", *copy), "both": ("train", *copy, *kd), "bare": ("bare", *copy, *kd)}
+    ways["labels"] = ("train", *copy, *kd, "--hard_weight", "1")
+    for name, (train, *options) in ways.items():
+        run(finetune, tmp_path, "--train_file", tmp_path / f"{train}.csv", *options, "--output_dir", tmp_path / name)
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert record["best"]["score"] == 1.0
+        found = (tmp_path / name / "predictions.tsv").read_text().splitlines()
+        assert found == ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(said))]
+        config = AutoConfig.from_pretrained(tmp_path / name)
+        assert [config.id2label[i] for i in range(12)] == [str(i) for i in range(12)]
+
+
 def test_lists_of_labels_and_numbers_to_predict(tmp_path):
     table = {"text": TEXTS, "label": [["b", "a"], [], ["c"], ["a"]], "score": [1.5, -2, 0, 3]}
     task, splits, _ = load(*files(tmp_path, table), "--kind", "multilabel", "--label_separator", ";")
@@ -80,7 +176,7 @@ def test_lists_of_labels_and_numbers_to_predict(tmp_path):
     _, splits, _ = load(*files(tmp_path, table), "--regression", "--label_column", "score")
     assert splits["train"]["label"] == [1.5, -2, 0, 3]
     table["label"] = [["a,b"], [], ["c"], ["a"]]
-    with pytest.raises(ValueError, match=r"train.parquet, row 1: column 'label' holds a,b, in which ',' cannot part"):
+    with pytest.raises(ValueError, match=r"train.parquet, row 1: column 'label' holds 'a,b', in which ',' cannot part"):
         load(*files(tmp_path, table), "--kind", "multilabel")
 
 
@@ -354,11 +450,11 @@ def test_text_without_labels_needs_a_teacher_and_labels_to_score(finetune, world
 def test_several_labels_and_numbers_without_labels(finetune, world, animals, tmp_path):
     """The labels are the teacher's; what a student of nothing but text learns does not depend on labels there."""
     table = pd.read_csv(animals / "train.csv")
-    for kind, labels in (("multilabel", table["label"]), ("regression", table["label"].str.len())):
+    for kind, column in (("multilabel", table["label"]), ("regression", table["label"].str.len())):
         folder = tmp_path / kind
         folder.mkdir()
-        table.assign(label=labels).to_csv(folder / "train.csv", index=False)
-        table.assign(label=labels).head(9).to_csv(folder / "dev.csv", index=False)
+        table.assign(label=column).to_csv(folder / "train.csv", index=False)
+        table.assign(label=column).head(9).to_csv(folder / "dev.csv", index=False)
         table[["text"]].to_csv(folder / "bare.csv", index=False)
         own = ("--kind", kind, "--max_steps", "2", "--logging_steps", "1", "--output_dir")
         run(finetune, folder, "--train_file", folder / "train.csv", "--student", world / "bert", *own, folder / "t")

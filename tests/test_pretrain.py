@@ -518,6 +518,81 @@ def test_plain_pre_training_then_distillation_then_fine_tuning(pretrain, finetun
     finetune("--student", tmp_path / "student", "--max_steps", "1", "--output_dir", tmp_path / "cola")
 
 
+@pytest.mark.parametrize(
+    "way, named",
+    [
+        ("the same", "train.txt"),
+        ("link", "dev.txt"),
+        ("copy", "dev.txt"),
+        ("inside", "b.txt"),
+        ("folders", "c.txt"),
+        ("other", None),
+        ("of one size", None),
+        ("hub", "owner/name:en"),
+        ("other hub", None),
+    ],
+)
+def test_a_validation_corpus_that_is_trained_on_is_named(way, named, tmp_path):
+    train, dev, text = tmp_path / "train.txt", tmp_path / "dev.txt", "a line\nof text\n"
+    train.write_text(text)
+    dev.write_text(text if way == "copy" else text.replace("line", "lime") if way == "of one size" else "else\n")
+    if way == "link":
+        dev.unlink()
+        dev.symlink_to(train)
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            same = way in ("inside", "folders") and name == named[0]
+            (tmp_path / folder / f"{name}.txt").write_text(name if same else f"{name} of {folder}")
+    pairs = {
+        "the same": (train, train),
+        "inside": (tmp_path / "x", tmp_path / "x" / "b.txt"),
+        "folders": (tmp_path / "x", f"{tmp_path}/y/[b-c].txt"),
+        "hub": (named, named),
+        "other hub": ("owner/name:en", "owner/name:de"),
+    }
+    found = plain_text.shared_file(*map(str, pairs.get(way, (train, dev))))
+    assert (found if way == "hub" or not found else os.path.basename(found)) == named
+
+
+def test_blocks_are_drawn_from_the_whole_corpus(pretrain, student_options, world, tmp_path, capsys):
+    """The same ones in every run, and read as they are; a validation corpus that is trained on is named."""
+    tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+    seen = []
+    for seed in (1, 7):
+        args = distill_pretrain.build_parser().parse_args(
+            [
+                "--corpus",
+                str(world / "text" / "train.txt"),
+                "--validation_corpus",
+                str(world / "text" / "train.txt"),
+                "--seq_length",
+                "8",
+                "--student",
+                str(world / "bert"),
+                "--max_train_samples",
+                "20",
+                "--max_eval_samples",
+                "10",
+                "--seed",
+                str(seed),
+            ]
+        )
+        distill_pretrain.check_args(args)
+        blocks, held_out, *_ = distill_pretrain.load_everything(args)
+        seen.append((blocks["input_ids"][:], held_out["input_ids"][:]))
+        assert "train.txt of --validation_corpus is a part of --corpus too" in capsys.readouterr().err
+    whole = plain_text.load_blocks(args.corpus, tokenizer, 8)["input_ids"][:]
+    assert seen[0] == seen[1] and list(map(len, seen[0])) == [20, 10] and len(whole) > 100
+    for found in seen[0]:
+        places = [whole.index(block) for block in found]
+        assert places == sorted(places) and places[0] < len(whole) / 3 and places[-1] > len(whole) * 2 / 3
+    assert plain_text.Rows(blocks)[[3, 0, 19]].tolist() == [seen[0][0][i] for i in (3, 0, 19)]
+    pretrain(*student_options, "--max_train_samples", "4", "--output_dir", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["train_examples"] == 4
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_a_teacher_without_head_gives_relations_but_no_logits(pretrain, world, tmp_path):
     AutoModel.from_pretrained(world / "bert").save_pretrained(tmp_path / "encoder")
     AutoTokenizer.from_pretrained(world / "bert").save_pretrained(tmp_path / "encoder")

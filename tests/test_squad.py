@@ -56,6 +56,24 @@ class TestReading:
             squad.read_squad(path, False, readers.Skipped())
         assert str(path) in str(error.value) and "\n" not in str(error.value)
 
+    def test_a_part_of_the_questions_is_of_all_articles(self, tmp_path):
+        for name, count in (("train-v1.1.json", 60), ("dev-v1.1.json", 40)):
+            articles = [
+                {
+                    "title": c,
+                    "paragraphs": [
+                        {"context": f"{c} The cat", "qas": [qa(f"{c}{i}", start=6) for i in range(count // 2)]}
+                    ],
+                }
+                for c in "ab"
+            ]
+            (tmp_path / name).write_text(json.dumps({"version": "1.1", "data": articles}))
+        for _ in range(2):
+            args = argparse.Namespace(task="squad", data_dir=str(tmp_path), max_train_samples=20, max_eval_samples=10)
+            splits = squad.load_questions(args, readers.Skipped())
+            assert {k: len(v) for k, v in splits.items()} == {"train": 20, "validation": 10}
+            assert all({text[0] for text in split["context"]} == {"a", "b"} for split in splits.values())
+
     def test_bad_examples_are_counted_where_skipping_was_asked_for(self, tmp_path):
         skipped = readers.Skipped(True)
         rows = squad.read_squad(squad_file(tmp_path / "f.json", [qa(start=5), qa("q2")]), False, skipped)

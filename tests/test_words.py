@@ -217,6 +217,17 @@ def test_the_labels_are_those_of_the_training_types_and_scheme(tmp_path, train, 
     assert [task.labels[i] for i in splits["train"]["tags"][0]] == [line.split()[1] for line in train.splitlines()]
 
 
+def test_a_part_of_the_sentences_is_not_the_first_ones(tmp_path):
+    text = "".join(f"w{i} B-{'XY'[i >= 30]}\n\n" for i in range(60))
+    task, splits = load(arguments(tmp_path, text, text, max_train_samples=20, max_eval_samples=10))
+    for split, size in (("train", 20), ("validation", 10)):
+        tags = [task.labels[tags[0]] for tags in splits[split]["tags"]]
+        assert len(tags) == size and {*tags} == {"B-X", "B-Y"} and tags == sorted(tags)
+        assert splits[split]["lines"][:] == [
+            [f"{words[0]} {tag}"] for words, tag in zip(splits[split]["words"], tags, strict=True)
+        ]
+
+
 @pytest.mark.parametrize(
     "train, dev, said",
     [
