@@ -1,4 +1,4 @@
-"""The command line: a parser, and every option of the scripts that train or make a model; their checks: engine/checks.py.
+"""The command line: a parser, and every option of the scripts. Their checks: engine/checks.py.
 
 It imports neither torch nor what does, so that --help, a slip and options that do not go together are answered at once.
 `python options.py` prints for presets.sh what the scripts know of the tables.
