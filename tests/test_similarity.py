@@ -312,7 +312,7 @@ class TestRelationsBetweenSentences:
         mask = (torch.arange(7) < torch.tensor([7, 3, 1, 5, 0, 2])[:, None]).long()
         for states in (*student, *teacher):
             states.data[mask == 0] = math.nan
-        pairs = losses.LayerPairs([(0, 0), (1, 2), (2, 4)])
+        pairs = layer_maps.LayerPairs([(0, 0), (1, 2), (2, 4)])
         s_layers, t_layers = pairs.sides()
         return (
             losses.ModelView({"hidden_states": student}, s_layers, mask),
