@@ -77,7 +77,7 @@ def ours(options):
     sys.path.insert(0, str(HERE.parent))
     sys.argv = ["distill_finetune.py",
         "--task", "cola", "--data_dir", options.data_dir, "--teacher", options.teacher, "--student_layers", "3",
-        "--terms", options.terms, "--max_steps", str(options.steps), "--warmup_ratio", "0",
+        "--terms", options.terms, "--temperature", "1", "--max_steps", str(options.steps), "--warmup_ratio", "0",
         "--per_device_train_batch_size", str(options.batch), "--max_seq_length", str(LENGTH),
         "--output_dir", options.output_dir]  # fmt: skip
     from checks import check_finetune
