@@ -20,7 +20,8 @@ def check_finetune(args):
     _check_distilling(args)
     if args.task == "ax" and (args.teacher or not args.do_predict):
         raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
-    if args.teacher and "logits" not in args.terms and not args.hard_weight:
+    headed = data.kind_of(args) != "similarity"  # which compares the encoder's own vectors
+    if headed and args.teacher and "logits" not in args.terms and not args.hard_weight:
         raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
                          "alone are for distill_pretrain.py)")  # fmt: skip
     if args.do_predict and args.task == "custom" and not (args.test_file or args.hub_dataset):

@@ -16,7 +16,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 
 import torch
@@ -248,8 +247,7 @@ def export(args):
             known = ", ".join(f"{mult:g}" for mult in trained[f"{name}_mults"])
             raise ValueError(f"--{name} {getattr(args, name):g} was not trained in {args.export}: take one of {known}")
     folder = Path(args.output_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(".")):
-        raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
+    checkpoints.check_new(folder)
     head = (config.architectures or [""])[0]
     auto = next((kind.auto for kind in tasks.KINDS.values() if head.endswith(kind.auto.__name__[len("AutoModel") :])),
                 None)  # fmt: skip
@@ -260,16 +258,11 @@ def export(args):
     sizes = {(size.width, size.depth): size for size in dynabert.sizes(config, **trained)}
     size = sizes[args.width, args.depth]
     small = dynabert.extract(model, size)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with checkpoints.new_folder(folder) as temporary:
         small.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         if args.onnx:
             write_onnx(small, tokenizer, temporary / "model.onnx")
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     opened = f"transformers' {auto.__name__}" if size.heads == config.num_attention_heads else "models.load_model"
     opened += " and ONNX Runtime" * args.onnx
     total, without = measure.count_parameters(small)

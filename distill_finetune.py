@@ -39,11 +39,15 @@ def load_everything(args):
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = tasks.chosen(args).read(args, skipped)
     kind = tasks.chosen(args)(task)
-    source = args.student or "bert-base-multilingual-cased"
+    source = args.student if args.student != args.teacher else None  # as DynaBERT's student is a copy of its teacher
+    source = source or "google-bert/bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
-        args, kind.auto, labels=labels.of(task, args.label_map), fine_tune_command=command, **kind.head
-    )
+        args, kind.auto, labels=labels.of(task, args.label_map), need_head=not kind.headless,
+        fine_tune_command=command, **kind.head,
+    )  # fmt: skip
+    for model in filter(None, (student, teacher)):
+        kind.prepare(model, args)
     held_out = hold_out(args, splits)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     args.layer_pairs = alignment.layer_maps(args, *sizes) if teacher else []
@@ -62,6 +66,7 @@ def load_everything(args):
         cli.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     cli.say(said)
     cli.say(held_out and taught_more(args))
+    cli.say(readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]))
     return kind, splits, student, teacher, tokenizer
 
 
@@ -170,13 +175,15 @@ def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
 
 def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
     """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
-    train = batching.Arrays(splits["train"], batching.TRAINING)
+    train, rows = batching.Arrays(splits["train"], batching.TRAINING), kind.rows.get("train", 1)
     lengths = train.lengths()
+    lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
     loss, weights = make_loss(args, kind, teacher)
     files = {}
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def collate(indices, epoch):
+        indices = [i * rows + row for i in indices for row in range(rows)]
         batch = train.batch(indices, tokenizer.pad_token_id)
         return batch | cache.batch(indices) if cache else batch
 
@@ -184,6 +191,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         """Write model, tokenizer, card and predictions of an evaluation."""
         model.save_pretrained(folder, state_dict=forward.saved_state(model))
         tokenizer.save_pretrained(folder)
+        kind.save(folder, model, args)
         (folder / "README.md").write_text(model_card(args, kind, entry, base), encoding="utf-8")
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
@@ -197,7 +205,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
         weights_at=(lambda progress: stages.weights_of(stages.args_at(args, progress))) if args.stages else None,
-        scored=lambda progress: stages.head_trained(args, progress),
+        scored=lambda progress: kind.headless or stages.head_trained(args, progress),
     )
 
 
@@ -210,7 +218,7 @@ def model_card(args, kind, entry, base):
     if args.max_eval_samples:
         dataset["dataset_args"] = {"max_eval_samples": args.max_eval_samples}
     about = f"A model for the task `{args.task}`, of at most {args.max_seq_length} tokens."
-    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev)
+    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev) + kind.usage
 
 
 def describe_inputs(args, accelerator, splits, student, teacher):
@@ -226,6 +234,7 @@ def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs)
     return runs.new_record(
         args, accelerator, stage, args.dataset_name or args.task, train_examples=len(recipe.lengths),
         metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
+        **{"bounds": dict(kind.bounds)} if kind.bounds else {},
         model=measure.describe(student, args.max_seq_length),
         teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
     )  # fmt: skip
@@ -290,8 +299,9 @@ def main(argv=None):
         names = labels.of(kind.task, args.label_map if args.task == "ax" else None)
         models.check_labels(models.load_config(folder), names, folder, remedy)
         best, missing = models.load_model(folder, kind.auto, labels=names, **kind.head)
-        if missing:
+        if missing and not kind.headless:
             raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
+        kind.prepare(best, args)
         tasks.write_predictions(kind, best.to(accelerator.device), splits, tokenizer, args, accelerator)
 
 

@@ -11,6 +11,7 @@ if __name__ == "__main__":
     begin(build_parser(), check_args)  # before the imports below, which take seconds
 
 import math
+import sys
 
 import numpy as np
 import torch
@@ -22,11 +23,13 @@ import batching
 import card
 import cli
 import corpus
+import data
 import forward
 import heads
 import losses
 import measure
 import models
+import readers
 import runs
 import stages
 import training
@@ -58,13 +61,17 @@ def load_everything(args):
                          "language modelling needs: choose a model that was pre-trained with it")  # fmt: skip
     if args.whole_word_mask:
         corpus.word_starts(tokenizer)  # there are some
+    files = runs.named_files(args.corpus), runs.named_files(args.validation_corpus)
+    line = readers.same_files("corpus", files[0], "validation_corpus", files[1])
+    if line and PartialState().is_main_process:
+        print(line, file=sys.stderr)
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:
         blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc)
     if args.validation_corpus:
         held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc)
-        held_out = held_out.select(range(min(args.max_eval_samples, len(held_out))))
+        held_out = data.drawn(held_out, args.max_eval_samples)
     else:
         size = min(args.max_eval_samples, len(blocks) // 10)
         if not size:
@@ -75,8 +82,8 @@ def load_everything(args):
         raise ValueError(f"--{'validation_corpus' if args.validation_corpus else 'corpus'}: the {len(held_out)} blocks "
                          "to evaluate on hold no token that could be masked; are its words in the vocabulary of "
                          f"{args.student or args.teacher}?")  # fmt: skip
-    if args.max_train_samples and not args.streaming:
-        blocks = blocks.select(range(min(args.max_train_samples, len(blocks))))
+    if not args.streaming:
+        blocks = data.drawn(blocks, args.max_train_samples)
     return blocks, held_out, student, teacher, tokenizer
 
 
@@ -125,13 +132,14 @@ def make_collate(args, read, tokenizer, vocab_size):
     special = np.zeros(vocab_size, dtype=bool)
     special[tokenizer.all_special_ids] = True
     starts = corpus.word_starts(tokenizer) if args.whole_word_mask else None
+    count = data.id_count(tokenizer)
 
     def collate(indices, epoch):
         """Blocks with these numbers, masked: input_ids, attention_mask, positions [M] in the flat batch, labels [M]."""
         ids, position = read(indices)
         masked, positions, labels = corpus.draw_masks(
             ids, corpus.row_seeds(args.seed, epoch, indices), args.mlm_probability, tokenizer.mask_token_id, special,
-            len(tokenizer), starts,
+            count, starts,
         )  # fmt: skip
         batch = {"input_ids": masked, "attention_mask": torch.ones_like(masked), "positions": positions,
                  "labels": labels}  # fmt: skip
@@ -146,7 +154,7 @@ def outputs(model, inner, batch):
     decoder = out.pop("decoder")
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
         out = losses.no_rows(out)
-    return {**out, "head": heads.Head(out["features"], *decoder)}
+    return {**out, "head": heads.Head(out["features"], *(inner.narrow or decoder))}
 
 
 def headless(args):
@@ -180,7 +188,9 @@ def make_losses(args, teacher):
             values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, now)
         if stages.HARD in weights:
             labels = batch["labels"][: len(s_out["head"].inputs)]
-            values[stages.HARD] = heads.head_cross_entropy(s_out["head"], labels, across_processes=across_processes)
+            values[stages.HARD] = heads.head_cross_entropy(
+                s_out["head"], labels, across_processes=across_processes, compiled=args.compile
+            )
         return values, s_out, t_out
 
     return terms, stages.weights_of(args)

@@ -143,7 +143,8 @@ def _enough_layers(name, layer_pairs, student, teacher):
 def _logits_term(student, teacher, batch, args):
     if "head" in student.out:  # masked language modelling
         return soft_head_logits(student.out["head"], teacher.out["head"], temperature=args.temperature,
-                                across_processes=student.across_processes)  # fmt: skip
+                                across_processes=student.across_processes,
+                                compiled=getattr(args, "compile", False))  # fmt: skip
     if student.kind:
         return student.kind.soft_loss(student, teacher, batch, args)
     return soft_logits(student.logits, teacher.logits, temperature=args.temperature,
@@ -170,6 +171,33 @@ def _ltr_triple_term(student, teacher, batch, args):
     return student.relation("ltr_triple", teacher, args)
 
 
+def _last_words(layer_pairs):
+    """The last of the aligned pairs of the word relations."""
+    return sorted(_word_pairs(layer_pairs))[-1:]
+
+
+def _between_sentences(name, student, teacher, args):
+    """A word relation with the batch's sentences in place of words: means of their real words' states, last layer."""
+    (s, t), pooled = _last_words(list(zip(student.layers_of("wr"), teacher.layers_of("wr"), strict=True)))[0], []
+    for view, layer in ((student, s), (teacher, t)):  # one set of B sentences
+        pooled.append([baselines.sentence_means(view.out["hidden_states"][layer], student.valid)[None]])
+    options = relations.Options(args.distance, args.pair_criterion, args.triple_criterion, window=None)
+    there = student.valid.any(1)[None]
+    return relations.relation_losses(*pooled, there, (name,), options, across_processes=student.across_processes)[name]
+
+
+@needs(states=_last_words)
+def _sentence_pair_term(student, teacher, batch, args):
+    """`wr_pair` one level above words: similarities of every two sentences of the batch. Ours, not the paper's."""
+    return _between_sentences("wr_pair", student, teacher, args)
+
+
+@needs(states=_last_words)
+def _sentence_triple_term(student, teacher, batch, args):
+    """`wr_triple` one level above words: angles of every three sentences of the batch. Ours, not the paper's."""
+    return _between_sentences("wr_triple", student, teacher, args)
+
+
 # name -> (student, teacher, batch, args) -> scalar. student, teacher: ModelView; batch: the collated inputs.
 TERMS = {
     "logits": _logits_term,
@@ -177,6 +205,9 @@ TERMS = {
     "wr_triple": _wr_triple_term,
     "ltr_pair": _ltr_pair_term,
     "ltr_triple": _ltr_triple_term,
+    "sentence_pair": _sentence_pair_term,
+    "sentence_triple": _sentence_triple_term,
+    "sentence_mse": baselines.sentence_mse,
     "pkd": baselines.pkd,
     "hidden_mse": baselines.hidden_mse,
     "attention_mse": baselines.attention_mse,

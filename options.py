@@ -1,4 +1,4 @@
-"""The command line: a parser, and every option of the three training scripts; their checks: checks.py.
+"""The command line: a parser, and every option of the scripts that train or make a model; their checks: checks.py.
 
 It imports neither torch nor what does, so that --help, a slip and options that do not go together are answered at once.
 `python options.py` prints for presets.sh what the scripts know of the tables.
@@ -20,12 +20,14 @@ TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio
             "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
 
 
-def begin(parser, check):
+def begin(parser, check=None):
     """What a script does before its slow imports: answer --help, a mistake in the options, and --check_only.
 
-    check(args): raises ValueError for options that do not go together.
+    check(args): raises ValueError for options that do not go together; a script without it has no --check_only.
     """
     args = parser.parse_args()
+    if not check:
+        return
     try:
         check(args)
     except ValueError as error:
@@ -97,7 +99,8 @@ def add_data(parser, required=True):
     add("--task", required=required, choices=data.TASKS, metavar="TASK", help=", ".join(data.TASKS))
     add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
         "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
-    add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")
+    add("--kind", help="custom: kind of task: classification (if not given), regression, similarity, token, "
+        "multilabel, summary")  # fmt: skip
     add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
     add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
     add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
@@ -110,15 +113,19 @@ def add_data(parser, required=True):
     add("--metrics", nargs="+", default=[], metavar="METRIC", help="custom: headline metrics, whose mean chooses the "
         "best student: accuracy, balanced_accuracy, f1 (of the second of two labels), macro_f1, weighted_f1, "
         "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip
+    add("--text_prefix", default="", help="similarity: what stands before every text, as 'query: ' for E5 models")
     add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
     add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
+    add("--summary_sentences", type=number(int, 1), help="summaries: sentences of each; if not given 1 for scitldr, "
+        "else 3")  # fmt: skip
     add("--label_map", nargs="+", metavar="THEIRS=OURS", help="what the teacher's names of the labels mean here, all "
         "of them, as bad=0 good=1, where names and known synonyms do not say it")  # fmt: skip
     add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
     add("--max_seq_length", type=number(int, 8), default=128, help="tokens of the longest input; longer ones are cut")
-    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many training examples, 0 = all")
+    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many training examples, the "
+        "same ones drawn by chance in every run; 0 = all")  # fmt: skip
     add("--max_eval_samples", type=number(int, 0), default=0,
-        help="use only that many examples of each dev set, 0 = all")
+        help="use only that many examples of each dev set, drawn alike; 0 = all")
     add("--doc_stride", type=number(int, 0), default=128, help="squad: tokens that two windows of one context share")
     add("--max_query_length", type=number(int, 1), default=64,
         help="squad: tokens of the longest question; longer ones are cut")
@@ -142,6 +149,13 @@ def add_models(parser):
         "feed-forward layers")  # fmt: skip
     add("--student_init", choices=("uniform", "first", "last", "random"), help="layers to copy into a "
         "built student; uniform if the widths agree")  # fmt: skip
+    add_freezing(add)
+
+
+def add_freezing(add):
+    """The option that leaves word embeddings as they are, for a group of any training script."""
+    add("--freeze_embeddings", action="store_true", help="do not train the student's word embeddings, nor the decoder "
+        "of a masked language model that is tied to them: no gradient, no state of AdamW")  # fmt: skip
 
 
 class Typed(argparse.Action):
@@ -218,10 +232,11 @@ def add_loop(parser):
         help="processes that prepare batches; 2 on CUDA, else 0")  # fmt: skip
     add("--timeout_minutes", type=number(float, 0, 10**6, open_low=True), default=30.0, help="minutes that a process "
         "waits for the others before the run ends; raise it where one alone prepares much data")  # fmt: skip
-    add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of the "
-        "relations: slow first steps, and so far no card has shown what it gains")  # fmt: skip
+    add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of relations "
+        "and language-model head: slow first steps, and so far no card has shown what it gains")  # fmt: skip
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
-    add("--overwrite", action="store_true", help="delete the run, and only a run, that the folder holds; start anew")
+    add("--overwrite", action="store_true", help="move the run that the folder holds aside, to "
+        "<folder>.old-<time>, and start anew")  # fmt: skip
     add("--check_only", action="store_true", help="check the options and do nothing else; exit status 0 or 2")
 
 
@@ -272,7 +287,8 @@ def pretrain_parser():
     add("--seq_length", type=number(int, 8), default=128, help="tokens of a block")
     add("--mlm_probability", type=number(float, 0, 1, True), default=0.15, help="share of tokens masked")
     add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
-    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many blocks, 0 = all")
+    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many blocks, the same ones drawn "
+        "by chance in every run; 0 = all")  # fmt: skip
     add("--max_eval_samples", type=number(int, 1), default=512, help="blocks to evaluate on")
     add_models(parser)
     add_distillation(parser)
@@ -293,6 +309,7 @@ def dynabert_parser():
         help="shares of the attention heads and feed-forward neurons that a sub-network has")
     add("--depth_mults", nargs="+", type=float, default=[1.0], metavar="M",
         help="shares of the layers, for each width; others than 1.0 are stage 2 or 3")
+    add_freezing(add)
     add_distillation(parser)
     add_loop(parser)
     _add_cache(parser)
@@ -307,6 +324,25 @@ def dynabert_parser():
     return parser
 
 
+def trim_parser():
+    """The options of trim_vocabulary.py."""
+    parser = Parser(description="A model with the words of some languages only: the same layers, and the rows of those "
+                    "words that a text uses.")  # fmt: skip
+    add = parser.add_argument_group("paths").add_argument
+    add("--model", required=True, help="hub id or folder of the model whose words are to be fewer")
+    add("--corpus", nargs="+", required=True, metavar="TEXT", help="text in all languages that are needed: files, "
+        "folders, globs, or hub ids as owner/name:config")  # fmt: skip
+    add("--output_dir", type=named_folder, required=True, help="new folder for model and tokenizer")
+    add("--held_out", nargs="+", default=[], metavar="TEXT", help="other texts, of which is counted how much is cut "
+        "into other words")  # fmt: skip
+    add = parser.add_argument_group("words").add_argument
+    add("--min_count", type=number(int, 1), default=1, help="times that the text has a word that is kept; with 1 the "
+        "text is cut into the same words as before")  # fmt: skip
+    add("--vocab_size", type=number(int, 1), help="number of words at most: the most frequent ones; special words and "
+        "characters always stay")  # fmt: skip
+    add("--characters", choices=("all", "corpus"), default="all", help="words of one character that stay: all that the "
+        "model has, or those of characters that the text has")  # fmt: skip
+    return parser
 # --- what presets.sh asks -----------------------------------------------------------------------------------------
 
 

@@ -64,6 +64,8 @@ RECIPES = {
     "wnut17": Recipe(1, 1, 10, 5e-5, 4),
     "conll2000": Recipe(1, 1, 10, 5e-5, 4),
     "goemotions": Recipe(1, 1, 10, 5e-5, 4),  # CoLA's temperature, 3, was worse
+    "scitldr": Recipe(1, 1, 10, 5e-5, 4),
+    "cnn_dailymail": Recipe(1, 1, 10, 5e-5, 4),
     "custom": Recipe(1, 1, 10, 5e-5, 3),  # and any task that has no line here: what the options have without a task
 }
 SCHEDULE = ("--learning_rate", "--num_train_epochs")  # what of a recipe is no option of distilling

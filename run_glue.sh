@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Task-specific distillation on GLUE, words (named entities, chunks) and several labels: fine-tune a teacher, distil
-# students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table of GLUE
-# results for a 6-layer student).
+# Task-specific distillation on GLUE, words (named entities, chunks), several labels and summaries: fine-tune a teacher,
+# distil students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table
+# of GLUE results for a 6-layer student).
 #
 #   bash run_glue.sh demo          artificial language, no downloads; 6 min on one core of an Intel Xeon
 #   bash run_glue.sh               multilingual BERT on CoLA from the hub; needs a GPU to be comfortable
 #   TASKS="cola rte" SEEDS="1 2 3 4 5" bash run_glue.sh --mixed_precision bf16
 #   TASKS="wnut17 goemotions" DATA_DIR=my/data bash run_glue.sh
+#   TASKS=scitldr DATA_DIR=my/data bash run_glue.sh --max_seq_length 512
 #   DRY_RUN=1 bash run_glue.sh     prints the commands, teachers first
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py; options of
@@ -16,7 +17,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 TASKS=${TASKS:-cola}                              # any of: cola sst2 mrpc stsb qqp mnli qnli rte wnli
-                                                  # conll2003 wnut17 conll2000 goemotions
+                                                  # conll2003 wnut17 conll2000 goemotions scitldr
+                                                  # cnn_dailymail
 SEEDS=${SEEDS:-1 2 3}                             # one run of every method each
 METHODS=${METHODS:-finetune kd ckd}               # also: pkd tinybert distilbert minilm; finetune: labels only
 TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher

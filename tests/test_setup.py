@@ -190,8 +190,9 @@ def test_the_command_of_a_record_can_be_pasted(monkeypatch, count, launcher):
     assert shown.split("\0")[:-1] == [*launcher, *words]
 
 
-def test_the_relations_work_alone_in_another_project_as_the_readme_has_it(tmp_path):
-    (block,) = [block for block in re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(), re.S | re.M)
+def test_the_relations_work_alone_in_another_project_as_the_docs_show(tmp_path):
+    page = Path("docs/extending.md").read_text()
+    (block,) = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
                 if "from relations import" in block]  # fmt: skip
     assert block.count("\n") == 10
     for name in ("relations.py", "losses.py", "baselines.py", "heads.py", "recipes.py", "stages.py"):
