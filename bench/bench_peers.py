@@ -88,6 +88,8 @@ def ours(options):
         "3",
         "--terms",
         options.terms,
+        "--temperature",
+        "1",
         "--max_steps",
         str(options.steps),
         "--warmup_ratio",

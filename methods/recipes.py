@@ -225,7 +225,8 @@ def filled_line(args):
     filled = getattr(args, "filled", None)
     if not filled:
         return ""
-    weights = [f"{name}={value:g}" for name, value in filled.items() if name in PRESETS["ckd"]]
-    options = [f"--{name} {value:g}" for name, value in filled.items() if name not in PRESETS["ckd"]]
+    short = {name: f"{value:g}" if float(f"{value:g}") == value else repr(value) for name, value in filled.items()}
+    weights = [f"{name}={value}" for name, value in short.items() if name in PRESETS["ckd"]]
+    options = [f"--{name} {value}" for name, value in short.items() if name not in PRESETS["ckd"]]
     words = ([f"--terms ckd {' '.join(weights)}"] if weights else []) + options
     return f"the recipe of {args.task} (RECIPES in methods/recipes.py) fills what was not typed: {' '.join(words)}"

@@ -37,7 +37,7 @@ done
 switch() {
     case ${!1} in
         1) ;;
-        "" | 0 | no) printf -v "$1" "" ;;
+        "" | 0 | no) printf -v "$1" %s "" ;;
         *) refuse "$1 is ${!1}: use 1 for yes; 0, no or nothing for no" ;;
     esac
 }

@@ -212,7 +212,9 @@ def test_stages_have_the_weights_of_the_recipe():
     assert term_weights.weights_of(term_weights.args_at(args, 0.6))["logits"] == 1
 
 
-@pytest.mark.parametrize("words", [(), ("--terms", "ckd", "wr_triple=5"), ("--temperature", "2"), ("--max_steps", "5")])
+@pytest.mark.parametrize(
+    "words", [(), ("--terms", "ckd", "wr_triple=5"), ("--temperature", "1.23456"), ("--max_steps", "5")]
+)
 def test_the_line_on_the_screen_typed_behind_the_command_changes_nothing(words):
     args = student(*words, task="mnli")
     line = recipes.filled_line(args)

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 import distill_finetune
 import losses
 import relations
+from encoders import layer_maps
 from tasks import similarity
 
 
