@@ -28,6 +28,7 @@ import metrics
 import report
 from encoders import families
 from engine import teacher_cache
+from options import finetune_parser
 from tasks import batching, kinds, readers, summaries
 
 WORDS = [
@@ -772,10 +773,16 @@ def test_the_scripts_know_the_tasks():
     assert all("--max_seq_length 512" in line for line in trained)
 
 
-def test_kinds_have_their_own_number_of_sentences():
-    for task, given, due in (("scitldr", None, 1), ("cnn_dailymail", None, 3), ("custom", None, 3), ("scitldr", 2, 2)):
-        args = arguments(task=task, summary_sentences=given, text_columns=["text"])
-        kinds.KINDS["summary"].check_args(args)
+def test_tasks_have_their_own_number_of_sentences():
+    own = ["--kind", "summary", "--train_file", "x", "--validation_file", "x"]
+    for task, more, due in (
+        ("scitldr", [], 1),
+        ("cnn_dailymail", [], 3),
+        ("custom", own, 3),
+        ("scitldr", ["--summary_sentences", "2"], 2),
+    ):
+        args = finetune_parser().parse_args(["--task", task, *more])
+        data.check_args(args)
         assert args.summary_sentences == due
 
 
