@@ -1,6 +1,6 @@
 """Task-specific distillation: GLUE, SQuAD, words, several labels, your own files; without --teacher: fine-tuning.
 
-    python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
+    python distill_finetune.py --task cola --student google-bert/bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
 from options import begin
@@ -65,7 +65,7 @@ def load_everything(args):
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = tasks.chosen(args).read(args, skipped)
     kind = tasks.chosen(args)(task)
-    source = args.student or "bert-base-multilingual-cased"
+    source = args.student or "google-bert/bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
         args, kind.auto, labels=labels.of(task, args.label_map), fine_tune_command=command, **kind.head
