@@ -14,7 +14,7 @@ from datasets.distributed import split_dataset_by_node
 
 import checkpoints
 import runs
-from data import load_hub
+from hub import load_hub
 from readers import read_lines
 
 DOCUMENTS = 1000  # that are tokenised and packed together

@@ -9,10 +9,11 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
 
 import readers
+from hub import load_hub
 from readers import examples_from_rows, line_name, listed, pick
 
 GLUE_HUB = "nyu-mll/glue"
@@ -124,17 +125,6 @@ def _glue_from_files(name, data_dir, skipped):
     return splits
 
 
-def load_hub(hub, **options):
-    """datasets.load_dataset with one line of ValueError where the hub cannot be reached."""
-    try:
-        return load_dataset(*hub, **options)
-    except Exception as error:  # the hub, the network and the parser each raise their own
-        raise ValueError(
-            f"dataset {hub[0]!r} could not be had from the Hugging Face hub ({type(error).__name__}): check the "
-            "network, or download the files and pass --data_dir (and local folders for --teacher and --student)"
-        ) from error
-
-
 def _glue_from_hub(name):
     task = TASKS[name]
     splits = {}
@@ -182,18 +172,27 @@ def _parts(rows, path, column, separator, skipped):
             yield from ((number, {column: word.strip()}) for word in cell.split(separator) if word.strip())
 
 
+def hub_id(args):
+    """(id, configuration or None) of --hub_dataset."""
+    name, _, config = args.hub_dataset.partition(":")
+    return name, config or None
+
+
+def hub_splits(args):
+    """{split: (its name in messages, Dataset)} of --hub_dataset; a test set only where predictions are wanted."""
+    hub = load_hub(hub_id(args), "download its files and pass --train_file and --validation_file")
+    wanted = {"train": "train", "validation": args.validation_split, "test": "test" if args.do_predict else None}
+    if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
+        remedy = {"train": "choose another data set", "test": "leave out --do_predict"}.get(
+            missing[0], "name the one to evaluate on by --validation_split")  # fmt: skip
+        raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {listed(hub)}: {remedy}")
+    return {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
+
+
 def _own_tables(args, skipped):
     """{split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
     if args.hub_dataset:
-        name, _, config = args.hub_dataset.partition(":")
-        hub = load_hub((name, config or None))
-        wanted = {"train": "train", "validation": args.validation_split, "test": "test" if args.do_predict else None}
-        if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
-            remedy = {"train": "choose another data set", "test": "leave out --do_predict"}.get(
-                missing[0], "name the one to evaluate on by --validation_split")  # fmt: skip
-            raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {listed(hub)}: "
-                             f"{remedy}")  # fmt: skip
-        sources = {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
+        sources = hub_splits(args)
     else:
         files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
         sources = {split: (path, None) for split, path in files.items() if path}
@@ -221,8 +220,7 @@ def _custom(args, skipped, teachers=None):
     elif task.kind == "regression":
         task = task._replace(metrics=("pearson", "spearman"))
     if args.hub_dataset:
-        name, _, config = args.hub_dataset.partition(":")
-        task = task._replace(hub=(name, config or None))
+        task = task._replace(hub=hub_id(args))
     if args.metrics:
         task = task._replace(metrics=tuple(args.metrics))
     tables, label = _own_tables(args, skipped), args.label_column
@@ -376,10 +374,11 @@ def _check_own(args, files):
     if args.hub_dataset:
         if files:
             raise ValueError(f"--hub_dataset and --{files[0]} exclude each other: give one")
-        if kind_of(args) == "token" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?", args.hub_dataset):
-            raise ValueError(f"--hub_dataset {args.hub_dataset!r} must be owner/name or owner/name:config, of texts; "
-                             "for words pass files")  # fmt: skip
-        args.dataset_name = args.dataset_name or re.sub(r"\W+", "-", args.hub_dataset.split("/")[-1])
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?", args.hub_dataset):
+            raise ValueError(f"--hub_dataset {args.hub_dataset!r} must be owner/name or owner/name:configuration, such "
+                             "as fancyzhx/ag_news")  # fmt: skip
+        names = [re.sub(r"\W+", "-", name) for name in (args.hub_dataset.split("/")[-1], args.hub_dataset)]
+        args.dataset_name = args.dataset_name or names[names[0] in TASKS]
     elif args.validation_split != "validation":
         raise ValueError("--validation_split is for --hub_dataset; a file is named by --validation_file")
     for name in () if args.hub_dataset else ("train_file", "validation_file"):

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 import families
+import hub
 import labels as label_names
 import losses
 import students
@@ -27,12 +28,9 @@ def _explain(what, name, error):
     if not Path(name).is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
         return ValueError(f"{what} {str(name)!r} is not a folder: check the path")
     if Path(name).is_dir():
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return ValueError(f"{what} {str(name)!r} could not be loaded: {first}")
-    return ValueError(
-        f"{what} {str(name)!r} is no local folder and could not be had from the Hugging Face hub "
-        f"({type(error).__name__}): check the name and the network, or download it and pass its folder"
-    )
+        return ValueError(f"{what} {str(name)!r} could not be loaded: {hub.said(error)}")
+    return ValueError(f"{what} {str(name)!r} is no local folder and could not be had from the Hugging Face hub: "
+                      f"{hub.explained(str(name), error, 'model', 'download it and pass its folder')}")
 
 
 def load_config(name, what="model"):
@@ -66,6 +64,8 @@ def load_model(name, auto, what="model", *, labels=(), **head):
     anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
     not take.
     """
+    # Else transformers fetches, in a thread of its own, a converted copy of weights that exist as .bin only.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     config, labels = load_config(name, what), as_labels(labels)
     families.family(config, f"{what} {str(name)!r}", auto)
     loader = narrow(auto._model_mapping[type(config)]) if hasattr(config, "kept_heads") else auto
@@ -266,7 +266,8 @@ def check_args(args):
             raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the "
                              "option out")  # fmt: skip
     if not args.teacher and not args.student:
-        raise ValueError("--student is missing: pass a hub id or folder, such as bert-base-multilingual-cased")
+        raise ValueError("--student is missing: pass a hub id or folder, such as "
+                         "google-bert/bert-base-multilingual-cased")  # fmt: skip
     if not args.student and not shape:
         raise ValueError("pass --student (hub id or folder), or --student_layers to cut a student from the teacher")
     if args.student_init and not shape:

@@ -106,14 +106,16 @@ def add_data(parser, required=True):
         "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
     add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")
     add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
-    add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
+    add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:configuration")
     add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
     add("--train_file", help="custom: csv, tsv, json, jsonl or parquet file to train on (without the label column: "
         "text to distil on); for words a file of columns")  # fmt: skip
     add("--validation_file", help="custom: file to evaluate on")
     add("--test_file", help="custom: file without labels for --do_predict")
-    add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text")
-    add("--label_column", default="label", help="custom: column with the label; words: its number, the last by default")
+    add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text; words of "
+        "--hub_dataset: the column with lists of them, tokens by default")  # fmt: skip
+    add("--label_column", default="label", help="custom: column with the label; words: its number, the last by "
+        "default, of --hub_dataset its name, ner_tags by default")  # fmt: skip
     add("--metrics", nargs="+", default=[], metavar="METRIC", help="custom: headline metrics, whose mean chooses the "
         "best student: accuracy, balanced_accuracy, f1 (of the second of two labels), macro_f1, weighted_f1, "
         "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip

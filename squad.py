@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset
 
 import checkpoints
-from data import TASKS, load_hub, whole_texts
+from data import TASKS, whole_texts
+from hub import load_hub
 from readers import read_lines
 
 VERSION = 2  # of the windows below; raise it when they change, so that old caches are not used

@@ -217,6 +217,11 @@ class Token(Kind):
     @staticmethod
     def check_args(args):
         """See Kind."""
+        if args.hub_dataset:  # its columns have names
+            if args.token_column != 1 or len(args.text_columns) > 1:
+                raise ValueError("of --hub_dataset one column holds the words: name it by --text_columns, and that of "
+                                 "the tags by --label_column")  # fmt: skip
+            return
         if args.text_columns != ["text"]:
             raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
         for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):

@@ -155,7 +155,7 @@ def arguments(tmp_path, train, dev="a O\n", **more):
     return argparse.Namespace(**{
         "task": "custom", "kind": "token", "token_column": 1, "label_column": "label", "data_dir": None,
         "train_file": str(tmp_path / "train.txt"), "validation_file": str(tmp_path / "dev.txt"), "test_file": None,
-        "max_train_samples": 0, "max_eval_samples": 0, "metrics": [], **more})  # fmt: skip
+        "max_train_samples": 0, "max_eval_samples": 0, "metrics": [], "hub_dataset": None, **more})  # fmt: skip
 
 
 def load(args, skip=False):
@@ -220,7 +220,11 @@ def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
     task, splits = load(args)
     assert [task.labels[i] for i in splits["train"]["tags"][0]] == ["B-person", "I-person"]
     assert splits["test"]["lines"][0] == ["a\tB-person", "b\tI-person"] and splits["test"]["tags"][0] == []
-    for words, ids, said in (([["a"], []], [[1], []], "row 2: an empty sentence"),
+    hub["train"] = on_hub([["a"], []], [[1], []], names, "ner_tags")  # what stands behind a file's last blank line
+    assert load(args)[1]["train"]["words"][:] == [["a"]]
+    for words, ids, said in (([["a"], [], ["b"]], [[1], [], [1]], "row 2: an empty sentence"),
+                             ([["a"], []], [[1], [1]], "row 2: an empty sentence"),
+                             ([["a", None]], [[1, 0]], "row 1: word 2 is null"),
                              ([["a"], ["b", "c"]], [[1], [0, 2]], "row 2, word 2: I-person stands behind O")):
         hub["train"] = on_hub(words, ids, names, "ner_tags")
         with pytest.raises(ValueError, match=said):
@@ -229,8 +233,61 @@ def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="leondz/wnut_17 train, row 1: the tag 'NN' follows no scheme"):
         load(args)
     hub["train"] = rows.rename_column("ner_tags", "labels")
-    with pytest.raises(ValueError, match="needs columns 'tokens' and 'ner_tags'"):
+    with pytest.raises(ValueError, match=r"needs a column 'tokens' .* \(--text_columns\) and a column 'ner_tags'"):
         load(args)
+
+
+FRUIT = ["O", "I-pear", "B-pear", "B-apple", "I-apple"]
+
+
+@pytest.fixture
+def own_hub(monkeypatch):
+    """own_hub(rows, *options): the task, its splits and the options of a data set of the hub with these rows."""
+    def get(rows, *options, hub="owner/fruit:small"):
+        asked = []
+        monkeypatch.setattr(data, "load_hub", lambda *given: asked.append(given[0]) or DatasetDict(
+            dict.fromkeys(("train", "dev", "test"), rows)))  # fmt: skip
+        args = distill_finetune.build_parser().parse_args(
+            ["--task", "custom", "--kind", "token", "--student", "x", "--hub_dataset", hub, "--validation_split", "dev",
+             *options])  # fmt: skip
+        distill_finetune.check_args(args)
+        task, splits = tasks.chosen(args).read(args, readers.Skipped())
+        assert asked == [(hub.partition(":")[0], hub.partition(":")[2] or None)] == [task.hub]
+        return task, splits, args
+
+    return get
+
+
+def test_words_of_any_data_set_of_the_hub(own_hub):
+    words, ids = [["an", "apple"], ["a", "ripe", "pear"]], [[0, 3], [0, 2, 1]]
+    rows = on_hub(words, ids, FRUIT, "ner_tags")
+    task, splits, args = own_hub(rows, "--do_predict")
+    assert task.labels == ("O", "B-pear", "I-pear", "B-apple", "I-apple")  # in the order of the hub's names
+    assert args.dataset_name == "fruit-small" and splits["train"]["words"][:] == splits["test"]["words"][:] == words
+    found = [[task.labels[i] for i in tags] for tags in splits["validation"]["tags"]]
+    assert found == [["O", "B-apple"], ["O", "B-pear", "I-pear"]]
+    assert splits["test"]["tags"][:] == [[], []]
+    tags = [[FRUIT[i] for i in row] for row in ids]
+    plain = Dataset.from_dict({"text": words, "label": tags, "tokens": [["x"], ["y"]]})
+    task, splits, args = own_hub(plain, hub="owner/wnut17")
+    assert task.labels == ("O", "B-apple", "I-apple", "B-pear", "I-pear") and args.dataset_name == "owner-wnut17"
+    assert splits["train"]["words"][:] == words and "test" not in splits
+    task, splits, _ = own_hub(plain.rename_columns({"text": "w", "label": "t"}), "--text_columns", "w",
+                              "--label_column", "t")  # fmt: skip
+    assert splits["train"]["words"][:] == words and len(task.labels) == 5
+
+
+@pytest.mark.parametrize("columns, options, said", [
+    ({"tokens": ["a b"], "ner_tags": [["O", "O"]]}, (), "needs a column 'tokens' of lists of words"),
+    ({"tokens": [["a"]], "ner_tags": [[1]]}, (), "'ner_tags' of lists of tags, as text or as numbers with names"),
+    ({"tokens": [["a"]], "pos": [["O"]]}, (), "--label_column.*; there are tokens, pos"),
+    ({"tokens": [["a"]], "ner_tags": [["NN"]]}, (), "fruit:small train, row 1: the tag 'NN' follows no scheme"),
+    ({"tokens": [["a"]], "ner_tags": [["O"]]}, ("--text_columns", "a", "b"), "one column holds the words: name it by"),
+    ({"tokens": [["a"]], "ner_tags": [["O"]]}, ("--token_column", "2"), "one column holds the words: name it by"),
+])  # fmt: skip
+def test_rows_without_lists_of_words_and_tags_are_refused(own_hub, columns, options, said):
+    with pytest.raises(ValueError, match=said):
+        own_hub(Dataset.from_dict(columns), *options)
 
 
 # --- words, pieces, windows -----------------------------------------------------------------------------------------
