@@ -1,7 +1,8 @@
 """Task-agnostic distillation of a masked language model on plain text; without --teacher: plain MLM pre-training.
 
-    python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
-        --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
+    python distill_pretrain.py --teacher google-bert/bert-base-multilingual-cased --student_layers 6 \
+        --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple \
+        --max_steps 100000
 """
 from options import begin
 from options import pretrain_parser as build_parser
@@ -76,9 +77,10 @@ def load_everything(args):
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:
-        blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc)
+        blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc, column=args.text_column)
     if args.validation_corpus:
-        held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc)
+        held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc,
+                                      column=args.text_column)  # fmt: skip
         held_out = held_out.select(range(min(args.max_eval_samples, len(held_out))))
     else:
         size = min(args.max_eval_samples, len(blocks) // 10)
@@ -101,17 +103,15 @@ def open_streams(args, tokenizer):
     Raises ValueError if a share does not fill one block.
     """
     state, workers = PartialState(), max(1, args.num_workers)
-    texts, cut = corpus.load_texts(args.corpus, streaming=True), corpus.cutter(tokenizer, args.seq_length)
+    texts = corpus.load_texts(args.corpus, streaming=True, column=args.text_column)
+    cut = corpus.cutter(tokenizer, args.seq_length)
 
     def stream(worker, position=None, **options):
         share = state.process_index * workers + worker, state.num_processes * workers
-        return corpus.Stream(texts, cut, args.seed, share, position, **options)
+        return corpus.Stream(texts, cut, args.seed, share, position, name=f"--corpus {args.corpus!r}", **options)
 
     for worker in range(workers):
-        try:
-            stream(worker, pool=1).take(1)
-        except ValueError as error:
-            raise ValueError(f"--corpus {args.corpus!r}: {error}") from error
+        stream(worker, pool=1).take(1)
     return stream
 
 
@@ -300,7 +300,7 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
 def model_card(args, entry, base):
     """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
     name = args.validation_corpus or args.corpus
-    hub, _, config = ("", "", "") if runs.named_files(name) else name.partition(":")
+    hub, _, config = ("", "", "") if corpus.find_files(name) else name.partition(":")
     dataset = {"dataset_name": name, "dataset_type": hub or "text", "dataset_config": config or None,
                "dataset_split": "train" if hub else "validation",
                "dataset_args": {"blocks": args.max_eval_samples, "tokens": args.seq_length}}  # fmt: skip
@@ -346,7 +346,8 @@ def main(argv=None):
     stages.check(args, training.total_steps(args, per_epoch))
     inputs = None
     if accelerator.is_main_process:
-        train = runs.named_files(args.corpus) if args.streaming else blocks  # of a hub's stream the id must do
+        # Of a hub's stream the id must do.
+        train = (corpus.find_files(args.corpus) or []) if args.streaming else blocks
         inputs = runs.describe_inputs(args, accelerator, {"training_text": train, "validation_text": held_out},
                                       {"teacher": teacher, "student": student})  # fmt: skip
     how = runs.open_run_everywhere(args, accelerator, inputs)

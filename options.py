@@ -271,8 +271,10 @@ def pretrain_parser():
                     "--teacher: plain MLM pre-training.")  # fmt: skip
     _add_paths(parser, "runs/pretrain/<run_name>/seed<seed>", "mlm without a teacher, else made from --terms")
     add = parser.add_argument_group("data").add_argument
-    add("--corpus", required=True, help="text to train on: file, folder, glob, or hub id as owner/name:config")
+    add("--corpus", required=True, help="text to train on: file, folder, glob (text, JSON lines, csv, tsv or Parquet, "
+        "also packed by gzip, bzip2 or xz), or hub id as owner/name:config")  # fmt: skip
     add("--validation_corpus", help="text to evaluate on; by default blocks held out of --corpus")
+    add("--text_column", default="text", help="column with the text where the corpus is a table, a document a row")
     add("--streaming", action="store_true", help="read a corpus that does not fit the disk as it comes")
     add("--num_proc", type=number(int, 0), default=0, help="processes that tokenise, 0 = one for each core")
     add("--seq_length", type=number(int, 8), default=128, help="tokens of a block")

@@ -236,7 +236,7 @@ def check_overwrite(args):
     if here in (Path.cwd(), *Path.cwd().parents):
         raise ValueError(f"{refused} is the current folder or holds it: choose another --output_dir")
     for name in INPUTS:
-        for path in named_files(getattr(args, name, None), deep=False):
+        for path in named_files(getattr(args, name, None)):
             if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
                 raise ValueError(f"{refused} holds what this command reads (--{name} {getattr(args, name)}): choose "
                                  "another --output_dir")  # fmt: skip
@@ -250,13 +250,11 @@ def check_overwrite(args):
                          "--output_dir")  # fmt: skip
 
 
-def named_files(value, deep=True):
-    """Paths that an option's value names: a file, a folder (deep: the .txt files below it), what a glob finds."""
+def named_files(value):
+    """Paths that an option's value names: a file, a folder, what a glob finds."""
     if not value:
         return []
     path = Path(value)
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*.txt") if p.is_file()) if deep else [path]
     if path.exists():
         return [path]
     return sorted(map(Path, glob.glob(value, recursive=True))) if glob.has_magic(value) else []
