@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from environment import max_mem_gb
-from runs import FREE_OPTIONS, TrainingError, writing
+from options import TRACKERS
+from runs import FREE_OPTIONS, Diverged, writing
 
-# Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
-TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
-            "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
-
+# Steps that a scaler may have to skip before anything is wrong: it begins with 2^16 and halves it at each of them.
+SCALER_START = 16
 
 def hyperparameters(options, weights):
     """{name: number or word} for the HParams page: the options that may change a result, weights as terms/<name>.
@@ -64,7 +64,8 @@ class Log:
     def __init__(self, args, accelerator, recipe, step):
         self.args, self.accelerator, self.recipe = args, accelerator, recipe
         self.pending, self.where, self.weights, self.rows = [], [], [], []
-        self.names, self.folder, self.skipped = None, Path(args.output_dir), 0
+        self.names, self.folder = None, Path(args.output_dir)
+        self.skipped, self.in_a_row, self.steps = 0, 0, 0  # of all steps, of the last ones, steps since the last point
         self.restart()
         self.events = None
         if accelerator.is_main_process:
@@ -101,26 +102,27 @@ class Log:
         self.weights.append(weights)
         self.pending.append(torch.stack([v.float().reshape(()) for v in values.values()]))
         self.where.append((step, indices))
+        self.steps += 1
         self.examples += len(indices)
         self.tokens += sum(self.recipe.lengths[i] for i in indices)
 
     def read(self):
-        """Read what is pending from the device. Raises TrainingError at the first non-finite value."""
+        """Read what is pending from the device. Raises Diverged at the first non-finite value."""
         if not self.pending:
             return
         # The one host read of the loop: it waits for the device.
         stacked = self.accelerator.reduce(torch.stack(self.pending), "mean").cpu()
         scaled = self.accelerator.mixed_precision == "fp16"  # there the scaler skips steps with infinite gradients
-        self.skipped += scaled * int((~stacked[:, -1].isfinite()).sum())  # of which the fused optimiser says nothing
+        for finite in stacked[:, -1].isfinite().tolist() if scaled else ():  # of which the fused optimiser says nothing
+            self.skipped, self.in_a_row = self.skipped + (not finite), 0 if finite else self.in_a_row + 1
         checked = stacked[:, :-1] if scaled else stacked
         for row, (step, indices) in zip(checked, self.where, strict=True):
             bad = [name for name, value in zip(self.names, row.tolist(), strict=False) if not math.isfinite(value)]
             if bad:
                 bad = [name for name in bad if name != "total"] or bad
-                raise TrainingError(
-                    f"non-finite loss: {bad[0]} at step {step} (examples {', '.join(map(str, indices[:64]))}); the "
-                    "last checkpoint is intact: lower --learning_rate or look at these examples"
-                )
+                raise Diverged(f"non-finite loss: {bad[0]} at step {step} (examples "
+                               f"{', '.join(map(str, indices[:64]))})", self.folder,
+                               "lower --learning_rate or look at these examples")  # fmt: skip
         rows = [dict(zip(self.names, row, strict=True)) for row in stacked.tolist()]
         self.rows += zip(rows, self.weights, strict=True)
         self.pending, self.where, self.weights = [], [], []
@@ -149,6 +151,17 @@ class Log:
         self.restart()
         return means
 
+    def check_skipped(self, step, at_end):
+        """Raise Diverged if fp16 skipped all steps since the last check, more than a scaler begins with, or of the run.
+
+        To be called after `write`, which reads them.
+        """
+        since, self.steps = self.steps, 0
+        if self.in_a_row >= max(since, SCALER_START + 1) or (at_end and self.skipped == step):
+            raise Diverged(f"fp16: the last {self.in_a_row} steps were all skipped, as their gradients overflowed "
+                           f"({self.skipped} of {step} in all)", self.folder,
+                           "take --mixed_precision bf16 or no, or lower the weights of --terms")  # fmt: skip
+
     def scalars(self, points, step):
         """Write {tag: number}, to the other trackers too."""
         self.put(step, [summary.scalar(tag, value) for tag, value in points.items()])
@@ -162,7 +175,9 @@ class Log:
 
         for tag, figure in figures.items():
             canvas = FigureCanvasAgg(figure)
-            canvas.draw()
+            with warnings.catch_warnings():  # the font has no letters of many languages: a box stands for each
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                canvas.draw()
             self.put(step, [summary.image(tag, np.asarray(canvas.buffer_rgba()), dataformats="HWC")])
 
     def text(self, tag, text):

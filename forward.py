@@ -4,7 +4,9 @@ import inspect
 
 import torch
 
+import alignment
 import families
+import heads
 import losses
 
 
@@ -19,10 +21,11 @@ class MaskedLM(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
+        self.narrow = None  # of a frozen model: its decoder as `heads.narrow_decoder` makes it, once for all passes
 
     def forward(self, inputs, positions):
         """See the class."""
-        hidden = self.model.base_model(**inputs, output_hidden_states=True).hidden_states
+        hidden = self.model.base_model(**inputs, output_hidden_states=True)["hidden_states"]
         chosen = hidden[-1].flatten(0, 1)[positions]
         # The decoder as views: DistributedDataParallel looks in what forward returns for the weights that are in use.
         layer = self.model.get_output_embeddings()
@@ -88,12 +91,15 @@ def cast_linears(model, accelerator):
 
     Autocast keeps the casts of weights that need a gradient alone, so it would cast those of all linear layers again in
     every pass. The numbers are the same, with two operations fewer a layer and half the memory. The decoder, which may
-    be the word embedding too, stays; `heads.Head.narrow` casts it. From then on the model runs under autocast only.
+    be the word embedding too, stays; that of a MaskedLM is kept beside it as its products want it. From then on the
+    model runs under autocast only.
     """
     kind = accelerator.device.type
-    with accelerator.autocast():
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     decoder = (model.model if isinstance(model, MaskedLM) else model).get_output_embeddings()
+    with accelerator.autocast(), torch.no_grad():
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        if isinstance(model, MaskedLM):
+            model.narrow = heads.narrow_decoder(decoder.weight, decoder.bias)
     for module in model.modules():
         if type(module) is torch.nn.Linear and module is not decoder:
             module.to(dtype)
@@ -147,10 +153,10 @@ def relation_figures(student, teacher, pairs, inputs, tokens):
     """
     import pictures  # here: matplotlib takes 0.3 s, and runs without a teacher draw nothing
 
-    words, layers, pairs = [], [], losses.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
+    words, layers, pairs = [], [], alignment.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
     for model, own in zip((teacher, student), pairs.sides()[::-1], strict=True):
         encoder = (model.model if isinstance(model, MaskedLM) else model).base_model
-        hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True).hidden_states
+        hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True)["hidden_states"]
         with torch.autocast(hidden[0].device.type, enabled=False):
             unit = [torch.nn.functional.normalize(h[0].float(), dim=-1) for h in hidden]  # [T, D] each
             words.append((unit[own.wr[-1]] @ unit[own.wr[-1]].T).cpu().numpy())

@@ -8,6 +8,7 @@ import math
 import operator
 import re
 import reprlib
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
@@ -18,7 +19,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 METHODS = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd"]  # order of the rows
 TASKS = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "squad", "squad_v2",
-         "conll2003", "wnut17", "conll2000", "goemotions"]  # fmt: skip
+         "conll2003", "wnut17", "conll2000", "goemotions", "scitldr", "cnn_dailymail"]  # fmt: skip
 
 CHOICE = "held_out/score"  # the metric that chose the best model in place of the dev set's, with --held_out
 SHAPE = ["layers", "hidden_size", "heads", "intermediate_size", "vocab_size"]
@@ -30,6 +31,9 @@ OUTSIDE_RECIPE = (
     "seed", "overwrite", "do_predict", "keep_checkpoints", "num_workers", "num_proc", "cache_teacher", "cache_limit_gb",
     "save_minutes", "timeout_minutes", "log_with", "keep_optimizer",
 )  # fmt: skip
+
+
+OLD = ".old-"  # as run folders have it; what imports it there would import torch
 
 
 class ReportError(Exception):
@@ -69,6 +73,7 @@ Run = TypedDict("Run", {
     **dict.fromkeys(("latency.speedup", "latency.student_ms"), NotRequired[OfBatch]),
     "headline": NotRequired[list[Text]],  # metrics; missing in older records
     "asked": NotRequired[list[Any]],
+    "bounds": NotRequired[dict[str, dict[str, Finite]]],  # scores that need no model
     "history": NotRequired[list[TypedDict("Evaluation", {
         "step": Finite, "metrics": dict[str, Any], **dict.fromkeys(("score", "loss"), NotRequired[Finite | None])})]],
 })  # fmt: skip
@@ -135,7 +140,8 @@ def read_run(path):
         status = run.get("status") if isinstance(run, dict) else None
         if status not in ("running", "complete", "failed"):
             raise ReportError(f"status is {reprlib.repr(status)}, not 'running', 'complete' or 'failed'")
-        return {"folder": path.parent, "status": status} | (results(run) if status == "complete" else {})
+        row = {"folder": path.parent, "status": status}
+        return row | (results(run) if status == "complete" else {"error": run.get("error")})
     except ReportError as error:
         reason, remedy = error, "run it again or move this folder away"
     except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, absurd nesting
@@ -160,7 +166,7 @@ def results(run):
     row["subnetworks"] = subnetworks(run) if row["stage"] == "dynabert" else []
     commit = row.get("git.commit")
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
-    row |= {name: row.get(name, []) for name in ("headline", "asked", "history")}
+    row |= {name: row.get(name, []) for name in ("headline", "asked", "history", "bounds")}
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
     return row | {"record": run}
@@ -250,39 +256,52 @@ def read_file(path):
 def read_runs(places):
     """Finds run.json under folders and reads csv files; returns (table of the finished runs, those left out: lines).
 
-    The table is in the conventional order of stage, task and method. The lines, {"incomplete": [...], "damaged":
-    [...]}, name what is not in it. Raises ReportError if no run is left.
+    Runs that --overwrite moved aside are not looked for. The table is in the conventional order of stage, task and
+    method. The lines, {"incomplete": [...], "damaged": [...]}, name what is not in it. Raises ReportError if no run is
+    left.
     """
     paths = {}
     for place in places:
+        if place.is_file() and place.suffix == ".json":
+            raise ReportError(f"{place} is a file: give the folder that it lies in, {place.parent}")
         if place.is_file():
             paths[place.resolve()] = read_file(place)
         elif place.is_dir():
-            paths |= {path.resolve(): [lambda path=path: read_run(path)] for path in sorted(place.rglob("run.json"))}
+            found = [path for path in sorted(place.rglob("run.json")) if OLD not in str(path.relative_to(place))]
+            paths |= {path.resolve(): [lambda path=path: read_run(path)] for path in found}
         else:
             raise ReportError(f"{place} is not a folder; give a folder that holds run folders, e.g. runs, or runs.csv")
-    where, runs, left_out = ", ".join(map(str, places)), [], {"incomplete": [], "damaged": []}
+    where, runs, left_out, advice = ", ".join(map(str, places)), [], {"incomplete": [], "damaged": []}, []
     for read in (read for readers in paths.values() for read in readers):
         try:
             row = read()
             if row["status"] == "complete":
                 runs.append(row)
             else:
-                left_out["incomplete"].append(f"{row['folder']} ({row['status']})")
+                left_out["incomplete"].append(unfinished(row))
+                advice.append(f"{left_out['incomplete'][-1]}: {REMEDY[row['status']]}")
         except ReportError as error:
             left_out["damaged"].append(str(error))
     if not paths or not (runs or any(left_out.values())):
         raise ReportError(f"no run.json found under {where}; train something first, e.g. bash run_glue.sh demo")
     if not runs:
         counts = ", ".join(f"{len(lines)} {what}" for what, lines in left_out.items() if lines)
-        again = [f"{line}: give its command again to finish it" for line in left_out["incomplete"]]
-        raise ReportError(f"no complete run under {where}; {counts}, the first is {[*left_out['damaged'], *again][0]}")
+        raise ReportError(f"no complete run under {where}; {counts}, the first is {[*left_out['damaged'], *advice][0]}")
     runs = with_defaults(with_speedups(with_shapes(pd.DataFrame(runs))))
     for column, convention in (("task", TASKS), ("name", METHODS)):
         places = {name: i for i, name in enumerate(convention)}
         names = sorted(set(runs[column]), key=lambda name: (places.get(name.split()[0], len(places)), name))
         runs[column] = pd.Categorical(runs[column], names, ordered=True)
     return runs.sort_values(["stage", "task", "name", "seed"], ignore_index=True), left_out
+
+
+REMEDY = {"running": "give its command again to finish it", "failed": "the same command would fail again"}
+
+
+def unfinished(row):
+    """The words for a run that is not complete, with the reason where its record has one."""
+    reason = f": {textwrap.shorten(row['error'], 160, placeholder=' ...')}" if isinstance(row["error"], str) else ""
+    return f"{row['folder']} ({row['status']}{reason})"
 
 
 def with_shapes(runs):
@@ -376,7 +395,7 @@ class Measure(NamedTuple):
 
 TITLES = {"matthews_correlation": "Matthews", "accuracy": "acc", "exact_match": "EM", "f1": "F1", "pearson": "Pearson",
           "spearman": "Spearman", "accuracy_matched": "m", "accuracy_mismatched": "mm", "micro_f1": "micro F1",
-          "macro_f1": "macro F1"}  # fmt: skip
+          "macro_f1": "macro F1", "rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "rougeLsum": "R-Lsum"}  # fmt: skip
 CUSTOMARY = {"mrpc": ("f1", "accuracy"), "qqp": ("f1", "accuracy"), "stsb": ("pearson", "spearman"),
              "mnli": ("accuracy_matched", "accuracy_mismatched"), "squad": ("exact_match", "f1"),
              "squad_v2": ("exact_match", "f1"), "goemotions": ("micro_f1", "macro_f1"),

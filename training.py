@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import datetime
 import functools
-import gc
 import math
 import os
 import platform
@@ -29,10 +28,11 @@ import batching
 from checkpoints import load_checkpoint, save_checkpoint
 from environment import max_mem_gb
 from events import Log
-from runs import TrainingError, finite, write_json, writing
+from options import LONG_EPOCH
+from runs import Diverged, finite, write_json, writing
+from runs import TrainingError as TrainingError
 
 CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
-LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
 
 # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -81,9 +81,6 @@ def keep_memory():
 
 def make_accelerator(args, unused_parameters=False):
     """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
-    if not gc.isenabled():  # as `options.begin` leaves it; what is there by now is not looked at again
-        gc.freeze()
-        gc.enable()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -187,7 +184,7 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
         best = state["best"] and state["best"]["score"]
         if accelerator.is_main_process:
             if better or args.save == "last":
-                state["files"] = sorted({*state["files"], *save_model(args, accelerator, recipe, model, entry)})
+                save_model(args, accelerator, recipe, model, entry)
             if args.save == "both":
                 save_model(args, accelerator, recipe, model, entry, "last")
         points |= {} if best is None else {"best/score": best}
@@ -210,29 +207,29 @@ def shown(value):
     return "undefined" if value is None else f"{value:.2e}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
 
 
-def check_weights(model, step):
-    """Raise TrainingError if a weight is not finite; one value is read from the device."""
+def check_weights(model, step, folder):
+    """Raise Diverged, of the run in this folder, if a weight is not finite; one value is read from the device."""
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.numel()}
     if torch.nn.utils.get_total_norm(parameters.values(), math.inf).isfinite():
         return
     bad = next(name for name, value in parameters.items() if not value.isfinite().all())
-    raise TrainingError(f"non-finite weights: {bad.removeprefix('module.')} after step {step}; the last checkpoint and "
-                        "the best model so far are intact: lower --learning_rate")  # fmt: skip
+    raise Diverged(f"non-finite weights: {bad.removeprefix('module.')} after step {step}", folder,
+                   "lower --learning_rate")  # fmt: skip
 
 
 def save_model(args, accelerator, recipe, model, entry, below=""):
-    """Put the model into the run folder, or a folder below it, file by file, each whole; returns the files' names."""
+    """Put the model into the run folder, or a folder below it, file by file, each whole."""
     folder, temporary = Path(args.output_dir) / below, Path(args.output_dir) / ".tmp-model"
     with writing(Path(args.output_dir), temporary):
         folder.mkdir(exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         recipe.save(temporary, accelerator.unwrap_model(model), entry)
-        names = sorted(path.name for path in temporary.iterdir())
-        for name in names:
-            os.replace(temporary / name, folder / name)
+        for path in sorted(temporary.iterdir()):
+            if (folder / path.name).is_dir():
+                shutil.rmtree(folder / path.name)
+            os.replace(path, folder / path.name)
         temporary.rmdir()
-    return names
 
 
 @contextlib.contextmanager
@@ -300,8 +297,7 @@ def _start(args, accelerator, recipe, model, record, how):
         recipe.positions.update(there)
     if state is None:
         state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0, "sessions": 0,
-                 "examples": 0, "tokens": 0, "skipped_steps": 0, "files": []}  # fmt: skip
-    state.setdefault("files", [])  # in a checkpoint of an earlier version of this code
+                 "examples": 0, "tokens": 0, "skipped_steps": 0}  # fmt: skip
     state["sessions"] += 1
     if accelerator.is_main_process:
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
@@ -323,12 +319,14 @@ def total_steps(args, per_epoch):
 def train(args, accelerator, recipe, model, record, how):
     """Train by the recipe, resuming where `how` is "resume"; returns the record with the results filled in.
 
-    record: run.json but for the results. Raises TrainingError if a loss or a weight is not finite, SystemExit after
-    Ctrl-C (130) or SIGTERM (143) with a checkpoint of the step it stopped at; the last checkpoint is always intact.
+    record: run.json but for the results. Raises Diverged if a loss or a weight is not finite or fp16 skips all steps,
+    SystemExit after Ctrl-C (130) or SIGTERM (143) with a checkpoint of the step it stopped at; the last checkpoint is
+    always intact.
     """
     begun = time.perf_counter()
-    with stop_signals() as asked:
+    with stop_signals() as asked, contextlib.ExitStack() as stack:
         model, optimizer, state, log = _start(args, accelerator, recipe, model, record, how)
+        stack.enter_context(_failure_noted(args, accelerator, record, state))
         per_epoch = len(recipe.plan(batching.step_size(args, accelerator), 0))
         total = total_steps(args, per_epoch)
         before = state["total_s"]
@@ -348,6 +346,7 @@ def train(args, accelerator, recipe, model, record, how):
             at_end, at_log = step == total, step % args.logging_steps == 0
             if at_log or at_end:
                 bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
+                log.check_skipped(step, at_end)
             late = 0 < args.save_minutes * 60 <= time.monotonic() - saved
             stop, late = _agreed(accelerator, asked, late, at_log)
             evaluating = _evaluation_due(args, step, per_epoch, total)
@@ -356,10 +355,10 @@ def train(args, accelerator, recipe, model, record, how):
                 continue
             log.read()  # nothing non-finite gets into a checkpoint or a score
             state["skipped_steps"] = log.skipped
-            check_weights(model, step)
+            check_weights(model, step, args.output_dir)
             state["train_s"] += time.perf_counter() - clock
-            if evaluating:
-                evaluate(args, accelerator, recipe, model, state, log, recipe.scored(done))
+            if evaluating:  # a model whose steps were all skipped is an untrained one
+                evaluate(args, accelerator, recipe, model, state, log, recipe.scored(done) and log.skipped < step)
             state["total_s"] = before + time.perf_counter() - begun
             if saving:
                 if recipe.positions:
@@ -373,7 +372,19 @@ def train(args, accelerator, recipe, model, record, how):
             clock = time.perf_counter()
         bar.close()
         log.end(state["step"])
+        if log.skipped and accelerator.is_main_process:
+            print(f"fp16: {log.skipped} of {total} steps were skipped, as their gradients overflowed")
     return record | results(accelerator, state)
+
+
+@contextlib.contextmanager
+def _failure_noted(args, accelerator, record, state):
+    """Within it, a run that cannot go on says so in its run.json, with the reason."""
+    try:
+        yield
+    except Diverged as error:
+        note_results(args, accelerator, record | {"status": "failed", "error": str(error)}, state)
+        raise
 
 
 def _stop(accelerator, bar, step, number):
@@ -418,5 +429,4 @@ def results(accelerator, state):
         "history": state["history"],
         "best": state["best"],
         "last": state["history"][-1] if state["history"] else None,
-        "files": state["files"],  # beside these, OWN in runs.py names what a run writes
     }  # fmt: skip

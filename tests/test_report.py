@@ -322,6 +322,9 @@ def test_refusals_name_the_value_and_the_remedy(tmp_path, capsys):
     empty.mkdir()
     assert "no run.json found" in refused(capsys, empty)
     assert "is not a folder" in refused(capsys, tmp_path / "absent")
+    one = tmp_path / "one-run"
+    root = Path(write(one, make_run("kd"))) / "cola" / "kd" / "seed1"
+    assert f"give the folder that it lies in, {root}\n" in refused(capsys, root / "run.json")
     write(empty, {"status": "running", "task": "cola", "name": "kd", "seed": 2})
     assert "no complete run" in refused(capsys, empty)
     one, two = write(tmp_path / "one", make_run("kd")), write(tmp_path / "two", make_run("kd"))

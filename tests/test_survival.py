@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import checkpoints
 import distill_finetune
+import report
 import runs
 import training
 
@@ -86,12 +87,25 @@ def test_a_checkpoint_file_removed_meanwhile_is_named_and_an_older_one_used(fine
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_steps_that_the_scaler_skips_are_counted(finetune, world, tmp_path, monkeypatch, cut_at):
-    """Those whose gradient is infinite, in fp16; also by a run that went on. The fused AdamW tells nobody of them."""
-    step, norms = training.training_step, iter([1.0, math.inf, math.nan, 1.0, math.inf, 1.0])
-    monkeypatch.setattr(training, "training_step", lambda *args: step(*args) | {"grad_norm": torch.tensor(next(norms))})
+def in_fp16(monkeypatch, norms):
+    """Steps of a run in fp16 on the CPU, whose gradients have these norms; where they are infinite none is taken."""
+    step, norms = training.training_step, iter(norms)
+
+    def one(args, accelerator, recipe, model, optimizer, *rest):
+        norm = next(norms)
+        with contextlib.nullcontext() if math.isfinite(norm) else monkeypatch.context() as skipped:
+            if skipped:
+                skipped.setattr(optimizer, "step", lambda: None)
+            return step(args, accelerator, recipe, model, optimizer, *rest) | {"grad_norm": torch.tensor(norm)}
+
+    monkeypatch.setattr(training, "training_step", one)
     monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
     monkeypatch.setattr(Accelerator, "autocast", lambda self: contextlib.nullcontext())
+
+
+def test_steps_that_the_scaler_skips_are_counted(finetune, world, tmp_path, monkeypatch, cut_at, capsys):
+    """Those whose gradient is infinite, in fp16; also by a run that went on. The fused AdamW tells nobody of them."""
+    in_fp16(monkeypatch, [1.0, math.inf, math.nan, 1.0, math.inf, 1.0])
     options = ["--student", world / "bert", "--max_steps", "6", "--save_steps", "1", "--output_dir", tmp_path / "run"]
     cut_at(4)
     with pytest.raises(KeyboardInterrupt):
@@ -99,6 +113,60 @@ def test_steps_that_the_scaler_skips_are_counted(finetune, world, tmp_path, monk
     finetune(*options)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["steps"] == 6 and record["skipped_steps"] == 3
+    assert "fp16: 3 of 6 steps were skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("interval, norms, stopped_at", [
+    (2, [math.inf] * 6, 6),  # nothing was learnt
+    (1, [math.inf] * 40, 17),  # a scaler that begins with 2^16 may skip 16
+    (5, [math.inf] * 40, 20), (20, [math.inf] * 40, 20), (50, [math.inf] * 40, 40),
+    (20, [1.0] * 10 + [math.inf] * 30, 40),  # those of the last interval, not of the one in which it began
+    (10, [1.0] + [math.inf] * 18 + [1.0], None),  # more than 16, but not all of an interval
+])
+def test_a_run_that_skips_all_steps_of_an_interval_stops(finetune, world, tmp_path, monkeypatch, interval, norms,
+                                                         stopped_at):  # fmt: skip
+    in_fp16(monkeypatch, norms)
+    options = ["--student", world / "bert", "--max_steps", len(norms), "--logging_steps", interval,
+               "--eval_steps", "100", "--output_dir", tmp_path / "run"]  # fmt: skip
+    said = rf"fp16: the last \d+ steps were all skipped, .*\({stopped_at if norms[0] != 1 else 30} of {stopped_at} in"
+    with pytest.raises(training.TrainingError, match=said) if stopped_at else contextlib.nullcontext():
+        finetune(*options)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == ("failed" if stopped_at else "complete")
+    assert not stopped_at or (record["steps"] == stopped_at and "steps were all skipped" in record["error"])
+
+
+def test_a_model_whose_steps_were_all_skipped_is_never_the_best(finetune, world, tmp_path, monkeypatch):
+    """Of 8 steps the first 4 are skipped, in a log interval of 2: no error, and only what was trained is scored."""
+    scores = iter([0.5, 0.9, 0.9, 0.1, 0.2])
+    monkeypatch.setattr("metrics.compute_metrics", lambda *_: {"matthews_correlation": next(scores)})
+    in_fp16(monkeypatch, [math.inf] * 4 + [1.0] * 4)
+    finetune("--student", world / "bert", "--max_steps", "8", "--eval_steps", "2", "--output_dir", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [entry["score"] for entry in record["history"]] == [0.9, 0.9, 0.1, 0.2]
+    assert record["best"]["step"] == 8 and record["skipped_steps"] == 4
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_diverges_says_what_is_left_and_that_it_would_do_so_again(finetune, world, tmp_path, capsys, saved,
+                                                                             monkeypatch):  # fmt: skip
+    step, calls = training.training_step, []
+
+    def one(*args):
+        calls.append(1)
+        return step(*args) | ({"total": torch.tensor(math.nan)} if len(calls) == 3 else {})
+
+    monkeypatch.setattr(training, "training_step", one)
+    with pytest.raises(training.TrainingError) as error:
+        finetune("--student", world / "bert", "--save_steps", 2 if saved else 100, "--output_dir", tmp_path / "run")
+    said = "the last checkpoint is intact: lower" if saved else "there was no checkpoint yet: lower"
+    assert "non-finite loss: total at step 3 (examples " in str(error.value) and said in str(error.value)
+    assert not saved or checkpoints.newest_checkpoint(tmp_path / "run").name == "step-00000002"
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path)])
+    line = capsys.readouterr().err
+    assert "(failed: non-finite loss: total at step 3" in line and "the same command would fail again" in line
+    assert "give its command again" not in line
 
 
 class Opens:
