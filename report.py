@@ -13,12 +13,20 @@ from pathlib import Path
 import pandas as pd
 import tabulate
 
-import compare
-import report_dynabert
-import report_files
-import report_plots
 from options import Parser, named_folder, one_line
-from records import SIZES, Measure, ReportError, by_task, customary, headline, read_runs, recipe_text, select, time_unit
+from reporting import exports, plots, significance, subnetworks
+from reporting.records import (
+    SIZES,
+    Measure,
+    ReportError,
+    by_task,
+    customary,
+    headline,
+    read_runs,
+    recipe_text,
+    select,
+    time_unit,
+)
 
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
 NOTE = """Scores: mean over seeds ± sample standard deviation (number of seeds), fractions x 100. best: the checkpoint
@@ -64,8 +72,10 @@ def markdown(names, columns):
             room = WIDTH - max(map(len, ["method", *index])) - 4
         blocks[-1].append(cells)
         room -= width
-    return "\n\n".join(pd.concat(block, axis=1).to_markdown(
-        disable_numparse=True, colalign=["left", *["right"] * len(block)]) for block in blocks)  # fmt: skip
+    return "\n\n".join(
+        pd.concat(block, axis=1).to_markdown(disable_numparse=True, colalign=["left", *["right"] * len(block)])
+        for block in blocks
+    )
 
 
 def grid_markdown(table):
@@ -89,7 +99,7 @@ def by_seed(runs, part):
 
 def score_column(runs, part, chosen, title):
     """'25.1 ± 0.8 (3)': the chosen Measures of the best or last entries, and the number of seeds; leaders are bold."""
-    bold, cells = compare.leaders(by_seed(runs, part)), {}
+    bold, cells = significance.leaders(by_seed(runs, part)), {}
     for name, entries in runs.groupby("name", observed=True)[part]:
         text = " / ".join(summary(entries.map(measure.of), measure.digits) for measure in chosen)
         cells[name] = (f"**{text}**" if name in bold else text) + f" ({len(entries)})"
@@ -104,22 +114,35 @@ def differences(runs, baseline):
             main = headline(own)
             scores = own.assign(score=own["best"].map(main.of)).pivot(index="seed", columns="name", values="score")
             scores = scores.astype(float)[[name for name in scores if name in (*students(own)["name"], baseline)]]
-            rows = compare.paired(scores, baseline).drop(index=baseline)
+            rows = significance.paired(scores, baseline).drop(index=baseline)
             titles.append(f"{escape(task)} ({escape(main.title)})")
             found[task] = rows.assign(title=titles[-1], digits=main.digits, name=rows.index.astype(str))
     if not found or all(rows.empty for rows in found.values()):
         return []
     table = pd.concat(found, names=["task"]).reset_index("task")
-    table = table.assign(sure=(compare.holm(table["p"].reset_index(drop=True)) < compare.LEVEL).to_numpy())
-    columns = [pd.Series({row.name: compare.cell(row, row.digits, row.sure)
-                          for row in table[table["title"] == title].itertuples(index=False)}, name=title, dtype=object)
-               for title in titles]  # fmt: skip
+    table = table.assign(sure=(significance.holm(table["p"].reset_index(drop=True)) < significance.LEVEL).to_numpy())
+    columns = [
+        pd.Series(
+            {
+                row.name: significance.cell(row, row.digits, row.sure)
+                for row in table[table["title"] == title].itertuples(index=False)
+            },
+            name=title,
+            dtype=object,
+        )
+        for title in titles
+    ]
     tested = table[table["p"].notna()]
-    names = {f"{name} on {task}" if len(found) > 1 else name: sure
-             for name, task, sure in zip(tested["name"], tested["task"], tested["sure"], strict=True)}  # fmt: skip
+    names = {
+        f"{name} on {task}" if len(found) > 1 else name: sure
+        for name, task, sure in zip(tested["name"], tested["task"], tested["sure"], strict=True)
+    }
     rows = [name for name in runs["name"].cat.categories if name in {*students(runs)["name"]} - {baseline}]
-    return [f"### Difference to {escape(baseline)} in best score: mean [95 % interval] (pairs of one seed)",
-            markdown(rows, columns), wrapped(escape(compare.sentence(names, baseline)))]  # fmt: skip
+    return [
+        f"### Difference to {escape(baseline)} in best score: mean [95 % interval] (pairs of one seed)",
+        markdown(rows, columns),
+        wrapped(escape(significance.sentence(names, baseline))),
+    ]
 
 
 def cost_columns(runs):
@@ -129,13 +152,21 @@ def cost_columns(runs):
         parts = []
         for place in places:  # a range where it varies with the task (the heads differ)
             ranges = (methods[place].agg(["min", "max"]) / size).itertuples()
-            parts.append({name: "-".join(dict.fromkeys(f"{value:{form}}" for value in values))
-                          for name, *values in ranges})  # fmt: skip
+            parts.append(
+                {name: "-".join(dict.fromkeys(f"{value:{form}}" for value in values)) for name, *values in ranges}
+            )
         columns.append(pd.Series({name: " / ".join(part[name] for part in parts) for name in parts[0]}, name=title))
     ratios = methods[["1", "32"]].mean().dropna(how="all").itertuples()
-    columns.append(pd.Series({
-        name: " / ".join("-" if math.isnan(value) else f"{value:.2f}x" for value in values) for name, *values in ratios
-    }, name="speed-up", dtype=object))  # fmt: skip
+    columns.append(
+        pd.Series(
+            {
+                name: " / ".join("-" if math.isnan(value) else f"{value:.2f}x" for value in values)
+                for name, *values in ratios
+            },
+            name="speed-up",
+            dtype=object,
+        )
+    )
     return columns + time_columns(runs)
 
 
@@ -146,8 +177,9 @@ def time_columns(runs):
         title = f"{escape(task)} ({unit})" if len(tasks) > 1 else f"train ({unit})"
         cached = set(own["name"][[bool(options.get("cache_teacher")) for options in own["options"]]])
         times = own.groupby("name", observed=True)["time.train_s"].mean() / seconds
-        columns.append(pd.Series({name: f"{value:.1f}" + "*" * (name in cached) for name, value in times.items()},
-                                 name=title))  # fmt: skip
+        columns.append(
+            pd.Series({name: f"{value:.1f}" + "*" * (name in cached) for name, value in times.items()}, name=title)
+        )
     memory = runs.groupby(["task", "name"], observed=True)["max_mem_gb"].mean().groupby("name", observed=True).max()
     memory = memory.dropna()
     return columns + [memory.map("{:.2f}".format).astype(object).rename("GB")] * bool(len(memory))
@@ -156,14 +188,17 @@ def time_columns(runs):
 def costs(runs, title, columns):
     """A heading, `title` and the hardware, and a table of `columns`, of this file, for each hardware in turn."""
     parts = [(machine, own, [*own["name"].unique().sort_values()]) for machine, own in runs.groupby("machine")]
-    return [text for machine, own, names in parts
-            for text in (f"### {title}: {escape(machine)}", markdown(names, columns(own)))]  # fmt: skip
+    return [
+        text
+        for machine, own, names in parts
+        for text in (f"### {title}: {escape(machine)}", markdown(names, columns(own)))
+    ]
 
 
 def stage_tables(runs, baseline):
     """All tables of the runs of one stage, as a list of Markdown texts."""
     if runs["stage"].iloc[0] == "dynabert":
-        texts = report_dynabert.tables(runs, baseline, grid_markdown, summary)
+        texts = subnetworks.tables(runs, baseline, grid_markdown, summary)
         texts = [text if text[0] in "#|" else wrapped(escape(text)) for text in texts]
         return texts + costs(runs, "Training time and memory", time_columns)
     names, tasks = [*runs["name"].unique().sort_values()], runs.groupby("task", observed=True)
@@ -181,9 +216,13 @@ def stage_tables(runs, baseline):
         for part in scores:
             average = pd.concat(means[part], axis=1).mean(axis=1, skipna=False).dropna()
             tables = [by_seed(own, part) for _, own in tasks]
-            bold = compare.leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
-            scores[part].append(pd.Series({name: f"**{value:.1f}**" if name in bold else f"{value:.1f}"
-                                           for name, value in average.items()}, name="average"))  # fmt: skip
+            bold = significance.leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
+            scores[part].append(
+                pd.Series(
+                    {name: f"**{value:.1f}**" if name in bold else f"{value:.1f}" for name, value in average.items()},
+                    name="average",
+                )
+            )
     if len(tasks) == runs["machine"].nunique() == 1:
         best, *others = (column.rename(part) for part, (column,) in scores.items())
         title = f"{scores['best'][0].name} best"
@@ -238,9 +277,15 @@ def report_text(runs, left_out, baseline):
     versions = {f"{name} {version}" for run in runs["versions"] for name, version in run.items() if version}
     unknown = runs["code"].isna().sum()
     code = sorted(runs["code"].dropna().unique()) + [f"unknown for {unknown} of {len(runs)} runs"] * bool(unknown)
-    lines = [*bounds(runs), *mixed_options(runs), *recipes(runs), NOTE,
-             *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
-             "Versions: " + escape(", ".join(sorted(versions))), "Code: " + escape(", ".join(code))]  # fmt: skip
+    lines = [
+        *bounds(runs),
+        *mixed_options(runs),
+        *recipes(runs),
+        NOTE,
+        *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
+        "Versions: " + escape(", ".join(sorted(versions))),
+        "Code: " + escape(", ".join(code)),
+    ]
     texts += map(wrapped, lines)
     for what, found in left_out.items():
         lines = [f"{what.capitalize()} runs, not in the tables:\n", *(f"- {escape(line)}" for line in found)]
@@ -252,20 +297,44 @@ def build_parser():
     """Returns the command line's parser."""
     parser = Parser(prog="report.py", description=__doc__)
     paths = parser.add_argument_group("paths")
-    paths.add_argument("runs", nargs="+", type=named_folder, metavar="RUNS",
-                       help="folders, searched for run.json at any depth, and runs.csv of --tables runs")
-    paths.add_argument("--output_dir", type=named_folder, metavar="DIR",
-                       help="folder of report.md and plots; without it no report.md, and plots into the first RUNS")
+    paths.add_argument(
+        "runs",
+        nargs="+",
+        type=named_folder,
+        metavar="RUNS",
+        help="folders, searched for run.json at any depth, and runs.csv of --tables runs",
+    )
+    paths.add_argument(
+        "--output_dir",
+        type=named_folder,
+        metavar="DIR",
+        help="folder of report.md and plots; without it no report.md, and plots into the first RUNS",
+    )
     table = parser.add_argument_group("tables")
-    table.add_argument("--methods", type=lambda text: text.split(","), metavar="A,B",
-                       help="names of the methods to report, separated by commas; by default all")
-    table.add_argument("--tables", nargs="+", choices=("latex", "csv", "runs"), default=[], metavar="FORM",
-                       help="also write report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
-                            "(runs: a line for each run, which can be given as RUNS) beside the plots")
-    paths.add_argument("--formats", nargs="+", choices=("png", "pdf", "svg"), default=["png"], metavar="FORM",
-                       help="of the plots: png, pdf, svg")
-    table.add_argument("--baseline", metavar="NAME",
-                       help="method from which paired differences over seeds are taken")
+    table.add_argument(
+        "--methods",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help="names of the methods to report, separated by commas; by default all",
+    )
+    table.add_argument(
+        "--tables",
+        nargs="+",
+        choices=("latex", "csv", "runs"),
+        default=[],
+        metavar="FORM",
+        help="also write report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
+        "(runs: a line for each run, which can be given as RUNS) beside the plots",
+    )
+    paths.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("png", "pdf", "svg"),
+        default=["png"],
+        metavar="FORM",
+        help="of the plots: png, pdf, svg",
+    )
+    table.add_argument("--baseline", metavar="NAME", help="method from which paired differences over seeds are taken")
     return parser
 
 
@@ -291,13 +360,13 @@ def main(argv=None):
             if args.output_dir:
                 Path(temporary, "report.md").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if "latex" in args.tables:
-                tables = report_files.latex(text)
+                tables = exports.latex(text)
                 Path(temporary, "report.tex").write_text(tables, encoding="utf-8", errors="backslashreplace")
             if "csv" in args.tables:
-                report_files.numbers(runs).to_csv(Path(temporary, "report.csv"), index=False)
+                exports.numbers(runs).to_csv(Path(temporary, "report.csv"), index=False)
             if "runs" in args.tables:
-                report_files.compact(runs).to_csv(Path(temporary, "runs.csv"), index=False)
-            paths = report_plots.write_plots(runs, Path(temporary), args.formats)
+                exports.compact(runs).to_csv(Path(temporary, "runs.csv"), index=False)
+            paths = plots.write_plots(runs, Path(temporary), args.formats)
             for path in sorted(Path(temporary).iterdir()):
                 os.replace(path, folder / path.name)
         where = "standard output"

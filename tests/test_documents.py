@@ -1,4 +1,5 @@
 """Corpora on disk in every form: the same documents and blocks, streamed or not; what is no text is named."""
+
 import bz2
 import csv
 import gzip
@@ -16,12 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-import corpus
-import documents
-import runs
+from engine import run_folder
+from tasks import documents, plain_text
 
-TEXTS = ["the dog sleeps .", 'a "quoted" bird , and\ttabs', "", "the caf\u00e9 sees\u2028 one cat .", "2020-01-01",
-         "None", "{1}", "12", "nan"] * 3  # fmt: skip
+TEXTS = [
+    "the dog sleeps .",
+    'a "quoted" bird , and\ttabs',
+    "",
+    "the caf\u00e9 sees\u2028 one cat .",
+    "2020-01-01",
+    "None",
+    "{1}",
+    "12",
+    "nan",
+] * 3
 
 
 def table(column="text"):
@@ -40,12 +49,19 @@ def parquet(frame):
 
 
 FORMS = {
-    "a.txt": "\n".join(TEXTS), "no_ending": "\r\n".join(TEXTS), "mac.txt": "\r".join(TEXTS),
-    "a.jsonl": json_lines(), "a.ndjson": json_lines(ensure_ascii=False), "a.json": json_lines(), "b.txt": json_lines(),
+    "a.txt": "\n".join(TEXTS),
+    "no_ending": "\r\n".join(TEXTS),
+    "mac.txt": "\r".join(TEXTS),
+    "a.jsonl": json_lines(),
+    "a.ndjson": json_lines(ensure_ascii=False),
+    "a.json": json_lines(),
+    "b.txt": json_lines(),
     "list.json": json.dumps([{"text": text} for text in TEXTS], indent=1),
-    "a.csv": table().to_csv(index=False), "a.parquet": parquet(table()), "c.txt": parquet(table()),
+    "a.csv": table().to_csv(index=False),
+    "a.parquet": parquet(table()),
+    "c.txt": parquet(table()),
     "large.parquet": parquet(table().astype({"text": "string"})),
-}  # fmt: skip
+}
 PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
@@ -56,8 +72,8 @@ def write(path, content):
 
 def texts_of(path, tmp_path, **options):
     """The documents of a corpus, read both ways."""
-    whole = corpus.load_texts(str(path), cache_dir=str(tmp_path / "copy"), **options)["text"][:]
-    assert whole == [row["text"] for row in corpus.load_texts(str(path), streaming=True, **options)]
+    whole = plain_text.load_texts(str(path), cache_dir=str(tmp_path / "copy"), **options)["text"][:]
+    assert whole == [row["text"] for row in plain_text.load_texts(str(path), streaming=True, **options)]
     return whole
 
 
@@ -78,15 +94,19 @@ def test_blocks_do_not_depend_on_the_form_but_their_cache_does(world, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(world / "bert")
     lines = (world / "text" / "train.txt").read_text().splitlines()[:60]
     one, other = write(tmp_path / "a.txt", "\n".join(lines)), write(tmp_path / "a.jsonl", json_lines(lines))
-    load = lambda path, **options: corpus.load_blocks(path, tokenizer, 8, 1, tmp_path / "cache", **options)  # noqa: E731
+    load = lambda path, **options: plain_text.load_blocks(path, tokenizer, 8, 1, tmp_path / "cache", **options)  # noqa: E731
     assert load(one)["input_ids"][:] == load(other)["input_ids"][:] and len(list((tmp_path / "cache").iterdir())) == 2
-    streams = [corpus.Stream(corpus.load_texts(path, streaming=True), corpus.cutter(tokenizer, 8), 1, pool=20)
-               for path in (one, other)]  # fmt: skip
+    streams = [
+        plain_text.Stream(plain_text.load_texts(path, streaming=True), plain_text.cutter(tokenizer, 8), 1, pool=20)
+        for path in (one, other)
+    ]
     assert np.array_equal(streams[0].take(50), streams[1].take(50))
     # The same bytes by another name are other documents, and so is another column of the same file.
     text = '"text","body"\n' + "".join(f'"{a}","{b}"\n' for a, b in zip(lines, lines[::-1], strict=True))
-    found = [load(write(tmp_path / name, text), **options)["input_ids"][:]
-             for name, options in (("b.txt", {}), ("b.csv", {}), ("b.csv", {"column": "body"}))]  # fmt: skip
+    found = [
+        load(write(tmp_path / name, text), **options)["input_ids"][:]
+        for name, options in (("b.txt", {}), ("b.csv", {}), ("b.csv", {"column": "body"}))
+    ]
     assert found[1] == load(one)["input_ids"][:] and found[0] != found[1] != found[2]
 
 
@@ -136,36 +156,42 @@ LONG = "the dog sleeps .\n" * 9000
 HALF = slice(0, -300)
 
 
-@pytest.mark.parametrize("name, content, said", [
-    ("a.docx", archive("zip"), "a.docx: is a zip archive or a document of an office program, not UTF-8 text"),
-    ("a.tar.gz", archive("tar"), "a.tar.gz: is a tar archive"), ("a.txt", b"%PDF-1.7\n\xe2\n", "a.txt: is a PDF"),
-    ("a.txt.zst", b"\x28\xb5\x2f\xfd\0\0", "is packed by zstd"),
-    ("a.txt", "\ufeffa b".encode("utf-16-le"), "is UTF-16"),
-    ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "is a pointer of Git LFS"),
-    ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "not a Parquet file"),
-    ("a.csv", parquet(table())[4:], "not UTF-8|NUL"), ("a.bin", bytes(range(256)), "line 1: holds a NUL"),
-    ("a.txt", b"ab\ncaf\xe9\n", "a.txt, line 2: not UTF-8"),
-    ("a.txt", "<?xml version='1.0'?>\n<a>b</a>", "XML or HTML, whose markup would be learned; take the text out"),
-    ("a.xml.bz2", bz2.compress(b" <mediawiki xml:lang='en'>\n<page>"), "XML or HTML"),
-    ("a", "\n\n<!DOCTYPE html>\n<html>", "XML or HTML"),
-    ("a.txt.gz", gzip.compress(LONG.encode())[HALF], "a.txt.gz: cannot be read whole .*; download it again"),
-    ("a.txt", bz2.compress(LONG.encode())[:-9], "a.txt: cannot be read whole"),
-    ("a.txt.xz", lzma.compress(LONG.encode())[:-40], "cannot be read whole"),
-    ("a.parquet", parquet(table())[:-50], "a.parquet: not a Parquet file"),
-    ("a.jsonl", json_lines() + '{"text": "a', f"a.jsonl, line {len(TEXTS) + 1}: not valid JSON"),
-    ("a.jsonl", json_lines() + '["a"]\n', f"line {len(TEXTS) + 1}: not a JSON object with the columns as keys"),
-    ("a.jsonl", json_lines() + '\n{"id": 1}\n', f"line {len(TEXTS) + 2}: has no column 'text' but id"),
-    ("a.jsonl", json_lines() + '{"text": ["a"]}\n', f"line {len(TEXTS) + 1}: column 'text' holds a list, not text"),
-    ("a.jsonl", '{"text": " "}\n{"text": null}\n', "a.jsonl: holds no text"), ("a.jsonl", "", "the file is empty"),
-    ("a.csv", 'text\n"ab\n', "a.csv, line 2: .* never closed\\); mend the quotes$"),
-    ("a.csv", "id,text\n1,a\n2\n", "a.csv, line 3: 1 columns where 2 are due .*; mend the line$"),
-    ("a.parquet", parquet(pd.DataFrame({"text": [1, 2]})), "column 'text' holds .*int64.*, not text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("a.docx", archive("zip"), "a.docx: is a zip archive or a document of an office program, not UTF-8 text"),
+        ("a.tar.gz", archive("tar"), "a.tar.gz: is a tar archive"),
+        ("a.txt", b"%PDF-1.7\n\xe2\n", "a.txt: is a PDF"),
+        ("a.txt.zst", b"\x28\xb5\x2f\xfd\0\0", "is packed by zstd"),
+        ("a.txt", "\ufeffa b".encode("utf-16-le"), "is UTF-16"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "is a pointer of Git LFS"),
+        ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "not a Parquet file"),
+        ("a.csv", parquet(table())[4:], "not UTF-8|NUL"),
+        ("a.bin", bytes(range(256)), "line 1: holds a NUL"),
+        ("a.txt", b"ab\ncaf\xe9\n", "a.txt, line 2: not UTF-8"),
+        ("a.txt", "<?xml version='1.0'?>\n<a>b</a>", "XML or HTML, whose markup would be learned; take the text out"),
+        ("a.xml.bz2", bz2.compress(b" <mediawiki xml:lang='en'>\n<page>"), "XML or HTML"),
+        ("a", "\n\n<!DOCTYPE html>\n<html>", "XML or HTML"),
+        ("a.txt.gz", gzip.compress(LONG.encode())[HALF], "a.txt.gz: cannot be read whole .*; download it again"),
+        ("a.txt", bz2.compress(LONG.encode())[:-9], "a.txt: cannot be read whole"),
+        ("a.txt.xz", lzma.compress(LONG.encode())[:-40], "cannot be read whole"),
+        ("a.parquet", parquet(table())[:-50], "a.parquet: not a Parquet file"),
+        ("a.jsonl", json_lines() + '{"text": "a', f"a.jsonl, line {len(TEXTS) + 1}: not valid JSON"),
+        ("a.jsonl", json_lines() + '["a"]\n', f"line {len(TEXTS) + 1}: not a JSON object with the columns as keys"),
+        ("a.jsonl", json_lines() + '\n{"id": 1}\n', f"line {len(TEXTS) + 2}: has no column 'text' but id"),
+        ("a.jsonl", json_lines() + '{"text": ["a"]}\n', f"line {len(TEXTS) + 1}: column 'text' holds a list, not text"),
+        ("a.jsonl", '{"text": " "}\n{"text": null}\n', "a.jsonl: holds no text"),
+        ("a.jsonl", "", "the file is empty"),
+        ("a.csv", 'text\n"ab\n', "a.csv, line 2: .* never closed\\); mend the quotes$"),
+        ("a.csv", "id,text\n1,a\n2\n", "a.csv, line 3: 1 columns where 2 are due .*; mend the line$"),
+        ("a.parquet", parquet(pd.DataFrame({"text": [1, 2]})), "column 'text' holds .*int64.*, not text"),
+    ],
+)
 def test_what_is_no_text_is_named(tmp_path, name, content, said):
     path = write(tmp_path / name, content)
     for streaming in (False, True):
         with pytest.raises(ValueError, match=said) as error:
-            corpus.load_texts(path, streaming=streaming, cache_dir=str(tmp_path / "copy"))
+            plain_text.load_texts(path, streaming=streaming, cache_dir=str(tmp_path / "copy"))
         assert path in str(error.value) and "\n" not in str(error.value)
 
 
@@ -175,7 +201,7 @@ def test_a_hole_in_a_parquet_file_is_found_before_training(tmp_path):
     path = write(tmp_path / "a.parquet", bytes(content))
     for streaming in (False, True):
         with pytest.raises(ValueError, match=r"a.parquet: cannot be read whole \(.*\); write it again"):
-            corpus.load_texts(path, streaming=streaming, cache_dir=str(tmp_path / "copy"))
+            plain_text.load_texts(path, streaming=streaming, cache_dir=str(tmp_path / "copy"))
 
 
 def test_folders_are_read_if_they_hold_one_form(tmp_path):
@@ -194,7 +220,7 @@ def test_folders_are_read_if_they_hold_one_form(tmp_path):
         documents.find_files(str(tmp_path / "saved"))
     for missing in ("no.txt", "owner/no.txt", "owner/no.jsonl.gz"):  # no id of the hub is looked for
         with pytest.raises(ValueError, match="no such file, folder or glob"):
-            corpus.load_texts(missing)
+            plain_text.load_texts(missing)
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
@@ -204,36 +230,39 @@ def test_folders_are_read_if_they_hold_one_form(tmp_path):
 def test_the_column_of_a_data_set_of_the_hub(world, tmp_path, monkeypatch, streaming):
     lines = (world / "text" / "train.txt").read_text().splitlines()[:40]
     rows = {"id": list(range(41)), "body": [None, *lines], "tags": [["a"]] * 41}
-    whole = Dataset.from_dict(rows, features=Features({"id": Value("int64"), "body": Value("string"),
-                                                      "tags": List(Value("string"))}))  # fmt: skip
+    whole = Dataset.from_dict(
+        rows, features=Features({"id": Value("int64"), "body": Value("string"), "tags": List(Value("string"))})
+    )
     nameless = IterableDataset.from_generator(lambda: iter(whole))  # says nothing of its columns
     for data in (whole.to_iterable_dataset(), nameless) if streaming else (whole,):
-        monkeypatch.setattr(corpus, "load_hub", lambda *_, data=data, **__: data)
-        texts = corpus.load_texts("owner/news:small", streaming=streaming, column="body")
+        monkeypatch.setattr(plain_text, "load_hub", lambda *_, data=data, **__: data)
+        texts = plain_text.load_texts("owner/news:small", streaming=streaming, column="body")
         assert [row["text"] for row in texts] == [None, *lines]
         with pytest.raises(ValueError, match="corpus 'owner/news': has no column 'text' but id, body, tags; name"):
-            corpus.load_texts("owner/news", streaming=streaming)
+            plain_text.load_texts("owner/news", streaming=streaming)
         if data is not nameless:
             with pytest.raises(ValueError, match=r"column 'tags' holds List\(.*\), not text"):
-                corpus.load_texts("owner/news", streaming=streaming, column="tags")
+                plain_text.load_texts("owner/news", streaming=streaming, column="tags")
         tokenizer = AutoTokenizer.from_pretrained(world / "bert")
         if streaming:  # a null is a text without words
-            assert corpus.Stream(texts, corpus.cutter(tokenizer, 8), 1).take(3).shape == (3, 8)
+            assert plain_text.Stream(texts, plain_text.cutter(tokenizer, 8), 1).take(3).shape == (3, 8)
         else:
-            assert len(corpus.load_blocks("owner/news", tokenizer, 8, 1, tmp_path / "cache", column="body"))
+            assert len(plain_text.load_blocks("owner/news", tokenizer, 8, 1, tmp_path / "cache", column="body"))
 
 
 def test_a_stream_that_breaks_off_names_the_corpus_and_says_how_to_go_on(world):
     tokenizer = AutoTokenizer.from_pretrained(world / "bert")
 
     def rows():
-        yield from ({"text": "the dog sees the cat ."} for _ in range(3 * corpus.DOCUMENTS))
+        yield from ({"text": "the dog sees the cat ."} for _ in range(3 * plain_text.DOCUMENTS))
         raise ConnectionError("Server Disconnected") from OSError("peer closed connection")
 
-    texts = IterableDataset.from_generator(rows, features=corpus.FEATURES)
-    stream = corpus.Stream(texts, corpus.cutter(tokenizer, 8), 1, pool=500, name="--corpus 'owner/news'")
+    texts = IterableDataset.from_generator(rows, features=plain_text.FEATURES)
+    stream = plain_text.Stream(texts, plain_text.cutter(tokenizer, 8), 1, pool=500, name="--corpus 'owner/news'")
     stream.take(500)
-    with pytest.raises(runs.TrainingError) as error:
+    with pytest.raises(run_folder.TrainingError) as error:
         stream.take(10_000)
-    assert str(error.value) == ("--corpus 'owner/news': the text cannot be read on: peer closed connection; once it "
-                                "can, the same command goes on from its last checkpoint")  # fmt: skip
+    assert str(error.value) == (
+        "--corpus 'owner/news': the text cannot be read on: peer closed connection; once it "
+        "can, the same command goes on from its last checkpoint"
+    )

@@ -1,4 +1,5 @@
 """The hub: what its errors are told as, by a small server of ours; loading scripts; weights that exist as .bin only."""
+
 import errno
 import hashlib
 import json
@@ -19,7 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import errors
 from transformers import BertConfig, BertForMaskedLM
 
-import hub
+from tasks import hub
 
 # --- a server ---------------------------------------------------------------------------------------------------------
 
@@ -87,8 +88,9 @@ def told(tmp_path):
             threading.Thread(target=server.serve_forever, daemon=True).start()
             env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | environment
             env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}
-            done = subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(cases)], env=env, capture_output=True,
-                                  text=True)  # fmt: skip
+            done = subprocess.run(
+                [sys.executable, "-c", SCRIPT, json.dumps(cases)], env=env, capture_output=True, text=True
+            )
             server.shutdown()
         assert not done.returncode, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()], server.asked
@@ -100,8 +102,15 @@ def test_each_fault_has_its_own_advice_and_weights_as_bin_only_are_read_as_they_
     config = BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8)
     config.save_pretrained(tmp_path / "tiny")
     torch.save(BertForMaskedLM(config).state_dict(), tmp_path / "tiny" / "pytorch_model.bin")
-    cases = [("model", "gated/bert"), ("dataset", "gated/news"), ("model", "nobody/bert"), ("dataset", "nobody/news"),
-             ("model", "a/b.."), ("model", "empty/bert"), ("model", "tiny/bert")]  # fmt: skip
+    cases = [
+        ("model", "gated/bert"),
+        ("dataset", "gated/news"),
+        ("model", "nobody/bert"),
+        ("dataset", "nobody/news"),
+        ("model", "a/b.."),
+        ("model", "empty/bert"),
+        ("model", "tiny/bert"),
+    ]
     texts, asked = told(cases)
     assert all("\n" not in text and "check the network" not in text for text in texts)
     for text, page in zip(texts[:2], ("gated/bert", "datasets/gated/news"), strict=True):
@@ -137,21 +146,30 @@ def raised(error, cause=None):
 BROKEN = pyarrow.ArrowInvalid("Parquet magic bytes not found")
 
 
-@pytest.mark.parametrize("error, text, advice", [
-    (ValueError("BuilderConfig 'x' not found. Available: ['a', 'b']"), "Available: ['a', 'b']",
-     "name one as owner/news:configuration"),
-    (http(503), "Error 503 for url", "check the network, then run the same command again, or take files"),
-    (raised(FileNotFoundError("nothing here"), http(503)), "Error 503 for url", "check the network"),
-    (http(403), "Error 403", "the token in HF_TOKEN"),
-    (raised(ConnectionError("Server Disconnected"), OSError("cut off")), "cut off", "check the network"),
-    (OSError(errno.ENOSPC, "No space left on device"), "No space left", "make room in "),
-    (PermissionError(errno.EACCES, "Permission denied"), "Permission denied", "make room in "),
-    (raised(DatasetGenerationError("An error occurred while generating the dataset"), BROKEN), "magic bytes",
-     "if a file is damaged, delete {hub} and {built}, then"),
-    (json.JSONDecodeError("Expecting value", "", 0), "Expecting value", "if a file is damaged, delete {hub} and"),
-    (OSError("Expected to be able to read 9 bytes"), "read 9 bytes", "if a file is damaged, delete {hub} and"),
-    (ValueError("Unknown split \"train\"."), 'Unknown split "train"', "choose another one, or take files"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, text, advice",
+    [
+        (
+            ValueError("BuilderConfig 'x' not found. Available: ['a', 'b']"),
+            "Available: ['a', 'b']",
+            "name one as owner/news:configuration",
+        ),
+        (http(503), "Error 503 for url", "check the network, then run the same command again, or take files"),
+        (raised(FileNotFoundError("nothing here"), http(503)), "Error 503 for url", "check the network"),
+        (http(403), "Error 403", "the token in HF_TOKEN"),
+        (raised(ConnectionError("Server Disconnected"), OSError("cut off")), "cut off", "check the network"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left", "make room in "),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied", "make room in "),
+        (
+            raised(DatasetGenerationError("An error occurred while generating the dataset"), BROKEN),
+            "magic bytes",
+            "if a file is damaged, delete {hub} and {built}, then",
+        ),
+        (json.JSONDecodeError("Expecting value", "", 0), "Expecting value", "if a file is damaged, delete {hub} and"),
+        (OSError("Expected to be able to read 9 bytes"), "read 9 bytes", "if a file is damaged, delete {hub} and"),
+        (ValueError('Unknown split "train".'), 'Unknown split "train"', "choose another one, or take files"),
+    ],
+)
 def test_the_errors_own_text_and_advice_that_fits(monkeypatch, tmp_path, error, text, advice):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "built"))
@@ -174,7 +192,8 @@ def test_offline_the_variable_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     error = ConnectionError("Couldn't reach 'owner/news' on the Hub (OfflineModeIsEnabled)")
     assert "; HF_HUB_OFFLINE=1 allows only what is in the cache already: unset it, or" in hub.explained(
-        "owner/news", error, "dataset", "take files")  # fmt: skip
+        "owner/news", error, "dataset", "take files"
+    )
 
 
 # --- loading scripts --------------------------------------------------------------------------------------------------
@@ -186,6 +205,7 @@ SCRIPT_ERROR = RuntimeError("Dataset scripts are no longer supported, but found 
 @pytest.fixture
 def scripted(monkeypatch):
     """scripted(folders): a hub whose data sets are loading scripts with this converted; the calls that succeed."""
+
     def make(folders, error=SCRIPT_ERROR):
         calls = []
 
@@ -208,9 +228,9 @@ def scripted(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("folders, config, folder", [
-    (["conll"], None, None), (["conll"], "conll", None), (["a", "b"], "b", "b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "folders, config, folder", [(["conll"], None, None), (["conll"], "conll", None), (["a", "b"], "b", "b")]
+)
 def test_a_loading_script_is_read_as_the_hub_has_converted_it(scripted, folders, config, folder):
     for error in (SCRIPT_ERROR, ValueError("Couldn't find cache for owner/old for config 'b'")):
         calls = scripted(folders, error)
@@ -218,11 +238,22 @@ def test_a_loading_script_is_read_as_the_hub_has_converted_it(scripted, folders,
         assert calls == [("owner/old", None, {"data_dir": folder, "revision": "refs/convert/parquet"})]
 
 
-@pytest.mark.parametrize("folders, config, said", [
-    (["a", "b"], None, "its configurations are a, b, and None is none of them; name one as owner/old:configuration"),
-    (["a"], "c", "its configurations are a, and c is none of them; name one as"),
-    (None, None, "it is a loading script, which `datasets` does not run, and the hub has not converted what it makes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "folders, config, said",
+    [
+        (
+            ["a", "b"],
+            None,
+            "its configurations are a, b, and None is none of them; name one as owner/old:configuration",
+        ),
+        (["a"], "c", "its configurations are a, and c is none of them; name one as"),
+        (
+            None,
+            None,
+            "it is a loading script, which `datasets` does not run, and the hub has not converted what it makes",
+        ),
+    ],
+)
 def test_a_loading_script_without_that_configuration_or_copy_is_refused(scripted, folders, config, said):
     scripted(folders)
     with pytest.raises(ValueError, match="data set 'owner/old' could not be had") as error:
