@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from encoders.label_names import in_order, number_of
 from tasks import readers
+from tasks.hub import load_hub
 from tasks.readers import examples_from_rows, line_name, listed, pick
 
 GLUE_HUB = "nyu-mll/glue"
@@ -38,7 +39,6 @@ class Task(NamedTuple):
     separator: str = ""  # between the labels of one example; none: it has one label
     names: tuple = ()  # what saved models call the labels; none: as the files do
     sentences: int = 0  # of a summary
-    revision: str = ""  # of the Parquet files where the hub's data set is a script, which datasets no longer runs
 
 
 YES_NO = ("0", "1")
@@ -223,7 +223,6 @@ TASKS = {
         names=("other", "summary"),
         sentences=1,
         files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",)),
-        revision="refs/convert/parquet",
     ),
     "cnn_dailymail": Task(
         "summary",
@@ -263,19 +262,6 @@ def _glue_from_files(name, data_dir, skipped):
             key = {"dev": "validation"}.get(split, split) + suffix
             splits[key] = examples_from_rows(rows, path, text, label if has_label else None, task, skipped)
     return splits
-
-
-def load_hub(hub, **options):
-    """datasets.load_dataset with one line of ValueError where the hub cannot be reached."""
-    import datasets
-
-    try:
-        return datasets.load_dataset(*hub, **options)
-    except Exception as error:  # the hub, the network and the parser each raise their own
-        raise ValueError(
-            f"dataset {hub[0]!r} could not be had from the Hugging Face hub ({type(error).__name__}): check the "
-            "network, or download the files and pass --data_dir (and local folders for --teacher and --student)"
-        ) from error
 
 
 def _glue_from_hub(name):
@@ -325,20 +311,28 @@ def _parts(rows, path, column, separator, skipped):
             yield from ((number, {column: word.strip()}) for word in cell.split(separator) if word.strip())
 
 
+def hub_id(args):
+    """(id, configuration or None) of --hub_dataset."""
+    name, _, config = args.hub_dataset.partition(":")
+    return name, config or None
+
+
+def hub_splits(args):
+    """{split: (its name in messages, Dataset)} of --hub_dataset; a test set only where predictions are wanted."""
+    hub = load_hub(hub_id(args), "download its files and pass --train_file and --validation_file")
+    wanted = {"train": "train", "validation": args.validation_split, "test": "test" if args.do_predict else None}
+    if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
+        remedy = {"train": "choose another data set", "test": "leave out --do_predict"}.get(
+            missing[0], "name the one to evaluate on by --validation_split"
+        )
+        raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {listed(hub)}: {remedy}")
+    return {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
+
+
 def own_tables(args, skipped):
     """{split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
     if args.hub_dataset:
-        name, _, config = args.hub_dataset.partition(":")
-        hub = load_hub((name, config or None))
-        wanted = {"train": "train", "validation": args.validation_split, "test": "test" if args.do_predict else None}
-        if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
-            remedy = {"train": "choose another data set", "test": "leave out --do_predict"}.get(
-                missing[0], "name the one to evaluate on by --validation_split"
-            )
-            raise ValueError(
-                f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {listed(hub)}: {remedy}"
-            )
-        sources = {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
+        sources = hub_splits(args)
     else:
         files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
         sources = {split: (path, None) for split, path in files.items() if path}
@@ -366,8 +360,7 @@ def _custom(args, skipped, teachers=None):
     elif task.kind in ("regression", "similarity"):
         task = task._replace(metrics=("pearson", "spearman") if task.kind == "regression" else ("spearman",))
     if args.hub_dataset:
-        name, _, config = args.hub_dataset.partition(":")
-        task = task._replace(hub=(name, config or None))
+        task = task._replace(hub=hub_id(args))
     if args.metrics:
         task = task._replace(metrics=tuple(args.metrics))
     tables, label = own_tables(args, skipped), args.label_column
@@ -607,6 +600,13 @@ def check_args(args):
 
 def _check_words(args):
     """Check the options of words in columns."""
+    if args.hub_dataset:  # its columns have names
+        if args.token_column != 1 or len(args.text_columns) > 1:
+            raise ValueError(
+                "of --hub_dataset one column holds the words: name it by --text_columns, and that of "
+                "the tags by --label_column"
+            )
+        return
     if args.text_columns != ["text"]:
         raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
     for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
@@ -647,12 +647,13 @@ def _check_own(args, files):
     if args.hub_dataset:
         if files:
             raise ValueError(f"--hub_dataset and --{files[0]} exclude each other: give one")
-        if kind_of(args) == "token" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?", args.hub_dataset):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?", args.hub_dataset):
             raise ValueError(
-                f"--hub_dataset {args.hub_dataset!r} must be owner/name or owner/name:config, of texts; "
-                "for words pass files"
+                f"--hub_dataset {args.hub_dataset!r} must be owner/name or owner/name:configuration, such "
+                "as fancyzhx/ag_news"
             )
-        args.dataset_name = args.dataset_name or re.sub(r"\W+", "-", args.hub_dataset.split("/")[-1])
+        names = [re.sub(r"\W+", "-", name) for name in (args.hub_dataset.split("/")[-1], args.hub_dataset)]
+        args.dataset_name = args.dataset_name or names[names[0] in TASKS]
     elif args.validation_split != "validation":
         raise ValueError("--validation_split is for --hub_dataset; a file is named by --validation_file")
     for name in () if args.hub_dataset else ("train_file", "validation_file"):

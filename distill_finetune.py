@@ -1,6 +1,6 @@
 """Task-specific distillation: GLUE, SQuAD, words, several labels, your own files; without --teacher: fine-tuning.
 
-python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
+python distill_finetune.py --task cola --student google-bert/bert-base-multilingual-cased --run_name teacher
 python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
 

@@ -1,7 +1,8 @@
 """Task-agnostic distillation of a masked language model on plain text; without --teacher: plain MLM pre-training.
 
-    python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
-        --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
+    python distill_pretrain.py --teacher google-bert/bert-base-multilingual-cased --student_layers 6 \
+        --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple \
+        --max_steps 100000
 """
 
 from engine.checks import check_pretrain as check_args
@@ -71,9 +72,11 @@ def load_everything(args):
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:
-        blocks = plain_text.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc)
+        blocks = plain_text.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc, column=args.text_column)
     if args.validation_corpus:
-        held_out = plain_text.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc)
+        held_out = plain_text.load_blocks(
+            args.validation_corpus, tokenizer, args.seq_length, args.num_proc, column=args.text_column
+        )
         held_out = data.drawn(held_out, args.max_eval_samples)
     else:
         size = min(args.max_eval_samples, len(blocks) // 10)
@@ -99,17 +102,15 @@ def open_streams(args, tokenizer):
     Raises ValueError if a share does not fill one block.
     """
     state, workers = PartialState(), max(1, args.num_workers)
-    texts, cut = plain_text.load_texts(args.corpus, streaming=True), plain_text.cutter(tokenizer, args.seq_length)
+    texts = plain_text.load_texts(args.corpus, streaming=True, column=args.text_column)
+    cut = plain_text.cutter(tokenizer, args.seq_length)
 
     def stream(worker, position=None, **options):
         share = state.process_index * workers + worker, state.num_processes * workers
-        return plain_text.Stream(texts, cut, args.seed, share, position, **options)
+        return plain_text.Stream(texts, cut, args.seed, share, position, name=f"--corpus {args.corpus!r}", **options)
 
     for worker in range(workers):
-        try:
-            stream(worker, pool=1).take(1)
-        except ValueError as error:
-            raise ValueError(f"--corpus {args.corpus!r}: {error}") from error
+        stream(worker, pool=1).take(1)
     return stream
 
 
@@ -315,7 +316,7 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
 def model_card(args, entry, base):
     """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
     name = args.validation_corpus or args.corpus
-    hub, _, config = ("", "", "") if run_folder.named_files(name) else name.partition(":")
+    hub, _, config = ("", "", "") if plain_text.find_files(name) else name.partition(":")
     dataset = {
         "dataset_name": name,
         "dataset_type": hub or "text",
@@ -370,7 +371,8 @@ def main(argv=None):
     term_weights.check(args, training.total_steps(args, per_epoch))
     inputs = None
     if accelerator.is_main_process:
-        train = run_folder.named_files(args.corpus) if args.streaming else blocks  # of a hub's stream the id must do
+        # Of a hub's stream the id must do.
+        train = (plain_text.find_files(args.corpus) or []) if args.streaming else blocks
         inputs = run_folder.describe_inputs(
             args,
             accelerator,

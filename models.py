@@ -15,6 +15,7 @@ from encoders import families, students
 from encoders import label_names as label_names
 from encoders.layer_maps import layer_map as layer_map  # offered here by name
 from engine.checks import student_shape
+from tasks import hub
 
 # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -29,11 +30,10 @@ def _explain(what, name, error):
     if not Path(name).is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
         return ValueError(f"{what} {str(name)!r} is not a folder: check the path")
     if Path(name).is_dir():
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return ValueError(f"{what} {str(name)!r} could not be loaded: {first}")
+        return ValueError(f"{what} {str(name)!r} could not be loaded: {hub.said(error)}")
     return ValueError(
-        f"{what} {str(name)!r} is no local folder and could not be had from the Hugging Face hub "
-        f"({type(error).__name__}): check the name and the network, or download it and pass its folder"
+        f"{what} {str(name)!r} is no local folder and could not be had from the Hugging Face hub: "
+        f"{hub.explained(str(name), error, 'model', 'download it and pass its folder')}"
     )
 
 
@@ -91,6 +91,8 @@ def load_model(name, auto, what="model", *, labels=(), **head):
     anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
     not take.
     """
+    # Else transformers fetches, in a thread of its own, a converted copy of weights that exist as .bin only.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     config, labels = load_config(name, what), as_labels(labels)
     families.family(config, f"{what} {str(name)!r}", auto)
     base = auto._model_mapping[type(config)] if hasattr(auto, "_model_mapping") else auto

@@ -116,7 +116,7 @@ def add_data(parser, required=True):
         help="custom: kind of task: classification (if not given), regression, similarity, token, multilabel, summary",
     )
     add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
-    add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
+    add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:configuration")
     add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
     add(
         "--train_file",
@@ -125,8 +125,19 @@ def add_data(parser, required=True):
     )
     add("--validation_file", help="custom: file to evaluate on")
     add("--test_file", help="custom: file without labels for --do_predict")
-    add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text")
-    add("--label_column", default="label", help="custom: column with the label; words: its number, the last by default")
+    add(
+        "--text_columns",
+        nargs="+",
+        default=["text"],
+        help="custom: one or two columns with text; words of "
+        "--hub_dataset: the column with lists of them, tokens by default",
+    )
+    add(
+        "--label_column",
+        default="label",
+        help="custom: column with the label; words: its number, the last by "
+        "default, of --hub_dataset its name, ner_tags by default",
+    )
     add(
         "--metrics",
         nargs="+",
@@ -439,8 +450,14 @@ def pretrain_parser():
     )
     _add_paths(parser, "runs/pretrain/<run_name>/seed<seed>", "mlm without a teacher, else made from --terms")
     add = parser.add_argument_group("data").add_argument
-    add("--corpus", required=True, help="text to train on: file, folder, glob, or hub id as owner/name:config")
+    add(
+        "--corpus",
+        required=True,
+        help="text to train on: file, folder, glob (text, JSON lines, csv, tsv or Parquet, "
+        "also packed by gzip, bzip2 or xz), or hub id as owner/name:config",
+    )
     add("--validation_corpus", help="text to evaluate on; by default blocks held out of --corpus")
+    add("--text_column", default="text", help="column with the text where the corpus is a table, a document a row")
     add("--streaming", action="store_true", help="read a corpus that does not fit the disk as it comes")
     add("--num_proc", type=number(int, 0), default=0, help="processes that tokenise, 0 = one for each core")
     add("--seq_length", type=number(int, 8), default=128, help="tokens of a block")

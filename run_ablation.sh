@@ -20,7 +20,7 @@ LAYER_MAPS=${LAYER_MAPS:-first last ends no-embeddings}  # and uniform, which is
 CRITERIA=${CRITERIA:-cosine-mse l2-mse cosine-l1 l2-l1 cosine-huber l2-huber angle-l1 angle-huber}  # of pairs, of angles
 SIZES=${SIZES:-6/768 4/512 4/312 2/128}           # layers/width; heads: width / 64, or 12 for 312
 STUDENT_LAYERS=${STUDENT_LAYERS:-6}
-STUDENT=${STUDENT:-bert-base-multilingual-cased}  # what students are cut from
+STUDENT=${STUDENT:-google-bert/bert-base-multilingual-cased}  # what students are cut from
 DATA_DIR=${DATA_DIR:-}                            # folder with GLUE's own files; empty: the hub
 RUNS=${RUNS:-runs}                                # teachers in $RUNS/<task>/teacher/seed1, results in $RUNS/ablation
 WEIGHTS=${WEIGHTS:-}                              # "ckd wr_pair=9 ..."; empty: ckd with the task's, as in run_glue.sh

@@ -18,7 +18,7 @@ cd "$(dirname "$0")"
 TASKS=${TASKS:-cola}                              # any of run_glue.sh's, and squad, squad_v2
 SEEDS=${SEEDS:-1}                                 # one run of every objective each
 OBJECTIVES=${OBJECTIVES:-ckd dynabert}            # any presets of --terms that compare hidden states or logits
-TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
+TEACHER=${TEACHER:-google-bert/bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
 WIDTHS=${WIDTHS:-1.0 0.75 0.5 0.25}               # shares of heads and neurons
 DEPTHS=${DEPTHS:-1.0 0.75 0.5}                    # shares of layers
 DATA_DIR=${DATA_DIR:-}                            # folder with the tasks' own files; empty: the hub

@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-TEACHER=${TEACHER:-bert-base-multilingual-cased}        # masked language model
+TEACHER=${TEACHER:-google-bert/bert-base-multilingual-cased}        # masked language model
 STUDENT_LAYERS=${STUDENT_LAYERS:-6}                     # copied evenly from the teacher's
 CORPUS=${CORPUS:-wikimedia/wikipedia:20231101.en}       # file, folder, glob or hub id
 VALIDATION_CORPUS=${VALIDATION_CORPUS-wikimedia/wikipedia:20231101.simple}  # empty: blocks held out of CORPUS

@@ -15,7 +15,7 @@ cd "$(dirname "$0")"
 TASK=${TASK:-squad}                               # squad or squad_v2
 SEEDS=${SEEDS:-1}                                 # one run of every method each
 METHODS=${METHODS:-finetune kd ckd}               # also: pkd tinybert distilbert minilm; finetune: labels only
-TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
+TEACHER=${TEACHER:-google-bert/bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
 STUDENT=${STUDENT:-}                              # a small pre-trained model; empty: cut from TEACHER
 STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
 DATA_DIR=${DATA_DIR:-}                            # folder with train-v1.1.json, dev-v1.1.json; empty: the hub

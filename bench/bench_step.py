@@ -23,7 +23,7 @@ from tasks import batching, kinds
 
 SHAPE = {"vocab_size": 119547, "max_position_embeddings": 512}
 # Tokens of CoLA's 8,551 training sentences, [CLS] and [SEP] among them, in the 0th, 5th, ..., 100th of a hundred parts;
-# counted with the word pieces of bert-base-uncased.
+# counted with the word pieces of google-bert/bert-base-uncased.
 COLA = (4, 6, 7, 8, 8, 9, 9, 9, 10, 10, 10, 11, 11, 12, 12, 13, 14, 15, 17, 20, 47)
 
 

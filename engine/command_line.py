@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ def quiet():
     """Leave the screen to the run: no library's progress bars, load reports or retry messages."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
+    logging.getLogger("datasets.utils.file_utils").setLevel(logging.WARNING)  # a stream waits for its host, for minutes
     datasets.disable_progress_bars()
     disable_hub_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
@@ -45,6 +47,8 @@ def run_script(main):
         if os.environ.get("CKD_TRACEBACK"):
             raise
         status, message = 2 if isinstance(error, ValueError) else 1, str(error)
+        if "DataLoader worker process" in message:  # torch put a traceback before it
+            message = re.split(rf"\n[\w.]*{type(error).__name__}: ", message)[-1]
     except KeyboardInterrupt:
         status, message = 130, "stopped by Ctrl-C outside the training steps: the same command goes on"
     except torch.OutOfMemoryError as error:

@@ -268,7 +268,7 @@ def _check_overwrite(args, folder):
     for name, value in vars(args).items():
         if name == "output_dir" or not isinstance(value, str):
             continue
-        for path in named_files(value, deep=False):
+        for path in named_files(value):
             if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
                 raise ValueError(
                     f"--overwrite moves the run aside, and --output_dir {folder} holds what this command "
@@ -286,13 +286,11 @@ def _move_aside(folder):
     print(f"--overwrite: {folder} is now {aside}; delete it when nobody needs it", file=sys.stderr)
 
 
-def named_files(value, deep=True):
-    """Paths that an option's value names: a file, a folder (deep: the .txt files below it), what a glob finds."""
+def named_files(value):
+    """Paths that an option's value names: a file, a folder, what a glob finds."""
     if not value:
         return []
     path = Path(value)
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*.txt") if p.is_file()) if deep else [path]
     if path.exists():
         return [path]
     return sorted(map(Path, glob.glob(value, recursive=True))) if glob.has_magic(value) else []

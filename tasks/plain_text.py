@@ -1,7 +1,6 @@
 """Plain text for masked language modelling: reading, packing into full blocks, drawing masks."""
 
 import filecmp
-import glob
 import hashlib
 import json
 import os
@@ -11,36 +10,17 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from datasets import load_dataset
 from datasets.distributed import split_dataset_by_node
 
-from data import id_count, load_hub
+from data import id_count
 from engine import checkpoints, run_folder
-from tasks.readers import read_lines
+from tasks.documents import FORMS, check_column, documents, find_files, form_of, no_column
+from tasks.hub import load_hub, said
+from tasks.readers import ending
 
 DOCUMENTS = 1000  # that are tokenised and packed together
 POOL = 10_000  # blocks among which a stream is shuffled
-
-
-def find_files(corpus):
-    """Files of a corpus given as file, folder (all *.txt below it) or glob; None if it names none of these.
-
-    Raises ValueError for a folder or glob without files.
-    """
-    path = Path(corpus)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*.txt") if p.is_file())
-        if not files:
-            raise ValueError(f"corpus {corpus!r}: no .txt file in this folder")
-    elif path.is_file():
-        files = [path]
-    elif any(c in corpus for c in "*?["):
-        files = sorted(Path(p) for p in glob.glob(corpus, recursive=True) if Path(p).is_file())
-        if not files:
-            raise ValueError(f"corpus {corpus!r}: no file matches")
-    else:
-        return None
-    return [str(file) for file in files]
+FEATURES = datasets.Features({"text": datasets.Value("string")})
 
 
 def shared_file(corpus, other):
@@ -62,27 +42,42 @@ def shared_file(corpus, other):
     )
 
 
-def load_texts(corpus, streaming=False, cache_dir=None):
-    """Dataset with a column text, a document a row: lines of local files, or rows of a hub data set.
+def load_texts(corpus, streaming=False, cache_dir=None, column="text"):
+    """Dataset with a column text, a document a row: lines or rows of local files, or rows of a hub data set.
 
-    corpus: file, folder, glob, or hub id with configuration as in wikimedia/wikipedia:20231101.en. cache_dir: where
-    `datasets` puts its copy of local files; it knows a file by name and time, so a place that is kept can be outdated.
-    Raises ValueError for files that are empty or not UTF-8.
+    corpus: what `documents.find_files` takes, or hub id with configuration as in wikimedia/wikipedia:20231101.en.
+    cache_dir: a place of its own for the copy of local files. column: of tables, that with the text. Raises ValueError
+    for files that cannot be read or hold no text, and for a column that is not there or holds something else.
     """
-    files = find_files(corpus)
-    if files:
-        for file in files:
-            if not sum(text.strip() != "" for _, text in read_lines(file)):  # a sum: decodes the whole file
-                raise ValueError(f"{file}: holds no text")
-        options = {"data_files": {"train": files}, "split": "train", "streaming": streaming, "cache_dir": cache_dir}
-        return load_dataset("text", **options)
-    if corpus.startswith((".", "/", "~")) or corpus.count("/") != 1:
+    if files := find_files(corpus):
+        read = {"gen_kwargs": {"files": files, "column": column}, "features": FEATURES}
+        if streaming:
+            for _ in documents(files, column):  # what is wrong with them is said at once, not after hours
+                pass
+            return datasets.IterableDataset.from_generator(documents, **read)
+        known = None if cache_dir else datasets.fingerprint.Hasher.hash(text_source(files, column))
+        try:
+            return datasets.Dataset.from_generator(documents, **read, cache_dir=cache_dir, fingerprint=known)
+        except datasets.exceptions.DatasetGenerationError as error:
+            if isinstance(error.__cause__, ValueError):  # of `documents`
+                raise ValueError(str(error.__cause__)) from error
+            raise
+    if corpus.startswith((".", "/", "~")) or corpus.count("/") != 1 or ending(corpus) in FORMS:
         raise ValueError(f"corpus {corpus!r}: no such file, folder or glob (and not a hub id as owner/name:config)")
     name, _, config = corpus.partition(":")
-    data = load_hub((name, config or None), split="train", streaming=streaming)
-    if "text" not in (data.column_names or ["text"]):
-        raise ValueError(f"corpus {corpus!r}: has no column 'text' but {', '.join(data.column_names)}")
-    return data
+    data = load_hub((name, config or None), "download its files and name them", split="train", streaming=streaming)
+    if data.features:
+        check_column(f"corpus {corpus!r}", column, data.features)
+    elif column not in (there := next(iter(data))):  # a stream that says nothing of its columns
+        raise no_column(f"corpus {corpus!r}", column, there)
+    data = data.select_columns([column])
+    return data if column == "text" else data.rename_column(column, "text")
+
+
+def text_source(files, column):
+    """What the documents of files depend on: a form, a digest of the content and, for tables, the column of each."""
+    forms = map(form_of, files)
+    return [[form, text_digest(file), *[column] * (form != "text")] for form, file in zip(forms, files, strict=True)]
 
 
 def pack(documents, length, cls, sep):
@@ -127,16 +122,17 @@ def cutter(tokenizer, length):
     backend.no_padding()
 
     def cut(texts):
-        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-        documents = [np.array(encoding.ids, dtype=kind) for encoding in encodings]
-        return pack(documents, length, tokenizer.cls_token_id, tokenizer.sep_token_id).astype(kind)
+        """The full blocks of some texts; None is a text without words."""
+        encodings = backend.encode_batch_fast([text or "" for text in texts], add_special_tokens=False)
+        tokens = [np.array(encoding.ids, dtype=kind) for encoding in encodings]
+        return pack(tokens, length, tokenizer.cls_token_id, tokenizer.sep_token_id).astype(kind)
 
     return cut
 
 
-def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache"):
+def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache", column="text"):
     """Dataset with input_ids, a full block of `length` tokens a row; tokenised once, by num_proc processes (0: one for
-    each core), and kept on disk.
+    each core), and kept on disk. corpus, column: as in `load_texts`.
 
     What is on disk belongs to the text itself, not to the name or time of its files; its checksum is verified by one
     process of each machine, which costs one reading of it. Raises ValueError if the text does not fill one block, or if
@@ -145,16 +141,17 @@ def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache"):
     cut = cutter(tokenizer, length)
     files, texts = find_files(corpus), None
     if files is None:
-        texts = load_texts(corpus)
-    source = [text_digest(file) for file in files] if files else texts._fingerprint
+        texts = load_texts(corpus, column=column)
+    source = text_source(files, column) if files else texts._fingerprint
     known = [source, length, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.backend_tokenizer.to_str()]
-    known = json.dumps([*known, datasets.__version__, 3])
+    known = json.dumps([*known, datasets.__version__, 4])
     folder = Path(cache_dir) / f"text-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
     with checkpoints.building(folder, talk=first) as temporary:
         if temporary:
             kind, num_proc = id_type(id_count(tokenizer)), num_proc or cores()
             try:
+                texts = texts or load_texts(corpus, cache_dir=str(temporary / "text"), column=column)
                 build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder)
             except Exception as error:  # datasets has its own for what the disk says
                 if (reason := run_folder.disk_error(error)) not in run_folder.FULL:
@@ -175,7 +172,6 @@ def cores():
 
 def build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder):
     """Tokenise and pack a corpus in the temporary folder, which gets the name `folder` once it is whole."""
-    texts = texts or load_texts(corpus, cache_dir=str(temporary / "text"))
     parts = datasets.Dataset.from_dict({"part": range(-(-len(texts) // DOCUMENTS))})
     parent = os.getpid()
 
@@ -245,12 +241,12 @@ class Stream:
 
     texts: IterableDataset with a column text. cut: from `cutter`. share: (number, of how many); each reads files of its
     own where their number allows, else takes every so manyth batch of documents. position: a former `position`, to go
-    on there: only the documents of its pool are read and tokenised again.
+    on there: only the documents of its pool are read and tokenised again. name: of the corpus, in messages.
     """
 
-    def __init__(self, texts, cut, seed, share=(0, 1), position=None, pool=None):
+    def __init__(self, texts, cut, seed, share=(0, 1), position=None, pool=None, name=""):
         self.cut, self.seed, self.size, self.own_files = cut, seed, pool or POOL, texts.num_shards % share[1] == 0
-        self.share, self.texts = share, texts.with_format("arrow")
+        self.share, self.texts, self.name = share, texts, f"{name}: the text" if name else "the text"
         self.now = {"source": None, "batch": 0, "pool": -1, "at": 0}  # source and batch: where the next pool begins
         self.start, self.pool = self.now, ()
         if position:
@@ -289,21 +285,27 @@ class Stream:
         self.start = {**self.now, "pool": self.now["pool"] + 1, "at": 0}
         found, count = [], 0
         while count < self.size:
-            table = next(self.batches, None)
-            if table is None:
+            try:
+                rows = next(self.batches, None)
+            except Exception as error:  # the network and the parsers each raise their own
+                raise run_folder.TrainingError(
+                    f"{self.name} cannot be read on: {said(error)}; once it can, the same command "
+                    "goes on from its last checkpoint"
+                ) from error
+            if rows is None:
                 self.now = {**self.now, "source": None, "batch": 0}
                 self._open()
                 if count:
                     break
                 if self.start["batch"] == 0:
                     raise ValueError(
-                        f"the text, or one of its {self.share[1]} shares, is shorter than one block: "
+                        f"{self.name}, or one of its {self.share[1]} shares, is shorter than one block: "
                         "lower --seq_length or leave out --streaming"
                     )
                 self.start |= {"source": None, "batch": 0}
                 continue
             if self.own_files or self.now["batch"] % self.share[1] == self.share[0]:
-                found.append(self.cut(table["text"].to_pylist()))
+                found.append(self.cut(rows["text"]))
                 count += len(found[-1])
             self.now = {**self.now, "source": self.part.state_dict(), "batch": self.now["batch"] + 1}
         self.now["pool"] = self.start["pool"]

@@ -3,11 +3,16 @@
 `datasets`, whose import takes seconds, waits until there are rows: the command line imports this module by `data`.
 """
 
+import bz2
+import contextlib
 import csv
 import glob
+import gzip
 import itertools
 import json
+import lzma
 import re
+import zlib
 from pathlib import Path
 
 from encoders.label_names import number_of
@@ -32,21 +37,56 @@ def listed(names):
     return text if len(text) <= 300 else (text[:300].rpartition(", ")[0] or text[:300]) + " ..."
 
 
+# How packed files begin, and what opens them.
+PACKED = {rb"\x1f\x8b\x08": gzip.open, rb"BZh[1-9](1AY&SY|\x17rE8)": bz2.open, rb"\xfd7zXZ\0": lzma.open}
+# How files begin that hold no lines of UTF-8, and what they are.
+OTHER_FORMS = {
+    rb"PK\x03\x04": "a zip archive or a document of an office program",
+    rb"\xd0\xcf\x11\xe0": "a document of an office program",
+    rb"7z\xbc\xaf": "a 7z archive",
+    rb"(?s:.{257}ustar)": "a tar archive",
+    rb"\x28\xb5\x2f\xfd": "packed by zstd",
+    rb"\x04\x22\x4d\x18": "packed by lz4",
+    rb"%PDF-": "a PDF",
+    rb"\{\\rtf": "RTF",
+    rb"PAR1": "Parquet",
+    rb"ARROW1": "an Arrow file",
+    rb"\xff\xfe|\xfe\xff": "UTF-16",
+    rb"version https://git-lfs": "a pointer of Git LFS to a file that was not fetched",
+}
+
+
+def opened(path):
+    """A file opened to read its bytes, unpacked if gzip, bzip2 or xz packed it, whatever its name says."""
+    with open(path, "rb") as f:
+        start = f.read(10)
+    return next((unpack for magic, unpack in PACKED.items() if re.match(magic, start)), open)(path, "rb")
+
+
+def ending(path):
+    """The ending of a file's name in small letters, that before .gz, .bz2 or .xz where the name ends so."""
+    path = Path(path)
+    path = path.with_suffix("") if path.suffix.lower() in (".gz", ".bz2", ".xz") else path
+    return path.suffix.lower()
+
+
 def read_lines(path):
-    """(line number, text) of a UTF-8 file, split at newlines only, without its byte-order mark.
+    """(line number, text) of a UTF-8 file, packed or not, split at newlines only, without its byte-order mark.
 
     A file without newlines, but for one at its end, is split at carriage returns: old programs of the Mac write such.
-    Raises ValueError for a file that is missing, empty or not UTF-8.
+    Raises ValueError for a file that is missing, empty, not UTF-8 or damaged.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check --data_dir and the names of its files")
     number = 0
-    with path.open("rb") as f:
+    with unpacking(path), opened(path) as f:
         begin = [*itertools.islice(f, 2)]
         if len(begin) == 1:
             begin = begin[0].rstrip(b"\r\n").split(b"\r")
         for number, raw in enumerate(itertools.chain(begin, f), 1):
+            if number == 1:
+                _check_form(path, raw)
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -56,6 +96,22 @@ def read_lines(path):
             yield number, text.rstrip("\r\n")
     if not number:
         raise ValueError(f"{path}: the file is empty; download it again")
+
+
+def _check_form(path, start):
+    """Raise ValueError where a file begins as one of another form than lines of UTF-8."""
+    for magic, form in OTHER_FORMS.items():
+        if re.match(magic, start):
+            raise ValueError(f"{path}: is {form}, not UTF-8 text; unpack, convert or fetch it")
+
+
+@contextlib.contextmanager
+def unpacking(path):
+    """Raise ValueError where a file cannot be read, or unpacked, to its end."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(f"{path}: cannot be read whole ({error}); download it again") from error
 
 
 def read_tsv(path, header=(), skipped=None):
@@ -286,14 +342,14 @@ def line_name(number):
 
 def read_table(path, skipped=None):
     """(line number, {column: value}) of a .csv, .tsv, .json or .jsonl file with named columns."""
-    suffix = Path(path).suffix.lower()
+    suffix = ending(path)
     if suffix == ".tsv":
         return read_tsv(path, skipped=skipped)
     if suffix == ".csv":
         return _read_csv(path, skipped or Skipped())
     if suffix == ".txt":
         return ((number, {"text": text}) for number, text in read_lines(path) if text.strip())
-    if suffix in (".json", ".jsonl"):
+    if suffix in (".json", ".jsonl", ".ndjson"):
         return _read_json(path, skipped or Skipped())
     raise ValueError(
         f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl, .parquet or, for text alone, .txt"

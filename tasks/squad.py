@@ -10,8 +10,9 @@ import datasets
 import torch
 from datasets import Dataset
 
-from data import TASKS, fewer_examples, load_hub, whole_texts, with_offsets
+from data import TASKS, fewer_examples, whole_texts, with_offsets
 from engine import checkpoints
+from tasks.hub import load_hub
 from tasks.readers import read_lines
 
 VERSION = 3  # of the windows below; raise it when they change, so that old caches are not used

@@ -15,9 +15,10 @@ import datasets
 from datasets import Dataset
 
 import metrics
-from data import fewer_examples, load_hub, own_tables, task_files, whole_texts
+from data import fewer_examples, own_tables, task_files, whole_texts
 from engine import checkpoints
 from tasks import readers
+from tasks.hub import load_hub
 from tasks.tagging import spans
 
 VERSION = 1  # of labels and windows below; raise it when they change, so that old caches are not used
@@ -175,8 +176,7 @@ def load_documents(args, task, skipped):
         files = task_files(args.task, args.data_dir)
         tables = {split: (path, readers.read_table(path, skipped)) for split, path in files.items()}
     else:
-        name, config = task.hub  # there each configuration is a folder
-        hub = load_hub((name,), data_dir=config, revision=task.revision) if task.revision else load_hub(task.hub)
+        name, hub = task.hub[0], load_hub(task.hub)
         tables = {
             split: (f"{name} {split}", ((f"row {i}", row) for i, row in enumerate(rows, 1)))
             for split, rows in fewer_examples(hub, args).items()

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Value
 
-from data import fewer_examples, load_hub, task_files, whole_texts, with_offsets
+from data import fewer_examples, hub_id, hub_splits, task_files, whole_texts, with_offsets
 from encoders.label_names import in_order
-from tasks.readers import read_lines
+from tasks.hub import load_hub
+from tasks.readers import label_names, listed, read_lines
 
 
 class Sentence(NamedTuple):
@@ -127,24 +128,51 @@ def _fault(row, due, token, label):
     return ""
 
 
+def _hub_rows(args, task):
+    """(task, {split: (its name in messages, Dataset)}) of --hub_dataset, whose columns and types become the task's, or
+    of a task that has its own."""
+    if not args.hub_dataset:
+        hub, found = load_hub(task.hub), {"train": "train", "validation": "test"}
+        if task.files[2]:
+            found = {"train": "train", "validation": "validation", "test": "test"}
+        return task, {split: (f"{task.hub[0]} {name}", hub[name]) for split, name in found.items()}
+    rows = hub_splits(args)
+    there, columns = rows["train"][1].features, [args.text_columns[0], args.label_column]
+    for i, (default, usual) in enumerate((("text", "tokens"), ("label", "ner_tags"))):
+        if columns[i] == default and default not in there:
+            columns[i] = usual
+    task = task._replace(hub=hub_id(args), columns=tuple(columns), labels=label_names(rows["train"][1], columns[1]))
+    return task, rows
+
+
 def _from_hub(rows, name, columns, with_tags, skipped):
-    """Sentences of a split of the hub, whose tags are numbers that its features name."""
+    """Sentences of a split of the hub: lists of words and of tags, which are text, or numbers that its features name.
+
+    A last row without words is what stands behind the last blank line of a file, no sentence.
+    """
     words, tags = columns
-    names = getattr(getattr(rows.features.get(tags), "feature", None), "names", None)
-    if names is None or words not in rows.features:
+    inner = {column: getattr(feature, "feature", None) for column, feature in rows.features.items()}
+    text, names = Value("string"), label_names(rows, tags)
+    if inner.get(words) != text or not (names or inner.get(tags) == text):
         raise ValueError(
-            f"{name}: needs columns {words!r} and {tags!r}, numbers with names; there are {', '.join(rows.features)}"
+            f"{name}: needs a column {words!r} of lists of words (--text_columns) and a column {tags!r} "
+            "of lists of tags, as text or as numbers with names (--label_column); there are "
+            f"{listed(rows.features)}"
         )
     found = []
     for number, row in enumerate(rows, 1):
-        given = [names[i] if 0 <= i < len(names) else str(i) for i in row[tags]]
-        bad = next((tag for tag in given if not TAG.fullmatch(tag)), None)
+        given = [names[i] if 0 <= i < len(names) else str(i) for i in row[tags]] if names else row[tags]
+        bad = [tag for tag in given if not TAG.fullmatch(str(tag))]
+        if not row[words] and not given and number == len(rows):
+            continue
         if not row[words]:
             skipped.bad(f"{name}, row {number}: an empty sentence; pass --skip_bad_examples to leave it out")
+        elif None in row[words]:
+            skipped.bad(f"{name}, row {number}: word {row[words].index(None) + 1} is null")
         elif len(given) != len(row[words]):
             skipped.bad(f"{name}, row {number}: {len(row[words])} words and {len(given)} tags")
         elif bad:
-            skipped.bad(f"{name}, row {number}: the tag {bad!r} follows no scheme (BIO, IOB1 or BIOES)")
+            skipped.bad(f"{name}, row {number}: the tag {bad[0]!r} follows no scheme (BIO, IOB1 or BIOES)")
         else:
             clean = [re.sub(r"[ \t\r\n]+", " ", word) for word in row[words]]  # one line, one column
             lines = [f"{word}\t{tag}" for word, tag in zip(clean, given, strict=True)]
@@ -222,26 +250,23 @@ def load_sentences(args, task, skipped):
 
     A task without types of its own takes those of its training set. The tags of a test set are not looked at.
     """
-    label = 0 if args.label_column == "label" else int(args.label_column)
-    if args.task == "custom":
-        files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
-    else:
+    files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
+    if args.task != "custom":
         files = task_files(args.task, args.data_dir) if args.data_dir else {}
-    splits = {
-        split: read_columns(Path(path), args.token_column, None if split == "test" else label, skipped)
-        for split, path in files.items()
-        if path
-    }
-    if not files:
-        hub = load_hub(task.hub)
-        names = {"train": "train", "validation": "validation" if task.files[2] else "test"}
-        names |= {"test": "test"} if task.files[2] else {}
+    if files and not args.hub_dataset:
+        label = 0 if args.label_column == "label" else int(args.label_column)
         splits = {
-            split: _from_hub(hub[name], f"{task.hub[0]} {name}", task.columns, split != "test", skipped)
-            for split, name in names.items()
+            split: read_columns(Path(path), args.token_column, None if split == "test" else label, skipped)
+            for split, path in files.items()
+            if path
+        }
+    else:
+        task, rows = _hub_rows(args, task)
+        splits = {
+            split: _from_hub(one, name, task.columns, split != "test", skipped) for split, (name, one) in rows.items()
         }
     scheme = scheme_of(splits["train"])
-    types = [tag[2:] for tag in task.labels if tag != "O"]
+    types = [tag[2:] for tag in task.labels if tag != "O" and TAG.fullmatch(tag)]
     types = types or in_order(sorted({tag[2:] for s in splits["train"] for tag in s.tags if tag != "O"}))
     if not types:
         raise ValueError(

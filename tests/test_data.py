@@ -354,7 +354,7 @@ def test_a_dev_file_with_the_texts_of_the_training_file_is_named(way, world, tmp
     elif way == "qa":
         text = (world / "squad" / "train-v1.1.json").read_text()
         write(tmp_path, {"train-v1.1.json": text, "dev-v1.1.json": text})
-        task, options = "squad", ("--data_dir", tmp_path)
+        task, options = "squad", ("--data_dir", tmp_path, "--max_seq_length", "384")
     elif way == "words":
         write(tmp_path, {"train.conll": "a B-X\nb O\n\nc O\n", "dev.conll": "\n\na\tB-X\nb\tI-X\n\nc\tO\n"})
         options = ("--train_file", tmp_path / "train.conll", "--validation_file", tmp_path / "dev.conll")
@@ -426,7 +426,7 @@ def cola(tmp_path, train, skip=False):
         (COLA + "gj04\t2\t\tYes.\n", r"train\.tsv, line 3: unknown label '2'.* 0, 1"),
         (COLA + "gj04\t\t\tYes.\n", r"train\.tsv, line 3: unknown label ''"),
         (COLA.encode() + b"gj04\t1\t\tcaf\xe9\n", r"train\.tsv, line 3: not UTF-8"),
-        (COLA.encode("utf-16"), r"train\.tsv, line 1: not UTF-8"),
+        (COLA.encode("utf-16"), r"train\.tsv: is UTF-16, not UTF-8 text"),
         (COLA + "gj04\t1\t\ta\0b\n", r"train\.tsv, line 3: holds a NUL"),
         ("", r"train\.tsv: the file is empty"),
         ("\ufeff", r"train\.tsv, line 1: 1 columns"),

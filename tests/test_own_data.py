@@ -267,7 +267,7 @@ FILES = ("--train_file", "a.csv", "--validation_file", "b.csv")
         ((*FILES, "--dataset_name", "../x"), "--dataset_name '../x' becomes a folder"),
         ((*FILES, *HUB), "--hub_dataset and --train_file exclude each other"),
         (("--hub_dataset", "https://a/b"), "'https://a/b' must be owner/name or owner/name:config"),
-        (("--hub_dataset", "a/b", "--kind", "token"), "for words pass files"),
+        (("--hub_dataset", "ag_news"), "'ag_news' must be owner/name or owner/name:configuration, such as"),
         ((*FILES, "--validation_split", "dev"), "--validation_split is for --hub_dataset"),
         (
             (*FILES, "--metrics", "bleu"),

@@ -280,8 +280,8 @@ def test_scitldr_as_published_and_on_the_hub(tmp_path, monkeypatch):
     )
     rows = Dataset.from_list([{k: PAPER[k] for k in features}] * 2, features=features)
     on_hub = DatasetDict(train=rows, validation=rows, test=rows)
-    due = ("allenai/scitldr",), {"data_dir": "Abstract", "revision": "refs/convert/parquet"}
-    monkeypatch.setattr(summaries, "load_hub", lambda hub, **options: on_hub if (hub, options) == due else None)
+    due = ("allenai/scitldr", "Abstract")
+    monkeypatch.setattr(summaries, "load_hub", lambda hub: on_hub if hub == due else None)
     for data_dir in (tmp_path, folder, None):
         args = arguments(task="scitldr", kind=None, data_dir=data_dir and str(data_dir), max_eval_samples=1)
         _, splits = summaries.load_documents(args, data.TASKS["scitldr"], readers.Skipped())

@@ -194,6 +194,7 @@ def arguments(tmp_path, train, dev="a O\n", **more):
             "max_train_samples": 0,
             "max_eval_samples": 0,
             "metrics": [],
+            "hub_dataset": None,
             **more,
         }
     )
@@ -281,10 +282,13 @@ def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
     task, splits = load(args)
     assert [task.labels[i] for i in splits["train"]["tags"][0]] == ["B-person", "I-person"]
     assert splits["test"]["lines"][0] == ["a\tB-person", "b\tI-person"] and splits["test"]["tags"][0] == []
+    hub["train"] = on_hub([["a"], []], [[1], []], names, "ner_tags")  # what stands behind a file's last blank line
+    assert load(args)[1]["train"]["words"][:] == [["a"]]
     hub["train"] = on_hub([["a\u00a0b", "\u3000", "c\t\nd"]], [[1, 2, 0]], names, "ner_tags")
     assert load(args)[1]["train"]["words"][0] == ["a\u00a0b", "\u3000", "c d"]
     for words, ids, said in (
-        ([["a"], []], [[1], []], "row 2: an empty sentence"),
+        ([["a"], [], ["b"]], [[1], [], [1]], "row 2: an empty sentence"),
+        ([["a", None]], [[1, 0]], "row 1: word 2 is null"),
         ([["a"], ["b", "c"]], [[1], [0, 2]], "row 2, word 2: I-person stands behind O"),
     ):
         hub["train"] = on_hub(words, ids, names, "ner_tags")
@@ -294,8 +298,85 @@ def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="leondz/wnut_17 train, row 1: the tag 'NN' follows no scheme"):
         load(args)
     hub["train"] = rows.rename_column("ner_tags", "labels")
-    with pytest.raises(ValueError, match="needs columns 'tokens' and 'ner_tags'"):
+    with pytest.raises(ValueError, match=r"needs a column 'tokens' .* \(--text_columns\) and a column 'ner_tags'"):
         load(args)
+
+
+FRUIT = ["O", "I-pear", "B-pear", "B-apple", "I-apple"]
+
+
+@pytest.fixture
+def own_hub(monkeypatch):
+    """own_hub(rows, *options): the task, its splits and the options of a data set of the hub with these rows."""
+
+    def get(rows, *options, hub="owner/fruit:small"):
+        asked = []
+        monkeypatch.setattr(
+            data,
+            "load_hub",
+            lambda *given: asked.append(given[0]) or DatasetDict(dict.fromkeys(("train", "dev", "test"), rows)),
+        )
+        args = distill_finetune.build_parser().parse_args(
+            [
+                "--task",
+                "custom",
+                "--kind",
+                "token",
+                "--student",
+                "x",
+                "--hub_dataset",
+                hub,
+                "--validation_split",
+                "dev",
+                *options,
+            ]
+        )
+        distill_finetune.check_args(args)
+        task, splits = kinds.chosen(args).read(args, readers.Skipped())
+        assert asked == [(hub.partition(":")[0], hub.partition(":")[2] or None)] == [task.hub]
+        return task, splits, args
+
+    return get
+
+
+def test_words_of_any_data_set_of_the_hub(own_hub):
+    words, ids = [["an", "apple"], ["a", "ripe", "pear"]], [[0, 3], [0, 2, 1]]
+    rows = on_hub(words, ids, FRUIT, "ner_tags")
+    task, splits, args = own_hub(rows, "--do_predict")
+    assert task.labels == ("O", "B-pear", "I-pear", "B-apple", "I-apple")  # in the order of the hub's names
+    assert args.dataset_name == "fruit-small" and splits["train"]["words"][:] == splits["test"]["words"][:] == words
+    found = [[task.labels[i] for i in tags] for tags in splits["validation"]["tags"]]
+    assert found == [["O", "B-apple"], ["O", "B-pear", "I-pear"]]
+    assert splits["test"]["tags"][:] == [[], []]
+    tags = [[FRUIT[i] for i in row] for row in ids]
+    plain = Dataset.from_dict({"text": words, "label": tags, "tokens": [["x"], ["y"]]})
+    task, splits, args = own_hub(plain, hub="owner/wnut17")
+    assert task.labels == ("O", "B-apple", "I-apple", "B-pear", "I-pear") and args.dataset_name == "owner-wnut17"
+    assert splits["train"]["words"][:] == words and "test" not in splits
+    task, splits, _ = own_hub(
+        plain.rename_columns({"text": "w", "label": "t"}), "--text_columns", "w", "--label_column", "t"
+    )
+    assert splits["train"]["words"][:] == words and len(task.labels) == 5
+
+
+@pytest.mark.parametrize(
+    "columns, options, said",
+    [
+        ({"tokens": ["a b"], "ner_tags": [["O", "O"]]}, (), "needs a column 'tokens' of lists of words"),
+        ({"tokens": [["a"]], "ner_tags": [[1]]}, (), "'ner_tags' of lists of tags, as text or as numbers with names"),
+        ({"tokens": [["a"]], "pos": [["O"]]}, (), "--label_column.*; there are tokens, pos"),
+        ({"tokens": [["a"]], "ner_tags": [["NN"]]}, (), "fruit:small train, row 1: the tag 'NN' follows no scheme"),
+        (
+            {"tokens": [["a"]], "ner_tags": [["O"]]},
+            ("--text_columns", "a", "b"),
+            "one column holds the words: name it by",
+        ),
+        ({"tokens": [["a"]], "ner_tags": [["O"]]}, ("--token_column", "2"), "one column holds the words: name it by"),
+    ],
+)
+def test_rows_without_lists_of_words_and_tags_are_refused(own_hub, columns, options, said):
+    with pytest.raises(ValueError, match=said):
+        own_hub(Dataset.from_dict(columns), *options)
 
 
 # --- words, pieces, windows -----------------------------------------------------------------------------------------
@@ -613,7 +694,7 @@ def test_a_resumed_run_with_a_cached_teacher_has_the_losses_of_the_teacher_itsel
         (["--label_column", "ner"], "--label_column 'ner' must be the number of a column"),
         (["--label_column", "9"], "train.txt, line 3: 3 columns, so --label_column 9 is none of them"),
         (["--label_separator", ";"], "--label_separator is for"),
-        (["--kind", "tokens"], "--kind 'tokens' is none of: classification, regression, multilabel, token"),
+        (["--kind", "tokens"], "--kind 'tokens' is none of: classification, regression, multilabel, similarity, token"),
         (["--kind", "qa"], "--kind 'qa' is none of"),
         (["--regression"], "--regression and --kind token exclude each other"),
         (["--task", "wnut17"], "--train_file is for --task custom"),

@@ -1,0 +1,168 @@
+"""Documents of a corpus on disk: lines of plain text, and rows of JSON, csv, tsv and Parquet, packed or not."""
+
+import glob
+import itertools
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from tasks.hub import said
+from tasks.readers import Skipped, ending, line_name, listed, pick, read_lines, read_parquet, read_table, unpacking
+
+# What the endings of files' names say; .gz, .bz2 or .xz may follow.
+FORMS = {
+    ".txt": "text",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+
+
+class Strict(Skipped):
+    """Stops at the first broken row; of a corpus none is left out."""
+
+    def bad(self, message):
+        """Raise ValueError with the message, without the option that would leave the row out."""
+        raise ValueError(re.sub(",? or pass --skip_bad_examples", "", message))
+
+
+def find_files(corpus):
+    """Files of a corpus given as file, folder (all below it of the one form that it holds) or glob, as strings.
+
+    None if it names none of these. Raises ValueError for a folder or glob without files, or a folder of several forms.
+    """
+    path = Path(corpus)
+    if path.is_file():
+        return [str(path)]
+    if path.is_dir():
+        return _files_below(path)
+    if not glob.has_magic(corpus):
+        return None
+    files = sorted(file for file in glob.glob(corpus, recursive=True) if Path(file).is_file())
+    if not files:
+        raise ValueError(f"corpus {corpus!r}: no file matches")
+    return files
+
+
+def _files_below(folder):
+    """The files of a folder whose names say a form; several forms could be texts and notes on them."""
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        raise ValueError(
+            f"corpus '{folder}': a folder that `datasets` has saved; write it as Parquet first, by "
+            "load_from_disk(...).to_parquet(...)"
+        )
+    files = [str(path) for path in sorted(folder.rglob("*")) if ending(path) in FORMS and path.is_file()]
+    if not files:
+        raise ValueError(f"corpus '{folder}': no .txt file in this folder, nor any of {', '.join(list(FORMS)[1:])}")
+    if len({FORMS[ending(file)] for file in files}) > 1:
+        counts = ", ".join(f"{count} {name}" for name, count in Counter(map(ending, files)).most_common())
+        raise ValueError(
+            f"corpus '{folder}': a folder of several forms ({counts}); name those to read by a glob in "
+            f"quotes, such as '{folder}/**/*{ending(files[0])}'"
+        )
+    return files
+
+
+def form_of(file):
+    """text, json, csv, tsv or parquet: what a file's name says, or its content where that is plain.
+
+    JSON is plain where the first lines are all objects. Raises ValueError for what is none of these.
+    """
+    with unpacking(file), open(file, "rb") as f:
+        if f.read(4) == b"PAR1":
+            return "parquet"
+    form = FORMS.get(ending(file), "text")
+    if form != "text":
+        return form
+    first = list(itertools.islice((text for _, text in read_lines(file) if text.strip()), 10))
+    if first and re.match(r"\s*<(\?xml|!doctype|html|mediawiki)\b", first[0], re.IGNORECASE):
+        raise ValueError(f"{file}: XML or HTML, whose markup would be learned; take the text out of it first")
+    return "json" if first and all(map(_is_object, first)) else "text"
+
+
+def _is_object(text):
+    """Whether a text is one JSON object."""
+    try:
+        return text.lstrip().startswith("{") and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def documents(files, column):
+    """Yield {"text": document} for each line of files of text and each row of tables, whose text is in the column.
+
+    A null is a document without text. Raises ValueError with file and line for what cannot be read, and for a file
+    without any text.
+    """
+    for file in files:
+        blank = True
+        for text in _texts(file, column):
+            blank = blank and not text.strip()
+            yield {"text": text}
+        if blank:
+            raise ValueError(f"{file}: holds no text")
+
+
+def _texts(file, column):
+    """The documents of one file."""
+    form = form_of(file)
+    if form == "parquet":
+        yield from _parquet_texts(file, column)
+    elif form == "text":
+        for _, text in read_lines(file):
+            yield from text.split("\r")
+    else:
+        for number, row in _json_rows(file) if form == "json" else read_table(file, Strict()):
+            if column not in row:
+                raise no_column(f"{file}, {line_name(number)}", column, row)
+            yield "" if row[column] is None else pick(row, (column,), file, number, Strict())[0]
+
+
+def no_column(where, column, there):
+    """The error that a table lacks the column of the text."""
+    return ValueError(
+        f"{where}: has no column {column!r} but {listed(there)}; name the one with the text by --text_column"
+    )
+
+
+def _json_rows(file):
+    """(line number, row) of JSON lines, one line in memory at a time, or of what else `read_table` takes for JSON."""
+    lines = ((number, text) for number, text in read_lines(file) if text.strip())
+    first = next(lines, (0, ""))
+    if not _is_object(first[1]):
+        yield from read_table(file, Strict())
+        return
+    for number, text in itertools.chain([first], lines):
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file}, line {number}: not valid JSON ({getattr(error, 'msg', error)})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}, line {number}: not a JSON object with the columns as keys")
+        yield number, row
+
+
+def _parquet_texts(file, column):
+    """The texts of a Parquet file, some rows in memory at a time."""
+    rows = read_parquet(file)
+    check_column(file, column, rows.features)
+    try:
+        for table in rows.select_columns([column]).with_format("arrow").iter(1000):
+            yield from (text or "" for text in table[column].to_pylist())
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read whole ({said(error)}); write it again") from error
+
+
+def check_column(where, column, features):
+    """Raise ValueError unless the features of a table have a column of text by this name."""
+    if column not in features:
+        raise no_column(where, column, features)
+    if getattr(features[column], "dtype", None) not in ("string", "large_string", "string_view"):
+        raise ValueError(
+            f"{where}: column {column!r} holds {features[column]}, not text; name the one with the text "
+            "by --text_column"
+        )
