@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from encoders.label_names import in_order, number_of
+from encoders.label_names import Labels, in_order, number_of
 from tasks import readers
 from tasks.hub import load_hub
 from tasks.readers import examples_from_rows, line_name, listed, pick
@@ -47,6 +47,7 @@ ENTAIL = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
 MATCHED = ("_matched", "_mismatched")
 COLA_HEADER = ("source", "label", "star", "sentence")
+UD = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")  # columns of CoNLL-U
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
@@ -408,6 +409,60 @@ def load_examples(args, skipped, teachers=None):
     return task, fewer_examples(splits, args)
 
 
+def read_set(args, path, names, skipped):
+    """(task, Dataset) of one labelled file of texts, whose labels have the numbers of a model's `names`.
+
+    GLUE's tasks: a tsv file as GLUE has it; others: a table. Raises ValueError for labels that the model lacks.
+    """
+    task = TASKS[args.task]._replace(kind=kind_of(args))
+    if args.task == "goemotions":
+        task = task._replace(labels=tuple(map(str, range(len(names)))))
+        examples = examples_from_rows(readers.read_tsv(path, task.header), path, task.columns, "labels", task, skipped)
+        return task._replace(labels=tuple(names)), examples
+    if args.task != "custom":
+        columns = task.file_columns
+        rows = readers.read_tsv(path, task.header, skipped)
+        task = task._replace(
+            metrics=tuple(
+                dict.fromkeys(name.removesuffix("_matched").removesuffix("_mismatched") for name in task.metrics)
+            )
+        )
+        return task, examples_from_rows(rows, path, columns[:-1], columns[-1], task, skipped)
+    table, label = Path(path), args.label_column
+    rows = readers.dataset_rows(readers.read_parquet(path)) if table.suffix.lower() == ".parquet" else None
+    rows = list(rows or readers.read_table(path, skipped))
+    task = task._replace(columns=tuple(args.text_columns))
+    if task.kind == "multilabel":
+        task = task._replace(metrics=TASKS["goemotions"].metrics, separator=args.label_separator)
+        rows = list(readers.lists_joined(rows, path, label, args.label_separator))
+    elif task.kind in ("regression", "similarity"):
+        task = task._replace(metrics=("pearson", "spearman") if task.kind == "regression" else ("spearman",))
+    task = task._replace(metrics=tuple(args.metrics) or task.metrics)
+    if task.kind not in ("regression", "similarity"):
+        once = readers.Skipped(True) if skipped.allowed else skipped
+        words = _parts(rows, path, label, task.separator, once) if task.separator else rows
+        task = task._replace(labels=words_of_model(_label_words(words, path, label, once), names, path))
+    return task, examples_from_rows(rows, path, task.columns, label, task, skipped)
+
+
+def words_of_model(words, names, where):
+    """For each name of a model's labels the word that a file has for it, the name itself where it has none.
+
+    As label_names.Labels matches them; LABEL_0, LABEL_1, ... are the words 0, 1, ... or, of as many, those in order.
+    """
+    generic = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    found = [str(i) for i in range(len(names))] if generic else list(names)
+    if generic and not set(words) <= set(found) and len(words) == len(names):
+        return tuple(words)
+    labels, places = Labels(tuple(found), tuple(found), {}), {}
+    for word in words:
+        place = labels.number(word)
+        if place is None or place in places:
+            raise ValueError(f"{where}: the label {word!r} is none of the model's, which are {listed(names)}")
+        places[place] = word
+    return tuple(places.get(i, name) for i, name in enumerate(found))
+
+
 def fewer_examples(splits, args):
     """Return the splits with no more examples than --max_train_samples and --max_eval_samples say; test sets whole.
 
@@ -569,8 +624,8 @@ def tokenize(examples, tokenizer, max_length):
 # --- options ----------------------------------------------------------------------------------------------------
 
 
-def check_args(args):
-    """Check the options of the task and its data; raises ValueError."""
+def check_args(args, training=True):
+    """Check the options of the task and its data; raises ValueError. training: whether files to train on are due."""
     if args.data_dir == "":
         raise ValueError("--data_dir is empty: name a folder, or leave it out to read from the hub")
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]
@@ -580,7 +635,7 @@ def check_args(args):
         if given:
             raise ValueError(f"--{given[0]} is for --task custom, not {args.task}")
     else:
-        _check_own(args, files)
+        _check_own(args, files, training)
     kind = kind_of(args)
     if args.label_separator != "," and kind != "multilabel":
         raise ValueError("--label_separator is for --task custom --kind multilabel")
@@ -610,8 +665,10 @@ def _check_words(args):
     if args.text_columns != ["text"]:
         raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
     for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
-        if value != "label" and not re.fullmatch("[1-9][0-9]{0,3}", value):
-            raise ValueError(f"--{name} {value!r} must be the number of a column, counted from 1")
+        if value not in ("label", *UD) and not re.fullmatch("[1-9][0-9]{0,3}", value):
+            raise ValueError(
+                f"--{name} {value!r} must be the number of a column, counted from 1, or one of {', '.join(UD)}"
+            )
 
 
 def _check_documents(args):
@@ -640,7 +697,7 @@ def _check_questions(args):
         )
 
 
-def _check_own(args, files):
+def _check_own(args, files, training):
     """Check the options of --task custom, and name the data; files: options of files that were given."""
     if args.regression and args.kind not in (None, "regression"):
         raise ValueError(f"--regression and --kind {args.kind} exclude each other: give one")
@@ -656,7 +713,7 @@ def _check_own(args, files):
         args.dataset_name = args.dataset_name or names[names[0] in TASKS]
     elif args.validation_split != "validation":
         raise ValueError("--validation_split is for --hub_dataset; a file is named by --validation_file")
-    for name in () if args.hub_dataset else ("train_file", "validation_file"):
+    for name in () if args.hub_dataset or not training else ("train_file", "validation_file"):
         if not getattr(args, name):
             raise ValueError(
                 f"--task custom needs --{name}: a csv, tsv, json, jsonl or parquet file, of columns for "

@@ -105,6 +105,12 @@ def label_set_metrics(logits, labels):
     return result | {"threshold": threshold, "mean_average_precision": float(precision)}
 
 
+def tag_metrics(golds, predictions):
+    """{"accuracy": share of the words with the right tag} of tagged sentences (lists of tags)."""
+    pairs = [g == p for gold, found in zip(golds, predictions, strict=True) for g, p in zip(gold, found, strict=True)]
+    return {"accuracy": sum(pairs) / len(pairs)}
+
+
 def entity_metrics(golds, predictions):
     """Scores as fractions of tagged sentences (lists of tags), as conlleval counts: {name: float}.
 

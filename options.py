@@ -102,6 +102,14 @@ def _number(text, kind, low, high, open_low):
     return value
 
 
+def _column(text):
+    """An argparse type: the number of a column, or the text that names it."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 def add_data(parser, required=True):
     """Options that name the task, which may be required, and its data."""
     add = parser.add_argument_group("data").add_argument
@@ -135,8 +143,8 @@ def add_data(parser, required=True):
     add(
         "--label_column",
         default="label",
-        help="custom: column with the label; words: its number, the last by "
-        "default, of --hub_dataset its name, ner_tags by default",
+        help="custom: column with the label; words: its number or UD's name, the last, or upos of .conllu, by "
+        "default; of --hub_dataset its name, ner_tags by default",
     )
     add(
         "--metrics",
@@ -148,7 +156,7 @@ def add_data(parser, required=True):
         "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute",
     )
     add("--text_prefix", default="", help="similarity: what stands before every text, as 'query: ' for E5 models")
-    add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
+    add("--token_column", type=_column, default=1, help="words: column with the word, its number from 1 or UD's name")
     add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
     add(
         "--summary_sentences",
@@ -564,6 +572,21 @@ def trim_parser():
         default="all",
         help="words of one character that stay: all that the model has, or those of characters that the text has",
     )
+    return parser
+
+
+def evaluate_parser():
+    """The options of evaluate.py. Data options stand in the result only where they were typed."""
+    parser = Parser(description="Scores of saved models on any number of sets, and what each keeps of the first's.")
+    add_data(parser, required=False)
+    for action in parser._actions:  # a run brings its own, which only typed ones overrule
+        action.default = argparse.SUPPRESS
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="folders or hub ids; a run of this repository brings its task")
+    add("--sets", nargs="+", default=[], metavar="NAME=PATH", help="files to score on; by default the task's dev set")
+    add("--predictions", action="store_true", help="write a file of predictions for each model and set")
+    add("--output_dir", type=named_folder, required=True, help="folder for evaluation.json and evaluation.csv")
+    add("--per_device_eval_batch_size", type=number(int, 1, 10**5), default=64, help="examples of a forward pass")
     return parser
 
 

@@ -26,6 +26,7 @@ from engine import environment
 FREE_OPTIONS = (
     "overwrite",
     "do_predict",
+    "test_file",
     "output_dir",
     "keep_checkpoints",
     "num_workers",

@@ -4,6 +4,8 @@ A new kind is one class here and one line of KINDS; a new task of a known kind i
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -97,7 +99,22 @@ class Kind:
 
         The metric `loss` is `dev_loss`.
         """
+        names = [name for name in splits if name.startswith("validation")]
+        logits = {name: predict(self, model, splits[name], tokenizer, args, accelerator) for name in names}
+        return self.score(logits, splits, args)
+
+    def score(self, logits, splits, args):
+        """What `evaluate` returns, from {name of a dev set: its logits}."""
         raise NotImplementedError
+
+    @staticmethod
+    def read_set(args, path, labels, skipped):
+        """(task, examples) of one labelled file; labels: names of a model's labels, whose numbers it takes."""
+        return data.read_set(args, path, labels, skipped)
+
+    def table(self, logits, splits, args):
+        """{file name: text} of labels and predictions of the split validation beside those of `score`."""
+        return {}
 
     def dev_loss(self, logits, dataset):
         """`hard_loss` over a whole tokenised dev set: logits [N, ...] as `predict` gives them; a float."""
@@ -148,15 +165,23 @@ class Classification(Kind):
         """See Kind."""
         return {name: data.tokenize(split, tokenizer, args.max_seq_length) for name, split in splits.items()}, None
 
-    def evaluate(self, model, splits, tokenizer, args, accelerator):
+    def score(self, logits, splits, args):
         """See Kind; the loss is the mean over the examples of all dev sets."""
         result, found = {}, []
-        for split in [split for split in splits if split.startswith("validation")]:
+        for split, values in logits.items():
             names = [name for name in self.task.metrics if name.endswith(split.removeprefix("validation"))]
-            logits = predict(self, model, splits[split], tokenizer, args, accelerator)
-            result |= metrics.compute_metrics(names, logits, torch.tensor(splits[split]["labels"]))
-            found.append((self.dev_loss(logits, splits[split]), len(logits)))
+            result |= metrics.compute_metrics(names, values, torch.tensor(splits[split]["labels"]))
+            found.append((self.dev_loss(values, splits[split]), len(values)))
         return result | {"loss": sum(loss * n for loss, n in found) / sum(n for _, n in found)}, {}
+
+    def table(self, logits, splits, args):
+        """A csv row an example: its place in the file, label, prediction, probability of each label."""
+        words, chances = self.task.labels, logits.double().softmax(-1).tolist()
+        rows = [
+            (words[label], words[max(range(len(row)), key=row.__getitem__)], *row)
+            for label, row in zip(splits["validation"]["labels"], chances, strict=True)
+        ]
+        return _csv(splits["validation"]["idx"], ("label", "prediction", *words), rows)
 
     def words(self, logits, args):
         """Labels, escaped: a backslash, control characters and line separators as in a Python string."""
@@ -177,6 +202,11 @@ class Regression(Classification):
         """Squared error between the models: a distribution over one class says nothing."""
         errors = (student.logits.float() - teacher.logits.detach().float()).square()
         return _mean(errors, student.across_processes)
+
+    def table(self, logits, splits, args):
+        """A csv row an example: its place in the file, label and predicted number."""
+        rows = zip(splits["validation"]["labels"], logits.squeeze(-1).tolist(), strict=True)
+        return _csv(splits["validation"]["idx"], ("label", "prediction"), rows)
 
     def words(self, logits, args):
         """Numbers with three digits, within the task's limits where it has some."""
@@ -201,11 +231,25 @@ class MultiLabel(Classification):
         both = (torch.stack([view.logits, torch.zeros_like(view.logits)], -1) for view in (student, teacher))
         return losses.soft_logits(*both, temperature=args.temperature, across_processes=student.across_processes)
 
-    def evaluate(self, model, splits, tokenizer, args, accelerator):
+    def score(self, logits, splits, args):
         """See Kind."""
-        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        logits = logits["validation"]
         result = metrics.label_set_metrics(logits, torch.tensor(splits["validation"]["labels"]))
         return result | {"loss": self.dev_loss(logits, splits["validation"])}, {}
+
+    def table(self, logits, splits, args):
+        """A csv row an example: its place, labels, those predicted at the set's own threshold, all probabilities."""
+        truth, chances = splits["validation"]["labels"], logits.double().sigmoid()
+        threshold = metrics.label_set_metrics(logits, torch.tensor(truth))["threshold"]
+
+        def named(flags):
+            return self.task.separator.join(w for w, on in zip(self.task.labels, flags, strict=True) if on)
+
+        rows = [
+            (named(t), named([p >= threshold for p in row]), *row)
+            for t, row in zip(truth, chances.tolist(), strict=True)
+        ]
+        return _csv(splits["validation"]["idx"], ("labels", "prediction", *self.task.labels), rows)
 
     def words(self, logits, args):
         """The labels at the threshold that the dev set chose for the saved model, with the task's separator between."""
@@ -258,12 +302,12 @@ class Similarity(Regression):
         for name, split in splits.items():
             self.rows[name] = 2 if "text_b" in split.column_names else 1
             found[name] = data.tokenize(data.texts_apart(split, args.text_prefix), tokenizer, args.max_seq_length)
-        if self.rows["train"] == 1 and "logits" in args.terms:
+        if self.rows.get("train") == 1 and "logits" in args.terms:
             raise ValueError(
                 "the term logits compares cosines of pairs, and the training texts stand alone: leave it "
                 "out, as in --terms ckd logits=0 sentence_pair=1"
             )
-        if self.rows["train"] == 1 and (args.hard_weight or not args.teacher):
+        if self.rows.get("train") == 1 and (args.hard_weight or not args.teacher):
             raise ValueError(
                 "the training texts stand alone and have no labels to learn from: pass --teacher and "
                 "leave out --hard_weight, or train on pairs"
@@ -289,9 +333,21 @@ class Similarity(Regression):
         """See Kind."""
         return self.hard_loss(logits, torch.tensor(dataset["labels"])[::2]).item()
 
-    def evaluate(self, model, splits, tokenizer, args, accelerator):
+    @staticmethod
+    def read_set(args, path, labels, skipped):
         """See Kind."""
-        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        task, examples = data.read_set(args, path, labels, skipped)
+        return task._replace(limits=(min(examples["label"]), max(examples["label"]))), examples
+
+    def table(self, logits, splits, args):
+        """A csv row a pair: its place in the file, label and cosine."""
+        found = splits["validation"]
+        rows = zip(found["labels"][::2], similarity.cosines(logits).tolist(), strict=True)
+        return _csv(found["idx"][::2], ("label", "prediction"), rows)
+
+    def score(self, logits, splits, args):
+        """See Kind."""
+        logits = logits["validation"]
         labels = torch.tensor(splits["validation"]["labels"])[::2]
         result = metrics.compute_metrics(self.task.metrics, similarity.cosines(logits)[:, None], labels)
         return result | {"loss": self.dev_loss(logits, splits["validation"])}, {}
@@ -322,7 +378,12 @@ class Token(Kind):
 
     auto = AutoModelForTokenClassification
     token_axis = 1
-    scores = ("f1", "precision", "recall")
+    scores = ("f1", "precision", "recall", "accuracy")  # the last of plain tags, the others of a scheme's
+
+    @staticmethod
+    def read_set(args, path, labels, skipped):
+        """See Kind."""
+        return tagging.read_set(args, path, labels, skipped)
 
     @staticmethod
     def read(args, skipped):
@@ -357,12 +418,13 @@ class Token(Kind):
         found = tagging.joined(dataset, logits.argmax(-1), self.sentences[split])
         return [[self.task.labels[i] for i in row] for row in found]
 
-    def evaluate(self, model, splits, tokenizer, args, accelerator):
+    def score(self, logits, splits, args):
         """See Kind; predictions.conll has the columns of the dev set and one of predictions."""
-        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        logits = logits["validation"]
         found, sentences = self.tags("validation", splits["validation"], logits), self.sentences["validation"]
         golds = [[self.task.labels[i] for i in row] for row in sentences["tags"]]
-        result = metrics.entity_metrics(golds, found) | {"loss": self.dev_loss(logits, splits["validation"])}
+        scored = metrics.tag_metrics if tagging.is_plain(self.task.labels) else metrics.entity_metrics
+        result = scored(golds, found) | {"loss": self.dev_loss(logits, splits["validation"])}
         return result, {"predictions.conll": tagging.with_column(sentences, found)}
 
     def submission(self, split, dataset, logits, args):
@@ -377,6 +439,11 @@ class Summary(Token):
 
     scores = tuple(metrics.ROUGE)
     usage = summaries.USAGE
+
+    @staticmethod
+    def read_set(args, path, labels, skipped):
+        """See Kind."""
+        return summaries.read_set(args, path, skipped)
 
     @staticmethod
     def read(args, skipped):
@@ -396,9 +463,9 @@ class Summary(Token):
         ]
         return found, "\n".join(filter(None, said))
 
-    def evaluate(self, model, splits, tokenizer, args, accelerator):
+    def score(self, logits, splits, args):
         """See Kind."""
-        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        logits = logits["validation"]
         rows = summaries.predictions(self.documents["validation"], splits["validation"], logits, args.summary_sentences)
         result = {name: sum(row[name] for row in rows) / len(rows) for name in self.scores}
         result |= {"loss": self.dev_loss(logits, splits["validation"])}
@@ -425,10 +492,15 @@ class QuestionAnswering(Kind):
         """See Kind."""
         return data.TASKS[args.task], squad.load_questions(args, skipped)
 
+    @staticmethod
+    def read_set(args, path, labels, skipped):
+        """See Kind; a file in SQuAD's format."""
+        return data.TASKS[args.task], squad.read_squad(path, args.task == "squad_v2", skipped)
+
     def tokenize(self, splits, tokenizer, args):
         """Windows of the questions; the dev set's questions themselves are one split more."""
         windows = {name: squad.windows(split, tokenizer, args) for name, split in splits.items()}
-        said = squad.inexact_answers(splits["train"], windows["train"])
+        said = squad.inexact_answers(splits["train"], windows["train"]) if "train" in splits else None
         return windows | {"questions": splits["validation"]}, said
 
     def labels(self, batch):
@@ -440,9 +512,9 @@ class QuestionAnswering(Kind):
         both = torch.stack([out["start_logits"], out["end_logits"]], 1)
         return both.float().masked_fill(mask[:, None] == 0, float("-inf"))
 
-    def evaluate(self, model, splits, tokenizer, args, accelerator):
+    def score(self, logits, splits, args):
         """See Kind; predictions.json as the official evaluation reads it."""
-        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        logits = logits["validation"]
         questions = splits["questions"]
         found = squad.answers(questions, splits["validation"], logits, args.n_best_size, args.max_answer_length)
         golds = dict(zip(questions["id"], questions["texts"], strict=True))
@@ -484,6 +556,15 @@ def _with_test_set(args, task, splits):
             "drop --do_predict"
         )
     return task, splits
+
+
+def _csv(places, header, rows):
+    """{"predictions.csv": text} of a table with a row an example."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("index", *header))
+    writer.writerows((place, *row) for place, row in zip(places, rows, strict=True))
+    return {"predictions.csv": text.getvalue()}
 
 
 def _mean(values, across_processes):

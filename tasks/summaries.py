@@ -15,7 +15,7 @@ import datasets
 from datasets import Dataset
 
 import metrics
-from data import fewer_examples, own_tables, task_files, whole_texts
+from data import TASKS, fewer_examples, own_tables, task_files, whole_texts
 from engine import checkpoints
 from tasks import readers
 from tasks.hub import load_hub
@@ -155,6 +155,26 @@ def _documents(rows, where, columns, cut, need, skipped):
     return Dataset.from_dict(found, features=DOCUMENT)
 
 
+def _task(args, task):
+    """Return the task as it stands, or what custom data of documents make of it."""
+    if args.task != "custom":
+        return task
+    return task._replace(
+        kind="summary",
+        columns=("sentences", "summary", "labels"),
+        labels=("0", "1"),
+        names=("other", "summary"),
+        metrics=tuple(args.metrics) or ("rouge1", "rouge2", "rougeL"),
+        submission=("summaries.test.jsonl",),
+    )
+
+
+def read_set(args, path, skipped):
+    """Return (task, Dataset of DOCUMENT) of one file of documents with summaries."""
+    task, cut = _task(args, TASKS[args.task]), splitter() if args.task == "cnn_dailymail" else None
+    return task, _documents(readers.read_table(path, skipped), path, task.columns, cut, "summary", skipped)
+
+
 def load_documents(args, task, skipped):
     """Return (task, {split: Dataset of DOCUMENT}) from --data_dir, the hub or the custom files.
 
@@ -162,15 +182,8 @@ def load_documents(args, task, skipped):
     needed, or with other labels than one for each sentence; `skipped` may count them instead.
     """
     cut = splitter() if args.task == "cnn_dailymail" else None
+    task = _task(args, task)
     if args.task == "custom":
-        task = task._replace(
-            kind="summary",
-            columns=("sentences", "summary", "labels"),
-            labels=("0", "1"),
-            names=("other", "summary"),
-            metrics=tuple(args.metrics) or ("rouge1", "rouge2", "rougeL"),
-            submission=("summaries.test.jsonl",),
-        )
         tables = {split: (where, rows) for split, (where, rows, _) in own_tables(args, skipped).items()}
     elif args.data_dir:
         files = task_files(args.task, args.data_dir)

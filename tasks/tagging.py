@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset, Value
 
-from data import fewer_examples, hub_id, hub_splits, task_files, whole_texts, with_offsets
+from data import TASKS, UD, fewer_examples, hub_id, hub_splits, task_files, whole_texts, with_offsets
 from encoders.label_names import in_order
 from tasks.hub import load_hub
 from tasks.readers import label_names, listed, read_lines
@@ -23,11 +23,12 @@ class Sentence(NamedTuple):
     tags: list
     lines: list
     head: list = ()  # -DOCSTART- lines that stand before it
+    numbers: list = ()  # of the words' lines in the file
 
     def place(self, i):
         """Where word i stands, for a message."""
-        at_line = self.lines and not self.where.endswith(" of the hub")
-        return f"{self.where}, line {self.start + i}" if at_line else f"{self.where}, row {self.start}, word {i + 1}"
+        line = f"{self.where}, line {self.numbers[i]}" if self.numbers else ""
+        return line or f"{self.where}, row {self.start}, word {i + 1}"
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -43,8 +44,10 @@ def _paragraphs(path):
 
     Blanks, tabs and carriage returns make a line blank; others of Unicode's spaces may be words.
     """
-    head, lines = [], []
+    head, lines, ud = [], [], is_conllu(path)
     for number, line in read_lines(path):
+        if ud and (line.startswith("#") or re.match(r"\d+[-.]\d+\t", line)):
+            continue  # a comment, the range of several words, or an empty node
         blank = not line.strip(" \t\r")
         if not blank and not line.startswith("-DOCSTART-"):
             lines.append((number, line))
@@ -58,16 +61,37 @@ def _paragraphs(path):
         yield head, lines
 
 
-def read_columns(path, token_column, label_column, skipped):
+def is_conllu(path):
+    """Whether a file is CoNLL-U, by its ending."""
+    return Path(path).suffix.lower() == ".conllu"
+
+
+def _number(column, default):
+    """The number of a column given by number or UD's name; `default` for none given."""
+    column = default if column == "label" else column
+    return UD.index(column) + 1 if column in UD else int(column)
+
+
+def read_columns(path, token_column, label_column, skipped, plain=False):
     """Sentences of a file with a word a line, as the shared tasks of CoNLL publish them.
 
-    token_column: number from 1. label_column: number from 1, 0 = the last, None = the file has no tags to be read.
+    token_column: number from 1 or UD's name. label_column: the same, 0 or "label" = the last, None = the file has no
+    tags to be read. Of a .conllu file they are form and upos by default, and comments, ranges and empty nodes are
+    passed over. plain: whether tags follow no scheme; None: they do not if none of them looks like a scheme's.
     A line with another number of columns than the first, an empty word or a tag that follows no scheme is broken, and
     so is its sentence. Raises ValueError for a column that the file does not have.
     """
-    due, found, before = 0, [], len(skipped.reports)
-    for head, lines in _paragraphs(path):
-        rows = [_fields(line) for _, line in lines]
+    due, found, before, ud = 0, [], len(skipped.reports), is_conllu(path)
+    token_column = _number(token_column, 1)
+    if ud and token_column == 1:  # which numbers the words
+        token_column = 2
+    if label_column is not None:
+        label_column = _number(label_column, "upos" if ud else 0) or (UD.index("upos") + 1 if ud else 0)
+    paragraphs = [(head, lines, [_fields(line) for _, line in lines]) for head, lines in _paragraphs(path)]
+    if plain is None:
+        at = label_column - 1 if label_column else -1
+        plain = is_plain({row[at] for _, _, rows in paragraphs for row in rows if len(row) > at})
+    for head, lines, rows in paragraphs:
         if not due:
             due = len(rows[0])
             label = due if label_column == 0 else label_column
@@ -76,7 +100,7 @@ def read_columns(path, token_column, label_column, skipped):
             (
                 f"{path}, line {number}: {reason}"
                 for (number, _), row in zip(lines, rows, strict=True)
-                if (reason := _fault(row, due, token_column, label))
+                if (reason := _fault(row, due, token_column, label, plain, ud))
             ),
             "",
         )
@@ -91,6 +115,7 @@ def read_columns(path, token_column, label_column, skipped):
                     [row[label - 1] for row in rows] if label else [],
                     [line for _, line in lines],
                     head,
+                    [number for number, _ in lines],
                 )
             )
     if not found:
@@ -115,15 +140,23 @@ def _check_columns(path, number, due, token, label):
 
 
 TAG = re.compile(r"O|[BIES]-.+")
+MAY_LACK = ("lemma", "feats", "misc")  # columns of CoNLL-U in which _ says "none", not "unknown"
 
 
-def _fault(row, due, token, label):
+def is_plain(tags):
+    """Whether tags follow no scheme: none of them looks like B-type, I-type, ..., and there are others than O."""
+    return bool(set(tags) - {"O"}) and not any(re.fullmatch("[BIES]-.+", tag) for tag in tags)
+
+
+def _fault(row, due, token, label, plain, ud):
     """What is wrong with the columns of a line, in words; "" if nothing."""
     if len(row) != due:
         return f"{len(row)} columns where {due} are due"
     if not row[token - 1]:
         return f"the word in column {token} is empty"
-    if label and not TAG.fullmatch(row[label - 1]):
+    if label and plain and (not row[label - 1] or (ud and row[label - 1] == "_" and UD[label - 1] not in MAY_LACK)):
+        return f"the tag in column {label} is empty"
+    if label and not plain and not TAG.fullmatch(row[label - 1]):
         return f"the tag {row[label - 1]!r} follows no scheme (BIO, IOB1 or BIOES: O, B-type, I-type, ...)"
     return ""
 
@@ -253,36 +286,66 @@ def load_sentences(args, task, skipped):
     files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
     if args.task != "custom":
         files = task_files(args.task, args.data_dir) if args.data_dir else {}
+    splits, plain = {}, False if task.labels else None
     if files and not args.hub_dataset:
-        label = 0 if args.label_column == "label" else int(args.label_column)
-        splits = {
-            split: read_columns(Path(path), args.token_column, None if split == "test" else label, skipped)
-            for split, path in files.items()
-            if path
-        }
+        for split, path in files.items():
+            if path:
+                label = None if split == "test" else args.label_column
+                splits[split] = read_columns(Path(path), args.token_column, label, skipped, plain)
+            if plain is None:  # the training set, which comes first, decides
+                plain = is_plain({tag for sentence in splits[split] for tag in sentence.tags})
     else:
         task, rows = _hub_rows(args, task)
         splits = {
             split: _from_hub(one, name, task.columns, split != "test", skipped) for split, (name, one) in rows.items()
         }
-    scheme = scheme_of(splits["train"])
+    if plain:
+        labels = tuple(in_order(sorted({tag for sentence in splits["train"] for tag in sentence.tags})))
+        if len(labels) < 2:
+            raise ValueError(f"{splits['train'][0].where}: every tag is {labels[0]}, so there is nothing to learn")
+    else:
+        labels = _scheme_labels(splits["train"], task, args)
+    return _task(task, labels, args), fewer_examples(_numbered(splits, labels, skipped), args)
+
+
+def read_set(args, path, labels, skipped):
+    """(task, Dataset) of one file of words whose tags have the numbers of a model's labels."""
+    plain = is_plain(labels)
+    sentences = read_columns(Path(path), args.token_column, args.label_column, skipped, plain)
+    return _task(TASKS[args.task], tuple(labels), args), _numbered({"": sentences}, labels, skipped)[""]
+
+
+def _scheme_labels(sentences, task, args):
+    """The tags of a task in the scheme that its training sentences follow, in the order of their ids."""
+    scheme = scheme_of(sentences)
     types = [tag[2:] for tag in task.labels if tag != "O" and TAG.fullmatch(tag)]
-    types = types or in_order(sorted({tag[2:] for s in splits["train"] for tag in s.tags if tag != "O"}))
+    types = types or in_order(sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != "O"}))
     if not types:
         raise ValueError(
-            f"{splits['train'][0].where}: every tag is O, so there is nothing to learn: is "
+            f"{sentences[0].where}: every tag is O, so there is nothing to learn: is "
             f"--label_column {args.label_column} the right one?"
         )
-    labels = ("O", *(f"{letter}-{name}" for name in dict.fromkeys(types) for letter in SCHEMES[scheme][0]))
-    ids = {tag: i for i, tag in enumerate(labels)}
-    found = {
-        split: _dataset(_known(check_scheme(sentences, scheme, skipped), ids, skipped), ids, sentences[0].where)
-        for split, sentences in splits.items()
-    }
-    task = task._replace(
-        labels=labels, kind="token", metrics=tuple(args.metrics) or ("f1",), submission=("predictions.test.conll",)
-    )
-    return task, fewer_examples(found, args)
+    return ("O", *(f"{letter}-{name}" for name in dict.fromkeys(types) for letter in SCHEMES[scheme][0]))
+
+
+def _task(task, labels, args):
+    """The task with these labels. Raises ValueError for --metrics that its tags do not have."""
+    due = ("accuracy",) if is_plain(labels) else ("f1", "precision", "recall")
+    if wrong := [name for name in args.metrics if name not in due]:
+        what = "plain tags" if is_plain(labels) else "tags of a scheme"
+        raise ValueError(f"--metrics {wrong[0]}: {what} are scored by {', '.join(due)}")
+    metrics = tuple(args.metrics) or due[:1]
+    return task._replace(labels=labels, kind="token", metrics=metrics, submission=("predictions.test.conll",))
+
+
+def _numbered(splits, labels, skipped):
+    """{split: Dataset} of sentences whose tags are labels, and stand as the scheme of the first split has them."""
+    ids, found = {tag: i for i, tag in enumerate(labels)}, {}
+    scheme = None if is_plain(labels) else scheme_of(next(iter(splits.values())))
+    for split, sentences in splits.items():
+        good = check_scheme(sentences, scheme, skipped) if scheme else sentences
+        found[split] = _dataset(_known(good, ids, skipped), ids, sentences[0].where)
+    return found
 
 
 def _known(sentences, ids, skipped):
@@ -293,8 +356,9 @@ def _known(sentences, ids, skipped):
         if i is None:
             good.append(sentence)
         else:
-            types = ", ".join(dict.fromkeys(tag[2:] for tag in ids if tag != "O"))
-            skipped.bad(f"{sentence.place(i)}: unknown tag {sentence.tags[i]!r}; the types of this task are {types}")
+            types = ", ".join(ids if is_plain(ids) else dict.fromkeys(tag[2:] for tag in ids if tag != "O"))
+            what = "tags" if is_plain(ids) else "types"
+            skipped.bad(f"{sentence.place(i)}: unknown tag {sentence.tags[i]!r}; the {what} of this task are {types}")
     return good
 
 

@@ -730,3 +730,82 @@ def test_a_task_without_test_set_predicts_nothing(finetune, world, files, tmp_pa
             "--output_dir",
             tmp_path / "run",
         )
+
+
+# --- plain tags, CoNLL-U ----------------------------------------------------------------------------------------------
+
+CONLLU = """# newdoc id = 1
+# text = Im Haus # 2
+1-2\tIm\t_\t_\t_\t_\t_\t_\t_\t_
+1\tIn\tin\tADP\tAPPR\t_\t3\tcase\t_\t_
+2\tdem\tder\tDET\tART\t_\t3\tdet\t_\t_
+3\tHaus\tHaus\tNOUN\tNN\t_\t0\troot\t_\t_
+3.1\tsteht\t_\tVERB\t_\t_\t_\t_\t_\t_
+4\t#\t#\tSYM\t$\t_\t3\tdep\t_\t_
+5\t10 000\t2\tNUM\tCD\t_\t3\tdep\t_\t_
+
+# text = Ja
+1\tJa\tja\tINTJ\tITJ\t_\t0\troot\t_\t_
+"""
+
+
+def test_conllu_skips_what_is_no_word(tmp_path):
+    path = tmp_path / "x.conllu"
+    path.write_text(CONLLU)
+    first, second = tagging.read_columns(path, 1, "label", readers.Skipped(), None)
+    assert first.words == ["In", "dem", "Haus", "#", "10 000"] and second.words == ["Ja"]
+    assert first.tags == ["ADP", "DET", "NOUN", "SYM", "NUM"] and second.tags == ["INTJ"]
+    (first, _) = tagging.read_columns(path, "lemma", "xpos", readers.Skipped(), None)
+    assert first.words[:2] == ["in", "der"] and first.tags[:2] == ["APPR", "ART"]
+    assert first.place(3).endswith("line 8")
+    path.write_text(CONLLU.replace("\tSYM\t", "\t_\t"))
+    with pytest.raises(ValueError, match="line 8: the tag in column 4 is empty"):
+        tagging.read_columns(path, 1, "label", readers.Skipped(), None)
+
+
+def test_a_training_set_without_a_scheme_has_plain_tags(tmp_path):
+    task, splits = load(arguments(tmp_path, "a O\nb VB\n\nc 10\nd NN-P\n", "d NN-P\nb O\n"))
+    assert task.labels == ("10", "NN-P", "O", "VB") and task.metrics == ("accuracy",)
+    assert splits["validation"]["tags"] == [[1, 2]]
+    assert load(arguments(tmp_path, "a 10\nb 9\n", "b 9\n"))[0].labels == ("9", "10")
+    for train, dev, said in (
+        ("a O\nb VB\nc B-X\n", "a O\n", "line 2: the tag 'VB' follows no scheme"),
+        ("a O\nb VB\n", "a O\nb B-X\n", "line 2: unknown tag 'B-X'; the tags of this task are O, VB"),
+        ("a O\nb O\n", "a O\n", "every tag is O"),
+        ("a N\nb N\n", "a N\n", "every tag is N"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load(arguments(tmp_path, train, dev))
+    with pytest.raises(ValueError, match="plain tags are scored by accuracy"):
+        load(arguments(tmp_path, "a N\nb V\n", "a N\n", metrics=["f1"]))
+    with pytest.raises(ValueError, match="scheme are scored by f1"):
+        load(arguments(tmp_path, "a O\nb B-X\n", "a O\n", metrics=["accuracy"]))
+
+
+def test_a_whole_run_on_conllu(world, tmp_path):
+    words = (world / "glue/CoLA/dev.tsv").read_text().splitlines()[0].split("\t")[3].split()
+    path = tmp_path / "x.conllu"
+    path.write_text(
+        "# c\n" + "".join(f"{i}\t{w}\t_\t{'AB'[i % 2]}" + "\t_" * 6 + "\n" for i, w in enumerate(words * 9, 1)) + "\n"
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    options = [
+        "--task",
+        "custom",
+        "--kind",
+        "token",
+        "--train_file",
+        path,
+        "--validation_file",
+        path,
+        "--test_file",
+        path,
+    ]
+    options += ["--student", world / "bert", "--max_steps", "2", "--max_seq_length", "16", "--do_predict"]
+    distill_finetune.main([*map(str, options), "--output_dir", str(tmp_path / "run")])
+    lines = (tmp_path / "run/predictions.conll").read_text().split("\n")
+    pairs = [line.split("\t") for line in lines if line]
+    assert len(pairs) == 9 * len(words) and {len(row) for row in pairs} == {11}
+    best = json.loads((tmp_path / "run/run.json").read_text())["best"]["metrics"]
+    assert best["accuracy"] == pytest.approx(sum(row[3] == row[10] for row in pairs) / len(pairs))
+    assert (tmp_path / "run/predictions.test.conll").read_text().count("\n") == len(lines) - 1
