@@ -1,6 +1,6 @@
 """A model with the words of some languages only: the same layers, the rows of the words that a text uses.
 
-    python trim_vocabulary.py --model bert-base-multilingual-cased --corpus english.txt korean.txt \
+    python trim_vocabulary.py --model google-bert/bert-base-multilingual-cased --corpus english.txt korean.txt \
         --output_dir models/bert-en-ko
 """
 

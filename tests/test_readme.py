@@ -22,9 +22,11 @@ import data
 import distill_dynabert
 import distill_finetune
 import distill_pretrain
+import evaluate
 import losses
 import report
 import synthetic
+import trim_vocabulary
 from options import Parser, add_distillation
 from reporting import records
 
@@ -34,6 +36,8 @@ SCRIPTS = {
     "report.py": report,
     "distill_dynabert.py": distill_dynabert,
     "synthetic.py": synthetic,
+    "trim_vocabulary.py": trim_vocabulary,
+    "evaluate.py": evaluate,
 }
 README = Path("README.md")
 PAGES = [README, *sorted(Path("docs").rglob("*.md"))]
