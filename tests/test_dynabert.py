@@ -532,7 +532,9 @@ def test_a_teacher_of_another_task_is_refused_with_a_command_that_is_not(run, te
     distill_finetune.main([*command.split(), "--data_dir", ".", "--max_steps", "1"])
     run("--task", "mnli", "--data_dir", ".", "--teacher", "runs/mnli/teacher/seed1", "--max_steps", 1)
     for script, cut in ((distill_dynabert, ()), (distill_finetune, ("--student_layers", "2"))):
-        with pytest.raises(ValueError, match=r"distill_finetune.py --task custom \.\.\. --student bert-base-multi"):
+        with pytest.raises(
+            ValueError, match=r"distill_finetune.py --task custom \.\.\. --student google-bert/bert-base-multi"
+        ):
             AcceleratorState._reset_state(reset_partial_state=True)
             script.main(
                 [
