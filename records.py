@@ -289,13 +289,14 @@ def read_runs(places):
     return runs.sort_values(["stage", "task", "name", "seed"], ignore_index=True), left_out
 
 
-REMEDY = {"running": "give its command again to finish it", "failed": "the same command would fail again"}
+REMEDY = {"running": "give its command again to finish it",
+          "failed": "the same command would fail again; what it said is in its run.json"}  # fmt: skip
 
 
 def unfinished(row):
     """The words for a run that is not complete, with the reason where its record has one."""
-    reason = f": {textwrap.shorten(row['error'], 160, placeholder=' ...')}" if isinstance(row["error"], str) else ""
-    return f"{row['folder']} ({row['status']}{reason})"
+    reason = row["error"].partition(";")[0] if isinstance(row["error"], str) else ""
+    return f"{row['folder']} ({row['status']}{': ' * bool(reason)}{textwrap.shorten(reason, 160, placeholder=' ...')})"
 
 
 def with_shapes(runs):
