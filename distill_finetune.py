@@ -71,6 +71,9 @@ def load_everything(args):
         args, kind.auto, labels=labels.of(task, args.label_map), fine_tune_command=command, **kind.head
     )
     held_out = hold_out(args, splits)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone writes the record
+        read = splits | ({"held_out": held_out["validation"]} if held_out else {})
+        kind.described = runs.describe_data(read, task.labels)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     args.layer_pairs = alignment.layer_maps(args, *sizes) if teacher else []
     if teacher:
@@ -252,7 +255,8 @@ def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs)
     """What run.json says of a run of this stage on a task before it has results."""
     return runs.new_record(
         args, accelerator, stage, args.dataset_name or args.task, train_examples=len(recipe.lengths),
-        metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, layer_map=args.layer_pairs,
+        metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, data=kind.described,
+        layer_map=args.layer_pairs,
         model=measure.describe(student, args.max_seq_length),
         teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
     )  # fmt: skip

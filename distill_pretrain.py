@@ -346,11 +346,14 @@ def main(argv=None):
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / batching.step_size(args, accelerator))
     stages.check(args, training.total_steps(args, per_epoch))
-    inputs = None
+    inputs = data = None
     if accelerator.is_main_process:
         train = runs.named_files(args.corpus) if args.streaming else blocks  # of a hub's stream the id must do
         inputs = runs.describe_inputs(args, accelerator, {"training_text": train, "validation_text": held_out},
                                       {"teacher": teacher, "student": student})  # fmt: skip
+        data = {"train": {"examples": None if args.streaming else len(blocks),
+                          "sha256": inputs["training_text"] if len(train) else None},
+                "validation": {"examples": len(held_out), "sha256": inputs["validation_text"]}}  # fmt: skip
     how = runs.open_run_everywhere(args, accelerator, inputs)
     student, teacher = forward.MaskedLM(student), teacher and forward.MaskedLM(teacher).eval()
     if teacher:
@@ -363,7 +366,7 @@ def main(argv=None):
         forward.cast_linears(teacher, accelerator)
     recipe = make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator)
     record = runs.new_record(
-        args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs, inputs=inputs,
+        args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs, inputs=inputs, data=data,
         train_examples=None if args.streaming else len(blocks),
         metric="relation_loss" if headless(args) else "mlm_loss",
         model=measure.describe(measured(args, student), args.seq_length),

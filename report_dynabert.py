@@ -56,7 +56,7 @@ def differences(table, names, reference):
     for (name, size), row in rows.items():
         grids.setdefault(name, {})[size] = compare.cell(row, 1, sure[name, size])
     tested = {f"{name} at depth {size[0]:g}, width {size[1]:g}": sure[name, size]
-              for (name, size), row in rows.items() if row.n > 1}  # fmt: skip
+              for (name, size), row in rows.items() if not math.isnan(row.p)}  # fmt: skip
     return ({name: grid(grids[name], name) for name in map(str, names) if name in grids},
             compare.sentence(tested, reference))  # fmt: skip
 

@@ -47,6 +47,7 @@ class Kind:
     custom = True
     scores: tuple = ()
     held_out = None  # another Kind of the same task, with `splits` of its own that choose the best model
+    described = None  # what `runs.describe_data` says of the examples, in the main process
 
     def __init__(self, task):
         self.task = task
