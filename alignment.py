@@ -3,9 +3,33 @@
 import argparse
 import re
 
-import losses
-
 STRATEGIES = ("uniform", "last", "first", "ends")
+DEEPEST = 9999  # layers; explicit pairs have at most four digits
+
+
+class LayerPairs(list):
+    """Aligned pairs (student layer, teacher layer), counted as in hidden_states.
+
+    wr and ltr: those of the word and of the layer transforming relations, the same unless they have a map of their own.
+    """
+
+    def __init__(self, pairs, wr=None, ltr=None):
+        super().__init__(pairs)
+        self.wr, self.ltr = (list(pairs if own is None else own) for own in (wr, ltr))
+
+    def sides(self):
+        """(the student's, the teacher's) Layers."""
+        return tuple(Layers([pair[i] for pair in self], [pair[i] for pair in self.wr], [pair[i] for pair in self.ltr])
+                     for i in (0, 1))  # fmt: skip
+
+
+class Layers(tuple):
+    """One side of LayerPairs: a model's layers in the order of the pairs, those of the relations in wr and ltr."""
+
+    def __new__(cls, layers, wr, ltr):
+        self = super().__new__(cls, layers)
+        self.wr, self.ltr = tuple(wr), tuple(ltr)
+        return self
 
 
 def layer_map(n_student, n_teacher, strategy):
@@ -44,13 +68,13 @@ def layer_map(n_student, n_teacher, strategy):
 
 
 def aligned(student, teacher, strategy, no_embeddings=False):
-    """The losses.LayerPairs of one layer map of two models; no_embeddings leaves out (0, 0)."""
+    """The LayerPairs of one layer map of two models; no_embeddings leaves out (0, 0)."""
     options = argparse.Namespace(layer_map=strategy, wr_layer_map=None, ltr_layer_map=None, no_embeddings=no_embeddings)
     return layer_maps(options, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
 
 
 def layer_maps(args, n_student, n_teacher):
-    """The losses.LayerPairs of the options' layer maps for models of so many layers; --no_embeddings leaves out (0, 0).
+    """The LayerPairs of the options' layer maps for models of so many layers; --no_embeddings leaves out (0, 0).
 
     Raises ValueError as `layer_map` does, naming the option of a map that is not --layer_map.
     """
@@ -63,4 +87,9 @@ def layer_maps(args, n_student, n_teacher):
             raise ValueError(f"--{option}: {error}" if option != "layer_map" else str(error)) from error
         return [pair for pair in found if not (args.no_embeddings and pair == (0, 0))] if strategy else None
 
-    return losses.LayerPairs(*map(pairs, ("layer_map", "wr_layer_map", "ltr_layer_map")))
+    return LayerPairs(*map(pairs, ("layer_map", "wr_layer_map", "ltr_layer_map")))
+
+
+def check_maps(args):
+    """Raise ValueError for a layer map of the options that no two models have, however deep."""
+    layer_maps(args, DEEPEST, DEEPEST)

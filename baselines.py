@@ -198,6 +198,25 @@ def hidden_cosine(student, teacher, batch, args):
     return student.mean(distance.sum(), valid.sum())
 
 
+def sentence_means(states, valid):
+    """Means [B, D] of the real tokens' states [B, T, D], 0 where there is none; valid: bool [B, T], True = real."""
+    states = torch.where(valid[..., None], states.float(), 0.0)
+    return states.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+
+
+@needs(states=last_pair, projected=True)
+def sentence_mse(student, teacher, batch, args):
+    """Mean squared error of sentence vectors, the means of the last aligned layer's real tokens; over components.
+
+    Where widths differ, a learned projection brings the student's to the teacher's width. Source: arXiv:2004.09813
+    (sentence-transformers' distillation of a sentence encoder).
+    """
+    ((s, t),) = last_pair(_aligned(student, teacher))
+    s, t = student.states(s, "sentence_mse"), teacher.states(t)
+    difference = sentence_means(s, student.valid) - sentence_means(t.detach(), student.valid)
+    return student.mean(difference.square().sum(), student.valid.any(1).sum() * t.shape[-1])
+
+
 @needs(check=_equal_widths)
 def dynabert_mse(student, teacher, batch, args):
     """Mean squared errors of the hidden states over real tokens and components, the sum over all aligned layers.

@@ -12,6 +12,7 @@ PIPELINES = {
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMaskedLM": "fill-mask",
+    "AutoModel": "sentence-similarity",
 }
 METRIC_TYPES = {"pearson": "pearsonr", "spearman": "spearmanr"}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from filelock import FileLock, Timeout
 
 import runs
@@ -165,3 +166,55 @@ def building(final, talk=True):
             (final / ".lock").unlink(missing_ok=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder):
+    """Raise ValueError unless --output_dir names a folder that can be made: it is not there, or empty and not where one
+    is."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(".")):
+        raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--output_dir {folder} cannot be made, {there} is no folder that one may write to: choose "
+                         "another place")  # fmt: skip
+
+
+@contextlib.contextmanager
+def new_folder(folder):
+    """Yield an empty temporary folder that gets the name of the folder at the end; of one that failed nothing is left.
+
+    Raises ValueError as `check_new`.
+    """
+    check_new(folder)
+    folder = folder.resolve()
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def kept_windows(examples, folder, cut, features=None):
+    """Return what cut(rows, indices) makes of a Dataset, batch by batch, out of `folder`, made first where missing.
+
+    folder: a Path whose name says all that the windows depend on. cut: gives columns, of any number of rows.
+    features: their types, where they are not to be guessed. What is on disk is verified by its checksums, which costs
+    one reading of it. Raises ValueError if it is damaged, OSError if it cannot be written.
+    """
+    file, first = "windows.arrow", os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine: it talks and verifies
+    with building(folder, talk=first) as temporary:
+        if temporary:
+            try:
+                examples.map(cut, batched=True, with_indices=True, remove_columns=examples.column_names,
+                             features=features, new_fingerprint=folder.name,
+                             cache_file_name=str(temporary / file))  # fmt: skip
+                seal(temporary, folder)
+            except OSError as error:
+                raise OSError(f"{folder} cannot be written ({error.strerror or error}): make room, then run the same "
+                              "command again") from error  # fmt: skip
+    if first and not temporary and (reason := damage(folder, file)):
+        raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
+    return Dataset.from_file(str(folder / file))

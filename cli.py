@@ -27,6 +27,12 @@ def quiet():
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once; it warns of that each time
 
 
+def say(text):
+    """Print a text in the main process of a run, if there is any."""
+    if text and os.environ.get("RANK", "0") == "0":
+        print(text)
+
+
 def run_script(main):
     """Call main; a user's mistake ends in one line on stderr and exit status 2, a failed run in one and status 1.
 

@@ -14,7 +14,7 @@ from datasets.distributed import split_dataset_by_node
 
 import checkpoints
 import runs
-from data import load_hub
+from data import id_count, load_hub
 from readers import read_lines
 
 DOCUMENTS = 1000  # that are tokenised and packed together
@@ -95,14 +95,14 @@ def pack(documents, length, cls, sep):
     return blocks
 
 
-def id_type(vocab_size):
-    """The name of the narrowest unsigned integer that holds every token id."""
-    return np.min_scalar_type(max(vocab_size - 1, 1)).name
+def id_type(count):
+    """The name of the narrowest unsigned integer that holds every token id below count."""
+    return np.min_scalar_type(max(count - 1, 1)).name
 
 
 def cutter(tokenizer, length):
     """The function from a list of texts to their full blocks [N, length], a NumPy array."""
-    backend, kind = tokenizer.backend_tokenizer, id_type(len(tokenizer))
+    backend, kind = tokenizer.backend_tokenizer, id_type(id_count(tokenizer))
     backend.no_truncation()  # left from an earlier call
     backend.no_padding()
 
@@ -133,7 +133,7 @@ def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache"):
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
     with checkpoints.building(folder, talk=first) as temporary:
         if temporary:
-            kind, num_proc = id_type(len(tokenizer)), num_proc or cores()
+            kind, num_proc = id_type(id_count(tokenizer)), num_proc or cores()
             try:
                 build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder)
             except Exception as error:  # datasets has its own for what the disk says
@@ -281,11 +281,17 @@ class Stream:
 
 
 def word_starts(tokenizer):
-    """Bool [V]: whether a token begins a word, for whole-word masking of a WordPiece vocabulary."""
-    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    if not any(word.startswith("##") for word in words):
+    """Bool [V]: whether a token begins a word, for whole-word masking of a WordPiece vocabulary.
+
+    An id without a word counts as one. Raises ValueError for other vocabularies, also if they hold ## as a word.
+    """
+    inner = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
+    starts = np.ones(id_count(tokenizer), dtype=bool)
+    if inner:
+        starts[[i for word, i in tokenizer.get_vocab().items() if word.startswith(inner)]] = False
+    if starts.all():
         raise ValueError("--whole_word_mask needs a WordPiece vocabulary, whose inner pieces begin with ##")
-    return np.array([not word.startswith("##") for word in words])
+    return starts
 
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -1,18 +1,17 @@
 """Data: GLUE, SQuAD, plain text and the user's own files -> tokenised datasets and batches.
 
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
+The command line needs the table and the checks of options: `datasets`, whose import takes seconds, waits for a reader.
 """
-import contextlib
-import math
+import copy
+import random
 import re
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import Dataset, load_dataset
-from datasets.fingerprint import generate_random_fingerprint
-
 import readers
+from labels import in_order, numeric
 from readers import examples_from_rows, line_name, listed, pick
 
 GLUE_HUB = "nyu-mll/glue"
@@ -35,6 +34,7 @@ class Task(NamedTuple):
     files: tuple = ()  # of training, dev and test set: the names that each may have; () = the task has no such file
     separator: str = ""  # between the labels of one example; none: it has one label
     names: tuple = ()  # what saved models call the labels; none: as the files do
+    sentences: int = 0  # of a summary
 
 
 YES_NO = ("0", "1")
@@ -43,6 +43,7 @@ ENTAIL = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
 MATCHED = ("_matched", "_mismatched")
 COLA_HEADER = ("source", "label", "star", "sentence")
+ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def bio(*types):
@@ -94,6 +95,13 @@ TASKS = {
                        ("google-research-datasets/go_emotions", "simplified"), "goemotions",
                        submission=("predictions.tsv",), header=("text", "labels", "id"),
                        files=(("train.tsv",), ("dev.tsv",), ("test.tsv",)), separator=","),
+    # columns: sentences or text, summaries and, where they are read, labels of the sentences.
+    "scitldr": Task("summary", ("source", "target", "source_labels"), YES_NO, ROUGE, ("allenai/scitldr", "Abstract"),
+                    "scitldr", submission=("summaries.test.jsonl",), names=("other", "summary"), sentences=1,
+                    files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",))),
+    "cnn_dailymail": Task("summary", ("article", "highlights"), YES_NO, ("rouge1", "rouge2", "rougeLsum"),
+                          ("abisee/cnn_dailymail", "3.0.0"), submission=("summaries.test.jsonl",),
+                          names=("other", "summary"), sentences=3),
     "custom": Task("classification", (), (), ("accuracy",), (None, None), submission=("predictions.tsv",)),
 }  # fmt: skip
 AX_FILES = ("AX/AX.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")
@@ -126,8 +134,10 @@ def _glue_from_files(name, data_dir, skipped):
 
 def load_hub(hub, **options):
     """datasets.load_dataset with one line of ValueError where the hub cannot be reached."""
+    import datasets
+
     try:
-        return load_dataset(*hub, **options)
+        return datasets.load_dataset(*hub, **options)
     except Exception as error:  # the hub, the network and the parser each raise their own
         raise ValueError(
             f"dataset {hub[0]!r} could not be had from the Hugging Face hub ({type(error).__name__}): check the "
@@ -148,14 +158,12 @@ def _glue_from_hub(name):
 
 def _meaning(word):
     """What a label says however it is written: a number, or text without blanks around it, accents composed."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(float(word)):
-            return float(word)
-    return unicodedata.normalize("NFC", word).strip()
+    value = numeric(word)
+    return value if value is not None else unicodedata.normalize("NFC", word).strip()
 
 
 def _label_words(rows, path, column, skipped):
-    """The labels of a training file, sorted. Raises ValueError where two of them mean the same."""
+    """The labels of a training file, in the order of their ids. Raises ValueError where two of them mean the same."""
     first = {}
     for number, row in rows:
         values = pick(row, (column,), path, number, skipped)
@@ -167,7 +175,7 @@ def _label_words(rows, path, column, skipped):
                 raise ValueError(f"{path}, {line_name(number)}: the label {values[0]!r} is written {word!r} in "
                                  f"{line_name(line)}, which would make two classes of one: write it the same way "
                                  "everywhere")  # fmt: skip
-    return sorted(word for word, _ in first.values())
+    return in_order([word for word, _ in first.values()])
 
 
 def kind_of(args):
@@ -182,7 +190,7 @@ def _parts(rows, path, column, separator, skipped):
             yield from ((number, {column: word.strip()}) for word in cell.split(separator) if word.strip())
 
 
-def _own_tables(args, skipped):
+def own_tables(args, skipped):
     """{split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
     if args.hub_dataset:
         name, _, config = args.hub_dataset.partition(":")
@@ -218,19 +226,19 @@ def _custom(args, skipped, teachers=None):
     task = TASKS["custom"]._replace(kind=kind_of(args), columns=tuple(args.text_columns))
     if task.kind == "multilabel":
         task = task._replace(metrics=TASKS["goemotions"].metrics, separator=args.label_separator)
-    elif task.kind == "regression":
-        task = task._replace(metrics=("pearson", "spearman"))
+    elif task.kind in ("regression", "similarity"):
+        task = task._replace(metrics=("pearson", "spearman") if task.kind == "regression" else ("spearman",))
     if args.hub_dataset:
         name, _, config = args.hub_dataset.partition(":")
         task = task._replace(hub=(name, config or None))
     if args.metrics:
         task = task._replace(metrics=tuple(args.metrics))
-    tables, label = _own_tables(args, skipped), args.label_column
+    tables, label = own_tables(args, skipped), args.label_column
     where, rows, labels = tables["train"]
     rows = list(rows)
     labelled = teachers is None or any(label in row for _, row in rows)
     once = readers.Skipped(True) if skipped.allowed else skipped  # broken rows are counted when the examples are read
-    if task.kind != "regression":
+    if task.kind not in ("regression", "similarity"):
         labels = labels or (() if labelled else teachers)
         if not labels:
             source = rows
@@ -246,7 +254,8 @@ def _custom(args, skipped, teachers=None):
                              "needed")  # fmt: skip
     tables["train"] = tables["train"][0], rows, ()
     read = {"train": label if labelled else None, "validation": label, "test": None}
-    return task, {split: examples_from_rows(rows, where, task.columns, read[split], task, skipped)
+    alone = {"train": ("text",)} if Path(tables["train"][0]).suffix == ".txt" else {}
+    return task, {split: examples_from_rows(rows, where, alone.get(split, task.columns), read[split], task, skipped)
                   for split, (where, rows, _) in tables.items()}  # fmt: skip
 
 
@@ -263,15 +272,23 @@ def load_examples(args, skipped, teachers=None):
     else:
         task = TASKS[args.task]
         splits = _glue_from_files(args.task, args.data_dir, skipped) if args.data_dir else _glue_from_hub(args.task)
-    return task, first_examples(splits, args)
+    return task, fewer_examples(splits, args)
 
 
-def first_examples(splits, args):
+def fewer_examples(splits, args):
     """The splits with as many examples as --max_train_samples and --max_eval_samples leave them; test sets whole."""
     limits = {split: args.max_train_samples if split == "train" else args.max_eval_samples for split in splits}
-    return {split: rows.select(range(min(limits[split], len(rows))))
-            if limits[split] and not split.startswith("test") else rows
-            for split, rows in splits.items()}  # fmt: skip
+    return {split: rows if split.startswith("test") else drawn(rows, limits[split]) for split, rows in splits.items()}
+
+
+def drawn(rows, count):
+    """That many rows of a Dataset, 0 or too many: all, drawn by chance, for files are often sorted by label.
+
+    The same ones in every run, in their order.
+    """
+    if not count or count >= len(rows):
+        return rows
+    return rows.select(sorted(random.Random(0).sample(range(len(rows)), count)))
 
 
 def task_files(name, data_dir):
@@ -321,6 +338,8 @@ def _emotions_from_files(args, skipped):
 
 
 def _emotions_from_hub(args, skipped):
+    from datasets import Dataset
+
     splits, task = {}, TASKS[args.task]
     for split, rows in load_hub(task.hub).items():
         task = task._replace(labels=tuple(rows.features["labels"].feature.names))
@@ -336,8 +355,44 @@ def whole_texts(tokenizer):
     tokenizer.backend_tokenizer.no_padding()
 
 
+def id_count(tokenizer):
+    """One more than the largest id; len(tokenizer) is less if the vocabulary has holes, as words given twice leave."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def with_offsets(tokenizer, *texts, **options):
+    """Call a fast tokenizer for pieces with the offsets of the characters that they were made from.
+
+    RoBERTa's post-processor takes a character off the offsets of a piece that begins with a blank, also where the
+    pre-tokenizer had put that blank there and the text has a letter. For this call it does not.
+    """
+    backend = tokenizer.backend_tokenizer
+    before = backend.post_processor
+    plain = copy.deepcopy(before)
+    if plain:  # the attribute trim_offsets is not to be had of one within a Sequence
+        plain.__setstate__(before.__getstate__().replace(b'"trim_offsets":true', b'"trim_offsets":false'))
+        backend.post_processor = plain
+    try:
+        return tokenizer(*texts, return_offsets_mapping=True, **options)
+    finally:
+        if plain:
+            backend.post_processor = before
+
+
+def texts_apart(examples, prefix=""):
+    """The texts of a Dataset with text_a, (text_b) as rows of their own, those of a pair one after the other."""
+    from datasets import Dataset
+
+    names = [name for name in ("text_a", "text_b") if name in examples.column_names]
+    pairs = zip(*(examples[name] for name in names), strict=True)
+    twice = {name: [value for value in examples[name] for _ in names] for name in ("label", "idx")}
+    return Dataset.from_dict({"text_a": [prefix + text for pair in pairs for text in pair], **twice})
+
+
 def tokenize(examples, tokenizer, max_length):
     """Dataset with text_a, (text_b) -> with input_ids, (token_type_ids), attention_mask, labels, idx."""
+    from datasets.fingerprint import generate_random_fingerprint
+
     pair = "text_b" in examples.column_names
 
     def encode(rows):
@@ -365,8 +420,55 @@ def check_args(args):
         given = files + [name for name in own if getattr(args, name)]
         if given:
             raise ValueError(f"--{given[0]} is for --task custom, not {args.task}")
-        return
-    _check_own(args, files)
+    else:
+        _check_own(args, files)
+    kind = kind_of(args)
+    if args.label_separator != "," and kind != "multilabel":
+        raise ValueError("--label_separator is for --task custom --kind multilabel")
+    if kind == "token":
+        _check_words(args)
+    elif args.token_column != 1:
+        raise ValueError("--token_column is for tasks of words, such as --task custom --kind token")
+    if args.text_prefix and kind != "similarity":
+        raise ValueError("--text_prefix is for --kind similarity")
+    if kind == "summary":
+        _check_documents(args)
+    elif args.summary_sentences:
+        raise ValueError("--summary_sentences is for summaries, such as --task scitldr")
+    if TASKS[args.task].kind == "qa":
+        _check_questions(args)
+
+
+def _check_words(args):
+    """Check the options of words in columns."""
+    if args.text_columns != ["text"]:
+        raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
+    for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
+        if value != "label" and not re.fullmatch("[1-9][0-9]{0,3}", value):
+            raise ValueError(f"--{name} {value!r} must be the number of a column, counted from 1")
+
+
+def _check_documents(args):
+    """Check the options of documents, and fill in the number of sentences of a summary."""
+    for name, default in (("text_columns", ["text"]), ("label_column", "label")):
+        if getattr(args, name) != default:
+            raise ValueError(f"--{name} is for other kinds: documents have columns sentences, summary and, if you "
+                             "have them, labels")  # fmt: skip
+    if args.task == "cnn_dailymail" and args.data_dir:
+        raise ValueError("cnn_dailymail comes from the hub alone: leave out --data_dir, or cut its articles into "
+                         "sentences for --task custom --kind summary")  # fmt: skip
+    args.summary_sentences = args.summary_sentences or TASKS[args.task].sentences or 3
+
+
+def _check_questions(args):
+    """Check the options of questions about contexts."""
+    if args.do_predict:
+        raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json of its dev set anyway")
+    if args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
+        raise ValueError(
+            f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
+            f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
+        )
 
 
 def _check_own(args, files):

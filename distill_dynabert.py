@@ -7,25 +7,23 @@
 Stage 1 (widths) starts from the teacher, rewired; stage 2 (--depth_mults) from the network of stage 1, which is its
 teacher too; stage 3 (--student, no --teacher) trains all sub-networks of stage 2 on the labels. arXiv:2004.04037.
 """
+from checks import check_dynabert as check_args
 from options import begin
 from options import dynabert_parser as build_parser
 
 if __name__ == "__main__":
-    begin(build_parser())  # before the imports below, which take seconds
+    begin(build_parser(), check_args)  # before the imports below, which take seconds
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 
 import torch
 
 import alignment
-import baselines
 import batching
 import checkpoints
 import cli
-import data
 import distill_finetune
 import dynabert
 import families
@@ -34,56 +32,13 @@ import losses
 import measure
 import metrics
 import models
+import recipes
 import runs
 import stages
 import students
 import tasks
 import teacher_cache
 import training
-
-
-def check_args(args):
-    """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
-    words = args.terms
-    if args.export:
-        if not args.output_dir:
-            raise ValueError("--export needs --output_dir: a new folder for the sub-network")
-        return
-    for name in ("width", "depth", "onnx"):
-        if name in args.asked:
-            raise ValueError(f"--{name} says what --export writes: add that, or leave it out; sizes to train are in "
-                             "--width_mults and --depth_mults")  # fmt: skip
-    if args.task is None:
-        raise ValueError(f"--task is missing: pass one of {', '.join(data.TASKS)}")
-    if args.task == "ax":
-        raise ValueError("--task ax has no dev set to choose sub-networks by: train on mnli")
-    if args.teacher and args.student:
-        raise ValueError("--student is for training on the labels (stage 3): with --teacher, whose copy the student "
-                         "is, leave it out")  # fmt: skip
-    if not args.teacher and not args.student:
-        raise ValueError("pass --teacher, a run of the task's teacher (stage 1) or of stage 1 (stage 2), or --student, "
-                         "a run of stage 2, to train it on the labels")  # fmt: skip
-    deep = any(mult != 1 for mult in args.depth_mults)
-    if deep and "dynabert" in words and not any(word.startswith("dynabert_mse=") for word in words):
-        args.terms = [*words, "dynabert_mse=1"]  # its lambdas of this stage
-    data.check_args(args)
-    tasks.chosen(args).check_args(args)
-    losses.check_args(args)
-    if args.label_map and not args.teacher:
-        raise ValueError("--label_map is for the names of a teacher's labels: pass --teacher, or leave it out")
-    if args.cache_teacher and not args.teacher:
-        raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
-    for name in args.terms:
-        if losses.needs_of(name).qkv is not baselines.nothing:
-            raise ValueError(f"--terms {' '.join(words)}: {name} compares attention heads, which sub-networks have "
-                             "fewer of: use ckd, dynabert or kd")  # fmt: skip
-    if args.teacher and "logits" not in args.terms and not args.hard_weight:
-        raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1")
-    stage = "labels" if args.student else "depth" if deep else "width"
-    args.run_name = args.run_name or "-".join([*(words if args.teacher else ["dynabert"]), stage]).replace("=", "")
-    runs.check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
-    args.student = args.student or args.teacher  # a copy of its own
 
 
 def check_stage(args, config):
@@ -213,6 +168,8 @@ def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
     check_args(args)
+    if args.check_only:
+        return None
     cli.quiet()
     if args.export:
         return export(args)
@@ -220,6 +177,7 @@ def main(argv=None):
     if runs.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
         return None
+    cli.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))
     kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
     steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
@@ -289,8 +247,7 @@ def export(args):
             known = ", ".join(f"{mult:g}" for mult in trained[f"{name}_mults"])
             raise ValueError(f"--{name} {getattr(args, name):g} was not trained in {args.export}: take one of {known}")
     folder = Path(args.output_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(".")):
-        raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
+    checkpoints.check_new(folder)
     head = (config.architectures or [""])[0]
     auto = next((kind.auto for kind in tasks.KINDS.values() if head.endswith(kind.auto.__name__[len("AutoModel") :])),
                 None)  # fmt: skip
@@ -301,16 +258,11 @@ def export(args):
     sizes = {(size.width, size.depth): size for size in dynabert.sizes(config, **trained)}
     size = sizes[args.width, args.depth]
     small = dynabert.extract(model, size)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with checkpoints.new_folder(folder) as temporary:
         small.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         if args.onnx:
             write_onnx(small, tokenizer, temporary / "model.onnx")
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     opened = f"transformers' {auto.__name__}" if size.heads == config.num_attention_heads else "models.load_model"
     opened += " and ONNX Runtime" * args.onnx
     total, without = measure.count_parameters(small)

@@ -3,15 +3,15 @@
     python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
     python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
+from checks import check_finetune as check_args
 from options import begin
 from options import finetune_parser as build_parser
 
 if __name__ == "__main__":
-    begin(build_parser())  # before the imports below, which take seconds
+    begin(build_parser(), check_args)  # before the imports below, which take seconds
 
 import math
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -20,7 +20,6 @@ import alignment
 import batching
 import card
 import cli
-import data
 import forward
 import labels
 import losses
@@ -28,6 +27,7 @@ import measure
 import metrics
 import models
 import readers
+import recipes
 import runs
 import stages
 import tasks
@@ -35,41 +35,20 @@ import teacher_cache
 import training
 
 
-def check_args(args):
-    """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
-    words = args.terms
-    data.check_args(args)
-    tasks.chosen(args).check_args(args)
-    models.check_args(args)
-    losses.check_args(args)
-    if args.label_map and not args.teacher and args.task != "ax":
-        raise ValueError("--label_map is for the names of a teacher's labels: pass --teacher, or leave it out")
-    if args.cache_teacher and not args.teacher:
-        raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
-    if args.task == "ax" and (args.teacher or not args.do_predict):
-        raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
-    if args.teacher and "logits" not in args.terms and not args.hard_weight:
-        raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
-                         "alone are for distill_pretrain.py)")  # fmt: skip
-    if args.do_predict and args.task == "custom" and not (args.test_file or args.hub_dataset):
-        raise ValueError("--do_predict needs --test_file: a file without labels to predict")
-    if args.task == "ax" and not args.run_name:
-        args.run_name = re.sub(r"[^\w.+-]+", "-", args.student).strip("-.") or Path(args.student).resolve().name
-    args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
-    runs.check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
-
-
 def load_everything(args):
     """(kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = tasks.chosen(args).read(args, skipped)
     kind = tasks.chosen(args)(task)
-    source = args.student or "bert-base-multilingual-cased"
+    source = args.student if args.student != args.teacher else None  # as DynaBERT's student is a copy of its teacher
+    source = source or "google-bert/bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
-        args, kind.auto, labels=labels.of(task, args.label_map), fine_tune_command=command, **kind.head
-    )
+        args, kind.auto, labels=labels.of(task, args.label_map), need_head=not kind.headless,
+        fine_tune_command=command, **kind.head,
+    )  # fmt: skip
+    for model in filter(None, (student, teacher)):
+        kind.prepare(model, args)
     held_out = hold_out(args, splits)
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone writes the record
         read = splits | ({"held_out": held_out["validation"]} if held_out else {})
@@ -87,11 +66,11 @@ def load_everything(args):
         kind.held_out = tasks.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
     splits, said = kind.tokenize(splits, tokenizer, args)
-    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone talks
-        if skipped.reports:
-            print(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
-        for line in filter(None, (said, held_out and taught_more(args))):
-            print(line)
+    if skipped.reports:
+        cli.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
+    cli.say(said)
+    cli.say(held_out and taught_more(args))
+    cli.say(readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]))
     return kind, splits, student, teacher, tokenizer
 
 
@@ -200,13 +179,15 @@ def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
 
 def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
     """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
-    train = batching.Arrays(splits["train"], batching.TRAINING)
+    train, rows = batching.Arrays(splits["train"], batching.TRAINING), kind.rows.get("train", 1)
     lengths = train.lengths()
+    lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
     loss, weights = make_loss(args, kind, teacher)
     files = {}
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def collate(indices, epoch):
+        indices = [i * rows + row for i in indices for row in range(rows)]
         batch = train.batch(indices, tokenizer.pad_token_id)
         return batch | cache.batch(indices) if cache else batch
 
@@ -214,6 +195,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         """Write model, tokenizer, card and predictions of an evaluation."""
         model.save_pretrained(folder, state_dict=forward.saved_state(model))
         tokenizer.save_pretrained(folder)
+        kind.save(folder, model, args)
         (folder / "README.md").write_text(model_card(args, kind, entry, base), encoding="utf-8")
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
@@ -227,7 +209,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
         weights_at=(lambda progress: stages.weights_of(stages.args_at(args, progress))) if args.stages else None,
-        scored=lambda progress: stages.head_trained(args, progress),
+        scored=lambda progress: kind.headless or stages.head_trained(args, progress),
     )
 
 
@@ -240,7 +222,7 @@ def model_card(args, kind, entry, base):
     if args.max_eval_samples:
         dataset["dataset_args"] = {"max_eval_samples": args.max_eval_samples}
     about = f"A model for the task `{args.task}`, of at most {args.max_seq_length} tokens."
-    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev)
+    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev) + kind.usage
 
 
 def describe_inputs(args, accelerator, splits, student, teacher):
@@ -256,7 +238,7 @@ def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs)
     return runs.new_record(
         args, accelerator, stage, args.dataset_name or args.task, train_examples=len(recipe.lengths),
         metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, data=kind.described,
-        layer_map=args.layer_pairs,
+        layer_map=args.layer_pairs, **{"bounds": dict(kind.bounds)} if kind.bounds else {},
         model=measure.describe(student, args.max_seq_length),
         teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
     )  # fmt: skip
@@ -274,12 +256,16 @@ def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
     check_args(args)
+    if args.check_only:
+        return
     cli.quiet()
     # Nothing is trained for ax: whatever its folder holds, the predictions are written anew.
     complete = args.task == "ax" or runs.inspect_run(args) == "complete"
     if complete and not args.do_predict:
         print(f"{args.output_dir}: complete already, nothing to do")
         return
+    if not complete:
+        cli.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))  # a head may wait for its stage
     kind, splits, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
@@ -317,8 +303,9 @@ def main(argv=None):
         names = labels.of(kind.task, args.label_map if args.task == "ax" else None)
         models.check_labels(models.load_config(folder), names, folder, remedy)
         best, missing = models.load_model(folder, kind.auto, labels=names, **kind.head)
-        if missing:
+        if missing and not kind.headless:
             raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
+        kind.prepare(best, args)
         tasks.write_predictions(kind, best.to(accelerator.device), splits, tokenizer, args, accelerator)
 
 

@@ -3,13 +3,15 @@
     python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
         --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
 """
+from checks import check_pretrain as check_args
 from options import begin
 from options import pretrain_parser as build_parser
 
 if __name__ == "__main__":
-    begin(build_parser())  # before the imports below, which take seconds
+    begin(build_parser(), check_args)  # before the imports below, which take seconds
 
 import math
+import sys
 
 import numpy as np
 import torch
@@ -21,11 +23,13 @@ import batching
 import card
 import cli
 import corpus
+import data
 import forward
 import heads
 import losses
 import measure
 import models
+import readers
 import runs
 import stages
 import training
@@ -33,22 +37,6 @@ import training
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
 EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
-
-
-def check_args(args):
-    """Check the options before any file or model is loaded and fill in what follows from others; raises ValueError."""
-    words = args.terms
-    models.check_args(args)
-    losses.check_args(args, pretraining=True)
-    for name in ("corpus", "validation_corpus"):
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(f"--{name} {getattr(args, name)!r} names nothing: pass a file, folder, glob or hub id"
-                             + (", or leave it out" if name != "corpus" else ""))  # fmt: skip
-    if args.streaming and not (args.max_steps and args.validation_corpus):
-        raise ValueError("--streaming knows no epochs and holds nothing out: pass --max_steps and --validation_corpus")
-    args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "mlm")
-    runs.check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/pretrain/{args.run_name}/seed{args.seed}"
 
 
 def load_everything(args):
@@ -73,13 +61,17 @@ def load_everything(args):
                          "language modelling needs: choose a model that was pre-trained with it")  # fmt: skip
     if args.whole_word_mask:
         corpus.word_starts(tokenizer)  # there are some
+    files = runs.named_files(args.corpus), runs.named_files(args.validation_corpus)
+    line = readers.same_files("corpus", files[0], "validation_corpus", files[1])
+    if line and PartialState().is_main_process:
+        print(line, file=sys.stderr)
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:
         blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc)
     if args.validation_corpus:
         held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc)
-        held_out = held_out.select(range(min(args.max_eval_samples, len(held_out))))
+        held_out = data.drawn(held_out, args.max_eval_samples)
     else:
         size = min(args.max_eval_samples, len(blocks) // 10)
         if not size:
@@ -90,8 +82,8 @@ def load_everything(args):
         raise ValueError(f"--{'validation_corpus' if args.validation_corpus else 'corpus'}: the {len(held_out)} blocks "
                          "to evaluate on hold no token that could be masked; are its words in the vocabulary of "
                          f"{args.student or args.teacher}?")  # fmt: skip
-    if args.max_train_samples and not args.streaming:
-        blocks = blocks.select(range(min(args.max_train_samples, len(blocks))))
+    if not args.streaming:
+        blocks = data.drawn(blocks, args.max_train_samples)
     return blocks, held_out, student, teacher, tokenizer
 
 
@@ -140,13 +132,14 @@ def make_collate(args, read, tokenizer, vocab_size):
     special = np.zeros(vocab_size, dtype=bool)
     special[tokenizer.all_special_ids] = True
     starts = corpus.word_starts(tokenizer) if args.whole_word_mask else None
+    count = data.id_count(tokenizer)
 
     def collate(indices, epoch):
         """Blocks with these numbers, masked: input_ids, attention_mask, positions [M] in the flat batch, labels [M]."""
         ids, position = read(indices)
         masked, positions, labels = corpus.draw_masks(
             ids, corpus.row_seeds(args.seed, epoch, indices), args.mlm_probability, tokenizer.mask_token_id, special,
-            len(tokenizer), starts,
+            count, starts,
         )  # fmt: skip
         batch = {"input_ids": masked, "attention_mask": torch.ones_like(masked), "positions": positions,
                  "labels": labels}  # fmt: skip
@@ -336,6 +329,8 @@ def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args = build_parser().parse_args(argv)
     check_args(args)
+    if args.check_only:
+        return
     cli.quiet()
     if runs.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")

@@ -42,7 +42,7 @@ def versions():
     """Versions of Python and of the libraries that decide a result."""
     modules = (torch, transformers, accelerate, datasets)
     found = {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules}
-    for name in ("scikit-learn", "scipy", "seqeval"):  # of which a run need not have each
+    for name in ("scikit-learn", "scipy", "seqeval", "rouge-score"):  # of which a run need not have each
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from environment import max_mem_gb
+from options import TRACKERS
 from runs import FREE_OPTIONS, Diverged, writing
 
-# Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
-TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
-            "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
 # Steps that a scaler may have to skip before anything is wrong: it begins with 2^16 and halves it at each of them.
 SCALER_START = 16
-
 
 def hyperparameters(options, weights):
     """{name: number or word} for the HParams page: the options that may change a result, weights as terms/<name>.
@@ -177,7 +175,9 @@ class Log:
 
         for tag, figure in figures.items():
             canvas = FigureCanvasAgg(figure)
-            canvas.draw()
+            with warnings.catch_warnings():  # the font has no letters of many languages: a box stands for each
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                canvas.draw()
             self.put(step, [summary.image(tag, np.asarray(canvas.buffer_rgba()), dataformats="HWC")])
 
     def text(self, tag, text):

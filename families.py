@@ -45,7 +45,7 @@ _BERT = (tuple(f"attention.self.{name}" for name in ("query", "key", "value")),
          ("attention.output.dense", "intermediate.dense", "output.dense"))  # fmt: skip
 _DISTILBERT = tuple(f"attention.{x}_lin" for x in "qkv"), ("attention.out_lin", "ffn.lin1", "ffn.lin2")
 _ROBERTA = Family(True, "encoder.layer", *_BERT, _roberta_head, lambda config: config.pad_token_id + 1)
-# config.model_type -> what works. The README has the same table.
+# config.model_type -> what works. docs/models.md has the same table.
 FAMILIES = {
     "bert": Family(True, "encoder.layer", *_BERT, _bert_head),
     "roberta": _ROBERTA,

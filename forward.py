@@ -4,6 +4,7 @@ import inspect
 
 import torch
 
+import alignment
 import families
 import heads
 import losses
@@ -24,7 +25,7 @@ class MaskedLM(torch.nn.Module):
 
     def forward(self, inputs, positions):
         """See the class."""
-        hidden = self.model.base_model(**inputs, output_hidden_states=True).hidden_states
+        hidden = self.model.base_model(**inputs, output_hidden_states=True)["hidden_states"]
         chosen = hidden[-1].flatten(0, 1)[positions]
         # The decoder as views: DistributedDataParallel looks in what forward returns for the weights that are in use.
         layer = self.model.get_output_embeddings()
@@ -152,10 +153,10 @@ def relation_figures(student, teacher, pairs, inputs, tokens):
     """
     import pictures  # here: matplotlib takes 0.3 s, and runs without a teacher draw nothing
 
-    words, layers, pairs = [], [], losses.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
+    words, layers, pairs = [], [], alignment.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
     for model, own in zip((teacher, student), pairs.sides()[::-1], strict=True):
         encoder = (model.model if isinstance(model, MaskedLM) else model).base_model
-        hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True).hidden_states
+        hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True)["hidden_states"]
         with torch.autocast(hidden[0].device.type, enabled=False):
             unit = [torch.nn.functional.normalize(h[0].float(), dim=-1) for h in hidden]  # [T, D] each
             words.append((unit[own.wr[-1]] @ unit[own.wr[-1]].T).cpu().numpy())

@@ -126,7 +126,9 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx, inputs, weight, bias, teacher, labels, temperature, compiled):
         """inputs [M, D], weight [V, D], bias [V] of the student's head; teacher: a Head or None; labels [M] or None."""
         student, teacher = Head(inputs, weight, bias).narrow(), teacher and teacher.narrow()
-        (words, width), dtype, need = weight.shape, student.weight.dtype, any(ctx.needs_input_grad)
+        (words, width), dtype = weight.shape, student.weight.dtype
+        # Of a frozen word embedding, which the decoder may be, there is no gradient: it would be the largest of all.
+        needs, need = ctx.needs_input_grad[:3], any(ctx.needs_input_grad[:3])
         compare, scale = _beside_teacher if teacher else _against_labels, SCALE.get(dtype, 1.0)
         compare = relations._compiled(compare) if compiled else compare
         total, d_inputs, d_weight, d_bias = inputs.new_zeros((), dtype=torch.float32), [], None, None
@@ -135,15 +137,17 @@ class _HeadLoss(torch.autograd.Function):
                 other = teacher.logits(rows, temperature) if teacher else labels[rows]
                 slope = other.new_empty((len(other), len(student.weight)), dtype=dtype) if need else None
                 total += compare(student.logits(rows, temperature), other, slope, scale)
-                if need:
+                if needs[0]:
                     d_inputs.append(_product(slope, student.weight[:, :width]).float())
+                if needs[1]:
                     d_weight = _add_product(d_weight, slope.mT, student.inputs[rows, :width])
-                    part = None if bias is None else slope.sum(0, dtype=torch.float32)
+                if needs[2]:
+                    part = slope.sum(0, dtype=torch.float32)
                     d_bias = part if d_bias is None else d_bias.add_(part)
         if need:
             ctx.factor = (temperature if teacher else 1.0) / scale
-            ctx.save_for_backward(d_inputs[0] if len(d_inputs) == 1 else torch.cat(d_inputs), d_weight[:words],
-                                  None if bias is None else d_bias[:words])  # fmt: skip
+            d_inputs = torch.cat(d_inputs) if len(d_inputs) > 1 else d_inputs[0] if d_inputs else None
+            ctx.save_for_backward(d_inputs, *(None if grad is None else grad[:words] for grad in (d_weight, d_bias)))
         return total.mul_(temperature**2 if teacher else -1.0)
 
     @staticmethod

@@ -1,5 +1,6 @@
 """Names of labels: a task's, those that other people's models have for the same, and the order between the two."""
 import re
+from decimal import Decimal
 from typing import NamedTuple
 
 # Names without case, blanks and punctuation that mean the same; a name may stand in one line only.
@@ -16,6 +17,22 @@ SYNONYMS = (
     ("notentailment", "nonentailment", "notentail", "notentailed"),
 )
 CANONICAL = {name: names[0] for names in SYNONYMS for name in names}
+
+
+# A number as tables have it; Python's float() also takes 1_5, infinity and digits of other scripts.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+
+
+def numeric(word):
+    """What a word says if it is a finite decimal number, exactly; None if it is none."""
+    word = word.strip()
+    return Decimal(word) if NUMBER.fullmatch(word) else None
+
+
+def in_order(words):
+    """Words of labels in the order of their ids: by value where all are numbers, else as text; a list."""
+    values = {word: numeric(word) for word in words}
+    return sorted(values, key=str if None in values.values() else lambda word: (values[word], word))
 
 
 def plain(name):
@@ -50,12 +67,14 @@ class Labels(NamedTuple):
     def order(self, stored):
         """For each label its place among the names that a model has stored; None if these say something else.
 
-        LABEL_0, LABEL_1, ... say nothing and are taken in order, as numbers are where the task's words are none.
+        LABEL_k is the word k where the words are the numbers from 0 on. Else LABEL_0, LABEL_1, ... say nothing and are
+        taken in order, as numbers are where the task's words are none.
         """
         given = self.given if set(self.given) == set(stored) else {}
         numbers = [self.number(given.get(name, name)) for name in stored]
         if not given and numbers == [None] * len(stored) and all(re.fullmatch(r"(LABEL_)?\d+", s) for s in stored):
-            numbers = list(range(len(stored)))
+            counted = set(self.words) == set(map(str, range(len(stored))))
+            numbers = [self.words.index(str(k)) if counted else k for k in range(len(stored))]
         places = {number: place for place, number in enumerate(numbers)}
         if len(stored) != len(self.words) or set(places) != set(range(len(self.words))):
             return None

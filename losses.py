@@ -1,19 +1,22 @@
-"""What a student is trained with: ModelView, the terms by name, presets, and the options that choose among them.
+"""What a student is trained with: ModelView, and the terms by name.
 
-The relations of CKD stand in relations.py, the language-model head in heads.py, other methods' terms in baselines.py.
+The relations of CKD stand in relations.py, the language-model head in heads.py, other methods' terms in baselines.py,
+presets, the recipes of the tasks and the options that choose among them in recipes.py.
 Axes: B batch, L aligned layers, T tokens, D width, C classes. mask [B, T]: 1 = real token.
 """
-import re
 from functools import cached_property
 
 import torch
 
 import baselines
 import relations
-import stages
 from baselines import Needs, needs, nothing
 from heads import soft_head_logits
-from relations import check_layers, check_options, masked_mean
+from recipes import PRESETS as PRESETS  # offered here too
+from recipes import RECIPES as RECIPES
+from recipes import check_args as check_args
+from recipes import parse_terms as parse_terms
+from relations import check_layers, masked_mean
 from relations import ltr_pair as ltr_pair  # the four are offered here by name
 from relations import ltr_triple as ltr_triple
 from relations import wr_pair as wr_pair
@@ -41,31 +44,6 @@ def soft_logits(student, teacher, *, temperature=1.0, mask=None, across_processe
         else:
             rows, count = torch.where(mask, rows, 0.0), mask.sum()
         return temperature**2 * masked_mean(rows.sum(), count, across_processes)
-
-
-class LayerPairs(list):
-    """Aligned pairs (student layer, teacher layer), counted as in hidden_states.
-
-    wr and ltr: those of the word and of the layer transforming relations, the same unless they have a map of their own.
-    """
-
-    def __init__(self, pairs, wr=None, ltr=None):
-        super().__init__(pairs)
-        self.wr, self.ltr = (list(pairs if own is None else own) for own in (wr, ltr))
-
-    def sides(self):
-        """(the student's, the teacher's) Layers."""
-        return tuple(Layers([pair[i] for pair in self], [pair[i] for pair in self.wr], [pair[i] for pair in self.ltr])
-                     for i in (0, 1))  # fmt: skip
-
-
-class Layers(tuple):
-    """One side of LayerPairs: a model's layers in the order of the pairs, those of the relations in wr and ltr."""
-
-    def __new__(cls, layers, wr, ltr):
-        self = super().__new__(cls, layers)
-        self.wr, self.ltr = tuple(wr), tuple(ltr)
-        return self
 
 
 class ModelView:
@@ -193,6 +171,33 @@ def _ltr_triple_term(student, teacher, batch, args):
     return student.relation("ltr_triple", teacher, args)
 
 
+def _last_words(layer_pairs):
+    """The last of the aligned pairs of the word relations."""
+    return sorted(_word_pairs(layer_pairs))[-1:]
+
+
+def _between_sentences(name, student, teacher, args):
+    """A word relation with the batch's sentences in place of words: means of their real words' states, last layer."""
+    (s, t), pooled = _last_words(list(zip(student.layers_of("wr"), teacher.layers_of("wr"), strict=True)))[0], []
+    for view, layer in ((student, s), (teacher, t)):  # one set of B sentences
+        pooled.append([baselines.sentence_means(view.out["hidden_states"][layer], student.valid)[None]])
+    options = relations.Options(args.distance, args.pair_criterion, args.triple_criterion, window=None)
+    there = student.valid.any(1)[None]
+    return relations.relation_losses(*pooled, there, (name,), options, across_processes=student.across_processes)[name]
+
+
+@needs(states=_last_words)
+def _sentence_pair_term(student, teacher, batch, args):
+    """`wr_pair` one level above words: similarities of every two sentences of the batch. Ours, not the paper's."""
+    return _between_sentences("wr_pair", student, teacher, args)
+
+
+@needs(states=_last_words)
+def _sentence_triple_term(student, teacher, batch, args):
+    """`wr_triple` one level above words: angles of every three sentences of the batch. Ours, not the paper's."""
+    return _between_sentences("wr_triple", student, teacher, args)
+
+
 # name -> (student, teacher, batch, args) -> scalar. student, teacher: ModelView; batch: the collated inputs.
 TERMS = {
     "logits": _logits_term,
@@ -200,6 +205,9 @@ TERMS = {
     "wr_triple": _wr_triple_term,
     "ltr_pair": _ltr_pair_term,
     "ltr_triple": _ltr_triple_term,
+    "sentence_pair": _sentence_pair_term,
+    "sentence_triple": _sentence_triple_term,
+    "sentence_mse": baselines.sentence_mse,
     "pkd": baselines.pkd,
     "hidden_mse": baselines.hidden_mse,
     "attention_mse": baselines.attention_mse,
@@ -228,97 +236,6 @@ def qkv_pairs(terms, layer_pairs):
 def projected_layers(terms, layer_pairs):
     """{term: student layers that it compares through a learned projection where widths differ}."""
     return {name: [s for s, _ in needs_of(name).states(layer_pairs)] for name in terms if needs_of(name).projected}
-
-
-# A recipe each: weights of terms, and the options that its method needs beside them; all of it only fills what the user
-# left open. Ours, where a source says nothing: the shares of the steps, as the papers train their parts one after the
-# other, each with epochs and a learning rate of its own, and the choice among values that a paper searches.
-PRESETS = {
-    # Hinton et al., arXiv:1503.02531, add a small weight on the labels and search the temperature: both are the user's.
-    "kd": {"logits": 1.0},
-    # arXiv:2109.08359 on CoLA; temperature and weights of other tasks stand in presets.sh.
-    "ckd": {"logits": 1.0, "wr_pair": 1.0, "wr_triple": 10.0, "ltr_pair": 1.0, "ltr_triple": 10.0},
-    # arXiv:1908.09355: (1 - alpha) labels + alpha logits + beta * pkd, searched in alpha 0.2, 0.5, 0.7, temperature 5,
-    # 10, 20, beta 10, 100, 500, 1000. These are in the middle.
-    "pkd": {"logits": 0.5, "pkd": 100.0, "hard_weight": 0.5, "temperature": 10.0},
-    # arXiv:1909.10351: first the layers, for 10 or 20 epochs, then the logits alone, for 3, at temperature 1; in
-    # pre-training the layers alone. lambda = 1 for every layer. The paper sums over layers, these terms are means: for
-    # its proportions multiply hidden_mse and attention_mse by the number of layers.
-    "tinybert": {"logits": 1.0, "hidden_mse": 1.0, "attention_mse": 1.0, "embedding_mse": 1.0, "temperature": 1.0,
-                 "stages": "hidden_mse attention_mse embedding_mse 0.5 logits"},
-    # The authors' published command of pre-training: alpha_ce 5, alpha_mlm 2, alpha_cos 1, temperature 2; the paper
-    # itself gives none. In fine-tuning, which is ours, the task's labels stand for the masked words.
-    "distilbert": {"logits": 5.0, "hidden_cosine": 1.0, "hard_weight": 2.0, "temperature": 2.0},
-    # arXiv:2002.10957: both parts unweighted, in pre-training and alone; then fine-tuning on the labels.
-    "minilm": {"minilm": 1.0, "hard_weight": 1.0, "stages": "minilm 0.5 hard"},
-    # arXiv:2004.04037: the lambdas of the stage of widths; distill_dynabert.py sets 1 and 1 in the stage of depths.
-    "dynabert": {"logits": 1.0, "dynabert_mse": 0.1, "temperature": 1.0},
-}
-
-
-def parse_terms(words):
-    """["ckd", "wr_triple=5"] -> {"logits": 1.0, ..., "wr_triple": 5.0}; weights of 0 are left out.
-
-    A preset's weights fill what was not given by name, wherever it stands. Raises ValueError for an unknown term or
-    preset, two presets, a term given twice, a weight that is not a finite number >= 0, or no term above 0.
-    """
-    given, preset = {}, None
-    for word in words:
-        name, equals, weight = word.partition("=")
-        if not equals:
-            if name not in PRESETS:
-                raise ValueError(
-                    f"--terms {word!r} is neither a preset ({', '.join(PRESETS)}) nor name=weight with a name of: "
-                    f"{', '.join(TERMS)}"
-                )
-            if preset:
-                raise ValueError(f"--terms names two presets, {preset!r} and {name!r}: give one, then name=weight")
-            preset = name
-            continue
-        if name not in TERMS:
-            raise ValueError(f"--terms {word!r}: unknown term {name!r}, choose from: {', '.join(TERMS)}")
-        if name in given:
-            raise ValueError(f"--terms gives {name!r} twice: give it once")
-        given[name] = stages.weight_of("--terms", word, weight)
-    weights = {**PRESETS.get(preset, {}), **given}
-    weights = {name: weights[name] for name in TERMS if weights.get(name)}
-    if not weights:
-        raise ValueError(f"--terms {' '.join(words)!r}: every weight is 0, nothing would be distilled; try --terms ckd")
-    return weights
-
-
-def check_args(args, pretraining=False):
-    """Check and convert the options of distilling in place; args.terms becomes {name: weight}.
-
-    A preset fills what was not given. With stages, args.stages is what `stages.args_at` reads, else None, and
-    args.terms and args.hard_weight hold the largest weights of all stages. pretraining: as in `stages.resolve`.
-    Raises ValueError. Without args.teacher there is nothing to distil: the terms become {}, and any option given for
-    it is refused.
-    """
-    typed = vars(args).pop("typed", [])
-    if typed and not args.teacher:
-        raise ValueError(f"{', '.join(dict.fromkeys(typed))} is for distilling from a teacher: pass --teacher too, or "
-                         "leave it out to train on the labels alone")  # fmt: skip
-    words, args.terms = args.terms, parse_terms(args.terms)
-    recipe = next((PRESETS[word] for word in words if word in PRESETS), {})
-    for name in recipe.keys() - TERMS.keys():
-        if f"--{name}" not in typed:
-            setattr(args, name, recipe[name])
-            args.asked = [*getattr(args, "asked", []), name]
-    if not re.fullmatch(r"\d{1,6}|all", args.window, re.ASCII):
-        raise ValueError(f"--window {args.window!r} must be an odd number or 'all'")
-    args.window = None if args.window == "all" else int(args.window)
-    check_options(args.distance, args.pair_criterion, args.triple_criterion, args.window)
-    if not 0.01 <= args.temperature <= 1000:  # beyond, logits are all alike or overflow
-        raise ValueError(f"--temperature {args.temperature} must be positive, from 0.01 to 1000")
-    if not 0 <= args.hard_weight <= stages.MAX_WEIGHT:
-        raise ValueError(f"--hard_weight {args.hard_weight} must be 0 or more, at most {stages.MAX_WEIGHT:g}")
-    if not args.teacher:
-        args.terms = {}
-    elif args.stages:
-        named = {word.partition("=")[0] for word in words if "=" in word} - recipe.keys()
-        named |= {stages.HARD} if "--hard_weight" in typed else set()
-        stages.resolve(args, TERMS, named, "--stages" in typed, pretraining)
 
 
 def check_terms(terms, layer_pairs, student=None, teacher=None):

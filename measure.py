@@ -1,23 +1,13 @@
 """What a model costs: parameters, floating-point operations, milliseconds, memory."""
 import contextlib
 import copy
-import hashlib
-import json
-import math
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
-import transformers
 from torch.utils.flop_counter import FlopCounterMode
-
-import environment
-import runs
-
-LATENCIES = Path("cache/latency.json")  # what was measured before, by what it depends on
 
 
 def count_parameters(model):
@@ -60,53 +50,13 @@ def describe(model, seq_len):
 
 
 def latency_record(student, teacher, seq_length):
-    """Latency of the student, and of the teacher and the speed-up where there is one, as it stands in run.json.
-
-    Two models of these shapes are measured once on a machine and kept in LATENCIES: a sweep holds many such runs.
-    """
-    models = {"student": student} | ({"teacher": teacher} if teacher else {})
-    key = latency_key(models, seq_length)
-    found = kept_latencies().get(key)
-    if not _is_latency(found, models):
-        found = measure_latency(models, seq_length)
-        with contextlib.suppress(OSError):  # a full disk or a folder of another user: the next run measures again
-            LATENCIES.parent.mkdir(exist_ok=True)
-            runs.write_json(LATENCIES, kept_latencies() | {key: found})
+    """Measure the latency of the student, and of the teacher and the speed-up where there is one, for run.json."""
+    found = measure_latency({"student": student} | ({"teacher": teacher} if teacher else {}), seq_length)
     record = {"seq_length": seq_length, "student_ms": found["student"]}
     if teacher:
         t, s = found["teacher"], found["student"]
         record |= {"teacher_ms": t, "speedup": {size: round(t[size] / s[size], 3) for size in s}}
     return record
-
-
-def latency_key(models, seq_length):
-    """What the latencies of these models, {name: model}, depend on: shapes, hardware, precision, threads, versions."""
-    device = next(iter(models.values())).device
-    kind = device.type
-    shapes = {name: [type(m).__name__, m.config._attn_implementation, m.config.to_dict()] for name, m in models.items()}
-    for _, _, config in shapes.values():  # these say where it came from or what its labels are called
-        for name in ("_name_or_path", "architectures", "id2label", "label2id", "transformers_version", "dynabert"):
-            config.pop(name, None)
-    precision = str(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else models["student"].dtype)
-    where = [kind, torch.cuda.get_device_name(device) if kind == "cuda" else environment.cpu_name(), platform.node()]
-    made_by = [precision, torch.get_num_threads(), torch.__version__, transformers.__version__, "weights cast once"]
-    text = json.dumps([shapes, seq_length, where, made_by], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def kept_latencies():
-    """The content of LATENCIES, {} where it is missing or damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(LATENCIES.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    return {}
-
-
-def _is_latency(found, models):
-    return (isinstance(found, dict) and found.keys() == models.keys() and all(
-        isinstance(times, dict) and times.keys() == {"1", "32"}
-        and all(type(ms) in (int, float) and 0 < ms < math.inf for ms in times.values()) for times in found.values()
-    ))  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -127,11 +77,12 @@ def cast_once(models):
 
 
 @torch.no_grad()
-def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=3, seconds=1.0):
+def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=1, seconds=1.0):
     """Median milliseconds of a forward pass of each model, taken in turns so that noise meets all alike.
 
     Under autocast without the casts of weights, which the pass that warms up makes (where one autocast holds the call).
-    At least `repeats` passes of each and up to 100 as long as they take fewer than `seconds` for a batch size.
+    At least `repeats` passes of each, and up to 100 while they have taken fewer than `seconds` for a batch size: two
+    seconds in all, but for models of which a pass alone takes longer.
 
     models: name -> model, all on one device, put into eval mode. Returns name -> {batch size: milliseconds}.
     """

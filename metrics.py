@@ -1,8 +1,10 @@
 """Scores: of GLUE's tasks and of several labels as scikit-learn and SciPy have them, of words as seqeval, of SQuAD as
-its official evaluation has them."""
+its official evaluation has them, of summaries as rouge-score."""
+import functools
 import math
 import re
 import string
+import types
 import warnings
 from collections import Counter
 
@@ -117,6 +119,45 @@ def entity_metrics(golds, predictions):
     for name, value, values in zip(names, overall, each, strict=False):
         result |= {name: float(value)} | {f"{name}/{one}": float(v) for one, v in zip(types, values, strict=True)}
     return {name: result[name] for name in sorted(result, key=lambda name: ("/" in name, name))}
+
+
+# --- summaries ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _rouge():
+    """Return (text -> its words, scorer of ROUGE-1, scorer of the others) of rouge-score, with stemming.
+
+    They stem each word and cut each text once. Made at the first call, which takes seconds.
+    """
+    from nltk.stem.porter import PorterStemmer
+    from rouge_score import rouge_scorer, tokenize
+
+    stemmer = types.SimpleNamespace(stem=functools.lru_cache(2**17)(PorterStemmer().stem))
+    words = functools.lru_cache(2**14)(lambda text: tokenize.tokenize(text, stemmer))
+    tokenizer = types.SimpleNamespace(tokenize=words)
+    return words, *(rouge_scorer.RougeScorer(names, tokenizer=tokenizer) for names in (ROUGE[:1], ROUGE[1:]))
+
+
+ROUGE = ["rouge1", "rouge2", "rougeL", "rougeLsum"]  # rouge-score's names
+
+
+def rouge_words(text):
+    """Return the words of a text that ROUGE compares: lower case, of the letters a to z and digits alone, stemmed."""
+    return _rouge()[0](text)
+
+
+def rouge(summary, references):
+    """Return {name of ROUGE: F1} of a summary, its sentences on lines of their own, as fractions.
+
+    references: texts. As SciTLDR's authors have it (arXiv:2004.15011), one of them counts for all scores: the first of
+    those with the best ROUGE-1. rougeL is of the whole text, rougeLsum of its lines, which is what papers on news call
+    ROUGE-L.
+    """
+    _, one, others = _rouge()
+    found = [one.score(reference, summary)["rouge1"].fmeasure for reference in references]
+    best = others.score(references[found.index(max(found))], summary)
+    return {"rouge1": max(found)} | {name: float(score.fmeasure) for name, score in best.items()}
 
 
 # --- SQuAD --------------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
+import data
 import families
 import labels as label_names
 import losses
 import students
 from alignment import layer_map as layer_map  # offered here by name
+from checks import student_shape
 
 # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -44,7 +46,11 @@ def load_config(name, what="model"):
 
 
 def load_tokenizer(name, what="tokenizer of"):
-    """Fast tokenizer of a hub id or folder; ValueError in one line where there is none."""
+    """Fast tokenizer of a hub id or folder; ValueError in one line where there is none.
+
+    Says on stderr if it lower-cases texts though its words have capitals, as that of a cased BERT without
+    tokenizer_config.json does.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
@@ -53,22 +59,40 @@ def load_tokenizer(name, what="tokenizer of"):
         raise ValueError(f"{what} {str(name)!r} has no fast tokenizer (tokenizer.json): convert it with transformers")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
         raise ValueError(f"{what} {str(name)!r} has no words: tokenizer.json is missing there; copy it from its source")
+    if (said := _lost_capitals(tokenizer)) and os.environ.get("RANK", "0") == "0":
+        print(f"{what} {str(name)!r} {said}", file=sys.stderr)
     return tokenizer
+
+
+def _lost_capitals(tokenizer):
+    """What a message says of a tokenizer that lower-cases texts and has words with capitals; "" of others."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if not normalizer or "A" in normalizer.normalize_str("A"):
+        return ""
+    known = tokenizer.get_vocab()
+    special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+    lost = sorted((word for word in known if word != word.lower() and word not in special), key=known.get)
+    if len(lost) <= len(known) / 100:  # an uncased vocabulary may have a rare letter that Unicode has paired since
+        return ""
+    return (f"lower-cases every text, so {len(lost)} of its {len(known)} words, such as {lost[0]!r}, never occur: if "
+            'the model is cased, its tokenizer_config.json must say {"do_lower_case": false}')  # fmt: skip
 
 
 def load_model(name, auto, what="model", *, labels=(), **head):
     """Model of a hub id or folder with a head, and the names of parameters the files did not hold.
 
-    auto: transformers' AutoModelFor... class of the head. labels: a labels.Labels, or words in the order of their ids;
-    logits of a head that is there are brought into this order, with a line on stderr if their names are others. head:
-    what else the configuration says of the head, such as num_labels. Weights are float32, on the CPU.
+    auto: transformers' AutoModelFor... class of the head, or a model's own class. labels: a labels.Labels, or words in
+    the order of their ids; logits of a head that is there are brought into this order, with a line on stderr if their
+    names are others. head: what else is said of model and head, such as num_labels. Weights are float32, unless head
+    says another dtype, on the CPU.
     Returns (model in eval mode, names of the parameters of a new head). Raises ValueError in one line, also where
     anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
     not take.
     """
     config, labels = load_config(name, what), as_labels(labels)
     families.family(config, f"{what} {str(name)!r}", auto)
-    loader = narrow(auto._model_mapping[type(config)]) if hasattr(config, "kept_heads") else auto
+    base = auto._model_mapping[type(config)] if hasattr(auto, "_model_mapping") else auto
+    loader = narrow(base) if hasattr(config, "kept_heads") else auto
     options = {"dtype": torch.float32, "trust_remote_code": False, **head}
     if labels:
         options |= {"num_labels": len(labels.names), "id2label": dict(enumerate(labels.names)),
@@ -145,7 +169,9 @@ def check_loaded(model, info, what):
     part of it. Raises ValueError too for a weight that is not finite. Tensors that nothing takes are named in a line on
     stderr.
     """
-    prefix, missing = f"{model.base_model_prefix}.", sorted(info["missing_keys"])
+    # An encoder without a head has no prefix before its names.
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    missing = sorted(info["missing_keys"])
     if odd := [name for name, value in model.named_parameters() if not _finite(value.detach())]:
         raise ValueError(f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: the run that made "
                          "it diverged, or the file is damaged; take another one")  # fmt: skip
@@ -222,7 +248,7 @@ def check_tokenizer(tokenizer, config, what, auto):
 
     config: the model's. what: its name in errors. auto: as in `load_model`.
     """
-    last = max(tokenizer.get_vocab().values())
+    last = data.id_count(tokenizer) - 1
     if last >= config.vocab_size:
         raise ValueError(f"tokenizer of {what} has words up to number {last}, the model's embedding only rows up to "
                          f"{config.vocab_size - 1}: resize_token_embeddings, then save the model again")  # fmt: skip
@@ -247,30 +273,6 @@ def check_vocabulary(student, teacher, student_name, teacher_name):
 
 
 # --- both models ---------------------------------------------------------------------------------------------------
-
-
-SHAPE = ("layers", "hidden", "heads", "intermediate")  # --student_layers and so on
-
-
-def student_shape(args):
-    """The shape options that were given, as keyword arguments of `student_config`."""
-    given = {name: getattr(args, f"student_{name}") for name in SHAPE}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def check_args(args):
-    """Check the options that name and shape the two models; raises ValueError."""
-    shape = student_shape(args)
-    for name in ("teacher", "student"):
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the "
-                             "option out")  # fmt: skip
-    if not args.teacher and not args.student:
-        raise ValueError("--student is missing: pass a hub id or folder, such as bert-base-multilingual-cased")
-    if not args.student and not shape:
-        raise ValueError("pass --student (hub id or folder), or --student_layers to cut a student from the teacher")
-    if args.student_init and not shape:
-        raise ValueError(f"--student_init {args.student_init} is for a student built with --student_layers: add that")
 
 
 def check_types(args, auto):
@@ -316,5 +318,11 @@ def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", **
         student, _ = load_model(args.student, auto, "--student", labels=labels, **head)
     shape = student_shape(args)
     if shape:
-        student = students.build_student(student if args.student else teacher, auto, shape, args.student_init)
+        source = student if args.student else teacher
+        student = students.build_student(source, auto, shape, args.student_init)
+        if args.freeze_embeddings and not torch.equal(*(m.get_input_embeddings().weight for m in (student, source))):
+            raise ValueError("--freeze_embeddings would leave random word embeddings as they are: a student of another "
+                             "width, or with --student_init random, copies none; leave it out")  # fmt: skip
+    if args.freeze_embeddings:
+        student.get_input_embeddings().requires_grad_(False)
     return student, teacher, tokenizer

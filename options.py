@@ -1,45 +1,41 @@
-"""The command line: a parser, and every option of the three training scripts.
+"""The command line: a parser, and every option of the scripts that train or make a model; their checks: checks.py.
 
-It imports neither torch nor what does, so that --help and a slip are answered at once. Closed sets and defaults stand
-beside the code that they are about; `literal` reads them there.
+It imports neither torch nor what does, so that --help, a slip and options that do not go together are answered at once.
+`python options.py` prints for presets.sh what the scripts know of the tables.
 """
 import argparse
-import ast
-import atexit
 import functools
-import gc
 import math
+import os
+import shlex
+import sys
 from pathlib import Path
 
+import data
+import recipes
 
-@functools.cache
-def _statements(path):
-    """Those of a module, as the syntax has them."""
-    return ast.parse(path.read_text(encoding="utf-8")).body
-
-
-def literal(module, name):
-    """What a module of this folder calls by this name, of a dict its keys; the module is read, not imported."""
-    found = ()
-    for node in _statements(Path(__file__).with_name(f"{module}.py")):
-        for target in getattr(node, "targets", [getattr(node, "target", None)]):
-            if isinstance(target, ast.Name) and target.id == name:
-                is_dict = isinstance(node.value, ast.Dict)
-                found = tuple(key.value for key in node.value.keys) if is_dict else ast.literal_eval(node.value)
-            elif isinstance(target, ast.Subscript) and getattr(target.value, "id", "") == name:  # TERMS["mine"] = mine
-                found += (ast.literal_eval(target.slice),)
-    return found
+LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
+# Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
+TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
+            "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
 
 
-def begin(parser):
-    """What a script does before its slow imports: answer --help or a slip, and put off Python's search for garbage.
+def begin(parser, check=None):
+    """What a script does before its slow imports: answer --help, a mistake in the options, and --check_only.
 
-    What is imported, a quarter of a million objects, stays to the end: looking through it while it grows and again at
-    exit takes a second and a half. `training.make_accelerator` takes the search up again.
+    check(args): raises ValueError for options that do not go together; a script without it has no --check_only.
     """
-    parser.parse_args()
-    gc.disable()
-    atexit.register(gc.freeze)
+    args = parser.parse_args()
+    if not check:
+        return
+    try:
+        check(args)
+    except ValueError as error:
+        if os.environ.get("CKD_TRACEBACK"):
+            raise
+        parser.error(" ".join(str(error).split()))
+    if args.check_only:
+        sys.exit()
 
 
 def one_line(text):
@@ -100,11 +96,11 @@ def _number(text, kind, low, high, open_low):
 def add_data(parser, required=True):
     """Options that name the task, which may be required, and its data."""
     add = parser.add_argument_group("data").add_argument
-    tasks = literal("data", "TASKS")
-    add("--task", required=required, choices=tasks, metavar="TASK", help=", ".join(tasks))
+    add("--task", required=required, choices=data.TASKS, metavar="TASK", help=", ".join(data.TASKS))
     add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
         "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
-    add("--kind", help="custom: kind of task: classification (if not given), regression, token, multilabel")
+    add("--kind", help="custom: kind of task: classification (if not given), regression, similarity, token, "
+        "multilabel, summary")  # fmt: skip
     add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
     add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
     add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
@@ -117,15 +113,19 @@ def add_data(parser, required=True):
     add("--metrics", nargs="+", default=[], metavar="METRIC", help="custom: headline metrics, whose mean chooses the "
         "best student: accuracy, balanced_accuracy, f1 (of the second of two labels), macro_f1, weighted_f1, "
         "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip
+    add("--text_prefix", default="", help="similarity: what stands before every text, as 'query: ' for E5 models")
     add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
     add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
+    add("--summary_sentences", type=number(int, 1), help="summaries: sentences of each; if not given 1 for scitldr, "
+        "else 3")  # fmt: skip
     add("--label_map", nargs="+", metavar="THEIRS=OURS", help="what the teacher's names of the labels mean here, all "
         "of them, as bad=0 good=1, where names and known synonyms do not say it")  # fmt: skip
     add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
     add("--max_seq_length", type=number(int, 8), default=128, help="tokens of the longest input; longer ones are cut")
-    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many training examples, 0 = all")
+    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many training examples, the "
+        "same ones drawn by chance in every run; 0 = all")  # fmt: skip
     add("--max_eval_samples", type=number(int, 0), default=0,
-        help="use only that many examples of each dev set, 0 = all")
+        help="use only that many examples of each dev set, drawn alike; 0 = all")
     add("--doc_stride", type=number(int, 0), default=128, help="squad: tokens that two windows of one context share")
     add("--max_query_length", type=number(int, 1), default=64,
         help="squad: tokens of the longest question; longer ones are cut")
@@ -147,8 +147,15 @@ def add_models(parser):
     add("--student_heads", type=number(int, 1, 10**4), help="build a student with this many attention heads a layer")
     add("--student_intermediate", type=number(int, 1, 10**7), help="build a student with this width of the "
         "feed-forward layers")  # fmt: skip
-    add("--student_init", choices=literal("students", "INITS"), help="layers to copy into a built student; uniform if "
-        "the widths agree")  # fmt: skip
+    add("--student_init", choices=("uniform", "first", "last", "random"), help="layers to copy into a "
+        "built student; uniform if the widths agree")  # fmt: skip
+    add_freezing(add)
+
+
+def add_freezing(add):
+    """The option that leaves word embeddings as they are, for a group of any training script."""
+    add("--freeze_embeddings", action="store_true", help="do not train the student's word embeddings, nor the decoder "
+        "of a masked language model that is tied to them: no gradient, no state of AdamW")  # fmt: skip
 
 
 class Typed(argparse.Action):
@@ -160,13 +167,14 @@ class Typed(argparse.Action):
 
 
 def add_distillation(parser):
-    """Options of the distillation objective; those that were given stand in args.typed until `losses.check_args`."""
+    """Options of the distillation objective; those that were given stand in args.typed until `recipes.check_args`."""
     add = functools.partial(parser.add_argument_group("distillation").add_argument, action=Typed)
     add("--terms", nargs="+", default=["ckd"], metavar="TERM",
-        help=f"preset ({', '.join(literal('losses', 'PRESETS'))}) and/or name=weight with names "
-        f"{', '.join(literal('losses', 'TERMS'))}; weight 0: not computed")  # fmt: skip
+        help=f"preset ({', '.join(recipes.PRESETS)}) and/or name=weight with names {', '.join(recipes.all_terms())}; "
+        "weight 0: not computed; with --task ckd has that task's published weights times temperature^2")  # fmt: skip
     add("--hard_weight", type=float, default=0.0, help="weight of the loss on the true labels; 0 = soft targets only")
-    add("--temperature", type=float, default=1.0, help="of the logits term, which is scaled by its square")
+    add("--temperature", type=float, default=1.0, help="of the logits term, which is scaled by its square; "
+        "with --task that task's, unless a preset has its own")  # fmt: skip
     add("--stages", nargs="+", metavar="WORD", help="weights over time: terms and 'hard' (the labels), after a number "
         "from that share of the steps on, as in 'wr_pair wr_triple 0.5 logits hard=1'; what is not named is not "
         "computed, a weight is that of --terms and --hard_weight, name=weight, or name=0..1, which rises evenly")
@@ -176,18 +184,20 @@ def add_distillation(parser):
     add("--no_embeddings", nargs=0, const=True, default=False,
         help="leave the pair 0:0 (embedding outputs) out of the layer maps")
     add("--window", default="21", help="words that an angle spans: odd, or 'all'")
-    criteria = literal("relations", "CRITERIA")
-    add("--distance", choices=literal("relations", "DISTANCES"), default="cosine", help="similarity of a pair")
-    add("--pair_criterion", choices=criteria, default="kl", help="criterion between pairs")
-    add("--triple_criterion", choices=criteria[1:], default="mse", help="criterion between angles")
+    # relations.py, which stands alone and imports torch, has the same names.
+    add("--distance", choices=("cosine", "l2"), default="cosine", help="similarity of a pair")
+    add("--pair_criterion", choices=("kl", "mse", "l1", "huber"), default="kl", help="criterion between pairs")
+    add("--triple_criterion", choices=("mse", "l1", "huber"), default="mse", help="criterion between angles")
 
 
 def add_loop(parser):
     """Options of the loop: optimisation, logging and runtime."""
     group = parser.add_argument_group("optimisation")
     add = group.add_argument
-    add("--learning_rate", type=number(float, 0, 100, open_low=True), default=5e-5, help="peak rate of AdamW")
-    add("--num_train_epochs", type=number(float, 0, 1e6, open_low=True), default=3.0, help="passes over the data")
+    add("--learning_rate", action=Typed, type=number(float, 0, 100, open_low=True), default=5e-5,
+        help="peak rate of AdamW; fine-tuning with a teacher: the task's")  # fmt: skip
+    add("--num_train_epochs", action=Typed, type=number(float, 0, 1e6, open_low=True), default=3.0,
+        help="passes over the data; fine-tuning with a teacher: the task's")  # fmt: skip
     add("--max_steps", type=number(int, 0, 10**8), default=0, help="optimiser steps, instead of epochs if above 0")
     add("--per_device_train_batch_size", type=number(int, 1, 10**5), default=32,
         help="examples per process and forward pass")  # fmt: skip
@@ -202,10 +212,9 @@ def add_loop(parser):
     add = group.add_argument
     add("--logging_steps", type=number(int, 1), default=50, help="optimiser steps between two TensorBoard points")
     add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = at the end of "
-        f"each epoch, and every {literal('training', 'LONG_EPOCH')} steps of a longer one or of a stream")  # fmt: skip
-    trackers = literal("events", "TRACKERS")
-    add("--log_with", nargs="+", choices=trackers, default=["tensorboard"], metavar="TRACKER", help="where scalars and "
-        f"options go beside TensorBoard's files, which are always written: {', '.join(trackers)}")  # fmt: skip
+        f"each epoch, and every {LONG_EPOCH} steps of a longer one or of a stream")  # fmt: skip
+    add("--log_with", nargs="+", choices=TRACKERS, default=["tensorboard"], metavar="TRACKER", help="where scalars and "
+        f"options go beside TensorBoard's files, which are always written: {', '.join(TRACKERS)}")  # fmt: skip
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
     add("--save", choices=("best", "last", "both"), default="best", help="which evaluated model is kept: the one with "
         "the best score on the dev set, the last, or the best and in its folder last/ the last")  # fmt: skip
@@ -226,7 +235,9 @@ def add_loop(parser):
     add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of relations "
         "and language-model head: slow first steps, and so far no card has shown what it gains")  # fmt: skip
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
-    add("--overwrite", action="store_true", help="delete the run, and only a run, that the folder holds; start anew")
+    add("--overwrite", action="store_true", help="move the run that the folder holds aside, to "
+        "<folder>.old-<time>, and start anew")  # fmt: skip
+    add("--check_only", action="store_true", help="check the options and do nothing else; exit status 0 or 2")
 
 
 def _add_paths(parser, output_dir, run_name):
@@ -276,7 +287,8 @@ def pretrain_parser():
     add("--seq_length", type=number(int, 8), default=128, help="tokens of a block")
     add("--mlm_probability", type=number(float, 0, 1, True), default=0.15, help="share of tokens masked")
     add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
-    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many blocks, 0 = all")
+    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many blocks, the same ones drawn "
+        "by chance in every run; 0 = all")  # fmt: skip
     add("--max_eval_samples", type=number(int, 1), default=512, help="blocks to evaluate on")
     add_models(parser)
     add_distillation(parser)
@@ -297,6 +309,7 @@ def dynabert_parser():
         help="shares of the attention heads and feed-forward neurons that a sub-network has")
     add("--depth_mults", nargs="+", type=float, default=[1.0], metavar="M",
         help="shares of the layers, for each width; others than 1.0 are stage 2 or 3")
+    add_freezing(add)
     add_distillation(parser)
     add_loop(parser)
     _add_cache(parser)
@@ -309,3 +322,52 @@ def dynabert_parser():
     cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
     parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)
     return parser
+
+
+def trim_parser():
+    """The options of trim_vocabulary.py."""
+    parser = Parser(description="A model with the words of some languages only: the same layers, and the rows of those "
+                    "words that a text uses.")  # fmt: skip
+    add = parser.add_argument_group("paths").add_argument
+    add("--model", required=True, help="hub id or folder of the model whose words are to be fewer")
+    add("--corpus", nargs="+", required=True, metavar="TEXT", help="text in all languages that are needed: files, "
+        "folders, globs, or hub ids as owner/name:config")  # fmt: skip
+    add("--output_dir", type=named_folder, required=True, help="new folder for model and tokenizer")
+    add("--held_out", nargs="+", default=[], metavar="TEXT", help="other texts, of which is counted how much is cut "
+        "into other words")  # fmt: skip
+    add = parser.add_argument_group("words").add_argument
+    add("--min_count", type=number(int, 1), default=1, help="times that the text has a word that is kept; with 1 the "
+        "text is cut into the same words as before")  # fmt: skip
+    add("--vocab_size", type=number(int, 1), help="number of words at most: the most frequent ones; special words and "
+        "characters always stay")  # fmt: skip
+    add("--characters", choices=("all", "corpus"), default="all", help="words of one character that stay: all that the "
+        "model has, or those of characters that the text has")  # fmt: skip
+    return parser
+# --- what presets.sh asks -----------------------------------------------------------------------------------------
+
+
+def main(argv):
+    """Print shell assignments of the names that scripts know, or, after recipe TASK, its numbers as a student has them.
+
+    These are temperature, weight of pairs, weight of triples, both times the temperature's square, rate and epochs.
+    """
+    if argv[:1] == ["recipe"]:
+        recipe = recipes.recipe_of(argv[1])
+        weights = recipes.ckd_weights(recipe, recipe.temperature)
+        print(*(f"{x:g}" for x in (recipe.temperature, weights["wr_pair"], weights["wr_triple"], recipe.learning_rate,
+                                   recipe.epochs)))  # fmt: skip
+        return
+    parser = Parser()
+    add_distillation(parser)
+    distilling = [option for action in parser._actions for option in action.option_strings if action.dest != "help"]
+    names = {
+        "ALL_TASKS": [name for name, task in data.TASKS.items() if task.kind != "qa" and name not in ("ax", "custom")],
+        "ALL_METHODS": ["finetune", *recipes.PRESETS],
+        "DISTILLATION": [*distilling, "--cache_teacher"],
+    }
+    for name, words in names.items():
+        print(f"{name}={shlex.quote(' '.join(words))}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,31 +1,56 @@
-# Sourced by run_*.sh: hyperparameters of CKD for each task, the checks of a script's variables and arguments, and the
-# function that carries a command out, or with DRY_RUN=1 prints it.
+# Sourced by run_*.sh: the checks of a script's variables and arguments, and the functions that carry its commands out,
+# or with DRY_RUN=1 print them. What tasks and methods there are, and what is published for them, the code says:
+# options.py answers at once and needs no packages. The variables of a script stand at its top, as NAME=${NAME:-default}.
 
-# names FILE TABLE: the keys of a table of the code, one a line of it, so that a new one is known here too
-names() { sed -n "/^$2 = {/,/^}/s/^    \"\([a-z0-9_]*\)\": .*/\1/p" "$1"; }
+# refuse MESSAGE...: ends the script, status 2
+refuse() {
+    echo "$(basename "$0"): error: $*" >&2
+    exit 2
+}
 
-ALL_TASKS=$(echo $(names data.py TASKS | grep -v -x -e ax -e 'squad.*' -e custom))  # those of run_glue.sh
-ALL_METHODS=$(echo finetune $(names losses.py PRESETS))
+# ask WORD...: what options.py says, by the first Python that can read it
+ask() {
+    local name
+    for name in python3 .venv/bin/python python3.14 python3.13 python3.12 python3.11; do
+        "$name" options.py "$@" 2>/dev/null && return
+    done
+    refuse "no Python here can read options.py, which needs 3.11 or newer: python3 options.py says what is wrong"
+}
+
+names=$(ask) || exit 2
+eval "$names"  # ALL_TASKS: those of run_glue.sh; ALL_METHODS; DISTILLATION: options that need a teacher
+
+# A variable of this script in the singular or plural would be passed over without a word.
+variables=" $(echo $(sed -n 's/^\([A-Z_]*\)=\${\1[:-].*/\1/p' "${0##*/}")) "
+for variable in $variables; do
+    case $variable in
+        TERMS) continue ;;  # TERM is the terminal
+        CRITERIA) sister=CRITERION ;;
+        *S) sister=${variable%S} ;;
+        *) sister=${variable}S ;;
+    esac
+    [ -z "${!sister:-}" ] || [[ $variables == *" $sister "* ]] ||
+        refuse "$sister is no variable of this script: set $variable (see its top), or unset $sister"
+done
+
+# switch VARIABLE: on with 1, which it then holds, off when empty, 0 or no, and then empty; anything else is refused
+switch() {
+    case ${!1} in
+        1) ;;
+        "" | 0 | no) printf -v "$1" "" ;;
+        *) refuse "$1 is ${!1}: use 1 for yes; 0, no or nothing for no" ;;
+    esac
+}
 
 # check VARIABLE NAMES [REGEX]: ends the script, status 2, unless the variable holds words and each is one of the names;
 # with a regex, unless each matches it, and NAMES says what does
 check() {
     local values=${!1} word known=${3:-${2// /|}}
-    [[ $values =~ [^[:space:]] ]] || { echo "$(basename "$0"): error: $1 is blank: use $2" >&2; exit 2; }
+    [[ $values =~ [^[:space:]] ]] || refuse "$1 is blank: use $2"
     for word in $values; do
-        [[ $word =~ ^($known)$ ]] || { echo "$(basename "$0"): error: $1 names $word: use $2" >&2; exit 2; }
+        [[ $word =~ ^($known)$ ]] || refuse "$1 names $word: use $2"
     done
 }
-
-# run COMMAND...: carries it out; with DRY_RUN prints it as one line, quoted so that it can be pasted
-run() {
-    local line
-    if [ -z "${DRY_RUN:-}" ]; then "$@"; else printf -v line '%q ' "$@" && printf '%s\n' "${line% }"; fi
-}
-
-# Options of distilling, which commands without --teacher refuse
-DISTILLATION="--terms --hard_weight --temperature --stages --layer_map --wr_layer_map --ltr_layer_map --no_embeddings \
---window --distance --pair_criterion --triple_criterion --cache_teacher"
 
 # split_options ARGUMENT...: options of distilling with their values go into the array distilling, others into others
 split_options() {
@@ -45,46 +70,79 @@ check_options() {
     for word in "$@"; do
         case ${word%%=*} in
             --task | --teacher | --student | --terms | --run_name | --seed | --output_dir)
-                echo "$(basename "$0"): error: ${word%%=*} would be the same in all commands: set the script's" \
-                    "variables instead, see its top" >&2
-                exit 2 ;;
+                refuse "${word%%=*} would be the same in all commands: set the script's variables instead, see its top" ;;
         esac
     done
 }
 
-# preset TASK: temperature, pair weight, triple weight, learning rate, epochs. Published for a 6-layer student
-# (arXiv:2109.08359), where logits are not scaled by temperature^2.
-preset() {
-    case $1 in
-        cola) echo 3 1 10 5e-5 4 ;;
-        sst2) echo 4 100 1000 4e-5 4 ;;
-        rte) echo 3 1 10 5e-5 6 ;;
-        qnli) echo 3 10 1 4e-5 4 ;;
-        mrpc) echo 4 1 1 3e-5 4 ;;
-        stsb) echo 1 0.1 0.1 5e-5 4 ;;
-        mnli) echo 4 100 1 4e-5 4 ;;
-        qqp) echo 2 10 10 5e-5 4 ;;
-        squad | squad_v2) echo 1 1 10 3e-5 3 ;;  # not published: plain ckd, as run_squad.sh has it
-        conll2003 | wnut17 | conll2000 | goemotions) echo 1 1 10 5e-5 4 ;;  # not published; CoLA's 3 was worse
-        *) echo 3 1 10 5e-5 4 ;;  # wnli: not published, as cola
-    esac
+# start FUNCTION ARGUMENT...: carries out the commands that the function hands to run, or prints them with DRY_RUN.
+# Before the first is carried out, each says whether it would begin, once for all seeds; with --check_only among the
+# script's arguments that is all.
+start() {
+    local commands=$1 checking= launcher
+    shift
+    if [ -z "$DRY_RUN" ]; then
+        source setup.sh
+        read -r launcher _ <<<"$LAUNCH"
+        type -P "$launcher" >/dev/null || refuse "LAUNCH names '$launcher', which is no command here"
+        check_student
+        check_all "$commands"
+        [[ " $* " != *" --check_only "* ]] || exit 0
+    fi
+    "$commands"
 }
 
-# ckd_terms TEMPERATURE PAIR TRIPLE: --terms with the weights times temperature^2, as logits are scaled by it here
-ckd_terms() {
-    awk -v t="$1" -v p="$2" -v a="$3" 'BEGIN { printf "ckd wr_pair=%g ltr_pair=%g wr_triple=%g ltr_triple=%g\n",
-        p * t * t, p * t * t, a * t * t, a * t * t }'
+# check_all FUNCTION: its commands with --check_only, and with the first seed
+check_all() {
+    local checking=1 seed
+    for seed in $SEEDS; do break; done
+    local SEEDS=$seed
+    "$1"
 }
 
-# method_options METHOD TEMPERATURE TERMS: how a method is distilled. Temperature and terms are those of ckd, the
-# temperature also that of kd, which is ckd's logits alone; the other presets have their own
+# check_student: ends the script, status 2, if STUDENT is no model, which else is seen when the teacher has been trained
+check_student() {
+    [[ $variables == *" STUDENT "* && -n $STUDENT && $STUDENT != "${TEACHER:-}" ]] || return 0
+    python - "$STUDENT" "$(basename "$0")" <<'PYTHON'
+import sys
+import cli
+import models
+name, sys.argv[0] = sys.argv[1:]
+cli.quiet()
+cli.run_script(lambda: models.load_config(name, "STUDENT"))
+PYTHON
+}
+
+# run COMMAND...: carries it out; with DRY_RUN prints it as one line, quoted so that it can be pasted; while the commands
+# are checked, asks a training script whether it would begin
+run() {
+    local line
+    if [ -n "$checking" ]; then
+        while [[ $1 != distill_*.py ]]; do shift && [ $# -gt 0 ] || return 0; done
+        python "$@" --check_only
+    elif [ -n "$DRY_RUN" ]; then
+        printf -v line '%q ' "$@" && printf '%s\n' "${line% }"
+    else
+        "$@"
+    fi
+}
+
+# method_options METHOD: how a method is distilled. Weights of ckd and the temperature of ckd and kd are the task's, which
+# the code fills in, unless TERMS and TEMPERATURE say others; the other methods have their own
 method_options() {
     case $1 in
-        ckd) echo --terms $3 --temperature "$2" ;;
-        kd) echo --terms kd --temperature "$2" ;;
+        ckd) echo --terms ${TERMS:-ckd} ${TEMPERATURE:+--temperature "$TEMPERATURE"} ;;
+        kd) echo --terms kd ${TEMPERATURE:+--temperature "$TEMPERATURE"} ;;
         finetune) ;;
         *) echo --terms "$1" ;;
     esac
+}
+
+# schedule TASK: learning rate and epochs of its students, also of one without a teacher, whom the code gives no recipe
+schedule() {
+    local rate epochs
+    read -r _ _ _ rate epochs < <(ask recipe "$1")
+    echo --learning_rate "${LEARNING_RATE:-$rate}" --num_train_epochs "${EPOCHS:-$epochs}"
 }
 
 # train_teacher TASK OPTIONS...: $RUNS/TASK/teacher/seed1, which the students of that task learn from
@@ -101,18 +159,16 @@ train_teacher() {
 check_recipes() {
     local method variable word
     for word in ${others[@]+"${others[@]}"} ${distilling[@]+"${distilling[@]}"}; do
-        [[ " --learning_rate $DISTILLATION " != *" ${word%%=*} "* || $word == --cache_teacher ]] || {
-            echo "$(basename "$0"): error: ${word%%=*} and RECIPES both say how a student is trained: leave one out" >&2
-            exit 2; }
+        [[ " --learning_rate $DISTILLATION " != *" ${word%%=*} "* || $word == --cache_teacher ]] ||
+            refuse "${word%%=*} and RECIPES both say how a student is trained: leave one out"
     done
-    for variable in TERMS LEARNING_RATE; do
-        [ -z "${!variable:-}" ] || { echo "$(basename "$0"): error: $variable and RECIPES both say how a student is" \
-            "trained: set one of them" >&2; exit 2; }
+    for variable in TERMS TEMPERATURE LEARNING_RATE; do
+        [ -z "${!variable:-}" ] || refuse "$variable and RECIPES both say how a student is trained: set one of them"
     done
-    [ -f "$RECIPES" ] && [ -r "$RECIPES" ] || { echo "$(basename "$0"): error: RECIPES names $RECIPES, which cannot be read" >&2; exit 2; }
+    [ -f "$RECIPES" ] && [ -r "$RECIPES" ] || refuse "RECIPES names $RECIPES, which cannot be read"
     for method in "$@"; do
-        [ -n "$(recipe_of "$method")" ] || { echo "$(basename "$0"): error: $RECIPES has no options for $method: put it into" \
-            "METHODS of run_sweep.sh, or leave it out of METHODS" >&2; exit 2; }
+        [ -n "$(recipe_of "$method")" ] || refuse "$RECIPES has no options for $method: put it into METHODS of" \
+            "run_sweep.sh, or leave it out of METHODS"
     done
 }
 

@@ -1,13 +1,18 @@
-"""Rows of files, tsv as GLUE publishes it, csv, JSON, Parquet, and the examples in them; a broken line is named."""
+"""Rows of files, tsv as GLUE publishes it, csv, JSON, Parquet, and the examples in them; a broken line is named.
+
+`datasets`, whose import takes seconds, waits until there are rows: the command line imports this module by `data`.
+"""
 
 import csv
+import filecmp
 import glob
+import itertools
 import json
 import re
 import textwrap
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, load_dataset
+from labels import numeric
 
 
 class Skipped:
@@ -24,8 +29,9 @@ class Skipped:
 
 
 def listed(names):
-    """Names for a message: on one line whatever they hold, and not too many."""
-    return textwrap.shorten(", ".join(map(str, names)), 300, placeholder=" ...")
+    """Names for a message: on one line whatever they hold, not too many, in quotes where blanks are part of them."""
+    names = (name if name and name == name.strip() else repr(name) for name in map(str, names))
+    return textwrap.shorten(", ".join(names), 300, placeholder=" ...")
 
 
 def read_lines(path):
@@ -59,11 +65,14 @@ def read_tsv(path, header=(), skipped=None):
     lines = read_lines(path)
     if not header:
         number, first = next(lines)
+        _check_line_ends(path, first)
         header = tuple(first.split("\t"))
         if len(set(header)) < len(header):
             raise ValueError(f"{path}, line {number}: the header names a column twice: {listed(header)}")
     for number, text in lines:
         fields = text.split("\t")
+        if not text.strip() and len(header) == 1:
+            continue  # a blank line, not an example without words
         if len(fields) == len(header):
             yield number, dict(zip(header, fields, strict=True))
         else:
@@ -94,6 +103,9 @@ def _csv_fault(path, lines, number, error):
     """What is wrong with a record that the csv module refused; lines: of the record, number: of the first."""
     text = "".join(line + "\n" for line in lines)
     quote, last = _bad_quote(text), number + len(lines) - 1
+    if "\r" in text and "new-line" in str(error):
+        return (f"{path}, line {number}: a carriage return stands in a field without quotes; take it out, or put the "
+                "field in quotes, or pass --skip_bad_examples")  # fmt: skip
     if quote is not None:
         number += text.count("\n", 0, quote)
         ended = "is never closed" if "end of data" in str(error) else f"closes in line {last} inside a field"
@@ -113,6 +125,7 @@ def _next_record(reader):
 def _read_csv(path, skipped):
     """Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along."""
     lines = [text for _, text in read_lines(path)]
+    _check_line_ends(path, lines[0] if len(lines) == 1 else "")
     at, header = 0, None
 
     def feed():
@@ -137,6 +150,8 @@ def _read_csv(path, skipped):
                 if len(set(header)) < len(header):
                     raise ValueError(f"{path}, line 1: the header names a column twice: {listed(header)}")
                 continue
+            if not fields:
+                continue  # a blank line
             if len(fields) == len(header):
                 yield start + 1, dict(zip(header, fields, strict=True))
                 continue
@@ -164,11 +179,11 @@ def _parsed(texts, path, skipped):
 
 
 def _read_json(path, skipped):
-    """JSON lines, or one JSON list of objects."""
+    """JSON lines, one JSON list of objects, or one object in which a single list of objects stands, as "data"."""
     lines = list(read_lines(path))
     whole = "\n".join(text for _, text in lines)
-    if whole.lstrip().startswith("["):
-        ((_, items),) = _parsed([(None, whole)], path, Skipped())
+    items = _objects_within(whole, path)
+    if items is not None:
         rows = ((f"item {i}", row) for i, row in enumerate(items, 1))
     else:
         rows = _parsed(((number, text) for number, text in lines if text.strip()), path, skipped)
@@ -179,10 +194,50 @@ def _read_json(path, skipped):
             skipped.bad(f"{path}, line {place}: not a JSON object with the columns as keys")
 
 
+def _objects_within(whole, path):
+    """The list of objects that the text of a JSON file is or holds; None for JSON lines."""
+    if whole.lstrip().startswith("["):
+        return next(_parsed([(None, whole)], path, Skipped()))[1]
+    try:
+        content = json.loads(whole, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(content, dict):
+        lists = {name: value for name, value in content.items() if isinstance(value, list) and value
+                 and all(isinstance(item, dict) for item in value)}  # fmt: skip
+        if len(lists) == 1:
+            return next(iter(lists.values()))
+        if whole.strip().count("\n"):
+            raise ValueError(f"{path}: one JSON object over several lines, with the keys {listed(content)}; wanted are "
+                             "JSON lines, an object with its columns a line, or a list of such objects")  # fmt: skip
+    return None
+
+
+def _check_line_ends(path, first):
+    """Raise ValueError if the first of a table's lines ends in carriage returns alone, so that it is all of them."""
+    if "\r" in first.rstrip("\r"):
+        raise ValueError(f"{path}: its lines end with carriage returns, as Excel on a Mac writes them; save it as CSV "
+                         "UTF-8, or convert it: tr '\\r' '\\n' < FILE > NEW_FILE")  # fmt: skip
+
+
+def same_files(ours, paths, theirs, others):
+    """A warning where a file of one option is a file of the other, by name or content; "" where none is.
+
+    ours, theirs: names of the options. paths, others: their files; None is passed over.
+    """
+    for path, other in itertools.product(map(Path, filter(None, paths)), map(Path, filter(None, others))):
+        if path.is_file() and other.is_file() and filecmp.cmp(path, other, shallow=False):
+            return (f"warning: --{ours} and --{theirs} hold the same text ({path}), so scores say nothing of texts "
+                    "that were not trained on")  # fmt: skip
+    return ""
+
+
 def read_parquet(path):
     """The rows of a Parquet file as an IterableDataset, read where they are: no copy of it is made."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; check the names of the files")
+    from datasets import load_dataset
+
     try:
         name = glob.escape(str(Path(path).resolve()))
         return load_dataset("parquet", data_files=name, split="train", streaming=True)
@@ -219,6 +274,8 @@ def lists_joined(rows, where, column, separator):
 
 def label_names(dataset, column):
     """The names of a column of classes, or of lists of classes, in the order of their ids; () for any other column."""
+    from datasets import ClassLabel
+
     feature = (dataset.features or {}).get(column)
     feature = getattr(feature, "feature", feature)
     return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
@@ -236,9 +293,12 @@ def read_table(path, skipped=None):
         return read_tsv(path, skipped=skipped)
     if suffix == ".csv":
         return _read_csv(path, skipped or Skipped())
+    if suffix == ".txt":
+        return ((number, {"text": text}) for number, text in read_lines(path) if text.strip())
     if suffix in (".json", ".jsonl"):
         return _read_json(path, skipped or Skipped())
-    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl or .parquet")
+    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl, .parquet or, for text alone, "
+                     ".txt")  # fmt: skip
 
 
 # --- rows -> examples --------------------------------------------------------------------------------------------
@@ -261,12 +321,9 @@ def _label_set(cell, task, where, skipped):
 
 
 def _number(word, where, skipped):
-    try:
-        value = float(word)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if abs(value) < float("inf"):
-        return value
+    value = numeric(word)
+    if value is not None and abs(float(value)) < float("inf"):
+        return float(value)
     skipped.bad(f"{where}: the score {word!r} is not a finite number")
 
 
@@ -290,6 +347,8 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
 
     idx counts the file's examples from 0, skipped ones too: submissions are matched by it.
     """
+    from datasets import Dataset
+
     before = len(skipped.reports)
     columns = {"text_a": [], "text_b": [], "label": [], "idx": []}
     for number, row in rows:

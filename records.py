@@ -19,7 +19,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 METHODS = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd"]  # order of the rows
 TASKS = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "squad", "squad_v2",
-         "conll2003", "wnut17", "conll2000", "goemotions"]  # fmt: skip
+         "conll2003", "wnut17", "conll2000", "goemotions", "scitldr", "cnn_dailymail"]  # fmt: skip
 
 CHOICE = "held_out/score"  # the metric that chose the best model in place of the dev set's, with --held_out
 SHAPE = ["layers", "hidden_size", "heads", "intermediate_size", "vocab_size"]
@@ -36,6 +36,9 @@ OUTSIDE_RECIPE = (
     "save_minutes", "timeout_minutes", "log_with", "keep_optimizer", "logging_steps", "save_steps",
     "per_device_eval_batch_size",
 )  # fmt: skip
+
+
+OLD = ".old-"  # as run folders have it; what imports it there would import torch
 
 
 class ReportError(Exception):
@@ -87,6 +90,7 @@ Run = TypedDict("Run", {
     "train_examples": NotRequired[Finite | None],
     "headline": NotRequired[list[Text]],  # metrics; missing in older records
     "asked": NotRequired[list[Any]],
+    "bounds": NotRequired[dict[str, dict[str, Finite]]],  # scores that need no model
     "history": NotRequired[list[TypedDict("Evaluation", {
         "step": Finite, "metrics": dict[str, Any], **dict.fromkeys(("score", "loss"), NotRequired[Finite | None])})]],
 })  # fmt: skip
@@ -179,7 +183,7 @@ def results(run):
     row["subnetworks"] = subnetworks(run) if row["stage"] == "dynabert" else []
     commit = row.get("git.commit")
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
-    row |= {name: row.get(name, []) for name in ("headline", "asked", "history")}
+    row |= {name: row.get(name, []) for name in ("headline", "asked", "history", "bounds")}
     row |= {split: examples(run, split) for split in ("train", "validation", "held_out")}
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
@@ -292,8 +296,9 @@ def read_file(path):
 def read_runs(places):
     """Finds run.json under folders and reads csv files; returns (table of the finished runs, those left out: lines).
 
-    The table is in the conventional order of stage, task and method. The lines, {"incomplete": [...], "damaged":
-    [...]}, name what is not in it. Raises ReportError if no run is left.
+    Runs that --overwrite moved aside are not looked for. The table is in the conventional order of stage, task and
+    method. The lines, {"incomplete": [...], "damaged": [...]}, name what is not in it. Raises ReportError if no run is
+    left.
     """
     paths = {}
     for place in places:
@@ -302,7 +307,8 @@ def read_runs(places):
         if place.is_file():
             paths[place.resolve()] = read_file(place)
         elif place.is_dir():
-            paths |= {path.resolve(): [lambda path=path: read_run(path)] for path in sorted(place.rglob("run.json"))}
+            found = [path for path in sorted(place.rglob("run.json")) if OLD not in str(path.relative_to(place))]
+            paths |= {path.resolve(): [lambda path=path: read_run(path)] for path in found}
         else:
             raise ReportError(f"{place} is not a folder; give a folder that holds run folders, e.g. runs, or runs.csv")
     where, runs, left_out, advice = ", ".join(map(str, places)), [], {"incomplete": [], "damaged": []}, []
@@ -511,7 +517,7 @@ class Measure(NamedTuple):
 
 TITLES = {"matthews_correlation": "Matthews", "accuracy": "acc", "exact_match": "EM", "f1": "F1", "pearson": "Pearson",
           "spearman": "Spearman", "accuracy_matched": "m", "accuracy_mismatched": "mm", "micro_f1": "micro F1",
-          "macro_f1": "macro F1"}  # fmt: skip
+          "macro_f1": "macro F1", "rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "rougeLsum": "R-Lsum"}  # fmt: skip
 CUSTOMARY = {"mrpc": ("f1", "accuracy"), "qqp": ("f1", "accuracy"), "stsb": ("pearson", "spearman"),
              "mnli": ("accuracy_matched", "accuracy_mismatched"), "squad": ("exact_match", "f1"),
              "squad_v2": ("exact_match", "f1"), "goemotions": ("micro_f1", "macro_f1"),

@@ -1,4 +1,4 @@
-"""Relations of contextual knowledge distillation (CKD, arXiv:2109.08359): what they are, then how they are made fast.
+"""Relations of contextual knowledge distillation (CKD, arXiv:2109.08359): as they are defined, then made fast.
 
 Axes: B batch, L aligned layers, T tokens, D width (student and teacher may differ), W window.
 `mask` is [B, T], 1 = real token, 0 = padding. The argument order is always (student, teacher, mask).
@@ -36,7 +36,79 @@ class Options(NamedTuple):
     compiled: bool = False  # the elementwise part by torch.compile
 
 
-# --- what they are -----------------------------------------------------------------------------------------------
+# --- as they are defined -----------------------------------------------------------------------------------------
+
+
+def similarities(h, distance="cosine"):
+    """a_ij of a set of vectors h [n, D], as [n, n]: cosines, or distances divided by their mean over i != j."""
+    if distance == "cosine":
+        return F.cosine_similarity(h[:, None], h[None], dim=-1, eps=1e-12)
+    length = torch.linalg.vector_norm(h[:, None] - h[None], dim=-1)
+    return length * (len(h) * (len(h) - 1) / length.sum())
+
+
+def angles(h):
+    """c_ijk of a set of vectors h [n, D], as [n, n, n]: the cosine of the angle at j; 0 where an arm has no length."""
+    arms = h[:, None] - h[None]  # arms[i, j] = h_i - h_j
+    return F.cosine_similarity(arms[:, :, None], arms.mT.permute(2, 0, 1)[None], dim=-1, eps=1e-12)
+
+
+def compare(student, teacher, criterion):
+    """A criterion between equal numbers of relations: "mse", "l1" or "huber", one value for each."""
+    difference = student - teacher
+    if criterion == "mse":
+        return difference.square()
+    far = difference.abs()
+    return far if criterion == "l1" else torch.where(far < 1, difference.square() / 2, far - 0.5)
+
+
+def pair_values(student, teacher, distance="cosine", criterion="kl"):
+    """The term of every ordered pair i != j of one set; student [n, Ds], teacher [n, Dt] -> [n (n - 1)]."""
+    n = len(student)
+    if n < 2:
+        return student.new_zeros(0)
+    others = ~torch.eye(n, dtype=torch.bool)
+    a_s, a_t = (similarities(h, distance)[others].view(n, n - 1) for h in (student, teacher))
+    if criterion != "kl":
+        return compare(a_s, a_t, criterion).flatten()
+    p_s, p_t = a_s.softmax(-1), a_t.softmax(-1)
+    return (p_t * (p_t / p_s).log()).flatten()
+
+
+def triple_values(student, teacher, places, window=None, criterion="mse"):
+    """The term of every ordered triple (i, j, k) of distinct members of one set, i and k in the window around j.
+
+    student [n, Ds], teacher [n, Dt]; places [n]: positions in the sentence; window: odd, None = all. Returns [triples].
+    """
+    n = len(places)
+    apart = (places[:, None] - places[None]).abs()
+    near = (apart > 0) & (apart <= ((window or math.inf) - 1) / 2)  # near[i, j]
+    chosen = near[:, :, None] & near.T[None] & ~torch.eye(n, dtype=torch.bool)[:, None]
+    return compare(angles(student)[chosen], angles(teacher)[chosen], criterion)
+
+
+def as_defined(name, student, teacher, mask, *, distance="cosine", criterion=None, window=21):
+    """One relation, set by set and with every difference of vectors formed: what the fast functions below must equal.
+
+    name: one of NAMES. Arguments as in the function of that name. Returns the mean over all relations of the batch.
+    """
+    values = [student.new_zeros(0)]
+    for b, row in enumerate(mask):
+        real = row.nonzero().flatten()
+        if name.startswith("wr"):  # the words of each layer
+            sets = [(student[b, layer, real], teacher[b, layer, real], real) for layer in range(student.shape[1])]
+        else:  # the layers of each word
+            sets = [(student[b, :, i], teacher[b, :, i], torch.arange(student.shape[1])) for i in real]
+        for s, t, places in sets:
+            if name.endswith("pair"):
+                values.append(pair_values(s, t, distance, criterion or "kl"))
+            else:
+                values.append(triple_values(s, t, places, window if name == "wr_triple" else None, criterion or "mse"))
+    values = torch.cat(values)
+    return values.sum() / max(1, len(values))
+
+
+# --- what a training script calls ----------------------------------------------------------------------------------
 
 
 def wr_pair(student, teacher, mask, *, distance="cosine", criterion="kl"):
@@ -161,7 +233,7 @@ def _one(name, student, teacher, mask, **options):
     return relation_losses(student.unbind(1), teacher.unbind(1), mask, (name,), Options(**options))[name]
 
 
-# --- how they are made fast --------------------------------------------------------------------------------------
+# --- made fast ----------------------------------------------------------------------------------------------------
 #
 # No difference of two vectors is ever formed. Everything is elementwise in the inner products of a set of vectors:
 #

@@ -23,6 +23,7 @@ from records import (
     SIZES,
     Measure,
     ReportError,
+    by_task,
     customary,
     displayed,
     headline,
@@ -36,7 +37,7 @@ from records import (
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
 NOTE = """Scores: mean over seeds ± sample standard deviation (number of seeds), fractions x 100. best: the checkpoint
 with the best headline score on the dev set or, with --held_out, on that part of the training set, whose score then
-stands beside it; last: the end of training. The headline score is the only metric of a task or, where it has two,
+stands beside it; last: the end of training. The headline score is the only metric of a task or, where it has more,
 their mean; differences, plots and the average over tasks are taken from it. Params: in millions, with / without
 embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the teacher / latency of the student, batch
 1 / batch 32. Time: training time of one run, mean over seeds; *: with the teacher's outputs read from a cache, which
@@ -208,13 +209,27 @@ def stage_tables(runs, baseline):
     return texts + differences(runs, baseline)
 
 
+def bounds(runs):
+    """Lines of the scores that need no model, as of a document's first sentences, for the tasks that have some."""
+    lines = []
+    for task, own in runs.groupby("task", observed=True):
+        measures, found = by_task(own), {}
+        for name, scores in (pair for row in own["bounds"] for pair in dict(row).items()):
+            if measures and all(measure.key in scores for measure in measures):
+                found[f"{name} {' / '.join(f'{100 * scores[one.key]:.1f}' for one in measures)}"] = None
+        if found:
+            titles = " / ".join(one.title for one in measures)
+            lines.append(escape(f"Without a model on {task} ({titles}): {', '.join(found)}"))
+    return lines
+
+
 def report_text(runs, left_out, baseline):
     """The whole Markdown report: tables, what their numbers mean and were measured on, and what is missing."""
     texts = [text for stage, own in runs.groupby("stage") for text in (STAGES[stage], *stage_tables(own, baseline))]
     versions = {f"{name} {version}" for run in runs["versions"] for name, version in run.items() if version}
     unknown = runs["code"].isna().sum()
     code = sorted(runs["code"].dropna().unique()) + [f"unknown for {unknown} of {len(runs)} runs"] * bool(unknown)
-    lines = [*map(escape, (*report_notes.mixed_lines(runs), *report_notes.recipe_lines(runs))), NOTE,
+    lines = [*bounds(runs), *map(escape, (*report_notes.mixed_lines(runs), *report_notes.recipe_lines(runs))), NOTE,
              *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
              "Versions: " + escape(", ".join(sorted(versions))), "Code: " + escape(", ".join(code))]  # fmt: skip
     texts += ["## Notes", *map(wrapped, lines)]

@@ -88,7 +88,7 @@ def numbers(runs):
 COLUMNS = ["stage", "task", "name", "seed", "metric", "best.score", "last.score", "time.train_s", "max_mem_gb",
            "best.step", "last.step", "best.metrics", "last.metrics", "headline", "model", "teacher",
            "latency.student_ms", "latency.speedup", "hardware", "versions", "git", "asked", "options", "data",
-           "inputs", "train_examples", "subnetworks", "folder"]  # fmt: skip
+           "inputs", "train_examples", "subnetworks", "bounds", "folder"]  # fmt: skip
 ALWAYS = ["terms", "hard_weight", "temperature", "stages", "window", "save", "cache_teacher"]  # at their defaults too
 SIZE = [*SHAPE, "parameters", "parameters_without_embeddings", "flops_per_sequence", "seq_length"]
 

@@ -23,88 +23,96 @@ STUDENT_LAYERS=${STUDENT_LAYERS:-6}
 STUDENT=${STUDENT:-bert-base-multilingual-cased}  # what students are cut from
 DATA_DIR=${DATA_DIR:-}                            # folder with GLUE's own files; empty: the hub
 RUNS=${RUNS:-runs}                                # teachers in $RUNS/<task>/teacher/seed1, results in $RUNS/ablation
-WEIGHTS=${WEIGHTS:-}                              # "ckd wr_pair=9 ..."; empty: the task's preset, as in run_glue.sh
-LEARNING_RATE=${LEARNING_RATE:-}                  # empty: the task's preset
-EPOCHS=${EPOCHS:-}                                # empty: the task's preset
+WEIGHTS=${WEIGHTS:-}                              # "ckd wr_pair=9 ..."; empty: ckd with the task's, as in run_glue.sh
+LEARNING_RATE=${LEARNING_RATE:-}                  # empty: the task's recipe
+EPOCHS=${EPOCHS:-}                                # empty: the task's recipe
 LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
+switch DRY_RUN
 check TASKS "$ALL_TASKS"
 check SEEDS "whole numbers" "[0-9]+"
 check GRID "leave_one_out window layer_map criterion stages size"
 check WINDOWS "odd numbers or all" "[0-9]*[13579]|all"
 check LAYER_MAPS "uniform first last ends no-embeddings"
 check CRITERIA "cosine-mse cosine-l1 cosine-huber l2-mse l2-l1 l2-huber angle-l1 angle-huber"
+check STUDENT_LAYERS "a whole number" "[1-9][0-9]*"
 check SIZES "layers/width, as 4/512" "[1-9][0-9]*/[1-9][0-9]*"
 for size in $SIZES; do
     width=${size#*/}
     if ((width % 64 && width % 12)); then
-        echo "run_ablation.sh: error: SIZES names $size: use a width that 64 or 12 divides, for its heads" >&2
-        exit 2
+        refuse "SIZES names $size: use a width that 64 or 12 divides, for its heads"
     fi
 done
-[ -n "$DRY_RUN" ] || source setup.sh
+for task in $TASKS; do
+    teacher=$RUNS/$task/teacher/seed1
+    [ -n "$DRY_RUN" ] || grep -qs '"status": "complete"' "$teacher/run.json" ||
+        { [ -f "$teacher/config.json" ] && [ ! -f "$teacher/run.json" ]; } ||
+        refuse "$teacher holds no trained teacher: run this first: RUNS=$(printf %q "$RUNS") TASKS=$task bash run_glue.sh"
+done
 extra=("$@")
 
 # one NAME "TERM..." OPTIONS...: a run of every task and seed under the given name, with these terms left out
 one() {
-    local name=$1 dropped=$2 task seed word temperature pair triple learning_rate epochs
+    local name=$1 dropped=$2 task seed word rates terms=(--terms)
     shift 2
+    for word in ${WEIGHTS:-ckd}; do
+        [[ " $dropped " == *" ${word%%=*} "* ]] || terms+=("$word")  # a term may not be given twice
+    done
+    for word in $dropped; do terms+=("$word=0"); done
     for task in $TASKS; do
-        read -r temperature pair triple learning_rate epochs < <(preset "$task")
-        local terms=(--terms)
-        for word in ${WEIGHTS:-$(ckd_terms "$temperature" "$pair" "$triple")}; do
-            [[ " $dropped " == *" ${word%%=*} "* ]] || terms+=("$word")  # a term may not be given twice
-        done
-        for word in $dropped; do terms+=("$word=0"); done
+        rates=$(schedule "$task")
         for seed in $SEEDS; do
             run $LAUNCH distill_finetune.py --task "$task" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
                 --teacher "$RUNS/$task/teacher/seed1" --student "$STUDENT" "${terms[@]}" \
-                --temperature "$temperature" --learning_rate "${LEARNING_RATE:-$learning_rate}" \
-                --num_train_epochs "${EPOCHS:-$epochs}" --run_name "$name" --seed "$seed" \
+                $rates --run_name "$name" --seed "$seed" \
                 --output_dir "$RUNS/ablation/$task/$name/seed$seed" "$@" ${extra[@]+"${extra[@]}"}
         done
     done
 }
 
-cut=(--student_layers "$STUDENT_LAYERS")
-one ckd "" "${cut[@]}"
-for part in $GRID; do
-    case $part in
-        leave_one_out)
-            one no-wr-pair "wr_pair" "${cut[@]}"
-            one no-wr-triple "wr_triple" "${cut[@]}"
-            one no-wr "wr_pair wr_triple" "${cut[@]}"
-            one no-ltr-pair "ltr_pair" "${cut[@]}"
-            one no-ltr-triple "ltr_triple" "${cut[@]}"
-            one no-ltr "ltr_pair ltr_triple" "${cut[@]}"
-            one no-relations "wr_pair wr_triple ltr_pair ltr_triple" "${cut[@]}" ;;
-        window)
-            for window in $WINDOWS; do one "window-$window" "" "${cut[@]}" --window "$window"; done ;;
-        layer_map)
-            for map in $LAYER_MAPS; do
-                if [ "$map" != no-embeddings ]; then
-                    one "map-$map" "" "${cut[@]}" --layer_map "$map"
-                elif [ "$STUDENT_LAYERS" -ge 3 ]; then  # two layers without the embeddings give no LTR triple
-                    one map-no-embeddings "" "${cut[@]}" --no_embeddings
-                fi
-            done ;;
-        criterion)
-            for name in $CRITERIA; do
-                case $name in
-                    angle-*) one "$name" "" "${cut[@]}" --triple_criterion "${name#*-}" ;;
-                    *) one "$name" "" "${cut[@]}" --distance "${name%-*}" --pair_criterion "${name#*-}" ;;
-                esac
-            done ;;
-        stages) one relations-first "" "${cut[@]}" --stages wr_pair wr_triple ltr_pair ltr_triple 0.5 logits ;;
-        size)
-            for size in $SIZES; do
-                layers=${size%/*} width=${size#*/}
-                heads=$((width % 64 ? 12 : width / 64))
-                one "size-$layers-$width" "" --student_init random --student_layers "$layers" --student_hidden "$width" \
-                    --student_heads "$heads" --student_intermediate "$((4 * width))"
-            done ;;
-    esac
-done
+commands() {
+    local cut part window map name size layers width heads
+    cut=(--student_layers "$STUDENT_LAYERS")
+    one ckd "" "${cut[@]}"
+    for part in $GRID; do
+        case $part in
+            leave_one_out)
+                one no-wr-pair "wr_pair" "${cut[@]}"
+                one no-wr-triple "wr_triple" "${cut[@]}"
+                one no-wr "wr_pair wr_triple" "${cut[@]}"
+                one no-ltr-pair "ltr_pair" "${cut[@]}"
+                one no-ltr-triple "ltr_triple" "${cut[@]}"
+                one no-ltr "ltr_pair ltr_triple" "${cut[@]}"
+                one no-relations "wr_pair wr_triple ltr_pair ltr_triple" "${cut[@]}" ;;
+            window)
+                for window in $WINDOWS; do one "window-$window" "" "${cut[@]}" --window "$window"; done ;;
+            layer_map)
+                for map in $LAYER_MAPS; do
+                    if [ "$map" != no-embeddings ]; then
+                        one "map-$map" "" "${cut[@]}" --layer_map "$map"
+                    elif [ "$STUDENT_LAYERS" -ge 3 ]; then  # two layers without the embeddings give no LTR triple
+                        one map-no-embeddings "" "${cut[@]}" --no_embeddings
+                    fi
+                done ;;
+            criterion)
+                for name in $CRITERIA; do
+                    case $name in
+                        angle-*) one "$name" "" "${cut[@]}" --triple_criterion "${name#*-}" ;;
+                        *) one "$name" "" "${cut[@]}" --distance "${name%-*}" --pair_criterion "${name#*-}" ;;
+                    esac
+                done ;;
+            stages) one relations-first "" "${cut[@]}" --stages wr_pair wr_triple ltr_pair ltr_triple 0.5 logits ;;
+            size)
+                for size in $SIZES; do
+                    layers=${size%/*} width=${size#*/}
+                    heads=$((width % 64 ? 12 : width / 64))
+                    one "size-$layers-$width" "" --student_init random --student_layers "$layers" --student_hidden "$width" \
+                        --student_heads "$heads" --student_intermediate "$((4 * width))"
+                done ;;
+        esac
+    done
+}
+start commands "$@"
 [ -n "$DRY_RUN" ] || python report.py "$RUNS/ablation" --output_dir "$RUNS/ablation" --baseline ckd

@@ -23,7 +23,8 @@ WIDTHS=${WIDTHS:-1.0 0.75 0.5 0.25}               # shares of heads and neurons
 DEPTHS=${DEPTHS:-1.0 0.75 0.5}                    # shares of layers
 DATA_DIR=${DATA_DIR:-}                            # folder with the tasks' own files; empty: the hub
 RUNS=${RUNS:-runs}                                # results go to $RUNS/<task>/<objective>-<stage>/seed<seed>
-TERMS=${TERMS:-}                                  # terms of ckd instead of the task's preset, e.g. "ckd wr_triple=50"
+TERMS=${TERMS:-}                                  # terms of ckd, e.g. "ckd wr_triple=50"; empty: the task's recipe
+TEMPERATURE=${TEMPERATURE:-}                      # of ckd and kd; empty: the task's recipe
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
 LEARNING_RATE=${LEARNING_RATE:-2e-5}              # of the stages; the original's
@@ -35,6 +36,8 @@ LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
+switch CACHE_TEACHER
+switch DRY_RUN
 check TASKS "$ALL_TASKS squad squad_v2"
 check OBJECTIVES "ckd kd dynabert pkd distilbert"
 check SEEDS "whole numbers" "[0-9]+"
@@ -45,48 +48,46 @@ stage_options=() demo=
 [ "${1:-}" = demo ] && shift && demo=1
 check_options "$@"
 for word in "$@"; do
-    [ "$word" != --do_predict ] || { echo "run_dynabert.sh: error: --do_predict is for run_glue.sh" >&2; exit 2; }
+    [ "$word" != --do_predict ] || refuse "--do_predict is for run_glue.sh"
 done
 split_options "$@"
-[ -n "$DRY_RUN" ] || source setup.sh
 if [ -n "$demo" ]; then
     RUNS=$RUNS/demo TASKS=cola DATA_DIR=cache/synthetic/glue TEACHER=cache/synthetic/bert
-    run python synthetic.py --output_dir cache/synthetic
     TEACHER_LEARNING_RATE=3e-4 TEACHER_EPOCHS=5 WIDTHS="1.0 0.5" DEPTHS="1.0 0.5"
     LEARNING_RATE=3e-4 WIDTH_EPOCHS=1 DEPTH_EPOCHS=1
     stage_options=(--max_train_samples 8000)
 fi
-data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
 # long TASK: windows of SQuAD's contexts are longer than the texts of GLUE
 long() { [[ $1 != squad* ]] || echo "--max_seq_length 384"; }
 
-for task in $TASKS; do
-    run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} --student "$TEACHER" --run_name teacher --seed 1 \
-        $(long "$task") --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" \
-        --output_dir "$RUNS/$task/teacher/seed1" ${others[@]+"${others[@]}"}
-done
 # stage NAME OPTION...: one stage of the objective, task and seed at hand
 stage() {
-    run $LAUNCH distill_dynabert.py --task "$task" $(long "$task") ${data[@]+"${data[@]}"} --run_name "$objective-$1" --seed "$seed" \
-        --output_dir "$RUNS/$task/$objective-$1/seed$seed" --width_mults $WIDTHS "${@:2}" --learning_rate "$LEARNING_RATE" \
+    run $LAUNCH distill_dynabert.py --task "$task" $(long "$task") ${DATA_DIR:+--data_dir "$DATA_DIR"} \
+        --run_name "$objective-$1" --seed "$seed" --output_dir "$RUNS/$task/$objective-$1/seed$seed" \
+        --width_mults $WIDTHS "${@:2}" --learning_rate "$LEARNING_RATE" \
         ${stage_options[@]+"${stage_options[@]}"} ${others[@]+"${others[@]}"}
 }
-table=(python report.py)
-for task in $TASKS; do
-    table+=("$RUNS/$task")
-    read -r temperature pair triple _ < <(preset "$task")
-    for seed in $SEEDS; do
-        for objective in $OBJECTIVES; do
-            terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
-            distil=($(method_options "$objective" "$temperature" "$terms") ${CACHE_TEACHER:+--cache_teacher}
-                ${distilling[@]+"${distilling[@]}"})
-            stage width --teacher "$RUNS/$task/teacher/seed1" --num_train_epochs "$WIDTH_EPOCHS" \
-                ${distil[@]+"${distil[@]}"}
-            stage depth --teacher "$RUNS/$task/$objective-width/seed$seed" --depth_mults $DEPTHS \
-                --num_train_epochs "$DEPTH_EPOCHS" ${distil[@]+"${distil[@]}"}
-            [ -z "$LABEL_EPOCHS" ] || stage labels --student "$RUNS/$task/$objective-depth/seed$seed" \
-                --depth_mults $DEPTHS --num_train_epochs "$LABEL_EPOCHS"
+
+commands() {
+    local task seed objective distil
+    [ -z "$demo" ] || run python synthetic.py --output_dir cache/synthetic
+    for task in $TASKS; do train_teacher "$task" $(long "$task") ${others[@]+"${others[@]}"}; done
+    for task in $TASKS; do
+        for seed in $SEEDS; do
+            for objective in $OBJECTIVES; do
+                distil=($(method_options "$objective") ${CACHE_TEACHER:+--cache_teacher}
+                    ${distilling[@]+"${distilling[@]}"})
+                stage width --teacher "$RUNS/$task/teacher/seed1" --num_train_epochs "$WIDTH_EPOCHS" \
+                    ${distil[@]+"${distil[@]}"}
+                stage depth --teacher "$RUNS/$task/$objective-width/seed$seed" --depth_mults $DEPTHS \
+                    --num_train_epochs "$DEPTH_EPOCHS" ${distil[@]+"${distil[@]}"}
+                [ -z "$LABEL_EPOCHS" ] || stage labels --student "$RUNS/$task/$objective-depth/seed$seed" \
+                    --depth_mults $DEPTHS --num_train_epochs "$LABEL_EPOCHS"
+            done
         done
     done
-done
+}
+start commands "$@"
+table=(python report.py)
+for task in $TASKS; do table+=("$RUNS/$task"); done
 [ -n "$DRY_RUN" ] || "${table[@]}" --output_dir "$RUNS"

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Task-specific distillation on GLUE, words (named entities, chunks) and several labels: fine-tune a teacher, distil
-# students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table of GLUE
-# results for a 6-layer student).
+# Task-specific distillation on GLUE, words (named entities, chunks), several labels and summaries: fine-tune a teacher,
+# distil students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table
+# of GLUE results for a 6-layer student).
 #
 #   bash run_glue.sh demo          artificial language, no downloads; 6 min on one core of an Intel Xeon
 #   bash run_glue.sh               multilingual BERT on CoLA from the hub; needs a GPU to be comfortable
 #   TASKS="cola rte" SEEDS="1 2 3 4 5" bash run_glue.sh --mixed_precision bf16
 #   TASKS="wnut17 goemotions" DATA_DIR=my/data bash run_glue.sh
+#   TASKS=scitldr DATA_DIR=my/data bash run_glue.sh --max_seq_length 512
 #   DRY_RUN=1 bash run_glue.sh     prints the commands, teachers first
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py; options of
@@ -16,7 +17,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 TASKS=${TASKS:-cola}                              # any of: cola sst2 mrpc stsb qqp mnli qnli rte wnli
-                                                  # conll2003 wnut17 conll2000 goemotions
+                                                  # conll2003 wnut17 conll2000 goemotions scitldr
+                                                  # cnn_dailymail
 SEEDS=${SEEDS:-1 2 3}                             # one run of every method each
 METHODS=${METHODS:-finetune kd ckd}               # also: pkd tinybert distilbert minilm; finetune: labels only
 TEACHER=${TEACHER:-bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
@@ -24,17 +26,20 @@ STUDENT=${STUDENT:-}                              # a small pre-trained model; e
 STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
 DATA_DIR=${DATA_DIR:-}                            # folder with the tasks' own files; empty: the hub
 RUNS=${RUNS:-runs}                                # results go to $RUNS/<task>/<method>/seed<seed>
-TERMS=${TERMS:-}                                  # terms of ckd instead of the task's preset, e.g. "ckd wr_triple=50"
+TERMS=${TERMS:-}                                  # terms of ckd, e.g. "ckd wr_triple=50"; empty: the task's recipe
+TEMPERATURE=${TEMPERATURE:-}                      # of ckd and kd; empty: the task's recipe
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
-LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the task's preset
-EPOCHS=${EPOCHS:-}                                # of the students; empty: the task's preset
+LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the task's recipe
+EPOCHS=${EPOCHS:-}                                # of the students; empty: the task's recipe
 RECIPES=${RECIPES:-}                              # options of each method that run_sweep.sh chose; empty: the presets
 CACHE_TEACHER=${CACHE_TEACHER:-}                  # 1: its outputs for the training set are computed once, for all runs
 LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
+switch CACHE_TEACHER
+switch DRY_RUN
 check TASKS "$ALL_TASKS"
 check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
@@ -45,10 +50,8 @@ student_options=() demo=
 check_options "$@"
 split_options "$@"
 [ -z "$RECIPES" ] || check_recipes $METHODS
-[ -n "$DRY_RUN" ] || source setup.sh
 if [ -n "$demo" ]; then
     RUNS=$RUNS/demo TASKS=cola
-    run python synthetic.py --output_dir cache/synthetic
     TEACHER=cache/synthetic/bert DATA_DIR=cache/synthetic/glue STUDENT_LAYERS=${STUDENT_LAYERS:-2}
     TEACHER_LEARNING_RATE=3e-4 TEACHER_EPOCHS=5 LEARNING_RATE=5e-4 EPOCHS=2
     student_options=(--max_train_samples 8000)
@@ -56,32 +59,35 @@ fi
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
 data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
 
-for task in $TASKS; do
-    [ "$METHODS" != finetune ] || break
-    train_teacher "$task" ${others[@]+"${others[@]}"}
-done
-table=(python report.py)  # of the tasks alone: other scripts keep runs of the same names beside them
-for task in $TASKS; do
-    table+=("$RUNS/$task")
-    read -r temperature pair triple learning_rate epochs < <(preset "$task")
-    for seed in $SEEDS; do
-        for method in $METHODS; do
-            options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$task/$method/seed$seed"
-                --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
-                --num_train_epochs "${EPOCHS:-$epochs}")
-            if [ -n "$RECIPES" ]; then
-                read -ra recipe <<<"$(recipe_of "$method")"
-                options+=(${recipe[@]+"${recipe[@]}"})
-            else
-                terms=${TERMS:-$(ckd_terms "$temperature" "$pair" "$triple")}
-                options+=(--learning_rate "${LEARNING_RATE:-$learning_rate}"
-                    $(method_options "$method" "$temperature" "$terms"))
-            fi
-            [ "$method" = finetune ] || options+=(--teacher "$RUNS/$task/teacher/seed1"
-                ${CACHE_TEACHER:+--cache_teacher} ${distilling[@]+"${distilling[@]}"})
-            run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} "${options[@]}" \
-                ${student_options[@]+"${student_options[@]}"} ${others[@]+"${others[@]}"}
+commands() {
+    local task seed method options recipe rates
+    [ -z "$demo" ] || run python synthetic.py --output_dir cache/synthetic
+    for task in $TASKS; do
+        [ "$METHODS" != finetune ] || break
+        train_teacher "$task" ${others[@]+"${others[@]}"}
+    done
+    for task in $TASKS; do
+        rates=$(schedule "$task")
+        for seed in $SEEDS; do
+            for method in $METHODS; do
+                options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$task/$method/seed$seed"
+                    --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
+                    $rates)
+                if [ -n "$RECIPES" ]; then
+                    read -ra recipe <<<"$(recipe_of "$method")"
+                    options+=(${recipe[@]+"${recipe[@]}"})
+                else
+                    options+=($(method_options "$method"))
+                fi
+                [ "$method" = finetune ] || options+=(--teacher "$RUNS/$task/teacher/seed1"
+                    ${CACHE_TEACHER:+--cache_teacher} ${distilling[@]+"${distilling[@]}"})
+                run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} "${options[@]}" \
+                    ${student_options[@]+"${student_options[@]}"} ${others[@]+"${others[@]}"}
+            done
         done
     done
-done
+}
+start commands "$@"
+table=(python report.py)  # of the tasks alone: other scripts keep runs of the same names beside them
+for task in $TASKS; do table+=("$RUNS/$task"); done
 [ -n "$DRY_RUN" ] || "${table[@]}" --output_dir "$RUNS"

@@ -28,6 +28,8 @@ LAUNCH=${LAUNCH:-python}                                # of the pre-training; f
 DRY_RUN=${DRY_RUN:-}                                    # 1: print the commands
 
 source presets.sh
+switch STREAMING
+switch DRY_RUN
 [ -z "$TASKS" ] || check TASKS "$ALL_TASKS"
 [ -z "${METHODS:-}" ] || check METHODS "$ALL_METHODS"  # of run_glue.sh
 check SEEDS "whole numbers" "[0-9]+"
@@ -45,9 +47,11 @@ done
 demo=
 [ "${1:-}" = demo ] && shift && demo=1
 split_options "$@"
-[ -n "$DRY_RUN" ] || source setup.sh
-if [ -n "$demo" ]; then
-    RUNS=$RUNS/demo-pretrain
+[ -z "$demo" ] || RUNS=$RUNS/demo-pretrain
+student=$RUNS/pretrain/ckd/seed1
+
+demo_commands() {
+    local text teacher start seed
     run python synthetic.py --output_dir cache/synthetic
     text=(--corpus cache/synthetic/text/train.txt --validation_corpus cache/synthetic/text/valid.txt --seq_length 32
         --logging_steps 100 --eval_steps 500)
@@ -57,31 +61,42 @@ if [ -n "$demo" ]; then
         --learning_rate 1e-3 --output_dir "$teacher" ${others[@]+"${others[@]}"}
     # The general student, with all terms.
     run $LAUNCH distill_pretrain.py "${text[@]}" --teacher "$teacher" --student_layers 2 --terms $TERMS --run_name ckd \
-        --max_steps 800 --learning_rate 1e-3 --output_dir "$RUNS/pretrain/ckd/seed1" "$@"
+        --max_steps 800 --learning_rate 1e-3 --output_dir "$student" ${arguments[@]+"${arguments[@]}"}
     # Three students of the same shape, each fine-tuned on the acceptability task in the same way.
     for seed in $SEEDS; do
         for start in random layers ckd; do
             case $start in
-                random) student=(--student "$teacher" --student_layers 2 --student_init random) ;;
-                layers) student=(--student "$teacher" --student_layers 2 --student_init uniform) ;;
-                ckd) student=(--student "$RUNS/pretrain/ckd/seed1") ;;
+                random) from=(--student "$teacher" --student_layers 2 --student_init random) ;;
+                layers) from=(--student "$teacher" --student_layers 2 --student_init uniform) ;;
+                ckd) from=(--student "$student") ;;
             esac
-            run python distill_finetune.py --task cola --data_dir cache/synthetic/glue "${student[@]}" --seed "$seed" \
+            run python distill_finetune.py --task cola --data_dir cache/synthetic/glue "${from[@]}" --seed "$seed" \
                 --run_name "from-$start" --max_train_samples 8000 --num_train_epochs 2 --learning_rate 5e-4 \
                 --output_dir "$RUNS/cola/from-$start/seed$seed" ${precision[@]+"${precision[@]}"}
         done
     done
-    [ -n "$DRY_RUN" ] || python report.py "$RUNS" --output_dir "$RUNS"
-    exit
-fi
+}
 
-student=$RUNS/pretrain/ckd/seed1
-run $LAUNCH distill_pretrain.py --corpus "$CORPUS" ${VALIDATION_CORPUS:+--validation_corpus "$VALIDATION_CORPUS"} \
-    ${STREAMING:+--streaming} --teacher "$TEACHER" --student_layers "$STUDENT_LAYERS" --terms $TERMS --run_name ckd \
-    --max_steps "$MAX_STEPS" --learning_rate "$LEARNING_RATE" --seq_length "$SEQ_LENGTH" --eval_steps 5000 --save_steps 1000 \
-    --output_dir "$student" "$@"
-if [ -n "$TASKS" ]; then
-    # What was set for the pre-training must not reach the fine-tuning under the same name.
-    env -u TERMS -u LEARNING_RATE -u STUDENT_LAYERS -u LAUNCH TASKS="$TASKS" SEEDS="$SEEDS" STUDENT="$student" \
-        TEACHER="$TEACHER" RUNS="$RUNS" DRY_RUN="$DRY_RUN" bash run_glue.sh ${precision[@]+"${precision[@]}"}
+commands() {
+    run $LAUNCH distill_pretrain.py --corpus "$CORPUS" ${VALIDATION_CORPUS:+--validation_corpus "$VALIDATION_CORPUS"} \
+        ${STREAMING:+--streaming} --teacher "$TEACHER" --student_layers "$STUDENT_LAYERS" --terms $TERMS --run_name ckd \
+        --max_steps "$MAX_STEPS" --learning_rate "$LEARNING_RATE" --seq_length "$SEQ_LENGTH" --eval_steps 5000 \
+        --save_steps 1000 --output_dir "$student" ${arguments[@]+"${arguments[@]}"}
+    [ -z "$TASKS" ] || glue
+}
+
+# glue: run_glue.sh with the student, or, while commands are checked and it is not there yet, with its teacher. What was
+# set for the pre-training must not reach the fine-tuning under the same name.
+glue() {
+    env -u TERMS -u LEARNING_RATE -u STUDENT_LAYERS -u LAUNCH TASKS="$TASKS" SEEDS="$SEEDS" TEACHER="$TEACHER" \
+        STUDENT="$([ -n "$checking" ] && echo "$TEACHER" || echo "$student")" RUNS="$RUNS" DRY_RUN="$DRY_RUN" \
+        bash run_glue.sh ${precision[@]+"${precision[@]}"} ${checking:+--check_only}
+}
+
+arguments=("$@")
+if [ -n "$demo" ]; then
+    start demo_commands "$@"
+    [ -n "$DRY_RUN" ] || python report.py "$RUNS" --output_dir "$RUNS"
+else
+    start commands "$@"
 fi

@@ -20,17 +20,18 @@ STUDENT=${STUDENT:-}                              # a small pre-trained model; e
 STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
 DATA_DIR=${DATA_DIR:-}                            # folder with train-v1.1.json, dev-v1.1.json; empty: the hub
 RUNS=${RUNS:-runs}                                # results go to $RUNS/<task>/<method>/seed<seed>
-TERMS=${TERMS:-ckd}                               # terms of ckd, e.g. "ckd wr_triple=50"
-TEMPERATURE=${TEMPERATURE:-1}                     # of ckd and kd; other methods have their own
+TERMS=${TERMS:-}                                  # terms of ckd, e.g. "ckd wr_triple=50"; empty: the task's recipe
+TEMPERATURE=${TEMPERATURE:-}                      # of ckd and kd; empty: the task's recipe
 MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-384}
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-2}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-3e-5}
-EPOCHS=${EPOCHS:-3}                               # of the students
-LEARNING_RATE=${LEARNING_RATE:-5e-5}              # of the students
+EPOCHS=${EPOCHS:-}                                # of the students; empty: the task's recipe
+LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the task's recipe
 LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
 source presets.sh
+switch DRY_RUN
 check TASK "squad squad_v2"
 check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
@@ -40,35 +41,33 @@ demo_options=() student_options=() demo=
 [ "${1:-}" = demo ] && shift && demo=1
 check_options "$@"
 split_options "$@"
-[ -n "$DRY_RUN" ] || source setup.sh
 if [ -n "$demo" ]; then
     RUNS=$RUNS/demo
-    run python synthetic.py --output_dir cache/synthetic
     TEACHER=cache/synthetic/bert DATA_DIR=cache/synthetic/squad STUDENT_LAYERS=${STUDENT_LAYERS:-2} MAX_SEQ_LENGTH=48
     # Small batches: from random weights, finding the right sentence takes many steps.
     demo_options=(--max_query_length 12 --doc_stride 16 --per_device_train_batch_size 16)
-    TEACHER_LEARNING_RATE=5e-4 TEACHER_EPOCHS=3 LEARNING_RATE=5e-4 EPOCHS=2
-    student_options=(--max_train_samples 8000) TEMPERATURE=3
-    [ "$TERMS" != ckd ] || TERMS="ckd wr_pair=9 ltr_pair=9 wr_triple=90 ltr_triple=90"
+    TEACHER_LEARNING_RATE=5e-4 TEACHER_EPOCHS=3 LEARNING_RATE=5e-4 EPOCHS=2 TEMPERATURE=3
+    student_options=(--max_train_samples 8000)
 fi
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
-common=(--task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} --max_seq_length "$MAX_SEQ_LENGTH"
-    ${demo_options[@]+"${demo_options[@]}"})
-teacher=$RUNS/$TASK/teacher/seed1
-run $LAUNCH distill_finetune.py "${common[@]}" --student "$TEACHER" --run_name teacher --seed 1 \
-    --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" --output_dir "$teacher" \
-    ${others[@]+"${others[@]}"}
-for seed in $SEEDS; do
-    for method in $METHODS; do
-        options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$TASK/$method/seed$seed"
-            --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
-            --learning_rate "$LEARNING_RATE" --num_train_epochs "$EPOCHS")
-        if [ "$method" != finetune ]; then
-            options+=(--teacher "$teacher" $(method_options "$method" "$TEMPERATURE" "$TERMS")
+shared=(--max_seq_length "$MAX_SEQ_LENGTH" ${demo_options[@]+"${demo_options[@]}"})
+
+commands() {
+    local seed method options rates
+    rates=$(schedule "$TASK")
+    [ -z "$demo" ] || run python synthetic.py --output_dir cache/synthetic
+    train_teacher "$TASK" "${shared[@]}" ${others[@]+"${others[@]}"}
+    for seed in $SEEDS; do
+        for method in $METHODS; do
+            options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$TASK/$method/seed$seed"
+                --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
+                $rates $(method_options "$method"))
+            [ "$method" = finetune ] || options+=(--teacher "$RUNS/$TASK/teacher/seed1"
                 ${distilling[@]+"${distilling[@]}"})
-        fi
-        run $LAUNCH distill_finetune.py "${common[@]}" "${options[@]}" ${student_options[@]+"${student_options[@]}"} \
-            ${others[@]+"${others[@]}"}
+            run $LAUNCH distill_finetune.py --task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} "${shared[@]}" \
+                "${options[@]}" ${student_options[@]+"${student_options[@]}"} ${others[@]+"${others[@]}"}
+        done
     done
-done
+}
+start commands "$@"
 [ -n "$DRY_RUN" ] || python report.py "$RUNS/$TASK" --output_dir "$RUNS/$TASK"

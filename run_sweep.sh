@@ -38,10 +38,11 @@ settings() {
         finetune) echo ;;
         kd) printf '%s\n' "--terms kd --temperature $other" "--terms kd --temperature $t" \
             "--terms kd --temperature $t --hard_weight 1" ;;
-        ckd)  # relations as published, ten times as strong, and at the other temperature
-            echo "--terms $(ckd_terms "$t" "$pair" "$triple") --temperature $t"
-            echo "--terms $(ckd_terms "$t" "$(times 10 "$pair")" "$(times 10 "$triple")") --temperature $t"
-            echo "--terms $(ckd_terms "$other" "$pair" "$triple") --temperature $other" ;;
+        ckd)  # relations as published, ten times as strong, and at the other temperature, with which the weights change
+            echo "--terms ckd"
+            echo "--terms ckd wr_pair=$(times 10 "$pair") ltr_pair=$(times 10 "$pair")" \
+                "wr_triple=$(times 10 "$triple") ltr_triple=$(times 10 "$triple")"
+            echo "--terms ckd --temperature $other" ;;
         pkd) printf -- '--terms pkd pkd=%s\n' 10 100 1000 ;;
         tinybert) printf -- '--terms tinybert --stages hidden_mse attention_mse embedding_mse %s logits\n' 0.25 0.5 0.75 ;;
         distilbert) printf -- '--terms distilbert hidden_cosine=%s\n' 0.1 1 10 ;;
@@ -51,8 +52,10 @@ settings() {
 times() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%g", a * b }'; }
 
 source presets.sh
+switch CACHE_TEACHER
+switch DRY_RUN
 check TASK "$ALL_TASKS"
-[[ $TASK != *[[:space:]]* ]] || { echo "run_sweep.sh: error: TASK names $TASK: use one" >&2; exit 2; }
+[[ $TASK != *[[:space:]]* ]] || refuse "TASK names $TASK: use one"
 check METHODS "finetune kd ckd pkd tinybert distilbert minilm"
 check SEEDS "whole numbers" "[0-9]+"
 check HELD_OUT "a share above 0 and below 0.9, as 0.1" "0?\.(0[0-9]*[1-9]|[1-8])[0-9]*"
@@ -62,45 +65,46 @@ check_options "$@"
 for word in "$@"; do
     case ${word%%=*} in
         --learning_rate | --held_out)
-            echo "run_sweep.sh: error: ${word%%=*} would be the same for all tries: set the variables at the top" >&2
-            exit 2 ;;
+            refuse "${word%%=*} would be the same for all tries: set the variables at the top" ;;
     esac
 done
 split_options "$@"
-if [ ${#distilling[@]} -gt 0 ]; then
-    echo "run_sweep.sh: error: ${distilling[0]} is what the tries differ in: edit settings() in this script" >&2
-    exit 2
-fi
-[ -n "$DRY_RUN" ] || source setup.sh
+[ ${#distilling[@]} -eq 0 ] || refuse "${distilling[0]} is what the tries differ in: edit settings() in this script"
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
 shared=(--held_out "$HELD_OUT" "$@")
 
-[ "$METHODS" = finetune ] || train_teacher "$TASK" "${shared[@]}"
-read -r temperature pair triple _ epochs < <(preset "$TASK")
+read -r temperature pair triple _ epochs < <(ask recipe "$TASK")
 folder=$RUNS/sweep/$TASK failed=
-for method in $METHODS; do
-    number=0 rates=$LEARNING_RATES
-    [ "$method" != finetune ] || rates=$FINETUNE_RATES
-    lines=$(settings "$method")
-    while IFS= read -r setting; do
-        for rate in $rates; do
-            number=$((number + 1))
-            options=($setting)
-            [ "$method" = finetune ] || options+=(--teacher "$RUNS/$TASK/teacher/seed1" ${CACHE_TEACHER:+--cache_teacher})
-            for seed in $SEEDS; do
-                run $LAUNCH distill_finetune.py --task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
-                    --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"} \
-                    ${options[@]+"${options[@]}"} --learning_rate "$rate" --num_train_epochs "${EPOCHS:-$epochs}" \
-                    --run_name "$method-$number" --seed "$seed" \
-                    --output_dir "$folder/$method-$number/seed$seed" "${shared[@]}" </dev/null || {
-                    status=$? # 1: this run cannot go on, as when its loss is not finite; else nothing can
-                    [ "$status" -eq 1 ] || exit "$status"
-                    failed+=" $method-$number"
-                }
+
+commands() {
+    local method number rates lines setting rate options seed status
+    [ "$METHODS" = finetune ] || train_teacher "$TASK" "${shared[@]}"
+    for method in $METHODS; do
+        number=0 rates=$LEARNING_RATES
+        [ "$method" != finetune ] || rates=$FINETUNE_RATES
+        lines=$(settings "$method")
+        while IFS= read -r setting; do
+            for rate in $rates; do
+                number=$((number + 1))
+                options=(--run_name "$method-$number" $setting --learning_rate "$rate"
+                    --num_train_epochs "${EPOCHS:-$epochs}")
+                [ "$method" = finetune ] ||
+                    options+=(--teacher "$RUNS/$TASK/teacher/seed1" ${CACHE_TEACHER:+--cache_teacher})
+                for seed in $SEEDS; do
+                    run $LAUNCH distill_finetune.py --task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
+                        --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"} \
+                        "${options[@]}" --seed "$seed" --output_dir "$folder/$method-$number/seed$seed" \
+                        "${shared[@]}" </dev/null || {
+                        status=$? # 1: this run cannot go on, as when its loss is not finite; else nothing can
+                        [ "$status" -eq 1 ] && [ -z "$checking" ] || exit "$status"
+                        failed+=" $method-$number"
+                    }
+                done
             done
-        done
-    done <<<"$lines"
-done
+        done <<<"$lines"
+    done
+}
+start commands "$@"
 [ -n "$DRY_RUN" ] || python report_sweep.py "$folder"
 if [ -n "$failed" ]; then
     echo "run_sweep.sh: failed, and left out of the choice:$failed" >&2

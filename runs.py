@@ -1,7 +1,6 @@
 """The run folder: its lock, the record run.json with the hardware, and checkpoints that are whole or not there."""
 import contextlib
 import errno
-import fnmatch
 import glob
 import hashlib
 import json
@@ -12,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -24,22 +24,8 @@ import environment
 # Options that a resumed or finished run may change: they do not touch its result.
 FREE_OPTIONS = ("overwrite", "do_predict", "output_dir", "keep_checkpoints", "num_workers", "num_proc",
                 "cache_limit_gb", "save_minutes", "timeout_minutes", "log_with", "keep_optimizer")
-# Options that name what a run reads: --overwrite deletes none of it.
-INPUTS = ("data_dir", "train_file", "validation_file", "test_file", "corpus", "validation_corpus", "teacher", "student")
-# Names that a run writes, beside those that its run.json lists under "files": in the run folder and in checkpoints.
-OWN = (
-    ".lock", "run.json", ".run.json.tmp", "events.out.tfevents.*", "README.md", "config.json",
-    "generation_config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
-    "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt",
-    "bpe.codes", "sentencepiece.bpe.model", "spm.model", "spiece.model", "predictions.json", "predictions.tsv",
-    "predictions.conll", "predictions.test.conll",
-    *(f"{name}.tsv" for name in ("AX", "CoLA", "MNLI-m", "MNLI-mm", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B",
-                                 "WNLI")), ".*.tsv.tmp", ".*.conll.tmp",
-)  # fmt: skip
+OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
 OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
-OWN_IN_CHECKPOINTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pkl", "*.pt", "state.json",
-                      "checksums.json", ".*.json.tmp")  # fmt: skip
 
 
 class TrainingError(RuntimeError):
@@ -137,16 +123,10 @@ def read_record(folder):
         if not isinstance(record["options"], dict) or not all(isinstance(record[k], str) for k in ("status", "stage")):
             raise ValueError("options, status or stage missing")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}), so nothing says whether {folder} holds "
-                         "a run and nothing else: look into it and delete it by hand, or choose another --output_dir"
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}), so nothing says what run {folder} "
+                         "holds: look into it, choose another --output_dir, or pass --overwrite, which moves it aside"
                          ) from error  # fmt: skip
     return record
-
-
-def check_name(name):
-    """Raise ValueError unless a --run_name can be the name of a folder."""
-    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
-        raise ValueError(f"--run_name {name!r} becomes a folder: use letters, digits and . _ + - only, no dot first")
 
 
 def _lock(folder):
@@ -166,12 +146,12 @@ def _lock(folder):
 
 def options_of(args):
     """The resolved options as they stand in run.json."""
-    others = ("lock", "layer_pairs", "defaults", "asked")
+    others = ("lock", "layer_pairs", "defaults", "asked", "filled", "unfilled", "check_only")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 
 def inspect_run(args, inputs=None):
-    """What the run folder holds: "new" (nothing, or a run that --overwrite may delete), "resume" or "complete".
+    """What the run folder holds: "new" (nothing, or a run that --overwrite moves aside), "resume" or "complete".
 
     inputs: the `describe_inputs` of this command, once they are known. Reads only. Raises ValueError if the folder
     holds a run with other options or, where it would be resumed, other inputs; or something that is no run.
@@ -181,8 +161,8 @@ def inspect_run(args, inputs=None):
         raise ValueError(f"--output_dir {folder} is a file: choose another folder")
     if not folder.exists():
         return "new"
-    if args.overwrite:
-        check_overwrite(args)
+    if args.overwrite and (folder / "run.json").is_file():
+        _check_overwrite(args, folder)
         return "new"
     record = read_record(folder)
     if record is None:
@@ -191,7 +171,10 @@ def inspect_run(args, inputs=None):
             raise ValueError(f"--output_dir {folder} is not empty and holds no run ({_few(strangers)}): choose another "
                              "folder")  # fmt: skip
         return "new"
+    kept = "" if "filled" in record else _keep_older(args, record["options"])
     _compare_options(args, folder, record["options"])
+    if kept and os.environ.get("RANK", "0") == "0":
+        print(f"{folder}: begun before tasks had recipes and left as it began ({kept})")
     if record["status"] == "complete":
         return "complete"
     changed = [_change(name, old, inputs.get(name)) for name, old in (record.get("inputs") or {}).items()
@@ -200,6 +183,21 @@ def inspect_run(args, inputs=None):
         raise ValueError(f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it "
                          "began with, choose another --output_dir, or pass --overwrite to start anew")  # fmt: skip
     return "resume"
+
+
+def _keep_older(args, theirs):
+    """Give args the options of a run that began before tasks had recipes, where these alone would change them.
+
+    So the command that it was begun with leaves it alone if it is complete, and else goes on as it began. Returns what
+    was kept, in words.
+    """
+    older = json.loads(json.dumps(finite(getattr(args, "unfilled", {}))))
+    now = json.loads(json.dumps(finite({name: getattr(args, name) for name in older})))
+    if not older or any(theirs.get(name) not in (older[name], now[name]) for name in older):
+        return ""
+    kept = {name: value for name, value in older.items() if theirs.get(name) != now[name]}
+    vars(args).update(kept, filled=None, unfilled={})
+    return ", ".join(f"--{name} {value!r}, now {now[name]!r}" for name, value in kept.items())
 
 
 def _compare_options(args, folder, theirs):
@@ -215,7 +213,7 @@ def _compare_options(args, folder, theirs):
     if differ:
         listed = ", ".join(f"--{k} {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in differ)
         raise ValueError(f"{folder} holds a run with other options ({listed}): choose another --output_dir, or pass "
-                         "--overwrite to discard it")  # fmt: skip
+                         "--overwrite to move it aside")  # fmt: skip
 
 
 def _change(name, old, new):
@@ -236,28 +234,29 @@ def _contents(folder):
     return sorted(path for path in folder.iterdir() if path.name not in (".lock", ".run.json.tmp"))
 
 
-def check_overwrite(args):
-    """Raise ValueError unless the run folder holds one run of these scripts, nothing else, and nothing now needed."""
-    folder = Path(args.output_dir)
+def _check_overwrite(args, folder):
+    """Raise ValueError if the run folder cannot be moved aside: this process stands in it, or reads something there."""
     here = folder.resolve()
-    if not _contents(folder):
-        return
-    refused = f"--overwrite deletes a run and nothing else, and --output_dir {folder}"
     if here in (Path.cwd(), *Path.cwd().parents):
-        raise ValueError(f"{refused} is the current folder or holds it: choose another --output_dir")
-    for name in INPUTS:
-        for path in named_files(getattr(args, name, None), deep=False):
+        raise ValueError(f"--overwrite moves the run aside, and --output_dir {folder} is the current folder or holds "
+                         "it: choose another --output_dir")  # fmt: skip
+    for name, value in vars(args).items():
+        if name == "output_dir" or not isinstance(value, str):
+            continue
+        for path in named_files(value, deep=False):
             if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
-                raise ValueError(f"{refused} holds what this command reads (--{name} {getattr(args, name)}): choose "
-                                 "another --output_dir")  # fmt: skip
-    record = read_record(folder)
-    if record is None:
-        raise ValueError(f"{refused} holds no run of its own but {_few(_contents(folder))}: choose another "
-                         "--output_dir, or delete these by hand")  # fmt: skip
-    strangers = _strangers(folder, record)
-    if strangers:
-        raise ValueError(f"{refused} holds what no run wrote ({_few(strangers)}): move it elsewhere, or choose another "
-                         "--output_dir")  # fmt: skip
+                raise ValueError(f"--overwrite moves the run aside, and --output_dir {folder} holds what this command "
+                                 f"reads (--{name} {value}): choose another --output_dir")  # fmt: skip
+
+
+def _move_aside(folder):
+    """Rename a run folder to <folder>.old-<time>, unless another process uses it, and say so."""
+    _lock(folder).release()
+    aside = folder.with_name(f"{folder.name}{OLD}{time.strftime('%Y%m%d-%H%M%S')}")
+    if aside.exists():
+        raise ValueError(f"{aside} is there already: give the same command again")
+    folder.rename(aside)
+    print(f"--overwrite: {folder} is now {aside}; delete it when nobody needs it", file=sys.stderr)
 
 
 def named_files(value, deep=True):
@@ -272,46 +271,15 @@ def named_files(value, deep=True):
     return sorted(map(Path, glob.glob(value, recursive=True))) if glob.has_magic(value) else []
 
 
-def _strangers(folder, record):
-    """Entries of a run folder, as paths below it, that no run of these scripts wrote."""
-    def unknown(parent, patterns):
-        """Entries of a folder that are no files of these patterns."""
-        return [path for path in sorted(parent.iterdir())
-                if not (path.is_symlink() or path.is_file())
-                or not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)]  # fmt: skip
-
-    def inner(path):
-        """Whether it is one of the run's own folders, to be looked into; a link is deleted without a look."""
-        return path.is_dir() and not path.is_symlink()
-
-    links = [folder / name for name in ("tb", "checkpoints") if (folder / name).is_symlink()]
-    found = [path for path in unknown(folder, OWN) if path not in links]
-    found = [path for path in found if path.name not in record.get("files", ()) or inner(path)]
-    for path in [path for path in found if inner(path) and path.name in ("tb", "checkpoints", ".tmp-model", "last")]:
-        found.remove(path)
-        if path.name == "last":  # with --save both
-            found += [inside for inside in unknown(path, OWN) if inside.name not in record.get("files", ())]
-        if path.name == "tb":
-            found += unknown(path, ["events.out.tfevents.*"])
-        elif path.name == "checkpoints":
-            for step in sorted(path.iterdir()):
-                own = inner(step) and re.fullmatch(r"(\.tmp-)?step-\d{8,}", step.name)
-                found += unknown(step, OWN_IN_CHECKPOINTS) if own else [step]
-    return [str(path.relative_to(folder)) for path in found]
-
-
 def open_run(args, inputs=None):
-    """Make and lock the run folder, empty it if --overwrite was passed; what it holds, as `inspect_run` says."""
+    """Make and lock the run folder, a new one if --overwrite was passed; what it holds, as `inspect_run` says."""
     folder = Path(args.output_dir)
     inspect_run(args)
     try:
+        if args.overwrite and (folder / "run.json").is_file():
+            _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         args.lock = _lock(folder)
-        if args.overwrite:
-            check_overwrite(args)  # another run may have ended meanwhile
-            # The record last: whoever is interrupted here can give the same command again.
-            for path in sorted(_contents(folder), key=lambda path: path.name == "run.json"):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise ValueError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another one") from error
     return inspect_run(args, inputs)
@@ -410,14 +378,6 @@ def kept(args):
     return "last" if args.save == "last" else "best"
 
 
-def note_files(folder, names):
-    """Add names of files to those that the run.json of a folder lists as the run's own; nothing where there is none."""
-    record = read_record(folder)
-    if record:
-        files = sorted({*record.get("files", ()), *names})
-        write_json(Path(folder) / "run.json", record | {"files": files})
-
-
 def new_record(args, accelerator, stage, task, **more):
     """What run.json says of a run before it has results."""
     return {
@@ -426,7 +386,7 @@ def new_record(args, accelerator, stage, task, **more):
         "asked": sorted({*getattr(args, "asked", ())}),  # options that are not at their default, by hand or by a preset
         "git": environment.git_state(), "versions": environment.versions(),
         "hardware": environment.hardware(accelerator), **more,
-    }  # fmt: skip
+    } | ({} if getattr(args, "filled", None) is None else {"filled": args.filled})  # fmt: skip
 
 
 def command():

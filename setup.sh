@@ -13,7 +13,7 @@ if sys.version_info < (3, 11):
 import re
 from importlib import metadata
 wanted = """torch>=2.11 transformers>=5.4 datasets>=4.0 accelerate>=1.2 filelock scikit-learn numpy pandas pydantic>=2.5
-    scipy seqeval tabulate tensorboard matplotlib pytest pytest-xdist hypothesis ruff"""
+    scipy seqeval rouge-score tabulate tensorboard matplotlib pytest pytest-xdist hypothesis ruff"""
 wrong = []
 for name, _, floor in (word.partition(">=") for word in wanted.split()):
     try:

@@ -1,7 +1,8 @@
 """SQuAD 1.1 and 2.0: reading, cutting long contexts into windows, and joining the windows' answers again."""
 import hashlib
+import itertools
 import json
-import os
+import re
 from pathlib import Path
 
 import datasets
@@ -9,10 +10,10 @@ import torch
 from datasets import Dataset
 
 import checkpoints
-from data import TASKS, load_hub, whole_texts
+from data import TASKS, fewer_examples, load_hub, whole_texts, with_offsets
 from readers import read_lines
 
-VERSION = 2  # of the windows below; raise it when they change, so that old caches are not used
+VERSION = 3  # of the windows below; raise it when they change, so that old caches are not used
 FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0.json", "dev-v2.0.json")}
 
 
@@ -93,10 +94,7 @@ def load_questions(args, skipped):
         for split, data in splits.items():
             flat = data.map(lambda row: {"texts": row["answers"]["text"], "starts": row["answers"]["answer_start"]})
             splits[split] = flat.select_columns(list(FEATURES))
-    for split, limit in (("train", args.max_train_samples), ("validation", args.max_eval_samples)):
-        if limit:
-            splits[split] = splits[split].select(range(min(limit, len(splits[split]))))
-    return splits
+    return fewer_examples(splits, args)
 
 
 # --- windows ------------------------------------------------------------------------------------------------------
@@ -112,6 +110,37 @@ def _cut_questions(questions, tokenizer, length):
 
 
 NONE, NEAREST, EXACT = range(3)  # of the column "answer": what a window can give of the first answer
+
+
+def characters(text, offsets):
+    """{offsets of a piece: (begin, end) of the characters that it stands for} for all pieces of a text.
+
+    Blanks at the ends of a piece are left out. What can be seen and is in no piece, because the tokenizer drops it or
+    joins it with the letter before, as accents, goes to the piece that it follows, else to the one that follows it.
+    """
+    bare, covered = {}, bytearray(len(text))
+    for begin, end in set(offsets):
+        left, right = begin, end
+        while left < right and text[left].isspace():
+            left += 1
+        while left < right and text[right - 1].isspace():
+            right -= 1
+        bare[begin, end] = left, right
+        covered[left:right] = b"1" * (right - left)
+    begins, ends = {}, {}  # where a piece begins or ends -> where it does with what goes to it
+    for gap in re.finditer(rb"\0+", covered):
+        begin, end = gap.span()
+        run = text[begin:end]
+        left, right = (len(list(itertools.takewhile(_visible, part))) for part in (run, run[::-1]))
+        if begin:
+            ends[begin] = begin + left
+        if not begin or left < len(run):
+            begins[end] = end - right
+    return {key: (begins.get(left, left), ends.get(right, right)) for key, (left, right) in bare.items()}
+
+
+def _visible(character):
+    return character.isprintable() and character != " "
 
 
 def _overlapping(parts, begin, end):
@@ -133,12 +162,15 @@ def _answer_tokens(offsets, span, cls):
 def _cut(rows, indices, tokenizer, args):
     """The windows of a batch of questions, as columns; indices: the questions' numbers."""
     asked = _cut_questions(rows["question"], tokenizer, args.max_query_length)
-    out = tokenizer(asked, rows["context"], truncation="only_second", max_length=args.max_seq_length,
-                    stride=args.doc_stride, return_overflowing_tokens=True, return_offsets_mapping=True)
+    out = with_offsets(tokenizer, asked, rows["context"], truncation="only_second", max_length=args.max_seq_length,
+                       stride=args.doc_stride, return_overflowing_tokens=True)  # fmt: skip
     sources, parts = out.pop("overflow_to_sample_mapping"), {}
     for i, (source, offsets) in enumerate(zip(sources, out.pop("offset_mapping"), strict=True)):
-        offsets = [list(o) if p == 1 else [-1, -1] for o, p in zip(offsets, out.sequence_ids(i), strict=True)]
+        offsets = [o if p == 1 else None for o, p in zip(offsets, out.sequence_ids(i), strict=True)]
         parts.setdefault(source, []).append(offsets)
+    for source, found in parts.items():
+        own = characters(rows["context"][source], filter(None, itertools.chain(*found)))
+        parts[source] = [[own.get(o, (-1, -1)) for o in offsets] for offsets in found]
     ends = [(starts[0], starts[0] + len(texts[0])) if texts else (0, 0)
             for starts, texts in zip(rows["starts"], rows["texts"], strict=True)]  # fmt: skip
     spans = {source: _overlapping(offsets, *ends[source]) for source, offsets in parts.items()}
@@ -168,22 +200,10 @@ def windows(questions, tokenizer, args, cache_dir="cache"):
     settings = (VERSION, datasets.__version__, args.max_seq_length, args.doc_stride, args.max_query_length,
                 tokenizer.backend_tokenizer.to_str(), content.hexdigest())  # fmt: skip
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    folder, file = Path(cache_dir) / f"squad-{name}", "windows.arrow"
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
-    with checkpoints.building(folder, talk=first) as temporary:
-        if temporary:
-            try:
-                questions.map(lambda rows, indices: _cut(rows, indices, tokenizer, args), batched=True,
-                              with_indices=True, remove_columns=questions.column_names, new_fingerprint=name,
-                              cache_file_name=str(temporary / file))  # fmt: skip
-                checkpoints.seal(temporary, folder)
-            except OSError as error:
-                raise OSError(f"{folder} cannot be written ({error.strerror or error}): make room, then run the same "
-                              "command again") from error  # fmt: skip
-            whole_texts(tokenizer)
-    if first and not temporary and (reason := checkpoints.damage(folder, file)):
-        raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
-    return Dataset.from_file(str(folder / file))
+    found = checkpoints.kept_windows(questions, Path(cache_dir) / f"squad-{name}",
+                                     lambda rows, indices: _cut(rows, indices, tokenizer, args))  # fmt: skip
+    whole_texts(tokenizer)
+    return found
 
 
 def inexact_answers(questions, cut):

@@ -9,7 +9,6 @@ import alignment
 import families
 import measure
 
-INITS = ("uniform", "first", "last", "random")
 # Of heads that fine-tuning or another task leaves behind, below or beside the encoder; position_ids of old files.
 DROPPED = re.compile(r"(cls|lm_head|pooler|classifier|pre_classifier|sop_classifier|qa_outputs|head|decoder|vocab_\w+|"
                      r"predictions|\w+_predictions|generator_lm_head)\.|.*\bposition_ids$")  # fmt: skip
@@ -92,10 +91,10 @@ def copy_weights(student, source, init):
 def build_student(source, auto, shape, init=None):
     """A student of the given shape, initialised from the layers of the source model.
 
-    source: a model with the head of the class auto. shape: keyword arguments of `student_config`. init: one of INITS;
-    None takes "uniform" where the width allows it, else "random", which copies nothing. A source whose layers have
-    fewer heads than its width divides into, see `models.narrow`, gives them to the student, unless the shape says
-    heads or width.
+    source: a model with the head of the class auto. shape: keyword arguments of `student_config`. init: "uniform",
+    "first", "last" or "random", which copies nothing; None takes "uniform" where the width allows it, else "random". A
+    source whose layers have fewer heads than its width divides into, see `models.narrow`, gives them to the student,
+    unless the shape says heads or width.
     """
     families.encoder_layers(source)  # it has some that can be told apart
     config = student_config(source.config, **shape)

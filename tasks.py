@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from torch.nn import functional as F
 from transformers import (
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -27,7 +28,9 @@ import losses
 import metrics
 import models
 import runs
+import similarity
 import squad
+import summaries
 import tokens
 
 ANSWERS = [name for name in batching.TRAINING if name not in batching.INPUTS]  # columns that hold labels
@@ -46,15 +49,15 @@ class Kind:
     token_axis: int | None = None
     custom = True
     scores: tuple = ()
+    headless = False  # whether the encoder alone is the model, so that nothing has to train a head
+    bounds: Mapping = MappingProxyType({})  # scores of the dev set that need no model, by name, for the record
+    usage = ""  # lines of the model card
     held_out = None  # another Kind of the same task, with `splits` of its own that choose the best model
     described = None  # what `runs.describe_data` says of the examples, in the main process
 
     def __init__(self, task):
         self.task = task
-
-    @staticmethod
-    def check_args(args):
-        """Raise ValueError for options that this kind cannot be had with."""
+        self.rows = {}  # of each split, how many rows of the tokenised Dataset make an example; 1 where it is not named
 
     @staticmethod
     def read(args, skipped):
@@ -64,6 +67,12 @@ class Kind:
     def tokenize(self, splits, tokenizer, args):
         """({split: tokenised Dataset}, a line to print or None); training examples have the columns of `labels`."""
         raise NotImplementedError
+
+    def prepare(self, model, args):
+        """Make a loaded model return what this kind reads, where that is more than its own forward gives."""
+
+    def save(self, folder, model, args):
+        """Write what goes with a saved model beside its own files."""
 
     def labels(self, batch):
         """The true labels of a batch, a row an example; whole numbers are classes, -100 where nothing is to be said."""
@@ -207,6 +216,93 @@ class MultiLabel(Classification):
                 for row in chosen]  # fmt: skip
 
 
+class Similarity(Regression):
+    """How like each other the two texts of a pair are: the cosine of their vectors, by an encoder without any head.
+
+    A text is a row of its own, and the two rows of a pair stand one after the other: logits [2 B, D], the vectors;
+    labels [B], numbers. Texts alone, to be distilled on by relations, are logits [B, D] and have no labels.
+    """
+
+    auto = AutoModel
+    head = MappingProxyType({})
+    headless = True
+    scores = ("spearman", "pearson")
+
+    @staticmethod
+    def read(args, skipped):
+        """See Kind; the training texts may stand alone, a line each in a .txt file, and then have no label."""
+        if len(args.text_columns) != 2:
+            raise ValueError(f"--kind {args.kind} compares two texts: name both columns, as in --text_columns "
+                             "sentence1 sentence2 (a .txt file to train on has one text a line)")  # fmt: skip
+        task, splits = data.load_examples(args, skipped, ())
+        values = splits["train"]["label"]
+        if "text_b" not in splits["train"].column_names or all(value == -1 for value in values):
+            values = splits["validation"]["label"]
+        return _with_test_set(args, task._replace(limits=(min(values), max(values))), splits)
+
+    def prepare(self, model, args):
+        """See Kind."""
+        similarity.give_vectors(model, self.pooling(args))
+
+    @staticmethod
+    def pooling(args):
+        """How the teacher, or without one the encoder that training begins with, pools."""
+        return similarity.pooling_of(args.teacher or args.student)
+
+    def tokenize(self, splits, tokenizer, args):
+        """See Kind; a row for each text, behind --text_prefix."""
+        found = {}
+        for name, split in splits.items():
+            self.rows[name] = 2 if "text_b" in split.column_names else 1
+            found[name] = data.tokenize(data.texts_apart(split, args.text_prefix), tokenizer, args.max_seq_length)
+        if self.rows["train"] == 1 and "logits" in args.terms:
+            raise ValueError("the term logits compares cosines of pairs, and the training texts stand alone: leave it "
+                             "out, as in --terms ckd logits=0 sentence_pair=1")  # fmt: skip
+        if self.rows["train"] == 1 and (args.hard_weight or not args.teacher):
+            raise ValueError("the training texts stand alone and have no labels to learn from: pass --teacher and "
+                             "leave out --hard_weight, or train on pairs")  # fmt: skip
+        return found, None
+
+    def labels(self, batch):
+        """See Kind; a pair has its label on both rows."""
+        return batch["labels"][:: self.rows.get("train", 2)]
+
+    def hard_loss(self, logits, labels, across_processes=False):
+        """Squared error between cosines and labels, which are brought to 0 to 1 by the task's limits; mean of pairs."""
+        low, high = self.task.limits
+        wanted = (labels.float() - low) / max(high - low, 1e-12)
+        return _mean((similarity.cosines(logits) - wanted).square(), across_processes)
+
+    def soft_loss(self, student, teacher, batch, args):
+        """Squared error between the cosines of both models, mean of pairs."""
+        errors = similarity.cosines(student.logits) - similarity.cosines(teacher.logits.detach())
+        return _mean(errors.square(), student.across_processes)
+
+    def dev_loss(self, logits, dataset):
+        """See Kind."""
+        return self.hard_loss(logits, torch.tensor(dataset["labels"])[::2]).item()
+
+    def evaluate(self, model, splits, tokenizer, args, accelerator):
+        """See Kind."""
+        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        labels = torch.tensor(splits["validation"]["labels"])[::2]
+        result = metrics.compute_metrics(self.task.metrics, similarity.cosines(logits)[:, None], labels)
+        return result | {"loss": self.dev_loss(logits, splits["validation"])}, {}
+
+    def words(self, logits, args):
+        """Cosines with six digits."""
+        return [f"{value:.6f}" for value in similarity.cosines(logits).tolist()]
+
+    def submission(self, split, dataset, logits, args):
+        """See Kind."""
+        return super().submission(split, {"idx": dataset["idx"][::2]}, logits, args)
+
+    def save(self, folder, model, args):
+        """See Kind; sentence-transformers opens the folder too."""
+        similarity.save_pooling(folder, args.teacher or args.student, model.config.hidden_size, self.pooling(args),
+                                args.max_seq_length, args.text_prefix)  # fmt: skip
+
+
 class Token(Kind):
     """A tag for each word of a sentence: logits [B, T, C], labels [B, T], -100 but for first pieces; a window an
     example."""
@@ -214,15 +310,6 @@ class Token(Kind):
     auto = AutoModelForTokenClassification
     token_axis = 1
     scores = ("f1", "precision", "recall")
-
-    @staticmethod
-    def check_args(args):
-        """See Kind."""
-        if args.text_columns != ["text"]:
-            raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
-        for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
-            if value != "label" and not re.fullmatch("[1-9][0-9]{0,3}", value):
-                raise ValueError(f"--{name} {value!r} must be the number of a column, counted from 1")
 
     @staticmethod
     def read(args, skipped):
@@ -265,23 +352,52 @@ class Token(Kind):
         return tokens.with_column(self.sentences[split], found), sum(map(len, found))
 
 
+class Summary(Token):
+    """The sentences of a document that make its summary: logits [B, T, 2], labels [B, T] of 0 and 1 at the markers of
+    sentences, -100 elsewhere; a window an example."""
+
+    scores = tuple(metrics.ROUGE)
+    usage = summaries.USAGE
+
+    @staticmethod
+    def read(args, skipped):
+        """See Kind."""
+        return _with_test_set(args, *summaries.load_documents(args, data.TASKS[args.task], skipped))
+
+    def tokenize(self, splits, tokenizer, args):
+        """Windows of the documents, which are kept beside them; the dev set's bounds."""
+        self.documents, found, said = splits, {}, []
+        for name, documents in splits.items():
+            found[name] = summaries.windows(documents, tokenizer, args)
+            said.append(summaries.cut_line(name, documents, found[name], args.max_seq_length))
+        self.bounds = summaries.bounds(splits["validation"], args.summary_sentences)
+        said += [f"validation, without a model, {name}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
+                 for name, scores in self.bounds.items()]  # fmt: skip
+        return found, "\n".join(filter(None, said))
+
+    def evaluate(self, model, splits, tokenizer, args, accelerator):
+        """See Kind."""
+        logits = predict(self, model, splits["validation"], tokenizer, args, accelerator)
+        rows = summaries.predictions(self.documents["validation"], splits["validation"], logits, args.summary_sentences)
+        result = {name: sum(row[name] for row in rows) / len(rows) for name in self.scores}
+        result |= {"loss": self.dev_loss(logits, splits["validation"])}
+        return result, {"summaries.jsonl": summaries.json_lines(rows)}
+
+    def submission(self, split, dataset, logits, args):
+        """The predictions of the test set, whose scores are printed where it has references."""
+        rows = summaries.predictions(self.documents[split], dataset, logits, args.summary_sentences)
+        if scored := [row for row in rows if row["references"]]:
+            means = {name: sum(row[name] for row in scored) / len(scored) for name in self.scores}
+            print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        return summaries.json_lines(rows), len(rows)
+
+
 class QuestionAnswering(Kind):
     """Start and end of the answer in a context: logits [B, 2, T], labels [B, 2] (positions); a window an example."""
 
     auto = AutoModelForQuestionAnswering
     token_axis = 2
     custom = False
-
-    @staticmethod
-    def check_args(args):
-        """See Kind."""
-        if args.do_predict:
-            raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json of its dev set anyway")
-        if args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
-            raise ValueError(
-                f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
-                f"{args.max_query_length} and --doc_stride {args.doc_stride}: try --max_seq_length 384"
-            )
 
     @staticmethod
     def read(args, skipped):
@@ -318,7 +434,9 @@ KINDS = {
     "classification": Classification,
     "regression": Regression,
     "multilabel": MultiLabel,
+    "similarity": Similarity,
     "token": Token,
+    "summary": Summary,
     "qa": QuestionAnswering,
 }
 
@@ -334,10 +452,6 @@ def chosen(args):
             raise ValueError(f"--metrics {metric!r} is none of those of {name}: {', '.join(KINDS[name].scores)}")
         if args.metrics.count(metric) > 1:
             raise ValueError(f"--metrics names {metric!r} twice: their mean would weigh it double")
-    if args.label_separator != "," and name != "multilabel":
-        raise ValueError("--label_separator is for --task custom --kind multilabel")
-    if args.token_column != 1 and name != "token":
-        raise ValueError("--token_column is for tasks of words, such as --task custom --kind token")
     return KINDS[name]
 
 
@@ -388,13 +502,14 @@ def predict(kind, model, dataset, tokenizer, args, accelerator):
 
 def write_predictions(kind, model, splits, tokenizer, args, accelerator):
     """Write the predictions of the test sets into the run folder, over those of an earlier call."""
-    tests = sorted(split for split in splits if split.startswith("test"))
-    for split, name in zip(tests, kind.task.submission, strict=True):
+    names = dict(zip((f"test{suffix}" for suffix in kind.task.dev or ("",)), kind.task.submission, strict=True))
+    for split, name in names.items():
+        if split not in splits:
+            continue
         logits = predict(kind, model, splits[split], tokenizer, args, accelerator)
         if accelerator.is_main_process:
             text, count = kind.submission(split, splits[split], logits, args)
             write_text(Path(args.output_dir) / name, text)
-            runs.note_files(args.output_dir, [name])
             print(f"{Path(args.output_dir) / name}: {count} predictions")
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from data import first_examples, load_hub, task_files, whole_texts
+from data import fewer_examples, load_hub, task_files, whole_texts, with_offsets
+from labels import in_order
 from readers import read_lines
 
 
@@ -36,16 +37,20 @@ def _fields(line):
 
 
 def _paragraphs(path):
-    """(-DOCSTART- lines, [(line number, line), ...]) of what stands between blank lines, lines of blanks, and those."""
+    """(-DOCSTART- lines, [(line number, line), ...]) of what stands between blank lines and those.
+
+    Blanks, tabs and carriage returns make a line blank; others of Unicode's spaces may be words.
+    """
     head, lines = [], []
     for number, line in read_lines(path):
-        if line.strip() and not line.startswith("-DOCSTART-"):
+        blank = not line.strip(" \t\r")
+        if not blank and not line.startswith("-DOCSTART-"):
             lines.append((number, line))
             continue
         if lines:
             yield head, lines
             head, lines = [], []
-        if line.strip():
+        if not blank:
             head.append(line)
     if lines:
         yield head, lines
@@ -122,7 +127,7 @@ def _from_hub(rows, name, columns, with_tags, skipped):
         elif bad:
             skipped.bad(f"{name}, row {number}: the tag {bad!r} follows no scheme (BIO, IOB1 or BIOES)")
         else:
-            clean = [re.sub(r"\s+", " ", word) for word in row[words]]
+            clean = [re.sub(r"[ \t\r\n]+", " ", word) for word in row[words]]  # one line, one column
             lines = [f"{word}\t{tag}" for word, tag in zip(clean, given, strict=True)]
             found.append(Sentence(f"{name} of the hub", number, clean, given if with_tags else [], lines))
     if not found:
@@ -205,7 +210,7 @@ def load_sentences(args, task, skipped):
                   for split, name in names.items()}  # fmt: skip
     scheme = scheme_of(splits["train"])
     types = [tag[2:] for tag in task.labels if tag != "O"]
-    types = types or sorted({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
+    types = types or in_order({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
     if not types:
         raise ValueError(f"{splits['train'][0].where}: every tag is O, so there is nothing to learn: is "
                          f"--label_column {args.label_column} the right one?")  # fmt: skip
@@ -215,7 +220,7 @@ def load_sentences(args, task, skipped):
              for split, sentences in splits.items()}  # fmt: skip
     task = task._replace(labels=labels, kind="token", metrics=tuple(args.metrics) or ("f1",),
                          submission=("predictions.test.conll",))  # fmt: skip
-    return task, first_examples(found, args)
+    return task, fewer_examples(found, args)
 
 
 def _known(sentences, ids, skipped):
@@ -244,38 +249,22 @@ def _dataset(sentences, ids, where):
 
 
 def pieces(sentences, tokenizer):
-    """For each sentence (a list of words) a list, for each word [ids of its pieces, which of them is its first].
+    """For each sentence (a list of words) a list, for each word the ids of its pieces; none, as for control characters.
 
     The sentence is tokenised as a text, its words with a blank between, so that a word has the pieces it has in
-    running text whatever the tokenizer does with blanks. A piece belongs to the word in which its first character
-    stands; one without characters of a word, as of a blank alone, to the next word, but is never the word's first. A
-    word without any piece, as of control characters, gets the unknown word, and -1 for its first piece. Raises
-    ValueError where the tokenizer has no unknown word.
+    running text whatever the tokenizer does with blanks. A piece belongs to the word of its first character that is no
+    blank; one of blanks alone, such as the mark that some tokenizers put before a word, to the word behind the blank.
     """
     texts = [" ".join(words) for words in sentences]
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
+    encoded = with_offsets(tokenizer, texts, add_special_tokens=False, return_attention_mask=False)
     found = []
-    for words, ids, offsets in zip(sentences, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        sizes = np.array([len(word) for word in words])
-        starts = np.concatenate([[0], np.cumsum(sizes + 1)[:-1]])
-        cut, waiting = [[[], None] for _ in words], []
-        nearest = (np.searchsorted(starts, [begin for begin, _ in offsets], side="right") - 1).tolist()
-        for piece, (begin, end), at in zip(ids, offsets, nearest, strict=True):
-            if begin == starts[at] + sizes[at]:  # the blank behind a word, or an empty word
-                begin, at = begin + 1, at + 1
-            waiting.append(piece)
-            if begin < end and at < len(words):
-                if cut[at][1] is None:
-                    cut[at][1] = len(waiting) - 1
-                cut[at][0] += waiting
-                waiting = []
-        for word, one in zip(words, cut, strict=True):
-            if one[1] is None:
-                if tokenizer.unk_token_id is None:
-                    raise ValueError(f"the tokenizer makes nothing of the word {word!r} and has no unk_token to stand "
-                                     "for it: take the word out")  # fmt: skip
-                one[:] = [tokenizer.unk_token_id], -1
-        cut[-1][0] += waiting
+    for words, text, ids, offsets in zip(sentences, texts, encoded["input_ids"], encoded["offset_mapping"],
+                                         strict=True):  # fmt: skip
+        word_of = [i for i, word in enumerate(words) for _ in f" {word}"][1:]  # for each character of the text
+        cut = [[] for _ in words]
+        for piece, (begin, end) in zip(ids, offsets, strict=True):
+            at = next((i for i in range(begin, end) if not text[i].isspace()), begin)
+            cut[word_of[min(at, len(text) - 1)]].append(piece)
         found.append(cut)
     return found
 
@@ -307,7 +296,8 @@ def windows(sentences, tokenizer, max_length):
 
     sentences: Dataset of `load_sentences`. Columns: input_ids, attention_mask; sentence (its number); places and owned:
     for each word of the window's own the place of its first piece and its number in the sentence; and where there are
-    tags, labels: a number a token, the word's tag at its first piece, -100 elsewhere.
+    tags, labels: a number a token, the word's tag at its first piece, -100 elsewhere. Raises ValueError for a word
+    without pieces where the tokenizer has no unknown word.
     """
     whole_texts(tokenizer)  # of an earlier call, or of the tokenizer's file
     empty = tokenizer("")["input_ids"]
@@ -316,14 +306,17 @@ def windows(sentences, tokenizer, max_length):
     columns = {name: [] for name in ("input_ids", "attention_mask", "sentence", "places", "owned", "labels")}
     unknown = cut_off = number = 0
     for rows in sentences.iter(1000):
-        for words, tags in zip(pieces(rows["words"], tokenizer), rows["tags"], strict=True):
-            unknown += sum(first < 0 for _, first in words)
-            cut_off += sum(len(ids) > room for ids, _ in words)
-            words = [(ids[:room], min(max(first, 0), room - 1)) for ids, first in words]
-            for start, first, last, end in spans([len(ids) for ids, _ in words], room):
-                edges = [*itertools.accumulate((len(ids) for ids, _ in words[start:end]), initial=at)]
-                ids = [*empty[:at], *itertools.chain(*(ids for ids, _ in words[start:end])), *empty[at:]]
-                places = [edges[i - start] + words[i][1] for i in range(first, last)]
+        for texts, words, tags in zip(rows["words"], pieces(rows["words"], tokenizer), rows["tags"], strict=True):
+            unknown += words.count([])
+            if [] in words and tokenizer.unk_token_id is None:
+                raise ValueError(f"the tokenizer makes nothing of the word {texts[words.index([])]!r} and has no "
+                                 "unk_token to stand for it: take the word out")  # fmt: skip
+            cut_off += sum(len(ids) > room for ids in words)
+            words = [ids[:room] or [tokenizer.unk_token_id] for ids in words]
+            for start, first, last, end in spans(list(map(len, words)), room):
+                edges = [*itertools.accumulate(map(len, words[start:end]), initial=at)]
+                ids = [*empty[:at], *itertools.chain(*words[start:end]), *empty[at:]]
+                places = edges[first - start : last - start]
                 labels = np.full(len(ids), -100)
                 labels[places] = tags[first:last] if tags else -100
                 row = (ids, [1] * len(ids), number, places, list(range(first, last)), labels.tolist())

@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import datetime
 import functools
-import gc
 import math
 import os
 import platform
@@ -29,11 +28,11 @@ import batching
 from checkpoints import load_checkpoint, save_checkpoint
 from environment import max_mem_gb
 from events import Log
+from options import LONG_EPOCH
 from runs import Diverged, finite, write_json, writing
 from runs import TrainingError as TrainingError
 
 CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
-LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
 
 # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -82,9 +81,6 @@ def keep_memory():
 
 def make_accelerator(args, unused_parameters=False):
     """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
-    if not gc.isenabled():  # as `options.begin` leaves it; what is there by now is not looked at again
-        gc.freeze()
-        gc.enable()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -188,7 +184,7 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
         best = state["best"] and state["best"]["score"]
         if accelerator.is_main_process:
             if better or args.save == "last":
-                state["files"] = sorted({*state["files"], *save_model(args, accelerator, recipe, model, entry)})
+                save_model(args, accelerator, recipe, model, entry)
             if args.save == "both":
                 save_model(args, accelerator, recipe, model, entry, "last")
         points |= {} if best is None else {"best/score": best}
@@ -222,18 +218,18 @@ def check_weights(model, step, folder):
 
 
 def save_model(args, accelerator, recipe, model, entry, below=""):
-    """Put the model into the run folder, or a folder below it, file by file, each whole; returns the files' names."""
+    """Put the model into the run folder, or a folder below it, file by file, each whole."""
     folder, temporary = Path(args.output_dir) / below, Path(args.output_dir) / ".tmp-model"
     with writing(Path(args.output_dir), temporary):
         folder.mkdir(exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         recipe.save(temporary, accelerator.unwrap_model(model), entry)
-        names = sorted(path.name for path in temporary.iterdir())
-        for name in names:
-            os.replace(temporary / name, folder / name)
+        for path in sorted(temporary.iterdir()):
+            if (folder / path.name).is_dir():
+                shutil.rmtree(folder / path.name)
+            os.replace(path, folder / path.name)
         temporary.rmdir()
-    return names
 
 
 @contextlib.contextmanager
@@ -301,8 +297,7 @@ def _start(args, accelerator, recipe, model, record, how):
         recipe.positions.update(there)
     if state is None:
         state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0, "sessions": 0,
-                 "examples": 0, "tokens": 0, "skipped_steps": 0, "files": []}  # fmt: skip
-    state.setdefault("files", [])  # in a checkpoint of an earlier version of this code
+                 "examples": 0, "tokens": 0, "skipped_steps": 0}  # fmt: skip
     state["sessions"] += 1
     if accelerator.is_main_process:
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
@@ -435,5 +430,4 @@ def results(accelerator, state):
         "history": state["history"],
         "best": state["best"],
         "last": state["history"][-1] if state["history"] else None,
-        "files": state["files"],  # beside these, OWN in runs.py names what a run writes
     }  # fmt: skip

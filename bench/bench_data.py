@@ -54,7 +54,7 @@ def text_rows(texts, tokenizer, length, batch):
     tokens = sum(part.size for part in blocks)
     rows = [["tokenizer alone", rate(tokens, alone)], ["tokenise and pack", rate(tokens, packed)]]
     kept = corpus.Rows(Dataset.from_dict({"input_ids": np.concatenate(blocks)}))
-    special = np.zeros(len(tokenizer), dtype=bool)
+    special = np.zeros(data.id_count(tokenizer), dtype=bool)
     special[tokenizer.all_special_ids] = True
     count = int(kept.ends[-1])
     orders = np.random.default_rng(1).integers(count, size=(50, batch)).tolist()
@@ -62,7 +62,7 @@ def text_rows(texts, tokenizer, length, batch):
     def masked():
         for indices in orders:
             corpus.draw_masks(kept[indices], corpus.row_seeds(1, 0, indices), 0.15, tokenizer.mask_token_id, special,
-                              len(tokenizer))  # fmt: skip
+                              len(special))  # fmt: skip
 
     return [*rows, [f"masked batches of {batch} x {length}", rate(50 * batch * length, masked)]]
 

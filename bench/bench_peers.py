@@ -8,8 +8,8 @@ random order, padded to the longest of the batch, clipping at 1, linear decay an
 they are": this code groups sentences by length, the others take the optimiser of their examples. The teacher's head
 is random, which costs the same. A peer's run is what its example does: read, tokenise, train, score the dev set,
 save; this code's is its script, which scores the dev set before the first step, too, draws relations and keeps a
-checkpoint with the optimiser: "equal work" is on equal terms without these three. It measures the latency of a shape
-in its first run and keeps it: medians do not hold that. A step is from one batch to the next. torchdistill imports
+checkpoint with the optimiser: "equal work" is on equal terms without these three. It also measures its latency in
+each run, for about two seconds. A step is from one batch to the next. torchdistill imports
 torchvision for models of images that are not used here; where it is missing an empty module stands in for it, which
 makes torchdistill's run shorter.
 """
@@ -80,9 +80,10 @@ def ours(options):
         "--terms", options.terms, "--max_steps", str(options.steps), "--warmup_ratio", "0",
         "--per_device_train_batch_size", str(options.batch), "--max_seq_length", str(LENGTH),
         "--output_dir", options.output_dir]  # fmt: skip
+    from checks import check_finetune
     from options import begin, finetune_parser
 
-    begin(finetune_parser())  # as the script does, before its other imports
+    begin(finetune_parser(), check_finetune)  # as the script does, before its other imports
     import batching
     import distill_finetune
     import forward

@@ -177,10 +177,10 @@ class TestTerms:
 
 
 def values_of_nothing(across_processes=False):
-    """{(term, what there is none of): value} of all terms and the README's, where there are no sentences or words."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    """{(term, what there is none of): value} of all terms and the example of the docs, without sentences or words."""
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
     known, found = vars(losses) | {"TERMS": dict(losses.TERMS)}, {}
-    exec(re.search(r"^```python\n(def _sentence_pair_term.*?)^```", readme, re.S | re.M)[1], known)
+    exec(re.search(r"^```python\n(def _sentence_pair_term.*?)^```", page, re.S | re.M)[1], known)
     args = argparse.Namespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=5, temperature=2.0)
     for what, (b, t) in {"sentences": (0, T), "words": (1, 0), "anything": (0, 0)}.items():
         views = [losses.ModelView({**mapped(out, lambda x, b=b, t=t: x[:b, :t].clone().requires_grad_()),

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 import batching
 import data
 import distill_finetune
+import labels
 import readers
 import runs
 import tasks
@@ -275,7 +276,7 @@ def test_hub_columns_get_the_common_names(task, monkeypatch):
     columns = {name: [f"{name} {i}" for i in range(2)] for name in data.TASKS[task].columns}
     table = Dataset.from_dict({"idx": [7, 9], "label": [1, 0], **columns})
     asked = []
-    monkeypatch.setattr(data, "load_dataset", lambda *hub: asked.append(hub) or DatasetDict(train=table, test=table))
+    monkeypatch.setattr("datasets.load_dataset", lambda *hub: asked.append(hub) or DatasetDict(train=table, test=table))
     splits = load(task)[1]
     assert asked == [("nyu-mll/glue", task)]
     assert splits["test"]["idx"] == [7, 9]
@@ -289,7 +290,7 @@ def test_unreachable_hub_says_what_to_pass(monkeypatch):
     def fail(*hub):
         raise ConnectionError("two\nlines")
 
-    monkeypatch.setattr(data, "load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(ValueError, match=r"nyu-mll/glue.*--data_dir") as error:
         load("cola")
     assert "\n" not in str(error.value)
@@ -438,7 +439,13 @@ def test_custom_regression(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "train", "message"),
     [
-        ("txt", "text\tlabel\n", r"train\.txt: unknown ending '\.txt'; use \.csv"),
+        ("doc", "text\tlabel\n", r"train\.doc: unknown ending '\.doc'; use \.csv"),
+        ("txt", "a text\n", r"train\.txt, line 1: no column 'label'; there are: text"),
+        ("json", '{\n"a": 1,\n"b": [1]\n}', r"one JSON object over several lines, with the keys a, b; wanted are JSON"),
+        ("csv", "text,label\ra,0\rb,1\r", r"train\.csv: its lines end with carriage returns, as Excel"),
+        ("tsv", "text\tlabel\ra\t0\r", r"train\.tsv: its lines end with carriage returns, as Excel"),
+        ("csv", "text,label\na\rb,0\n", r"train\.csv, line 2: a carriage return stands in a field without quotes"),
+        ("csv", "text , label\na,0\n", r"train\.csv, line 2: no column 'label'; there are: 'text ', ' label'"),
         ("csv", "text,tag\na,b\n", r"train\.csv, line 2: no column 'label'; there are: text, tag"),
         ("csv", "text,label\na,b,c\n", r"train\.csv, line 2: 3 columns where 2 are due"),
         ("csv", 'text,label\n"a\nb",0\nc\n', r"train\.csv, line 4: 1 columns"),
@@ -448,7 +455,6 @@ def test_custom_regression(tmp_path):
         ("csv", 'text,label\n"a""b",0\n"a"b,0\n', r"train\.csv, line 3: .* opens here closes in line 3 inside"),
         ("csv", 'text,label\na,0\n"open,1\nb,0\n", c",1\n', r"train\.csv, line 3: 3 columns .a quote reaches .* 5"),
         ("csv", 'text,"label\na,0\n', r"train\.csv, line 1: not valid csv .* header"),
-        ("csv", "text,label\na\rb,0\n", r"train\.csv, line 2: not valid csv .new-line character"),
         ("csv", "text,label\na,x\nb,\n", r"train\.csv, line 3: unknown label '': a blank"),
         ("csv", "text,label\na,x\nb,\u00a0 \n", r"train\.csv, line 3: unknown label .*: a blank cell"),
         ("csv", "text,label\na,1\nb,0\nc,1.0\n", r"train\.csv, line 4: the label '1.0' is written '1' in line 2"),
@@ -878,3 +884,105 @@ def test_an_escaped_label_is_one_cell_and_can_be_read_back():
     assert all(len(cell.splitlines()) == 1 and "\t" not in cell for cell in escaped)
     assert [cell.encode("latin-1").decode("unicode_escape") for cell in escaped] == list(ODD_LABELS)
     assert tasks.escaped("not_entailment 日本 é") == "not_entailment 日本 é"
+
+
+# --- labels that are numbers, draws, files that are the same ------------------------------------------------------
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["10", "2", "0", "1"], ["0", "1", "2", "10"]), (["-1", "3", "-2"], ["-2", "-1", "3"]),
+    (["1.5", "1", "-.5", "1e1"], ["-.5", "1", "1.5", "1e1"]), (["10", "9", "none"], ["10", "9", "none"]),
+    (["1_0", "9"], ["1_0", "9"]), (["٣", "10", "9"], ["10", "9", "٣"]),
+    (["infinity", "2", "10"], ["10", "2", "infinity"]),
+    ([str(10**30), str(10**30 + 1), "5"], ["5", str(10**30), str(10**30 + 1)]), ([], []), (["b", "a"], ["a", "b"]),
+    (["False", "True"], ["False", "True"]),
+])  # fmt: skip
+def test_labels_that_are_all_numbers_are_sorted_as_numbers(words, expected):
+    assert labels.in_order(words) == expected
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "unlabelled"])
+def test_twelve_classes_have_their_numbers_as_ids(tmp_path, kind):
+    lines = "".join(f"t{i},{i}\n" for i in (3, 11, 0, 10, 2, 1, 9, 8, 7, 6, 5, 4))
+    options = ("--kind", "multilabel") if kind == "multilabel" else ()
+    if kind == "unlabelled":
+        write(tmp_path, {"train.csv": "text\na\nb\n", "dev.csv": "text,label\n" + lines})
+        paths = ("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "dev.csv")
+        args = distill_finetune.build_parser().parse_args(["--task", "custom", "--student", "x", *map(str, paths)])
+        task, _ = data.load_examples(args, readers.Skipped(), ())
+    else:
+        task, _, _ = custom(tmp_path, "text,label\n" + lines, options=options)
+    assert task.labels == tuple(map(str, range(12)))
+    known = labels.of(task)
+    assert known.order([f"LABEL_{k}" for k in range(12)]) == known.order(list(map(str, range(12)))) == list(range(12))
+    stored = sorted(map(str, range(12)))  # as an earlier version saved its models
+    assert [stored[place] for place in known.order(stored)] == list(task.labels)
+
+
+def test_label_k_is_word_k_in_whatever_order_the_words_are():
+    known = labels.Labels(("2", "0", "1"), ("2", "0", "1"), {})
+    assert known.order(["LABEL_0", "LABEL_1", "LABEL_2"]) == [2, 0, 1]
+    stars = labels.Labels(("1", "2", "3"), ("1", "2", "3"), {})
+    assert stars.order(["LABEL_0", "LABEL_1", "LABEL_2"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("score", ["1_5", "\uff11\uff15", "infinity", "nan", "0x10", "1e999", ""])
+def test_what_only_python_takes_as_a_number_is_none_in_a_table(tmp_path, score):
+    with pytest.raises(ValueError, match=r"line 2: the score .* is not a finite number"):
+        custom(tmp_path, f"text,label\na,{score}\nb,2\n", options=("--regression",))
+
+
+def test_blank_lines_are_no_examples(tmp_path):
+    _, splits, _ = custom(tmp_path, "text,label\na,x\n\nb,y\n\n")
+    assert rows(splits["train"]) == [("a", 0), ("b", 1)]
+    for ending in ("csv", "tsv", "jsonl"):
+        lines = ['{"text": "a"}', "", '{"text": "b"}'] if ending == "jsonl" else ["text", "a", "", "b"]
+        write(tmp_path, {f"test.{ending}": "\n".join(lines) + "\n"})
+        _, splits, _ = custom(tmp_path, "text,label\na,x\nb,y\n", options=("--test_file", tmp_path / f"test.{ending}"))
+        assert list(splits["test"]["idx"]) == [0, 1], ending
+
+
+@pytest.mark.parametrize("text", ['{"data": [\n{"text": "a", "label": "x"},\n{"text": "b", "label": "y"}\n]}',
+                                  '{"version": 1, "rows": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}'])
+def test_an_object_that_holds_the_rows(tmp_path, text):
+    _, splits, _ = custom(tmp_path, text, ending="json")
+    assert rows(splits["train"]) == [("a", 0), ("b", 1)]
+
+
+def test_fewer_examples_of_a_sorted_file_are_of_all_classes(tmp_path):
+    table = "text,label\n" + "".join(f"t{i},{i // 50}\n" for i in range(200))
+    options = ("--max_train_samples", "40", "--max_eval_samples", "30")
+    _, splits, _ = custom(tmp_path, table, options=options)
+    for split, count in (("train", 40), ("validation", 30)):
+        found = list(zip(splits[split]["text_a"], splits[split]["label"], strict=True))
+        assert len(found) == count and {label for _, label in found} == {0, 1, 2, 3}
+        assert found == sorted(found, key=lambda row: int(row[0][1:]))  # in the file's order
+    again = custom(tmp_path, table, options=(*options, "--seed", "7"))[1]
+    assert again["train"].to_dict() == splits["train"].to_dict()
+    assert rows(custom(tmp_path, table, options=("--max_train_samples", "999"))[1]["train"]) == rows(
+        custom(tmp_path, table)[1]["train"])  # fmt: skip
+
+
+def test_files_that_hold_the_same_are_named(tmp_path):
+    for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for other in ("a", "b", "link"):
+        said = readers.same_files("train_file", [tmp_path / "a"], "validation_file", [None, tmp_path / other])
+        assert said.startswith("warning: --train_file and --validation_file hold the same text")
+    for others in ([tmp_path / "c"], [None], [], [tmp_path / "gone"]):
+        assert readers.same_files("corpus", [tmp_path / "a", None], "validation_corpus", others) == ""
+
+
+def test_one_of_two_test_sets_is_written_under_its_own_name(finetune, world, tmp_path):
+    folder = tmp_path / "glue" / "MNLI"
+    folder.mkdir(parents=True)
+    header = "index\tsentence1\tsentence2\tgold_label\n"
+    lines = "".join(f"{i}\tthe dog runs .\ta dog runs .\t{[*NLI][i % 3]}\n" for i in range(6))
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        (folder / f"{name}.tsv").write_text(header + lines)
+    (folder / "test_mismatched.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n1\tc\td\n")
+    finetune("--task", "mnli", "--data_dir", tmp_path / "glue", "--student", world / "bert", "--max_steps", "1",
+             "--max_train_samples", "0", "--do_predict", "--output_dir", tmp_path / "run")  # fmt: skip
+    assert not (tmp_path / "run" / "MNLI-m.tsv").exists()
+    assert len((tmp_path / "run" / "MNLI-mm.tsv").read_text().splitlines()) == 3

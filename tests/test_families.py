@@ -58,9 +58,9 @@ PRETRAINED = [name for name, family in families.FAMILIES.items() if family.mlm]
 T = 12
 
 
-def test_every_type_of_the_table_is_tested_and_stands_in_the_readme():
+def test_every_type_of_the_table_is_tested_and_is_in_the_docs():
     assert list(TINY) == list(families.FAMILIES)
-    lines = Path("README.md").read_text(encoding="utf-8").splitlines()
+    lines = Path("docs/models.md").read_text(encoding="utf-8").splitlines()
     for name, family in families.FAMILIES.items():
         claims = (True, bool(family.layers), bool(family.qkv), bool(family.mlm))
         row = f"| `{name}` | " + " | ".join("yes" if claim else "no" for claim in claims) + " |"
@@ -68,17 +68,18 @@ def test_every_type_of_the_table_is_tested_and_stands_in_the_readme():
     assert sum(line.endswith((" | yes |", " | no |")) for line in lines) == len(TINY)
 
 
-def make_tokenizer(algorithm, words, lines):
+def make_tokenizer(algorithm, words, lines, size=None):
     """A small tokenizer of the algorithm, learned from the lines, with the special words where BERT puts them."""
     special = list(words.values())
     tokenizer = Tokenizer({"WordPiece": kinds.WordPiece(unk_token=words["unk_token"]), "BPE": kinds.BPE(),
                            "Unigram": kinds.Unigram()}[algorithm])  # fmt: skip
     space = {"WordPiece": pre_tokenizers.BertPreTokenizer, "BPE": pre_tokenizers.ByteLevel,
              "Unigram": pre_tokenizers.Metaspace}[algorithm]()  # fmt: skip
-    trainer = {"WordPiece": trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False),
-               "BPE": trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False,
+    common = {"special_tokens": special, "show_progress": False}
+    trainer = {"WordPiece": trainers.WordPieceTrainer(vocab_size=size or 150, **common),
+               "BPE": trainers.BpeTrainer(vocab_size=size or 300, **common,
                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
-               "Unigram": trainers.UnigramTrainer(vocab_size=100, special_tokens=special, show_progress=False,
+               "Unigram": trainers.UnigramTrainer(vocab_size=size or 100, **common,
                                                   unk_token=words["unk_token"])}[algorithm]  # fmt: skip
     tokenizer.pre_tokenizer = space
     if algorithm == "BPE":
@@ -415,28 +416,12 @@ def test_evaluation_casts_the_weights_once_not_in_every_batch():
             assert torch.equal(part, model(**forward.model_inputs(model, batch)).logits.float())
 
 
-def test_latency_of_a_pair_of_shapes_is_measured_once(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    calls, whole = [], measure.measure_latency
-    quick = {"repeats": 1, "seconds": 0}
-    monkeypatch.setattr(measure, "measure_latency", lambda *a: calls.append(a) or whole(*a, **quick))
+def test_latency_is_of_both_models_and_ends_in_time(monkeypatch):
     student, teacher = tiny("bert"), tiny("distilbert")
     record = measure.latency_record(student, teacher, 16)
     assert record["speedup"]["32"] == round(record["teacher_ms"]["32"] / record["student_ms"]["32"], 3)
-    renamed = copy.deepcopy(student)
-    renamed.config.update({"id2label": {0: "no", 1: "yes"}, "_name_or_path": "elsewhere"})
-    assert measure.latency_record(renamed, teacher, 16) == record and len(calls) == 1
-    kept = measure.LATENCIES.read_text()
-    for damage in ("", "[]", kept[:-9], kept.replace('"32": ', '"32": -'), kept.replace('"32"', '"31"')):
-        measure.LATENCIES.write_text(damage)
-        measure.latency_record(student, teacher, 16)
-        assert calls.pop() and measure.latency_record(student, teacher, 16) and len(calls) == 1
-    with torch.autocast("cpu", torch.bfloat16):
-        measure.latency_record(student, teacher, 16)
-    measure.latency_record(student, teacher, 17)
-    measure.latency_record(student, None, 16)
-    assert len(calls) == 4
-    assert len(json.loads(measure.LATENCIES.read_text())) == 4
-    measure.LATENCIES.parent.rename(tmp_path / "moved")
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    assert measure.latency_record(student, None, 16)["student_ms"]["1"] > 0
+    clock, passes = iter(range(10**6)), []
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))  # a pass takes a second
+    student.register_forward_pre_hook(lambda *_: passes.append(1))
+    assert measure.measure_latency({"student": student}, 16)["student"] == {"1": 1000, "32": 1000}
+    assert len(passes) == 4  # for each batch size one that warms up and one that counts

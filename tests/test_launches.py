@@ -166,7 +166,8 @@ def test_a_whole_step_of_kd_and_of_ckd(apart, world, teacher, tmp_path):
 
 @pytest.mark.parametrize("name", tasks.KINDS)
 def test_no_loss_of_a_kind_of_task_copies_to_the_device_or_reads_from_it(name):
-    kind = tasks.KINDS[name](SimpleNamespace(labels=("a", "b", "c"), limits=None))
+    limits = (1.0, 5.0) if name == "similarity" else None
+    kind = tasks.KINDS[name](SimpleNamespace(labels=("a", "b", "c"), limits=limits))
     mask = torch.ones(4, 6, dtype=torch.long, device=APART)
     shape = {"regression": (4, 1), "token": (4, 6, 3), "qa": (4, 6)}.get(name, (4, 3))
     out = {key: torch.randn(shape, device=APART, requires_grad=True)

@@ -51,7 +51,7 @@ GENERAL, WR, LTR = [(0, 0), (1, 2), (2, 4), (3, 6)], [(1, 1), (3, 6), (3, 5)], [
 
 @pytest.mark.parametrize("wr, ltr, calls", [(None, None, 1), (WR, None, 2), (None, LTR, 2), (WR, LTR, 2), (WR, WR, 1)])
 def test_each_relation_has_the_layers_of_its_map_also_where_one_comes_twice(outputs, monkeypatch, wr, ltr, calls):
-    found, made = values(outputs, losses.LayerPairs(GENERAL, wr, ltr), monkeypatch)
+    found, made = values(outputs, alignment.LayerPairs(GENERAL, wr, ltr), monkeypatch)
     assert made == calls and list(found) == list(relations.NAMES)
     expected = {name: alone(outputs, name, (wr if name.startswith("wr") else ltr) or GENERAL) for name in found}
     torch.testing.assert_close(found, expected)
@@ -63,7 +63,7 @@ def test_each_relation_has_the_layers_of_its_map_also_where_one_comes_twice(outp
 
 def test_a_student_layer_with_two_partners_learns_the_mean_of_both(outputs):
     """Of word relations, whose layers do not meet."""
-    both, _ = values(outputs, losses.LayerPairs(GENERAL, [(3, 5), (3, 6)]))
+    both, _ = values(outputs, alignment.LayerPairs(GENERAL, [(3, 5), (3, 6)]))
     each = [alone(outputs, "wr_triple", [pair]) for pair in ((3, 5), (3, 6))]
     torch.testing.assert_close(both["wr_triple"], sum(each) / 2)
 

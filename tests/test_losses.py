@@ -20,64 +20,9 @@ from options import add_distillation
 RELATIONS = {"wr_pair": wr_pair, "wr_triple": wr_triple, "ltr_pair": ltr_pair, "ltr_triple": ltr_triple}
 
 
-def criterion_values(a, b, criterion):
-    if criterion == "mse":
-        return (a - b) ** 2
-    if criterion == "l1":
-        return (a - b).abs()
-    return torch.where((a - b).abs() < 1, 0.5 * (a - b) ** 2, (a - b).abs() - 0.5)
-
-
-def pair_relation(x, distance):
-    if distance == "cosine":
-        return F.cosine_similarity(x[:, None], x[None], -1, 1e-12)
-    d = (x[:, None] - x[None]).norm(dim=-1)
-    return d / d[~torch.eye(len(x), dtype=torch.bool)].mean()
-
-
-def pair_values(a, b, distance, criterion):
-    n = len(a)
-    if n < 2:
-        return a.new_zeros(0)
-    others = ~torch.eye(n, dtype=torch.bool)
-    r_a, r_b = (pair_relation(x, distance)[others].view(n, n - 1) for x in (a, b))
-    if criterion == "kl":
-        p = r_b.softmax(-1)
-        return (p * (p.log() - r_a.log_softmax(-1))).flatten()
-    return criterion_values(r_a, r_b, criterion).flatten()
-
-
-def triple_values(a, b, positions, window, criterion):
-    reach = (window - 1) // 2 if window else len(a) + max(positions, default=0)
-    triples = []
-    for j in range(len(a)):
-        near = [i for i in range(len(a)) if i != j and abs(positions[i] - positions[j]) <= reach]
-        triples += [(i, j, k) for i in near for k in near if i != k]
-    i, j, k = torch.tensor(triples, dtype=torch.long).view(-1, 3).unbind(1)
-    angles = [F.cosine_similarity(x[i] - x[j], x[k] - x[j], -1, 1e-12) for x in (a, b)]
-    return criterion_values(*angles, criterion)
-
-
-def reference(name, student, teacher, mask, distance="cosine", criterion=None, window=21):
-    """Mean over the valid relations of the batch, one by one, in float64."""
-    student, teacher = student.double(), teacher.double()
-    batch, layers, tokens = student.shape[:3]
-    sets = []
-    for b in range(batch):
-        real = [i for i in range(tokens) if mask[b, i]]
-        if name.startswith("wr"):
-            sets += [((b, layer, real), real) for layer in range(layers)]
-        else:
-            sets += [((b, slice(None), i), list(range(layers))) for i in real]
-    values = [torch.zeros(0, dtype=torch.float64)]
-    for where, positions in sets:
-        a, b = student[where], teacher[where]
-        if name.endswith("pair"):
-            values.append(pair_values(a, b, distance, criterion or "kl"))
-        else:
-            values.append(triple_values(a, b, positions, window if name == "wr_triple" else None, criterion or "mse"))
-    values = torch.cat(values)
-    return values.sum() / max(1, len(values))
+def reference(name, student, teacher, mask, **options):
+    """The relation as it is defined, in float64."""
+    return relations.as_defined(name, student.double(), teacher.double(), mask, **options)
 
 
 def hidden(seed, *shape, offset=0.0):

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 import alignment
+import checks
 import data
 import families
 import forward
@@ -575,7 +576,7 @@ def parse(*options):
 )
 def test_options_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
-        models.check_args(parse(*options))
+        checks.check_models(parse(*options))
 
 
 @pytest.fixture
@@ -597,7 +598,7 @@ def test_load_pair_cuts_the_student_from_the_teacher_or_from_its_own_source(trai
         (("--student", trained), 4, trained),
     ):
         args = parse(*options)
-        models.check_args(args)
+        checks.check_models(args)
         student, teacher, words = models.load_pair(args, AUTO["classification"], labels=NO_YES)
         assert len(families.encoder_layers(student)) == layers
         theirs = AutoModel.from_pretrained(source).embeddings

@@ -2,6 +2,7 @@
 import argparse
 import json
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -121,7 +122,7 @@ def hub(monkeypatch):
     splits = {name: Dataset.from_dict({"sentence": TEXTS, "topic": ids}, features=features)
               for name, ids in (("train", [1, 0, 1, 0]), ("dev", [0, 0, 1, 1]), ("test", [-1] * 4))}  # fmt: skip
     splits, asked = DatasetDict(splits), []
-    monkeypatch.setattr(data, "load_dataset", lambda *hub: asked.append(hub) or splits)
+    monkeypatch.setattr("datasets.load_dataset", lambda *hub: asked.append(hub) or splits)
     return asked
 
 
@@ -136,7 +137,7 @@ def test_a_data_set_of_the_hub(hub):
     assert parse(*HUB).output_dir == "runs/topics-v2-small/finetune/seed1"
     with pytest.raises(ValueError, match=r"has no split 'validation' but train, dev, test: name .* --validation_split"):
         load(*HUB)
-    data.load_dataset("owner", None).pop("test")
+    datasets.load_dataset("owner", None).pop("test")
     with pytest.raises(ValueError, match="has no split 'test' but train, dev: leave out --do_predict"):
         load(*HUB, "--validation_split", "dev", "--do_predict")
 
@@ -144,7 +145,7 @@ def test_a_data_set_of_the_hub(hub):
 def test_glue_of_another_owner_may_lack_numbers_and_labels(monkeypatch):
     whole = Dataset.from_dict({"sentence": TEXTS, "label": [1, 0, 1, 0]})
     splits = DatasetDict(train=whole, validation=whole, test=whole.remove_columns("label"))
-    monkeypatch.setattr(data, "load_dataset", lambda *hub: splits)
+    monkeypatch.setattr("datasets.load_dataset", lambda *hub: splits)
     args = argparse.Namespace(task="cola", data_dir=None, max_train_samples=0, max_eval_samples=0)
     _, found = data.load_examples(args, readers.Skipped())
     assert found["train"]["idx"] == [0, 1, 2, 3] and found["test"]["label"] == [-1] * 4

@@ -80,6 +80,7 @@ def runs(once, world, teacher, monkeypatch):
                   "0.1", "--max_train_samples", "17", "--num_train_epochs", "1", "--max_eval_samples", "7"]  # fmt: skip
         staged = [*masked[:-6], "--max_train_samples", "33", "--num_train_epochs", "1", "--max_eval_samples", "7",
                   "--terms", "ckd", "--stages", "wr_pair", "0.5", "logits", "hard"]  # at first nothing trains the head
+        frozen = [*masked, "--freeze_embeddings"]
         stream = [*text, "--streaming", "--num_workers", "2", "--seq_length", "16", "--teacher", world / "bert",
                   "--student_layers", "2", "--max_steps", "8", "--save_steps", "2", "--max_eval_samples", "4",
                   "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]  # fmt: skip
@@ -92,7 +93,8 @@ def runs(once, world, teacher, monkeypatch):
                                       (distill_finetune, words + [size, "6"], "one-words"),
                                       (distill_dynabert, sizes + [size, "16"], "one-sizes"),
                                       (distill_pretrain, masked + [size, "8"], "one-masked"),
-                                      (distill_pretrain, staged + [size, "8"], "one-staged")):  # fmt: skip
+                                      (distill_pretrain, staged + [size, "8"], "one-staged"),
+                                      (distill_pretrain, frozen + [size, "8"], "one-frozen")):  # fmt: skip
             AcceleratorState._reset_state(reset_partial_state=True)
             script.main([*map(str, options), to, str(folder / name)])
         monkeypatch.undo()
@@ -112,6 +114,7 @@ def runs(once, world, teacher, monkeypatch):
             + job("distill_dynabert", *sizes, size, "8", to, folder / "two-sizes")
             + job("distill_pretrain", *masked, size, "4", to, folder / "two-masked")
             + job("distill_pretrain", *staged, size, "4", to, folder / "two-staged")
+            + job("distill_pretrain", *frozen, size, "4", to, folder / "two-frozen")
             + "corpus.DOCUMENTS, corpus.POOL = 3, 6\n"
             + job("distill_pretrain", *stream, to, folder / "whole")
             + "ends = 7\ntry:\n    " + job("distill_pretrain", *stream, to, folder / "cut")
@@ -165,7 +168,7 @@ def test_a_worker_that_dies_takes_the_run_down_and_the_run_goes_on(runs):
     assert record(runs / "died")["time"]["sessions"] == 2 and record(runs / "died")["status"] == "complete"
 
 
-@pytest.mark.parametrize("kind", ["masked", "staged"])
+@pytest.mark.parametrize("kind", ["masked", "staged", "frozen"])
 def test_masked_language_models_too(runs, kind):
     one, two = record(runs / f"one-{kind}"), record(runs / f"two-{kind}")
     assert one["best"]["metrics"] == pytest.approx(two["best"]["metrics"], rel=1e-3)

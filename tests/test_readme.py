@@ -1,4 +1,5 @@
-"""Every command of the README and docs/: its script exists, its options are known, its variables are read by it."""
+"""The README and the pages of docs/: their commands would start, what they name and link to is there, examples work."""
+import ast
 import importlib.util
 import json
 import os
@@ -30,7 +31,8 @@ SCRIPTS = {
     "distill_finetune.py": distill_finetune, "distill_pretrain.py": distill_pretrain, "report.py": report,
     "distill_dynabert.py": distill_dynabert, "synthetic.py": synthetic,
 }  # fmt: skip
-PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+README = Path("README.md")
+PAGES = [README, *sorted(Path("docs").rglob("*.md"))]
 BLOCKS = [block for page in PAGES for block in
           re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)]  # fmt: skip
 COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
@@ -52,17 +54,108 @@ def test_the_pages_show_commands():
             "bench/bench_step.py", "run_ablation.sh"} <= {parts(command)[1] for command in COMMANDS}  # fmt: skip
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_what_a_page_points_to_is_there(page):
+def anchors(page):
+    """The headings of a page as GitHub's links name them."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    headings = re.findall(r"^#+ (.*)", prose, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page):
+    """[(target as written, the file or folder that it names, its anchor)] of a page's links inside the repository."""
     text = page.read_text(encoding="utf-8")
-    headings = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines()
-                if line.startswith("#")}  # fmt: skip
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
-    assert targets
-    for target in targets:
-        path, _, anchor = target.partition("#")
-        assert target.startswith("https://") or (page.parent / path).exists(), target
-        assert path or anchor in headings, target
+    parted = [(target, *target.partition("#")[::2]) for target in targets if not target.startswith("https://")]
+    return [(target, (page.parent / path).resolve() if path else page.resolve(), anchor)
+            for target, path, anchor in parted]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_what_a_page_links_to_is_there(page):
+    found = links(page)
+    assert found
+    for target, path, anchor in found:
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, todo = set(), [README.resolve()]
+    while todo:
+        page = todo.pop()
+        if page not in reached and page.suffix == ".md":
+            reached.add(page)
+            todo += [path for _, path, _ in links(page)]
+    assert {page.resolve() for page in PAGES} <= reached
+
+
+def section(page, heading):
+    """The text of a page below a heading, to the next one of its level."""
+    level = "#" * (len(heading) - len(heading.lstrip("#")))
+    text = page.read_text(encoding="utf-8")
+    return re.search(rf"^{re.escape(heading)}\n(.*?)(?=^{level} |\Z)", text, re.S | re.M)[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_script_and_module_that_a_page_names_is_there(page):
+    names = re.findall(r"`([\w./*-]+\.(?:py|sh))`", page.read_text(encoding="utf-8"))
+    assert [name for name in names if not list(Path().glob(name))] == []
+
+
+def top_names(path):
+    """What a module defines, or imports by name, at its top."""
+    found = set()
+    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+        found |= {alias.asname or alias.name for alias in getattr(node, "names", ())}
+        found |= {getattr(target, "id", "") for target in getattr(node, "targets", [getattr(node, "target", None)])}
+        found.add(getattr(node, "name", ""))
+    return found
+
+
+def test_every_place_to_change_something_is_there():
+    places = re.findall(r"`([\w/]+\.py)`: `(\w+)`", section(README, "## I want to change ..."))
+    assert len(places) >= 14
+    assert [(path, name) for path, name in places if not Path(path).is_file() or name not in top_names(path)] == []
+
+
+def test_the_readme_draws_the_whole_tree():
+    lines = [line for line in section(README, "## Files").splitlines() if line.startswith("    ")]
+    drawn = {name for line in lines for name in line[:25].split()}
+    assert [name for name in drawn if not list(Path().glob(name))] == []
+    there = {path.name for path in Path().glob("*.py")} | {
+        path.parent.name + "/" for path in Path().glob("*/__init__.py")}  # fmt: skip
+    assert there <= drawn
+
+
+def test_every_module_has_its_line_in_the_docs():
+    text = section(Path("docs/extending.md"), "## Every file")
+    rows = re.findall(r"`([\w/]+\.py)`", "\n".join(line.split(" | ")[0] for line in text.splitlines()))
+    there = {path.as_posix() for path in [*Path().glob("*.py"), *Path().glob("*/*.py")]
+             if path.parts[0] not in ("bench", "docs", "tests") and path.name != "__init__.py"}  # fmt: skip
+    assert set(rows) == there and len(rows) == len(set(rows))
+
+
+def test_every_file_of_runs_is_read_by_some_page():
+    there = {path.as_posix() for path in Path("docs/runs").glob("*.csv")}
+    read = {name for page in PAGES for name in re.findall(r"docs/runs/[\w-]+\.csv", page.read_text(encoding="utf-8"))}
+    assert read <= there
+    patterns = re.findall(r"`([\w*-]+\.csv)`", Path("docs/runs/README.md").read_text(encoding="utf-8"))
+    explained = [{path.as_posix() for path in Path("docs/runs").glob(pattern)} for pattern in patterns]
+    assert all(explained) and set.union(*explained) == there
+
+
+@pytest.mark.parametrize("page, most", [(README, 160), (Path("docs/results.md"), 250)], ids=str)
+def test_a_page_is_no_longer_than_it_may_be(page, most):
+    assert page.read_text(encoding="utf-8").count("\n") <= most
+
+
+@pytest.mark.skipif(not hasattr(losses, "RECIPES"), reason="the table of recipes is still in presets.sh")
+def test_the_recipes_of_the_docs_are_those_that_are_trained():
+    text = section(Path("docs/finetuning.md"), "## What `--terms ckd` means")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.M)
+    assert len(rows) == 8
+    for task, numbers in rows:
+        assert [float(x) for x in numbers.split(" | ")] == list(losses.RECIPES[task]), task
 
 
 def test_the_first_command_stands_on_the_first_two_screens_below_the_picture():
@@ -73,7 +166,8 @@ def test_the_first_command_stands_on_the_first_two_screens_below_the_picture():
 
 def docs_script(name):
     """A script of docs/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", f"docs/{name}.py")
+    path = next(Path("docs").rglob(f"{name}.py"))
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
@@ -150,6 +244,9 @@ def test_a_command_would_start(command):
         args = SCRIPTS[script].build_parser().parse_args(arguments)
         if hasattr(SCRIPTS[script], "check_args"):
             SCRIPTS[script].check_args(args)
+    else:  # of docs/ and bench/: a script of its own, with the options of bench/timing.py
+        text += Path("bench/timing.py").read_text(encoding="utf-8")
+        assert all(f'"{word}"' in text for word in arguments if word.startswith("--"))
 
 
 def dry_run(script, *arguments, launch="python", **variables):
@@ -178,8 +275,9 @@ def dry_run(script, *arguments, launch="python", **variables):
     ("run_dynabert.sh", [], 2 + 2 * 2 * 2 * 2), ("run_dynabert.sh", ["demo"], 2 + 2 * 2 * 2),
 ])  # fmt: skip
 def test_every_command_that_a_script_prints_would_start_after_those_it_needs(script, arguments, count, launch):
+    tasks = {} if script == "run_squad.sh" else {"TASKS": "mrpc rte"}
     commands = dry_run(script, *arguments, "--window", "11", "--logging_steps=7", "--no_embeddings", launch=launch,
-                       TASKS="mrpc rte", SEEDS="1 2", DATA_DIR="my data", STUDENT_LAYERS="6")  # fmt: skip
+                       SEEDS="1 2", DATA_DIR="my data", STUDENT_LAYERS="6", **tasks)  # fmt: skip
     made = [args.output_dir for name, args in commands]
     assert len(commands) == count == len(set(made))
     if script == "run_ablation.sh":  # its teachers are made by run_glue.sh
@@ -239,8 +337,8 @@ echo 17
 
 
 @pytest.mark.parametrize("launcher", ["parallel", "sbatch"])
-def test_the_two_waves_of_the_readme_run_as_pasted(launcher, tmp_path):
-    blocks = re.findall(r"(?:^    .*\n)+", Path("README.md").read_text(encoding="utf-8"), re.M)
+def test_the_two_waves_of_the_docs_run_as_pasted(launcher, tmp_path):
+    blocks = re.findall(r"(?:^    .*\n)+", Path("docs/clusters.md").read_text(encoding="utf-8"), re.M)
     waves = {name: next(block for block in blocks if f"{name} -" in block) for name in ("parallel", "sbatch")}
     split = "".join(line for line in waves["parallel"].splitlines(keepends=True) if "grep" in line)
     fake = f'#!/bin/sh\nprintf "%s\\037" "$CUDA_VISIBLE_DEVICES" "$@" >> {tmp_path}/log; echo >> {tmp_path}/log\n'
@@ -265,8 +363,8 @@ def test_the_two_waves_of_the_readme_run_as_pasted(launcher, tmp_path):
 @pytest.mark.parametrize("script", ["run_glue.sh", "run_squad.sh"])
 def test_each_method_has_its_own_recipe_and_what_is_given_wins(script):
     def recipes(*arguments):
-        commands = dry_run(script, *arguments, METHODS=" ".join(losses.PRESETS), SEEDS="1", TASKS="mrpc",
-                           TEMPERATURE="4")  # fmt: skip
+        tasks = {} if script == "run_squad.sh" else {"TASKS": "mrpc"}
+        commands = dry_run(script, *arguments, METHODS=" ".join(losses.PRESETS), SEEDS="1", TEMPERATURE="4", **tasks)
         return {o.run_name: (o.temperature, o.hard_weight, o.stages) for _, o in commands if o.teacher}
 
     found = recipes()
@@ -334,10 +432,14 @@ def test_the_examples_in_a_docstring_would_start(script):
 
 @pytest.fixture
 def shell(tmp_path):
-    """Run a script where python only notes its arguments: (exit status, stderr, [the words of each command])."""
+    """Run a script where python only notes its arguments: (exit status, stderr, [the words of each command]).
+
+    What only checks options is not noted.
+    """
     (tmp_path / "bin").mkdir()
     fake, log = tmp_path / "bin" / "python", tmp_path / "log"
-    fake.write_text(f'#!/bin/sh\n[ "$1" = - ] || printf "%s\\037" "$@" "END" >> {shlex.quote(str(log))}\n')
+    fake.write_text('#!/bin/sh\ncase " $* " in " - "* | *" --check_only "*) exit ;; esac\n'
+                    f'printf "%s\\037" "$@" "END" >> {shlex.quote(str(log))}\n')
     fake.chmod(0o755)
 
     def run(script, *arguments, **variables):
@@ -429,8 +531,8 @@ def test_what_is_said_to_be_optional_in_pre_training_can_be_left_empty(shell):
 
 
 def pasted(folder, start, into, before):
-    """The scripts, copied into the folder, with the README's example that begins so put into one of them."""
-    blocks = re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(encoding="utf-8"), re.S | re.M)
+    """The scripts, copied into the folder, with the example of the docs that begins so put into one of them."""
+    blocks = re.findall(r"^```python\n(.*?)^```", Path("docs/extending.md").read_text(encoding="utf-8"), re.S | re.M)
     (block,) = [block for block in blocks if block.startswith(start)]
     for source in Path().glob("*.py"):  # with their times, and so with what is compiled of them
         shutil.copy2(source, folder)
@@ -449,14 +551,14 @@ def run_pasted(folder, *options):
     return json.loads((folder / "run" / "run.json").read_text())
 
 
-def test_the_new_term_of_the_readme_works_as_pasted(world, teacher, tmp_path):
-    pasted(tmp_path, "def _sentence_pair_term", "losses.py", "\nPRESETS = {")
+def test_the_new_term_of_the_docs_works_as_pasted(world, teacher, tmp_path):
+    pasted(tmp_path, "def _sentence_pair_term", "losses.py", "\n\ndef needs_of(name):")
     record = run_pasted(tmp_path, "--task", "cola", "--data_dir", world / "glue", "--teacher", teacher,
                         "--student_layers", "2", "--terms", "ckd", "sentence_pair=10")  # fmt: skip
     assert record["options"]["terms"]["sentence_pair"] == 10 and record["name"] == "ckd-sentence_pair10"
 
 
-def test_the_new_kind_of_the_readme_works_as_pasted(world, tmp_path):
+def test_the_new_kind_of_the_docs_works_as_pasted(world, tmp_path):
     pasted(tmp_path, "class Ordinal", "tasks.py", "\ndef chosen(args):")
     rows = "".join(f"the dog runs .,{i % 3}\n" for i in range(6))
     (tmp_path / "stars.csv").write_text("text,label\n" + rows)

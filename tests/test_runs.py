@@ -1,4 +1,4 @@
-"""The run folder: what --overwrite may delete, its lock, the inputs a run began with, and what gets into run.json."""
+"""The run folder: what --overwrite moves aside, its lock, the inputs a run began with, and what gets into run.json."""
 import argparse
 import ctypes
 import errno
@@ -6,8 +6,11 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -16,13 +19,15 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import batching
+import checks
 import cli
 import distill_pretrain
+import records
 import runs
 import training
 from options import finetune_parser
 
-RECORD = {"status": "complete", "stage": "finetune", "options": {}, "files": ["odd_vocabulary.bin"]}
+RECORD = {"status": "complete", "stage": "finetune", "options": {}}
 
 
 def files_of(folder):
@@ -50,45 +55,42 @@ def overwrite(folder, **options):
 
 
 class TestOverwrite:
-    def test_a_run_and_nothing_else_is_deleted(self, run_folder, tmp_path):
-        precious = tmp_path / "precious"
-        (precious / "step-00000001").mkdir(parents=True)
-        (precious / "step-00000001" / "thesis.tex").write_text("x")
+    def test_the_run_is_moved_aside_with_all_that_it_holds(self, run_folder, tmp_path, capsys):
+        (tmp_path / "precious").mkdir()
+        (tmp_path / "precious" / "thesis.tex").write_text("x")
         shutil.rmtree(run_folder / "checkpoints")
-        (run_folder / "checkpoints").symlink_to(precious)  # as one does to keep them on a larger disk
-        (run_folder / "tokenizer.json").unlink()
-        (run_folder / "tokenizer.json").symlink_to(precious / "step-00000001" / "thesis.tex")
-        assert overwrite(run_folder) == "new"
-        assert [p.name for p in run_folder.iterdir()] == [".lock"]
-        assert files_of(precious) == ["step-00000001", "step-00000001/thesis.tex"]
-
-    def test_so_is_a_run_of_an_earlier_version_whose_record_lists_no_files(self, run_folder):
-        (run_folder / "odd_vocabulary.bin").unlink()
-        runs.write_json(run_folder / "run.json", {k: v for k, v in RECORD.items() if k != "files"})
-        assert overwrite(run_folder) == "new" and not files_of(run_folder)
-
-    @pytest.mark.parametrize("name", [
-        "thesis.tex", "seed2/run.json", "tb/notes.txt", "tb/old/events.out.tfevents.1", "checkpoints/mine/x.pt",
-        "checkpoints/notes.txt", "checkpoints/step-00000007/thesis.tex", "checkpoints/step-00000007/deep/state.json",
-        "CoLA/train.tsv", "model.safetensors.bak", "config.json/x",
-    ])  # fmt: skip
-    def test_what_no_run_wrote_is_in_the_way_and_named(self, run_folder, name):
-        for parent in [p for p in (run_folder / name).parents if p.is_file()]:
-            parent.unlink()
-        (run_folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (run_folder / name).write_text("precious")
+        (run_folder / "checkpoints").symlink_to(tmp_path / "precious")  # as one does to keep them on a larger disk
+        (run_folder / "notes.txt").write_text("x")
         before = files_of(run_folder)
-        with pytest.raises(ValueError, match=r"holds what no run wrote \((.*)\): move it elsewhere") as error:
-            overwrite(run_folder)
-        assert any(part in str(error.value) for part in (name, name.split("/")[0])) and files_of(run_folder) == before
+        assert overwrite(run_folder) == "new" and [p.name for p in run_folder.iterdir()] == [".lock"]
+        (aside,) = [path for path in run_folder.parent.iterdir() if path != run_folder]
+        assert re.fullmatch(r"ckd\.old-\d{8}-\d{6}", aside.name) and str(aside) in capsys.readouterr().err
+        assert files_of(aside) == before and (aside / "checkpoints" / "thesis.tex").read_text() == "x"
 
-    def test_a_folder_of_runs_is_not_one(self, run_folder):
+    def test_so_is_a_run_whose_record_is_damaged(self, run_folder):
+        (run_folder / "run.json").write_text("{")
+        with pytest.raises(ValueError, match=r"run\.json is damaged .* or pass --overwrite, which moves it aside"):
+            runs.open_run(argparse.Namespace(output_dir=str(run_folder), overwrite=False))
+        assert overwrite(run_folder) == "new"
+
+    def test_a_folder_without_a_run_stays(self, run_folder):
         before = files_of(run_folder.parent.parent)
-        for folder, said in ((run_folder.parent, "holds no run of its own but ckd"),
-                             (run_folder.parent.parent, "holds no run of its own but cola")):  # fmt: skip
-            with pytest.raises(ValueError, match=said):
+        for folder in (run_folder.parent, run_folder.parent.parent):
+            with pytest.raises(ValueError, match="is not empty and holds no run"):
                 overwrite(folder)
         assert files_of(run_folder.parent.parent) == before
+
+    def test_a_run_that_another_process_uses_stays(self, run_folder):
+        code = ("import pathlib, sys, runs; held = runs._lock(pathlib.Path(sys.argv[1])); "
+                "print('held', flush=True); sys.stdin.read()")  # fmt: skip
+        before = files_of(run_folder)
+        with subprocess.Popen([sys.executable, "-c", code, run_folder], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as other:  # fmt: skip
+            assert other.stdout.readline() == b"held\n"
+            with pytest.raises(ValueError, match="is in use by another run"):
+                overwrite(run_folder)
+            other.communicate()
+        assert files_of(run_folder) == before and overwrite(run_folder) == "new"
 
     @pytest.mark.parametrize("where", [".", "tb"])
     def test_the_current_folder_and_its_parents_stay(self, run_folder, monkeypatch, where):
@@ -110,23 +112,15 @@ class TestOverwrite:
                 overwrite(path, **{option: str(run_folder / value)})
         assert files_of(run_folder) == before
 
-    @pytest.mark.parametrize("content", ["", "{", "[]", '{"options": {}, "status": "complete"}', "[" * 10**5])
-    def test_a_damaged_record_vouches_for_nothing(self, run_folder, content):
-        (run_folder / "run.json").write_text(content)
-        before = files_of(run_folder)
-        with pytest.raises(ValueError, match=r"run.json is damaged .* delete it by hand"):
-            overwrite(run_folder)
-        assert files_of(run_folder) == before
-
-    def test_by_the_command_line_before_any_model_is_loaded(self, finetune, world, tmp_path):
-        shutil.copytree(world / "glue", tmp_path / "glue")
-        before = files_of(tmp_path)
-        options = ("--student", "/nowhere", "--data_dir", tmp_path / "glue", "--overwrite", "--output_dir")
-        with pytest.raises(ValueError, match="holds what this command reads"):
-            finetune(*options, tmp_path)
-        with pytest.raises(ValueError, match="holds what this command reads"):
-            finetune(*options, tmp_path / "glue")
-        assert files_of(tmp_path) == before
+    def test_by_the_command_line(self, finetune, world, tmp_path):
+        options = ("--student", world / "bert", "--max_steps", "1", "--output_dir", tmp_path / "run")
+        finetune(*options)
+        before = files_of(tmp_path / "run")
+        finetune(*options, "--overwrite")
+        aside, new = sorted(tmp_path.glob("run*"), reverse=True)
+        assert before == files_of(aside) and json.loads((new / "run.json").read_text())["status"] == "complete"
+        table, left_out = records.read_runs([tmp_path])
+        assert list(map(str, table["folder"])) == [str(new)] and not any(left_out.values())
 
 
 class TestLock:
@@ -143,7 +137,7 @@ class TestLock:
     def test_a_name_that_leaves_or_hides_the_folder_is_refused(self, finetune, name, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ValueError, match=r"--run_name .* becomes a folder"):
-            runs.check_name(name)
+            checks.check_name(name)
         if name:
             for main in (lambda *o: finetune(*o), lambda *o: distill_pretrain.main(["--corpus", "x", *o])):
                 with pytest.raises(ValueError, match=r"--run_name .* becomes a folder"):

@@ -117,6 +117,22 @@ def test_columns_by_number(tmp_path):
     assert read(tmp_path, "a DT\nb NN\n", label=None)[0].tags == []  # a test set has none
 
 
+LOOK_BLANK = ["\xa0", "\u3000", "\u2028", "\u2029", "\x85", "\x1c", "\x1f", "\x0b", "\x0c", "\u200b"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_blanks_tabs_and_carriage_returns_make_a_line_blank(tmp_path, end):
+    words = [word for pair in zip("abcdefghij", LOOK_BLANK, strict=True) for word in pair]
+    text = end.join([*words, " \t ", "k", "\r", *LOOK_BLANK, ""])
+    assert [s.words for s in read(tmp_path, text, label=None)] == [words, ["k"], LOOK_BLANK]
+    tagged = end.join([f"{word} O" for word in words] + ["", "k\tO", ""])
+    assert [s.words for s in read(tmp_path, tagged)] == [words, ["k"]]
+    sentences = read(tmp_path, text, label=None)
+    written = tokens.with_column({"lines": [s.lines for s in sentences], "head": [[]] * 3},
+                                 [["O"] * len(s.words) for s in sentences])  # fmt: skip
+    assert [s.words for s in read(tmp_path, written)] == [words, ["k"], LOOK_BLANK], "what is written is read again"
+
+
 BAD = [
     ("a O\nb\n", {}, "line 2: 1 columns where 2 are due"),
     ("a O\n\nb DT O\n", {}, "line 3: 3 columns where 2 are due"),
@@ -220,6 +236,8 @@ def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
     task, splits = load(args)
     assert [task.labels[i] for i in splits["train"]["tags"][0]] == ["B-person", "I-person"]
     assert splits["test"]["lines"][0] == ["a\tB-person", "b\tI-person"] and splits["test"]["tags"][0] == []
+    hub["train"] = on_hub([["a\u00a0b", "\u3000", "c\t\nd"]], [[1, 2, 0]], names, "ner_tags")
+    assert load(args)[1]["train"]["words"][0] == ["a\u00a0b", "\u3000", "c d"]
     for words, ids, said in (([["a"], []], [[1], []], "row 2: an empty sentence"),
                              ([["a"], ["b", "c"]], [[1], [0, 2]], "row 2, word 2: I-person stands behind O")):
         hub["train"] = on_hub(words, ids, names, "ner_tags")
@@ -256,18 +274,13 @@ def tokenizer(request):
     return made
 
 
-def test_every_word_has_a_first_piece_and_all_pieces_are_those_of_the_text(tokenizer):
+def test_all_pieces_are_those_of_the_text(tokenizer):
     for words, cut in zip(SENTENCES, tokens.pieces(SENTENCES, tokenizer), strict=True):
-        assert len(cut) == len(words) and all(ids for ids, _ in cut)
         text = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
-        assert [i for ids, first in cut for i in ids if first >= 0] == text
-        for at, (word, (ids, first)) in enumerate(zip(words, cut, strict=True)):
-            assert first < 0 or 0 <= first < len(ids)
-            if first < 0:
-                assert ids == [tokenizer.unk_token_id]
-            else:  # cut alone, as any word after another is
-                lone = tokenizer((". " if at else "") + word, add_special_tokens=False)["input_ids"]
-                assert ids == lone[len(lone) - len(ids) :], word
+        assert len(cut) == len(words) and [*itertools.chain(*cut)] == text
+        for at, (word, ids) in enumerate(zip(words, cut, strict=True)):  # cut alone, as any word after another is
+            lone = tokenizer((". " if at else "") + word, add_special_tokens=False)["input_ids"]
+            assert ids == lone[len(lone) - len(ids) :], word
 
 
 def test_words_without_any_piece_are_the_unknown_word():
@@ -275,11 +288,14 @@ def test_words_without_any_piece_are_the_unknown_word():
     from tokenizers import normalizers
 
     made.backend_tokenizer.normalizer = normalizers.BertNormalizer()
-    ((a, b, c),) = tokens.pieces([["the", "\u200d", "dog"]], made)
-    assert b == [[made.unk_token_id], -1] and a[1] == c[1] == 0
+    sentences = Dataset.from_dict({"words": [["the", "\u200d", "dog"]], "tags": [[1, 2, 3]]})
+    cut, unknown, _ = tokens.windows(sentences, made, 16)
+    ((_, the, *_),), ((*places,),) = cut["input_ids"], cut["places"]
+    assert unknown == 1 and cut["input_ids"][0][places[1]] == made.unk_token_id != the
+    assert [cut["labels"][0][place] for place in places] == [1, 2, 3]
     made.unk_token = None
     with pytest.raises(ValueError, match=r"makes nothing of the word '\\u200d'"):
-        tokens.pieces([["the", "\u200d"]], made)
+        tokens.windows(sentences, made, 16)
 
 
 @pytest.mark.parametrize("room", [1, 2, 4, 9, 40])
@@ -416,6 +432,14 @@ def columns_of(path):
     return [[line.split() for line in group] for full, group in itertools.groupby(lines, key=bool) if full]
 
 
+def test_every_word_is_predicted_whatever_it_looks_like(run, world, tmp_path):
+    path = tmp_path / "odd.txt"
+    path.write_text("the\n" + "\n".join(LOOK_BLANK) + "\ndog\n\n\u3000\ncat\n", encoding="utf-8")
+    run(tmp_path / "run", "--student", world / "bert", "--max_steps", "1", "--test_file", path, "--do_predict")
+    text = (tmp_path / "run" / "predictions.test.conll").read_text(encoding="utf-8")
+    assert [line.rsplit(" ", 1)[0] for line in text.split("\n") if line] == ["the", *LOOK_BLANK, "dog", "\u3000", "cat"]
+
+
 CKD = ("--student_layers", "2", "--terms", "ckd", "--hard_weight", "0.5")
 
 
@@ -435,7 +459,7 @@ def test_a_whole_run(run, tagger, files, tmp_path):
         if path == files[1]:
             golds, found = ([[row[i] for row in group] for group in rows] for i in (-2, -1))
             assert conlleval(golds, found) == pytest.approx(best)
-    assert "predictions.test.conll" in record["files"] and "f1:" in (folder / "README.md").read_text()
+    assert "f1:" in (folder / "README.md").read_text()
     # As the saved model itself tags them.
     words = AutoTokenizer.from_pretrained(folder)
     group = min(rows, key=len)

@@ -1,6 +1,6 @@
 """What a linear classifier reads from models that were not trained on a task: accuracy on the dev set.
 
-    python docs/probe.py --task sst2 --data_dir glue --max_train_samples 6000 my/MiniLM-L6 runs/general/3-192/ckd ...
+    python docs/experiments/probe.py --task sst2 --data_dir glue --max_train_samples 6000 my/MiniLM-L6 ...
 
 One vector a text (or pair), of the last layer: that of the first token, [CLS], and the mean over the tokens. Logistic
 regression, standardised; its strength by five-fold cross-validation within the training examples, in their order, of
@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import batching
 import cli
 import data

@@ -1,6 +1,6 @@
 """How far a rotation carries students' vectors onto the teacher's: one for all text, and one for each block of it.
 
-    python docs/frames.py --teacher my/MiniLM-L6 --text english.valid.txt runs/general/3-192/ckd ...
+    python docs/experiments/frames.py --teacher my/MiniLM-L6 --text english.valid.txt runs/general/3-192/ckd ...
 
 Relations say how vectors of one block lie to each other, not where: two blocks may be turned against each other in the
 student and not in the teacher. Printed is the share of the variance around each block's mean that is explained in the
@@ -17,7 +17,7 @@ import torch
 from scipy.linalg import svd
 from transformers import AutoModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import alignment
 import cli
 import corpus
