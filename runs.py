@@ -343,7 +343,7 @@ def digest_examples(dataset, labels=()):
         return labels[value] if value >= 0 else value
 
     keys, digests = sorted({*dataset.column_names} - {"idx", "lines", "head"}), []  # these say where an example stood
-    for batch in dataset.select_columns(keys).iter(10_000):
+    for batch in dataset.with_format(None).select_columns(keys).iter(10_000):
         columns = [[named(key, value) for value in values] for key, values in batch.items()]
         digests += [hashlib.sha256(ascii(row).encode()).digest() for row in zip(*columns, strict=True)]
     return hashlib.sha256(b"".join([ascii(keys).encode(), *sorted(digests)])).hexdigest()
