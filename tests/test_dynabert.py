@@ -371,7 +371,9 @@ def test_sub_networks_scored_on_unlike_dev_sets_are_not_compared(tmp_path, capsy
     frame, _ = report.read_runs([tmp_path])
     alone = frame[frame["stage"] == "finetune"]
     drawn = report_dynabert.panels(frame[frame["stage"] == "dynabert"], alone)
-    names = {panel["title"]: set(points["name"].astype(str)) for panel, points, _ in drawn if "GFLOPs" in panel["xlabel"]}
+    names = {
+        panel["title"]: set(points["name"].astype(str)) for panel, points, _ in drawn if "GFLOPs" in panel["xlabel"]
+    }  # fmt: skip
     assert names == {"cola set 1": {"a", "b"}, "cola set 2": {"c", "kd"}}
 
 
