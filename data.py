@@ -3,6 +3,7 @@
 Readers raise ValueError with file and line number for the first broken line; nothing is dropped without being asked.
 The command line needs the table and the checks of options: `datasets`, whose import takes seconds, waits for a reader.
 """
+
 import copy
 import random
 import re
@@ -10,9 +11,9 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-import readers
-from labels import in_order, numeric
-from readers import examples_from_rows, line_name, listed, pick
+from encoders.label_names import in_order, numeric
+from tasks import readers
+from tasks.readers import examples_from_rows, line_name, listed, pick
 
 GLUE_HUB = "nyu-mll/glue"
 
@@ -52,58 +53,186 @@ def bio(*types):
 
 
 TASKS = {
-    "cola": Task("classification", ("sentence",), YES_NO, ("matthews_correlation",), (GLUE_HUB, "cola"),
-                 "CoLA", ("sentence", "label"), COLA_HEADER, submission=("CoLA.tsv",),
-                 names=("unacceptable", "acceptable")),
-    "sst2": Task("classification", ("sentence",), YES_NO, ("accuracy",), (GLUE_HUB, "sst2"),
-                 "SST-2", ("sentence", "label"), submission=("SST-2.tsv",), names=("negative", "positive")),
-    "mrpc": Task("classification", PAIR, YES_NO, ("f1", "accuracy"), (GLUE_HUB, "mrpc"),
-                 "MRPC", ("#1 String", "#2 String", "Quality"), submission=("MRPC.tsv",),
-                 names=("not_equivalent", "equivalent")),
-    "stsb": Task("regression", PAIR, (), ("pearson", "spearman"), (GLUE_HUB, "stsb"),
-                 "STS-B", PAIR + ("score",), submission=("STS-B.tsv",), limits=(0.0, 5.0)),
-    "qqp": Task("classification", ("question1", "question2"), YES_NO, ("f1", "accuracy"), (GLUE_HUB, "qqp"),
-                "QQP", ("question1", "question2", "is_duplicate"), submission=("QQP.tsv",),
-                names=("not_duplicate", "duplicate")),
-    "mnli": Task("classification", ("premise", "hypothesis"), NLI, ("accuracy_matched", "accuracy_mismatched"),
-                 (GLUE_HUB, "mnli"), "MNLI", PAIR + ("gold_label",), dev=MATCHED,
-                 submission=("MNLI-m.tsv", "MNLI-mm.tsv")),
-    "qnli": Task("classification", ("question", "sentence"), ENTAIL, ("accuracy",), (GLUE_HUB, "qnli"),
-                 "QNLI", ("question", "sentence", "label"), submission=("QNLI.tsv",)),
-    "rte": Task("classification", PAIR, ENTAIL, ("accuracy",), (GLUE_HUB, "rte"),
-                "RTE", PAIR + ("label",), submission=("RTE.tsv",)),
-    "wnli": Task("classification", PAIR, YES_NO, ("accuracy",), (GLUE_HUB, "wnli"),
-                 "WNLI", PAIR + ("label",), submission=("WNLI.tsv",), names=("not_entailment", "entailment")),
+    "cola": Task(
+        "classification",
+        ("sentence",),
+        YES_NO,
+        ("matthews_correlation",),
+        (GLUE_HUB, "cola"),
+        "CoLA",
+        ("sentence", "label"),
+        COLA_HEADER,
+        submission=("CoLA.tsv",),
+        names=("unacceptable", "acceptable"),
+    ),
+    "sst2": Task(
+        "classification",
+        ("sentence",),
+        YES_NO,
+        ("accuracy",),
+        (GLUE_HUB, "sst2"),
+        "SST-2",
+        ("sentence", "label"),
+        submission=("SST-2.tsv",),
+        names=("negative", "positive"),
+    ),
+    "mrpc": Task(
+        "classification",
+        PAIR,
+        YES_NO,
+        ("f1", "accuracy"),
+        (GLUE_HUB, "mrpc"),
+        "MRPC",
+        ("#1 String", "#2 String", "Quality"),
+        submission=("MRPC.tsv",),
+        names=("not_equivalent", "equivalent"),
+    ),
+    "stsb": Task(
+        "regression",
+        PAIR,
+        (),
+        ("pearson", "spearman"),
+        (GLUE_HUB, "stsb"),
+        "STS-B",
+        PAIR + ("score",),
+        submission=("STS-B.tsv",),
+        limits=(0.0, 5.0),
+    ),
+    "qqp": Task(
+        "classification",
+        ("question1", "question2"),
+        YES_NO,
+        ("f1", "accuracy"),
+        (GLUE_HUB, "qqp"),
+        "QQP",
+        ("question1", "question2", "is_duplicate"),
+        submission=("QQP.tsv",),
+        names=("not_duplicate", "duplicate"),
+    ),
+    "mnli": Task(
+        "classification",
+        ("premise", "hypothesis"),
+        NLI,
+        ("accuracy_matched", "accuracy_mismatched"),
+        (GLUE_HUB, "mnli"),
+        "MNLI",
+        PAIR + ("gold_label",),
+        dev=MATCHED,
+        submission=("MNLI-m.tsv", "MNLI-mm.tsv"),
+    ),
+    "qnli": Task(
+        "classification",
+        ("question", "sentence"),
+        ENTAIL,
+        ("accuracy",),
+        (GLUE_HUB, "qnli"),
+        "QNLI",
+        ("question", "sentence", "label"),
+        submission=("QNLI.tsv",),
+    ),
+    "rte": Task(
+        "classification",
+        PAIR,
+        ENTAIL,
+        ("accuracy",),
+        (GLUE_HUB, "rte"),
+        "RTE",
+        PAIR + ("label",),
+        submission=("RTE.tsv",),
+    ),
+    "wnli": Task(
+        "classification",
+        PAIR,
+        YES_NO,
+        ("accuracy",),
+        (GLUE_HUB, "wnli"),
+        "WNLI",
+        PAIR + ("label",),
+        submission=("WNLI.tsv",),
+        names=("not_entailment", "entailment"),
+    ),
     # Prediction only, by a model trained on mnli.
-    "ax": Task("classification", ("premise", "hypothesis"), NLI, (), (GLUE_HUB, "ax"),
-               "AX", PAIR, dev=(), submission=("AX.tsv",)),
+    "ax": Task(
+        "classification",
+        ("premise", "hypothesis"),
+        NLI,
+        (),
+        (GLUE_HUB, "ax"),
+        "AX",
+        PAIR,
+        dev=(),
+        submission=("AX.tsv",),
+    ),
     "squad": Task("qa", ("question", "context"), (), ("f1", "exact_match"), ("rajpurkar/squad", None)),
     "squad_v2": Task("qa", ("question", "context"), (), ("f1", "exact_match"), ("rajpurkar/squad_v2", None)),
     # columns: words and tags on the hub; labels: those of BIO, made anew for the scheme of the files.
-    "conll2003": Task("token", ("tokens", "ner_tags"), bio("PER", "ORG", "LOC", "MISC"), ("f1",),
-                      ("eriktks/conll2003", None), "conll2003", submission=("predictions.test.conll",),
-                      files=(("train.txt", "eng.train"), ("valid.txt", "eng.testa"), ("test.txt", "eng.testb"))),
-    "wnut17": Task("token", ("tokens", "ner_tags"),
-                   bio("corporation", "creative-work", "group", "location", "person", "product"), ("f1",),
-                   ("leondz/wnut_17", None), "wnut17", submission=("predictions.test.conll",),
-                   files=(("train.conll",), ("dev.conll",), ("test.conll",))),
+    "conll2003": Task(
+        "token",
+        ("tokens", "ner_tags"),
+        bio("PER", "ORG", "LOC", "MISC"),
+        ("f1",),
+        ("eriktks/conll2003", None),
+        "conll2003",
+        submission=("predictions.test.conll",),
+        files=(("train.txt", "eng.train"), ("valid.txt", "eng.testa"), ("test.txt", "eng.testb")),
+    ),
+    "wnut17": Task(
+        "token",
+        ("tokens", "ner_tags"),
+        bio("corporation", "creative-work", "group", "location", "person", "product"),
+        ("f1",),
+        ("leondz/wnut_17", None),
+        "wnut17",
+        submission=("predictions.test.conll",),
+        files=(("train.conll",), ("dev.conll",), ("test.conll",)),
+    ),
     # Its test set is what everybody reports, so it is the dev set.
-    "conll2000": Task("token", ("tokens", "chunk_tags"),
-                      bio("ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP"), ("f1",),
-                      ("eriktks/conll2000", None), "conll2000", files=(("train.txt",), ("test.txt",), ())),
-    "goemotions": Task("multilabel", ("text",), (), ("micro_f1", "macro_f1"),
-                       ("google-research-datasets/go_emotions", "simplified"), "goemotions",
-                       submission=("predictions.tsv",), header=("text", "labels", "id"),
-                       files=(("train.tsv",), ("dev.tsv",), ("test.tsv",)), separator=","),
+    "conll2000": Task(
+        "token",
+        ("tokens", "chunk_tags"),
+        bio("ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP"),
+        ("f1",),
+        ("eriktks/conll2000", None),
+        "conll2000",
+        files=(("train.txt",), ("test.txt",), ()),
+    ),
+    "goemotions": Task(
+        "multilabel",
+        ("text",),
+        (),
+        ("micro_f1", "macro_f1"),
+        ("google-research-datasets/go_emotions", "simplified"),
+        "goemotions",
+        submission=("predictions.tsv",),
+        header=("text", "labels", "id"),
+        files=(("train.tsv",), ("dev.tsv",), ("test.tsv",)),
+        separator=",",
+    ),
     # columns: sentences or text, summaries and, where they are read, labels of the sentences.
-    "scitldr": Task("summary", ("source", "target", "source_labels"), YES_NO, ROUGE, ("allenai/scitldr", "Abstract"),
-                    "scitldr", submission=("summaries.test.jsonl",), names=("other", "summary"), sentences=1,
-                    files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",))),
-    "cnn_dailymail": Task("summary", ("article", "highlights"), YES_NO, ("rouge1", "rouge2", "rougeLsum"),
-                          ("abisee/cnn_dailymail", "3.0.0"), submission=("summaries.test.jsonl",),
-                          names=("other", "summary"), sentences=3),
+    "scitldr": Task(
+        "summary",
+        ("source", "target", "source_labels"),
+        YES_NO,
+        ROUGE,
+        ("allenai/scitldr", "Abstract"),
+        "scitldr",
+        submission=("summaries.test.jsonl",),
+        names=("other", "summary"),
+        sentences=1,
+        files=(("train.jsonl",), ("dev.jsonl",), ("test.jsonl",)),
+    ),
+    "cnn_dailymail": Task(
+        "summary",
+        ("article", "highlights"),
+        YES_NO,
+        ("rouge1", "rouge2", "rougeLsum"),
+        ("abisee/cnn_dailymail", "3.0.0"),
+        submission=("summaries.test.jsonl",),
+        names=("other", "summary"),
+        sentences=3,
+    ),
     "custom": Task("classification", (), (), ("accuracy",), (None, None), submission=("predictions.tsv",)),
-}  # fmt: skip
+}
 AX_FILES = ("AX/AX.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")
 
 
@@ -172,9 +301,11 @@ def _label_words(rows, path, column, skipped):
         elif values:
             word, line = first.setdefault(_meaning(values[0]), (values[0], number))
             if word != values[0]:
-                raise ValueError(f"{path}, {line_name(number)}: the label {values[0]!r} is written {word!r} in "
-                                 f"{line_name(line)}, which would make two classes of one: write it the same way "
-                                 "everywhere")  # fmt: skip
+                raise ValueError(
+                    f"{path}, {line_name(number)}: the label {values[0]!r} is written {word!r} in "
+                    f"{line_name(line)}, which would make two classes of one: write it the same way "
+                    "everywhere"
+                )
     return in_order([word for word, _ in first.values()])
 
 
@@ -198,9 +329,11 @@ def own_tables(args, skipped):
         wanted = {"train": "train", "validation": args.validation_split, "test": "test" if args.do_predict else None}
         if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
             remedy = {"train": "choose another data set", "test": "leave out --do_predict"}.get(
-                missing[0], "name the one to evaluate on by --validation_split")  # fmt: skip
-            raise ValueError(f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {listed(hub)}: "
-                             f"{remedy}")  # fmt: skip
+                missing[0], "name the one to evaluate on by --validation_split"
+            )
+            raise ValueError(
+                f"--hub_dataset {args.hub_dataset}: has no split {missing[0]!r} but {listed(hub)}: {remedy}"
+            )
         sources = {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
     else:
         files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
@@ -250,13 +383,16 @@ def _custom(args, skipped, teachers=None):
             labels = _label_words(words, where, label, once)
         task = task._replace(labels=tuple(labels))
         if len(task.labels) < 2:
-            raise ValueError(f"{where}: column {label!r} holds only the label {list(task.labels)}; at least two are "
-                             "needed")  # fmt: skip
+            raise ValueError(
+                f"{where}: column {label!r} holds only the label {list(task.labels)}; at least two are needed"
+            )
     tables["train"] = tables["train"][0], rows, ()
     read = {"train": label if labelled else None, "validation": label, "test": None}
     alone = {"train": ("text",)} if Path(tables["train"][0]).suffix == ".txt" else {}
-    return task, {split: examples_from_rows(rows, where, alone.get(split, task.columns), read[split], task, skipped)
-                  for split, (where, rows, _) in tables.items()}  # fmt: skip
+    return task, {
+        split: examples_from_rows(rows, where, alone.get(split, task.columns), read[split], task, skipped)
+        for split, (where, rows, _) in tables.items()
+    }
 
 
 def load_examples(args, skipped, teachers=None):
@@ -325,8 +461,10 @@ def _emotions_from_files(args, skipped):
             if not row["text"].strip():
                 skipped.bad(f"{path}, line {number}: the text is empty; mend the line or pass --skip_bad_examples")
             elif bad:
-                skipped.bad(f"{path}, line {number}: the label id {bad[0]!r} is outside labels.txt, which names 0 to "
-                            f"{len(names) - 1}")  # fmt: skip
+                skipped.bad(
+                    f"{path}, line {number}: the label id {bad[0]!r} is outside labels.txt, which names 0 to "
+                    f"{len(names) - 1}"
+                )
             else:
                 yield number, row | {"labels": ",".join(str(int(i)) for i in ids)}
 
@@ -401,8 +539,9 @@ def tokenize(examples, tokenizer, max_length):
 
     # Of rows in memory no file is kept that the fingerprint of `encode`, made of the whole vocabulary, would name.
     name = None if examples.cache_files else generate_random_fingerprint()
-    encoded = examples.map(encode, batched=True, remove_columns=["text_a", *(["text_b"] if pair else [])],
-                           new_fingerprint=name)  # fmt: skip
+    encoded = examples.map(
+        encode, batched=True, remove_columns=["text_a", *(["text_b"] if pair else [])], new_fingerprint=name
+    )
     whole_texts(tokenizer)
     return encoded.rename_column("label", "labels")
 
@@ -452,11 +591,14 @@ def _check_documents(args):
     """Check the options of documents, and fill in the number of sentences of a summary."""
     for name, default in (("text_columns", ["text"]), ("label_column", "label")):
         if getattr(args, name) != default:
-            raise ValueError(f"--{name} is for other kinds: documents have columns sentences, summary and, if you "
-                             "have them, labels")  # fmt: skip
+            raise ValueError(
+                f"--{name} is for other kinds: documents have columns sentences, summary and, if you have them, labels"
+            )
     if args.task == "cnn_dailymail" and args.data_dir:
-        raise ValueError("cnn_dailymail comes from the hub alone: leave out --data_dir, or cut its articles into "
-                         "sentences for --task custom --kind summary")  # fmt: skip
+        raise ValueError(
+            "cnn_dailymail comes from the hub alone: leave out --data_dir, or cut its articles into "
+            "sentences for --task custom --kind summary"
+        )
     args.summary_sentences = args.summary_sentences or TASKS[args.task].sentences or 3
 
 
@@ -479,18 +621,24 @@ def _check_own(args, files):
         if files:
             raise ValueError(f"--hub_dataset and --{files[0]} exclude each other: give one")
         if kind_of(args) == "token" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?", args.hub_dataset):
-            raise ValueError(f"--hub_dataset {args.hub_dataset!r} must be owner/name or owner/name:config, of texts; "
-                             "for words pass files")  # fmt: skip
+            raise ValueError(
+                f"--hub_dataset {args.hub_dataset!r} must be owner/name or owner/name:config, of texts; "
+                "for words pass files"
+            )
         args.dataset_name = args.dataset_name or re.sub(r"\W+", "-", args.hub_dataset.split("/")[-1])
     elif args.validation_split != "validation":
         raise ValueError("--validation_split is for --hub_dataset; a file is named by --validation_file")
     for name in () if args.hub_dataset else ("train_file", "validation_file"):
         if not getattr(args, name):
-            raise ValueError(f"--task custom needs --{name}: a csv, tsv, json, jsonl or parquet file, of columns for "
-                             "words; or --hub_dataset")  # fmt: skip
+            raise ValueError(
+                f"--task custom needs --{name}: a csv, tsv, json, jsonl or parquet file, of columns for "
+                "words; or --hub_dataset"
+            )
     if args.dataset_name and (args.dataset_name in TASKS or not re.fullmatch(r"[\w+-][\w.+-]*", args.dataset_name)):
-        raise ValueError(f"--dataset_name {args.dataset_name!r} becomes a folder beside those of {', '.join(TASKS)}: "
-                         "use another name, of letters, digits and . _ + -")  # fmt: skip
+        raise ValueError(
+            f"--dataset_name {args.dataset_name!r} becomes a folder beside those of {', '.join(TASKS)}: "
+            "use another name, of letters, digits and . _ + -"
+        )
     if not 1 <= len(args.text_columns) <= 2:
         raise ValueError(f"--text_columns takes one or two columns, not {len(args.text_columns)}")
     if args.label_column in args.text_columns:

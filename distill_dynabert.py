@@ -7,7 +7,8 @@
 Stage 1 (widths) starts from the teacher, rewired; stage 2 (--depth_mults) from the network of stage 1, which is its
 teacher too; stage 3 (--student, no --teacher) trains all sub-networks of stage 2 on the labels. arXiv:2004.04037.
 """
-from checks import check_dynabert as check_args
+
+from engine.checks import check_dynabert as check_args
 from options import begin
 from options import dynabert_parser as build_parser
 
@@ -20,25 +21,15 @@ from pathlib import Path
 
 import torch
 
-import alignment
-import batching
-import checkpoints
-import cli
 import distill_finetune
-import dynabert
-import families
-import forward
 import losses
-import measure
 import metrics
 import models
-import recipes
-import runs
-import stages
-import students
-import tasks
-import teacher_cache
 import training
+from encoders import families, layer_maps, model_outputs, students
+from engine import checkpoints, command_line, cost, run_folder, teacher_cache
+from methods import dynabert, recipes, term_weights
+from tasks import batching, kinds
 
 
 def check_stage(args, config):
@@ -49,21 +40,29 @@ def check_stage(args, config):
     trained, what = getattr(config, "dynabert", None), f"--{'teacher' if args.teacher else 'student'} {args.student!r}"
     if not families.family(config, what).parts:
         able = ", ".join(name for name, known in families.FAMILIES.items() if known.parts)
-        raise ValueError(f"{what} is of type {config.model_type!r}, whose heads and neurons are not known here: take "
-                         f"a model of type {able}")  # fmt: skip
+        raise ValueError(
+            f"{what} is of type {config.model_type!r}, whose heads and neurons are not known here: take "
+            f"a model of type {able}"
+        )
     if hasattr(config, "kept_heads"):
-        raise ValueError(f"{what} is an exported sub-network, of fewer heads than its width divides into: begin with "
-                         "the run it was exported from")  # fmt: skip
+        raise ValueError(
+            f"{what} is an exported sub-network, of fewer heads than its width divides into: begin with "
+            "the run it was exported from"
+        )
     if not args.teacher and trained is None:
         raise ValueError(f"--student {args.student!r} is no run of this script: pass --teacher to make one of it first")
     if args.teacher and trained is None and args.depth_mults != [1.0]:
-        raise ValueError(f"--depth_mults is for the second stage, whose teacher is a width-adaptive network, and "
-                         f"--teacher {args.teacher!r} is none: run it without --depth_mults first, then pass that "
-                         "run as --teacher")  # fmt: skip
+        raise ValueError(
+            f"--depth_mults is for the second stage, whose teacher is a width-adaptive network, and "
+            f"--teacher {args.teacher!r} is none: run it without --depth_mults first, then pass that "
+            "run as --teacher"
+        )
     missing = [f"{mult:g}" for mult in args.width_mults if trained and mult not in trained["width_mults"]]
     if missing:
-        raise ValueError(f"--width_mults {' '.join(missing)}: {args.student} was trained for "
-                         f"{' '.join(f'{mult:g}' for mult in trained['width_mults'])} only: take of these")  # fmt: skip
+        raise ValueError(
+            f"--width_mults {' '.join(missing)}: {args.student} was trained for "
+            f"{' '.join(f'{mult:g}' for mult in trained['width_mults'])} only: take of these"
+        )
     return dynabert.sizes(config, args.width_mults, args.depth_mults)
 
 
@@ -74,7 +73,7 @@ def rewire(args, kind, splits, student, tokenizer, accelerator):
 
     def loss(model, batch):
         """Losses on the labels, one for each example."""
-        logits = kind.logits(model(**forward.model_inputs(model, batch)), batch["attention_mask"])
+        logits = kind.logits(model(**model_outputs.model_inputs(model, batch)), batch["attention_mask"])
         labels = kind.labels(batch)
         return torch.stack([kind.hard_loss(logits[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
 
@@ -123,7 +122,7 @@ def make_loss(args, kind, teacher, sizes):
 
 def aligned(args, layers, teacher):
     """The layer maps of a sub-network of so many layers."""
-    return alignment.layer_maps(args, layers, teacher.config.num_hidden_layers)
+    return layer_maps.layer_maps(args, layers, teacher.config.num_hidden_layers)
 
 
 def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
@@ -131,6 +130,7 @@ def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
 
     A metric's name ends in its sub-network, as in accuracy/w0.5_d1. figures(model) -> {name: figure}.
     """
+
     def evaluate(model):
         """See above."""
         model, result, scores, lost = accelerator.unwrap_model(model), {}, [], []
@@ -153,15 +153,21 @@ def finish(args, record, sizes, student, teacher, accelerator):
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         for size in sizes[::-1]:
             small = dynabert.extract(student, size)
-            found = {name: record[runs.kept(args)]["metrics"][f"{name}/{size}"] for name in names}
+            found = {name: record[run_folder.kept(args)]["metrics"][f"{name}/{size}"] for name in names}
             score = None if None in found.values() else metrics.score(found, names)  # not defined
-            rows.append({
-                "width": size.width, "depth": size.depth, "score": score, "metrics": found,
-                **measure.describe(small, args.max_seq_length), "heads": size.heads,
-                "latency": measure.latency_record(small, teacher, args.max_seq_length),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "width": size.width,
+                    "depth": size.depth,
+                    "score": score,
+                    "metrics": found,
+                    **cost.describe(small, args.max_seq_length),
+                    "heads": size.heads,
+                    "latency": cost.latency_record(small, teacher, args.max_seq_length),
+                }
+            )
     record |= {"subnetworks": rows, "latency": rows[0]["latency"]}
-    runs.complete(args, record)
+    run_folder.complete(args, record)
 
 
 def main(argv=None):
@@ -170,22 +176,24 @@ def main(argv=None):
     check_args(args)
     if args.check_only:
         return None
-    cli.quiet()
+    command_line.quiet()
     if args.export:
         return export(args)
     sizes = check_stage(args, models.load_config(args.student, "--teacher" if args.teacher else "--student"))
-    if runs.inspect_run(args) == "complete":
+    if run_folder.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
         return None
-    cli.say(recipes.filled_line(args))
+    command_line.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))
     kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
     steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
-    stages.check(args, training.total_steps(args, steps))
+    term_weights.check(args, training.total_steps(args, steps))
     rewired = hasattr(student.config, "dynabert")
     if not rewired and "labels" in splits["train"].column_names and all(x == -1 for x in splits["train"]["labels"]):
-        raise ValueError("heads and neurons are sorted by the loss on labels, which the training texts lack: begin "
-                         "with texts that have some, in --label_column; stage 2 needs none")  # fmt: skip
+        raise ValueError(
+            "heads and neurons are sorted by the loss on labels, which the training texts lack: begin "
+            "with texts that have some, in --label_column; stage 2 needs none"
+        )
     for size in sizes if teacher else ():
         config = students.student_config(student.config, layers=len(size.layers))
         try:
@@ -197,17 +205,17 @@ def main(argv=None):
         teacher.to(accelerator.device).eval()
     if args.compile:
         torch._dynamo.config.recompile_limit *= len(sizes)  # beyond which it runs uncompiled; each size has its own
-        forward.compile_models(student, teacher)
+        model_outputs.compile_models(student, teacher)
     cache = None
     if args.cache_teacher:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
     inputs = distill_finetune.describe_inputs(args, accelerator, splits, student, teacher)
-    how = runs.open_run_everywhere(args, accelerator, inputs)
+    how = run_folder.open_run_everywhere(args, accelerator, inputs)
     if not rewired and not (how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))):
         # A checkpoint would hold it rewired.
         rewire(args, kind, splits, student, tokenizer, accelerator)
     if teacher:  # now that its weights have been described
-        forward.cast_linears(teacher, accelerator)
+        model_outputs.cast_linears(teacher, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
     record = distill_finetune.new_record(args, accelerator, "dynabert", kind, recipe, student, teacher, inputs)
@@ -217,9 +225,11 @@ def main(argv=None):
         for row in record["subnetworks"]:
             best = ", ".join(f"{name} {training.shown(value)}" for name, value in row["metrics"].items())
             print(f"{args.output_dir}: width {row['width']:g}, depth {row['depth']:g}: {best}")
-        which, kept = runs.kept(args), record[runs.kept(args)]
-        print(f"{args.output_dir}: {which} mean score {training.shown(kept['score'])} at step {kept['step']}, "
-              f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
+        which, kept = run_folder.kept(args), record[run_folder.kept(args)]
+        print(
+            f"{args.output_dir}: {which} mean score {training.shown(kept['score'])} at step {kept['step']}, "
+            f"{record['time']['train_s']:.0f} s of training"
+        )
     return None
 
 
@@ -229,8 +239,9 @@ def make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelera
     loss, weights = make_loss(args, kind, teacher, sizes)
     figures = distill_finetune.make_figures(args, splits, teacher, tokenizer, accelerator)
     evaluate = make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures)
-    return dataclasses.replace(recipe, loss=loss, evaluate=evaluate, parts=sizes,
-                               weights=dict.fromkeys(losses.TERMS, 0.0) | weights)  # fmt: skip
+    return dataclasses.replace(
+        recipe, loss=loss, evaluate=evaluate, parts=sizes, weights=dict.fromkeys(losses.TERMS, 0.0) | weights
+    )
 
 
 # --- export ------------------------------------------------------------------------------------------------------
@@ -249,8 +260,9 @@ def export(args):
     folder = Path(args.output_dir)
     checkpoints.check_new(folder)
     head = (config.architectures or [""])[0]
-    auto = next((kind.auto for kind in tasks.KINDS.values() if head.endswith(kind.auto.__name__[len("AutoModel") :])),
-                None)  # fmt: skip
+    auto = next(
+        (kind.auto for kind in kinds.KINDS.values() if head.endswith(kind.auto.__name__[len("AutoModel") :])), None
+    )
     if auto is None:
         raise ValueError(f"--export {args.export!r} holds a {head or 'model without a class'}, no task's model")
     model, _ = models.load_model(args.export, auto, "--export")
@@ -265,10 +277,12 @@ def export(args):
             write_onnx(small, tokenizer, temporary / "model.onnx")
     opened = f"transformers' {auto.__name__}" if size.heads == config.num_attention_heads else "models.load_model"
     opened += " and ONNX Runtime" * args.onnx
-    total, without = measure.count_parameters(small)
-    print(f"{folder}: {len(size.layers)} of {config.num_hidden_layers} layers, {size.heads} of "
-          f"{config.num_attention_heads} heads, {size.neurons} neurons, {total / 1e6:.2f} million parameters "
-          f"({without / 1e6:.2f} without embeddings); opens with {opened}")  # fmt: skip
+    total, without = cost.count_parameters(small)
+    print(
+        f"{folder}: {len(size.layers)} of {config.num_hidden_layers} layers, {size.heads} of "
+        f"{config.num_attention_heads} heads, {size.neurons} neurons, {total / 1e6:.2f} million parameters "
+        f"({without / 1e6:.2f} without embeddings); opens with {opened}"
+    )
 
 
 def write_onnx(model, tokenizer, path):
@@ -280,11 +294,19 @@ def write_onnx(model, tokenizer, path):
         raise ValueError("--onnx needs more packages: pip install onnx onnxscript onnxruntime") from error
     texts = ["a text", "a longer text, so that the first one has padding"]  # without any the mask would be left out
     batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
-    batch = {name: batch[name] for name in forward.model_inputs(model, batch)}  # DistilBERT takes no token types
+    batch = {name: batch[name] for name in model_outputs.model_inputs(model, batch)}  # DistilBERT takes no token types
     with torch.no_grad():
         expected = model(**batch)
-        torch.onnx.export(model, (), path, kwargs=batch, input_names=list(batch), output_names=list(expected),
-                          dynamic_shapes={name: {0: "batch", 1: "length"} for name in batch}, dynamo=True)  # fmt: skip
+        torch.onnx.export(
+            model,
+            (),
+            path,
+            kwargs=batch,
+            input_names=list(batch),
+            output_names=list(expected),
+            dynamic_shapes={name: {0: "batch", 1: "length"} for name in batch},
+            dynamo=True,
+        )
         shorter = tokenizer(texts[:1], return_tensors="pt")
         batch = {name: shorter[name] for name in batch}
         expected = model(**batch)
@@ -296,4 +318,4 @@ def write_onnx(model, tokenizer, path):
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    command_line.run_script(main)

@@ -1,9 +1,10 @@
 """Task-specific distillation: GLUE, SQuAD, words, several labels, your own files; without --teacher: fine-tuning.
 
-    python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
-    python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
+python distill_finetune.py --task cola --student bert-base-multilingual-cased --run_name teacher
+python distill_finetune.py --task cola --teacher runs/cola/teacher/seed1 --student_layers 6 --terms ckd
 """
-from checks import check_finetune as check_args
+
+from engine.checks import check_finetune as check_args
 from options import begin
 from options import finetune_parser as build_parser
 
@@ -16,61 +17,58 @@ from pathlib import Path
 
 import torch
 
-import alignment
-import batching
-import card
-import cli
-import forward
-import labels
 import losses
-import measure
 import metrics
 import models
-import readers
-import recipes
-import runs
-import stages
-import tasks
-import teacher_cache
 import training
+from encoders import label_names, layer_maps, model_outputs
+from engine import card, command_line, cost, run_folder, teacher_cache
+from methods import recipes, term_weights
+from tasks import batching, kinds, readers
 
 
 def load_everything(args):
     """(kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
     skipped = readers.Skipped(args.skip_bad_examples)
-    task, splits = tasks.chosen(args).read(args, skipped)
-    kind = tasks.chosen(args)(task)
+    task, splits = kinds.chosen(args).read(args, skipped)
+    kind = kinds.chosen(args)(task)
     source = args.student if args.student != args.teacher else None  # as DynaBERT's student is a copy of its teacher
     source = source or "google-bert/bert-base-multilingual-cased"
     command = f"python distill_finetune.py --task {args.task} --student {source} --run_name teacher"
     student, teacher, tokenizer = models.load_pair(
-        args, kind.auto, labels=labels.of(task, args.label_map), need_head=not kind.headless,
-        fine_tune_command=command, **kind.head,
-    )  # fmt: skip
+        args,
+        kind.auto,
+        labels=label_names.of(task, args.label_map),
+        need_head=not kind.headless,
+        fine_tune_command=command,
+        **kind.head,
+    )
     for model in filter(None, (student, teacher)):
         kind.prepare(model, args)
     held_out = hold_out(args, splits)
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone writes the record
         read = splits | ({"held_out": held_out["validation"]} if held_out else {})
-        kind.described = runs.describe_data(read, task.labels)
+        kind.described = run_folder.describe_data(read, task.labels)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
-    args.layer_pairs = alignment.layer_maps(args, *sizes) if teacher else []
+    args.layer_pairs = layer_maps.layer_maps(args, *sizes) if teacher else []
     if teacher:
         losses.check_terms(args.terms, args.layer_pairs, student.config, teacher.config)
-        forward.add_term_outputs(args, student, teacher)
+        model_outputs.add_term_outputs(args, student, teacher)
     for model in filter(None, (student, teacher)):
-        if args.max_seq_length > forward.max_tokens(model.config):
-            raise ValueError(f"--max_seq_length {args.max_seq_length} exceeds the model's "
-                             f"{forward.max_tokens(model.config)} positions: lower it")  # fmt: skip
+        if args.max_seq_length > model_outputs.max_tokens(model.config):
+            raise ValueError(
+                f"--max_seq_length {args.max_seq_length} exceeds the model's "
+                f"{model_outputs.max_tokens(model.config)} positions: lower it"
+            )
     if held_out:  # a dev set of its own, of which the kind knows no more than of the other
-        kind.held_out = tasks.chosen(args)(task)
+        kind.held_out = kinds.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
     splits, said = kind.tokenize(splits, tokenizer, args)
     if skipped.reports:
-        cli.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
-    cli.say(said)
-    cli.say(held_out and taught_more(args))
-    cli.say(readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]))
+        command_line.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
+    command_line.say(said)
+    command_line.say(held_out and taught_more(args))
+    command_line.say(readers.same_files("train_file", [args.train_file], "validation_file", [args.validation_file]))
     return kind, splits, student, teacher, tokenizer
 
 
@@ -83,8 +81,10 @@ def hold_out(args, splits):
         return None
     train, count = splits["train"], round(args.held_out * len(splits["train"]))
     if not 0 < count < len(train):
-        raise ValueError(f"--held_out {args.held_out:g} of {len(train)} training examples leaves {count} to choose by "
-                         f"and {len(train) - count} to train on: take another share")  # fmt: skip
+        raise ValueError(
+            f"--held_out {args.held_out:g} of {len(train)} training examples leaves {count} to choose by "
+            f"and {len(train) - count} to train on: take another share"
+        )
     if "label" in train.column_names and all(label == -1 for label in train["label"]):
         raise ValueError("--held_out needs labels to choose by, which the training texts lack: leave it out")
     parts = train.train_test_split(test_size=count, seed=0)
@@ -95,16 +95,21 @@ def hold_out(args, splits):
 def taught_more(args):
     """A line if the teacher's run.json says that it was trained on other examples than those of args; else ""."""
     try:
-        options = (runs.read_record(args.teacher) or {}).get("options", {}) if args.teacher else {}
+        options = (run_folder.read_record(args.teacher) or {}).get("options", {}) if args.teacher else {}
     except ValueError:
         return ""
-    other = {name: options[name] for name in ("held_out", "max_train_samples")
-             if name in options and options[name] != getattr(args, name)}  # fmt: skip
+    other = {
+        name: options[name]
+        for name in ("held_out", "max_train_samples")
+        if name in options and options[name] != getattr(args, name)
+    }
     if not other:
         return ""
     had = ", ".join(f"--{name} {value or 0}" for name, value in other.items())
-    return (f"--held_out: the teacher was trained with {had}, so it may have seen what is held out here, which then "
-            "flatters the students that copy it: train it with the same options")  # fmt: skip
+    return (
+        f"--held_out: the teacher was trained with {had}, so it may have seen what is held out here, which then "
+        "flatters the students that copy it: train it with the same options"
+    )
 
 
 def taught(teacher, batch, need_hidden):
@@ -112,7 +117,7 @@ def taught(teacher, batch, need_hidden):
     out = teacher_cache.outputs(batch)
     if out is None:
         with torch.no_grad():
-            out = teacher(**forward.model_inputs(teacher, batch), output_hidden_states=need_hidden)
+            out = teacher(**model_outputs.model_inputs(teacher, batch), output_hidden_states=need_hidden)
     return out
 
 
@@ -121,13 +126,14 @@ def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, p
 
     before(student, batch, aligned pairs): is called before each pass of the student, returns the pairs to be compared.
     """
+
     def loss(student, batch):
         """One forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""
-        now = stages.args_at(args, batch.get("progress", 0.0))
+        now = term_weights.args_at(args, batch.get("progress", 0.0))
         inner = getattr(student, "module", student)
         pairs = before(inner, batch, args.layer_pairs)
-        weights, need_hidden = stages.weights_of(now), bool(losses.teacher_layers(now.terms, pairs))
-        s_out = student(**forward.model_inputs(inner, batch), output_hidden_states=need_hidden)
+        weights, need_hidden = term_weights.weights_of(now), bool(losses.teacher_layers(now.terms, pairs))
+        s_out = student(**model_outputs.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teach(teacher, batch, need_hidden) if now.terms else None
         if batch["empty"]:  # this process had no example left: all it computed counts nothing
             batch, s_out, t_out = losses.no_rows(batch), losses.no_rows(s_out), t_out and losses.no_rows(t_out)
@@ -137,12 +143,12 @@ def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, p
         if now.terms:
             t_view = losses.ModelView(t_out, t_layers, mask, kind=kind)
             values = losses.distillation_losses(view, t_view, batch, now)
-        if stages.HARD in weights:
-            values[stages.HARD] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
+        if term_weights.HARD in weights:
+            values[term_weights.HARD] = kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
         total = sum(weights[name] * value for name, value in values.items())
         return total, {name: value.detach() for name, value in values.items()}
 
-    return loss, stages.weights_of(args)
+    return loss, term_weights.weights_of(args)
 
 
 def make_figures(args, splits, teacher, tokenizer, accelerator):
@@ -156,7 +162,7 @@ def make_figures(args, splits, teacher, tokenizer, accelerator):
         if not (teacher and args.layer_pairs and accelerator.is_main_process):
             return {}
         with accelerator.autocast():
-            return forward.relation_figures(model, teacher, args.layer_pairs, sentence, tokens)
+            return model_outputs.relation_figures(model, teacher, args.layer_pairs, sentence, tokens)
 
     return figures
 
@@ -193,7 +199,7 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
 
     def save(folder, model, entry):
         """Write model, tokenizer, card and predictions of an evaluation."""
-        model.save_pretrained(folder, state_dict=forward.saved_state(model))
+        model.save_pretrained(folder, state_dict=model_outputs.saved_state(model))
         tokenizer.save_pretrained(folder)
         kind.save(folder, model, args)
         (folder / "README.md").write_text(model_card(args, kind, entry, base), encoding="utf-8")
@@ -208,8 +214,10 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         evaluate=make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files),
         save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
-        weights_at=(lambda progress: stages.weights_of(stages.args_at(args, progress))) if args.stages else None,
-        scored=lambda progress: kind.headless or stages.head_trained(args, progress),
+        weights_at=(lambda progress: term_weights.weights_of(term_weights.args_at(args, progress)))
+        if args.stages
+        else None,
+        scored=lambda progress: kind.headless or term_weights.head_trained(args, progress),
     )
 
 
@@ -217,8 +225,12 @@ def model_card(args, kind, entry, base):
     """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
     hub, config = (None, None) if args.data_dir else kind.task.hub
     name = args.dataset_name or kind.task.folder or Path(args.validation_file or args.task).name
-    dataset = {"dataset_name": name, "dataset_type": hub or args.task, "dataset_config": config,
-               "dataset_split": args.validation_split}  # fmt: skip
+    dataset = {
+        "dataset_name": name,
+        "dataset_type": hub or args.task,
+        "dataset_config": config,
+        "dataset_split": args.validation_split,
+    }
     if args.max_eval_samples:
         dataset["dataset_args"] = {"max_eval_samples": args.max_eval_samples}
     about = f"A model for the task `{args.task}`, of at most {args.max_seq_length} tokens."
@@ -226,30 +238,38 @@ def model_card(args, kind, entry, base):
 
 
 def describe_inputs(args, accelerator, splits, student, teacher):
-    """What must not change between the parts of a run, as `runs.describe_inputs`; None in all but the main process."""
+    """What must not change between the parts of a run, as `run_folder.describe_inputs`; None in all but the main process."""
     if not accelerator.is_main_process:
         return None
     used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
-    return runs.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
+    return run_folder.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
 
 
 def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs):
     """What run.json says of a run of this stage on a task before it has results."""
-    return runs.new_record(
-        args, accelerator, stage, args.dataset_name or args.task, train_examples=len(recipe.lengths),
-        metric=kind.task.metrics[0], headline=kind.task.metrics, inputs=inputs, data=kind.described,
-        layer_map=args.layer_pairs, **{"bounds": dict(kind.bounds)} if kind.bounds else {},
-        model=measure.describe(student, args.max_seq_length),
-        teacher=teacher and measure.describe(teacher, args.max_seq_length) | {"path": args.teacher},
-    )  # fmt: skip
+    return run_folder.new_record(
+        args,
+        accelerator,
+        stage,
+        args.dataset_name or args.task,
+        train_examples=len(recipe.lengths),
+        metric=kind.task.metrics[0],
+        headline=kind.task.metrics,
+        inputs=inputs,
+        data=kind.described,
+        layer_map=args.layer_pairs,
+        **{"bounds": dict(kind.bounds)} if kind.bounds else {},
+        model=cost.describe(student, args.max_seq_length),
+        teacher=teacher and cost.describe(teacher, args.max_seq_length) | {"path": args.teacher},
+    )
 
 
 def finish(args, record, student, teacher, accelerator):
     """Add the latency of both models to the record and write it as complete."""
     # Under autocast, in which the student's forward is wrapped already and the teacher's is not; never compiled.
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
-        record["latency"] = measure.latency_record(student, teacher, args.max_seq_length)
-    runs.complete(args, record)
+        record["latency"] = cost.latency_record(student, teacher, args.max_seq_length)
+    run_folder.complete(args, record)
 
 
 def main(argv=None):
@@ -258,56 +278,58 @@ def main(argv=None):
     check_args(args)
     if args.check_only:
         return
-    cli.quiet()
+    command_line.quiet()
     # Nothing is trained for ax: whatever its folder holds, the predictions are written anew.
-    complete = args.task == "ax" or runs.inspect_run(args) == "complete"
+    complete = args.task == "ax" or run_folder.inspect_run(args) == "complete"
     if complete and not args.do_predict:
         print(f"{args.output_dir}: complete already, nothing to do")
         return
     if not complete:
-        cli.say(recipes.filled_line(args))
+        command_line.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))  # a head may wait for its stage
     kind, splits, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     if not complete:
         size = batching.step_size(args, accelerator)
-        stages.check(args, training.total_steps(args, math.ceil(len(splits["train"]) / size)))
+        term_weights.check(args, training.total_steps(args, math.ceil(len(splits["train"]) / size)))
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
     if args.compile:
-        forward.compile_models(student, teacher)
+        model_outputs.compile_models(student, teacher)
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
     inputs = None
     if not complete and args.task != "ax":
         inputs = describe_inputs(args, accelerator, splits, student, teacher)
-    how = "complete" if args.task == "ax" else runs.open_run_everywhere(args, accelerator, inputs)
+    how = "complete" if args.task == "ax" else run_folder.open_run_everywhere(args, accelerator, inputs)
     if how != "complete":
         if teacher:  # now that its weights have been described
-            forward.cast_linears(teacher, accelerator)
+            model_outputs.cast_linears(teacher, accelerator)
         recipe = make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache)
         record = new_record(args, accelerator, "finetune", kind, recipe, student, teacher, inputs)
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:
             finish(args, record, student, teacher, accelerator)
-            kept = record[runs.kept(args)]
+            kept = record[run_folder.kept(args)]
             scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items() if "/" not in k)
-            print(f"{args.output_dir}: {runs.kept(args)} {scores} at step {kept['step']}, "
-                  f"{record['time']['train_s']:.0f} s of training")  # fmt: skip
+            print(
+                f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}, "
+                f"{record['time']['train_s']:.0f} s of training"
+            )
     if args.do_predict:
         folder = args.student if args.task == "ax" else args.output_dir
         remedy = f"python distill_finetune.py --task {'mnli' if args.task == 'ax' else args.task} --student ..."
         # What the run saved has this task's names; a model to predict ax with may have others.
-        names = labels.of(kind.task, args.label_map if args.task == "ax" else None)
+        names = label_names.of(kind.task, args.label_map if args.task == "ax" else None)
         models.check_labels(models.load_config(folder), names, folder, remedy)
         best, missing = models.load_model(folder, kind.auto, labels=names, **kind.head)
         if missing and not kind.headless:
             raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
         kind.prepare(best, args)
-        tasks.write_predictions(kind, best.to(accelerator.device), splits, tokenizer, args, accelerator)
+        kinds.write_predictions(kind, best.to(accelerator.device), splits, tokenizer, args, accelerator)
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    command_line.run_script(main)

@@ -3,7 +3,8 @@
     python distill_pretrain.py --teacher bert-base-multilingual-cased --student_layers 6 --max_steps 100000 \
         --corpus wikimedia/wikipedia:20231101.en --validation_corpus wikimedia/wikipedia:20231101.simple
 """
-from checks import check_pretrain as check_args
+
+from engine.checks import check_pretrain as check_args
 from options import begin
 from options import pretrain_parser as build_parser
 
@@ -18,21 +19,14 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForMaskedLM
 
-import alignment
-import batching
-import card
-import cli
-import corpus
 import data
-import forward
-import heads
 import losses
-import measure
 import models
-import readers
-import runs
-import stages
 import training
+from encoders import layer_maps, model_outputs
+from engine import card, command_line, cost, run_folder
+from methods import mlm_head, term_weights
+from tasks import batching, plain_text, readers
 
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
@@ -45,43 +39,52 @@ def load_everything(args):
     Blocks are Datasets; those of --streaming are what `open_streams` returns.
     """
     student, teacher, tokenizer = models.load_pair(
-        args, AutoModelForMaskedLM, need_head="logits" in args.terms,
+        args,
+        AutoModelForMaskedLM,
+        need_head="logits" in args.terms,
         fine_tune_command="leave out logits (--terms ckd logits=0), or python distill_pretrain.py --student ...",
-    )  # fmt: skip
+    )
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
-    args.layer_pairs = alignment.layer_maps(args, *sizes) if teacher else []
+    args.layer_pairs = layer_maps.layer_maps(args, *sizes) if teacher else []
     losses.check_terms(args.terms, args.layer_pairs, student.config, teacher and teacher.config)
     for model in filter(None, (student, teacher)):
-        if args.seq_length > forward.max_tokens(model.config):
-            raise ValueError(f"--seq_length {args.seq_length} exceeds the model's "
-                             f"{forward.max_tokens(model.config)} positions: lower it")  # fmt: skip
+        if args.seq_length > model_outputs.max_tokens(model.config):
+            raise ValueError(
+                f"--seq_length {args.seq_length} exceeds the model's "
+                f"{model_outputs.max_tokens(model.config)} positions: lower it"
+            )
     missing = [name for name in ("mask", "cls", "sep") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
-        raise ValueError(f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
-                         "language modelling needs: choose a model that was pre-trained with it")  # fmt: skip
+        raise ValueError(
+            f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
+            "language modelling needs: choose a model that was pre-trained with it"
+        )
     if args.whole_word_mask:
-        corpus.word_starts(tokenizer)  # there are some
-    files = runs.named_files(args.corpus), runs.named_files(args.validation_corpus)
+        plain_text.word_starts(tokenizer)  # there are some
+    files = run_folder.named_files(args.corpus), run_folder.named_files(args.validation_corpus)
     line = readers.same_files("corpus", files[0], "validation_corpus", files[1])
     if line and PartialState().is_main_process:
         print(line, file=sys.stderr)
     if args.streaming:
         blocks = open_streams(args, tokenizer)
     else:
-        blocks = corpus.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc)
+        blocks = plain_text.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc)
     if args.validation_corpus:
-        held_out = corpus.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc)
+        held_out = plain_text.load_blocks(args.validation_corpus, tokenizer, args.seq_length, args.num_proc)
         held_out = data.drawn(held_out, args.max_eval_samples)
     else:
         size = min(args.max_eval_samples, len(blocks) // 10)
         if not size:
-            raise ValueError(f"--corpus {args.corpus!r} has {len(blocks)} blocks, too few to hold any out: pass "
-                             "--validation_corpus")  # fmt: skip
+            raise ValueError(
+                f"--corpus {args.corpus!r} has {len(blocks)} blocks, too few to hold any out: pass --validation_corpus"
+            )
         held_out, blocks = blocks.select(range(size)), blocks.select(range(size, len(blocks)))
-    if np.isin(np.concatenate(corpus.Rows(held_out).parts), tokenizer.all_special_ids).all():
-        raise ValueError(f"--{'validation_corpus' if args.validation_corpus else 'corpus'}: the {len(held_out)} blocks "
-                         "to evaluate on hold no token that could be masked; are its words in the vocabulary of "
-                         f"{args.student or args.teacher}?")  # fmt: skip
+    if np.isin(np.concatenate(plain_text.Rows(held_out).parts), tokenizer.all_special_ids).all():
+        raise ValueError(
+            f"--{'validation_corpus' if args.validation_corpus else 'corpus'}: the {len(held_out)} blocks "
+            "to evaluate on hold no token that could be masked; are its words in the vocabulary of "
+            f"{args.student or args.teacher}?"
+        )
     if not args.streaming:
         blocks = data.drawn(blocks, args.max_train_samples)
     return blocks, held_out, student, teacher, tokenizer
@@ -93,11 +96,11 @@ def open_streams(args, tokenizer):
     Raises ValueError if a share does not fill one block.
     """
     state, workers = PartialState(), max(1, args.num_workers)
-    texts, cut = corpus.load_texts(args.corpus, streaming=True), corpus.cutter(tokenizer, args.seq_length)
+    texts, cut = plain_text.load_texts(args.corpus, streaming=True), plain_text.cutter(tokenizer, args.seq_length)
 
     def stream(worker, position=None, **options):
         share = state.process_index * workers + worker, state.num_processes * workers
-        return corpus.Stream(texts, cut, args.seed, share, position, **options)
+        return plain_text.Stream(texts, cut, args.seed, share, position, **options)
 
     for worker in range(workers):
         try:
@@ -131,18 +134,27 @@ def make_collate(args, read, tokenizer, vocab_size):
     """
     special = np.zeros(vocab_size, dtype=bool)
     special[tokenizer.all_special_ids] = True
-    starts = corpus.word_starts(tokenizer) if args.whole_word_mask else None
+    starts = plain_text.word_starts(tokenizer) if args.whole_word_mask else None
     count = data.id_count(tokenizer)
 
     def collate(indices, epoch):
         """Blocks with these numbers, masked: input_ids, attention_mask, positions [M] in the flat batch, labels [M]."""
         ids, position = read(indices)
-        masked, positions, labels = corpus.draw_masks(
-            ids, corpus.row_seeds(args.seed, epoch, indices), args.mlm_probability, tokenizer.mask_token_id, special,
-            count, starts,
-        )  # fmt: skip
-        batch = {"input_ids": masked, "attention_mask": torch.ones_like(masked), "positions": positions,
-                 "labels": labels}  # fmt: skip
+        masked, positions, labels = plain_text.draw_masks(
+            ids,
+            plain_text.row_seeds(args.seed, epoch, indices),
+            args.mlm_probability,
+            tokenizer.mask_token_id,
+            special,
+            count,
+            starts,
+        )
+        batch = {
+            "input_ids": masked,
+            "attention_mask": torch.ones_like(masked),
+            "positions": positions,
+            "labels": labels,
+        }
         return batch | ({"position": position} if position else {})
 
     return collate
@@ -150,11 +162,11 @@ def make_collate(args, read, tokenizer, vocab_size):
 
 def outputs(model, inner, batch):
     """What the terms see of a model: hidden states, the head at the masked positions, what terms asked for."""
-    out = model(forward.model_inputs(inner.model, batch), batch["positions"])
+    out = model(model_outputs.model_inputs(inner.model, batch), batch["positions"])
     decoder = out.pop("decoder")
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
         out = losses.no_rows(out)
-    return {**out, "head": heads.Head(out["features"], *(inner.narrow or decoder))}
+    return {**out, "head": mlm_head.Head(out["features"], *(inner.narrow or decoder))}
 
 
 def headless(args):
@@ -163,7 +175,7 @@ def headless(args):
 
 
 def measured(args, model):
-    """The part of a `forward.MaskedLM` whose size and speed count: without a head that nothing trains."""
+    """The part of a `model_outputs.MaskedLM` whose size and speed count: without a head that nothing trains."""
     return model.model.base_model if headless(args) else model.model
 
 
@@ -176,8 +188,8 @@ def make_losses(args, teacher):
 
     def terms(student, batch, across_processes=False):
         """Unweighted terms of one batch, all of them in evaluation, and the outputs of student and teacher."""
-        now = stages.args_at(args, batch["progress"]) if "progress" in batch else args
-        weights = stages.weights_of(now)
+        now = term_weights.args_at(args, batch["progress"]) if "progress" in batch else args
+        weights = term_weights.weights_of(now)
         s_out = outputs(student, getattr(student, "module", student), batch)
         mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
         values, t_out = {}, None
@@ -186,14 +198,14 @@ def make_losses(args, teacher):
                 t_out = outputs(teacher, teacher, batch)
             view = losses.ModelView(s_out, s_layers, mask, across_processes)
             values = losses.distillation_losses(view, losses.ModelView(t_out, t_layers, mask), batch, now)
-        if stages.HARD in weights:
+        if term_weights.HARD in weights:
             labels = batch["labels"][: len(s_out["head"].inputs)]
-            values[stages.HARD] = heads.head_cross_entropy(
+            values[term_weights.HARD] = mlm_head.head_cross_entropy(
                 s_out["head"], labels, across_processes=across_processes, compiled=args.compile
             )
         return values, s_out, t_out
 
-    return terms, stages.weights_of(args)
+    return terms, term_weights.weights_of(args)
 
 
 def make_figures(args, teacher, held_out, tokenizer, accelerator):
@@ -207,7 +219,7 @@ def make_figures(args, teacher, held_out, tokenizer, accelerator):
         if not (teacher and args.layer_pairs and accelerator.is_main_process):
             return {}
         with accelerator.autocast():
-            return forward.relation_figures(model, teacher, args.layer_pairs, block, tokens)
+            return model_outputs.relation_figures(model, teacher, args.layer_pairs, block, tokens)
 
     return figures
 
@@ -233,9 +245,9 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator,
                 values = {k: v * len(indices) for k, v in values.items() if k != "hard"}
                 values |= {"blocks": torch.tensor(float(len(indices))), "masked": torch.tensor(float(count))}
                 if trained_head:
-                    values["mlm_loss"] = heads.head_cross_entropy(s_out["head"], batch["labels"]) * count
+                    values["mlm_loss"] = mlm_head.head_cross_entropy(s_out["head"], batch["labels"]) * count
                 if trained_head and teacher and "logits" in weights:
-                    values["teacher_agreement"] = heads.agreement(s_out["head"], t_out["head"])
+                    values["teacher_agreement"] = mlm_head.agreement(s_out["head"], t_out["head"])
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0) + value.double().to(accelerator.device)
         sums = training.sum_over_processes(accelerator, sums)
@@ -261,7 +273,7 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
 
     def loss(model, batch):
         values, _, _ = terms(model, batch, losses.several_processes())
-        now = stages.weights_of(stages.args_at(args, batch["progress"]))
+        now = term_weights.weights_of(term_weights.args_at(args, batch["progress"]))
         return sum(now[k] * v for k, v in values.items()), {k: v.detach() for k, v in values.items()}
 
     def plan(size, epoch):
@@ -278,27 +290,37 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
         (folder / "README.md").write_text(model_card(args, entry, base), encoding="utf-8")
 
     positions = {str(worker): None for worker in range(max(1, args.num_workers))} if args.streaming else {}
-    rows, held_rows = None if args.streaming else corpus.Rows(blocks), corpus.Rows(held_out)
+    rows, held_rows = None if args.streaming else plain_text.Rows(blocks), plain_text.Rows(held_out)
     read = make_stream_reader(args, blocks, positions) if args.streaming else lambda indices: (rows[indices], None)
     figures = make_figures(args, teacher, held_out, tokenizer, accelerator)
     check = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
     return training.Recipe(
-        lengths=batching.Constant(args.seq_length), plan=plan, loss=loss, save=save,
+        lengths=batching.Constant(args.seq_length),
+        plan=plan,
+        loss=loss,
+        save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
-        weights_at=(lambda progress: stages.weights_of(stages.args_at(args, progress))) if args.stages else None,
-        scored=lambda progress: headless(args) or stages.head_trained(args, progress),
-        collate=make_collate(args, read, tokenizer, vocab_size), positions=positions,
+        weights_at=(lambda progress: term_weights.weights_of(term_weights.args_at(args, progress)))
+        if args.stages
+        else None,
+        scored=lambda progress: headless(args) or term_weights.head_trained(args, progress),
+        collate=make_collate(args, read, tokenizer, vocab_size),
+        positions=positions,
         evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator, figures),
-    )  # fmt: skip
+    )
 
 
 def model_card(args, entry, base):
     """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
     name = args.validation_corpus or args.corpus
-    hub, _, config = ("", "", "") if runs.named_files(name) else name.partition(":")
-    dataset = {"dataset_name": name, "dataset_type": hub or "text", "dataset_config": config or None,
-               "dataset_split": "train" if hub else "validation",
-               "dataset_args": {"blocks": args.max_eval_samples, "tokens": args.seq_length}}  # fmt: skip
+    hub, _, config = ("", "", "") if run_folder.named_files(name) else name.partition(":")
+    dataset = {
+        "dataset_name": name,
+        "dataset_type": hub or "text",
+        "dataset_config": config or None,
+        "dataset_split": "train" if hub else "validation",
+        "dataset_args": {"blocks": args.max_eval_samples, "tokens": args.seq_length},
+    }
     about = f"A masked language model, trained on `{args.corpus}` in blocks of {args.seq_length} tokens."
     return card.model_card(args, entry, AutoModelForMaskedLM, about, dataset, base)
 
@@ -306,8 +328,9 @@ def model_card(args, entry, base):
 def finish(args, record, student, teacher, accelerator):
     """Add latency and the paper's accounting (tokens, rate, hours) to the record and write it as complete."""
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # for both alike, never compiled
-        record["latency"] = measure.latency_record(measured(args, student), teacher and measured(args, teacher),
-                                                   args.seq_length)  # fmt: skip
+        record["latency"] = cost.latency_record(
+            measured(args, student), teacher and measured(args, teacher), args.seq_length
+        )
     rate = record["throughput"]["tokens_per_s"]
     record["accounting"] = {
         "tokens_seen": record["tokens_seen"],
@@ -316,13 +339,15 @@ def finish(args, record, student, teacher, accelerator):
         "english_wikipedia_tokens_assumed": ENGLISH_WIKIPEDIA_TOKENS,
         "hours_for_one_epoch_of_english_wikipedia": round(ENGLISH_WIKIPEDIA_TOKENS / max(rate, 1e-9) / 3600, 1),
     }
-    runs.complete(args, record)
-    kept = record[runs.kept(args)]
+    run_folder.complete(args, record)
+    kept = record[run_folder.kept(args)]
     scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items())
     account = record["accounting"]
-    print(f"{args.output_dir}: {runs.kept(args)} {scores} at step {kept['step']}\n{account['tokens_seen']} tokens at "
-          f"{rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
-          f"{account['hours_for_one_epoch_of_english_wikipedia']} h on this machine")  # fmt: skip
+    print(
+        f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}\n{account['tokens_seen']} tokens at "
+        f"{rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
+        f"{account['hours_for_one_epoch_of_english_wikipedia']} h on this machine"
+    )
 
 
 def main(argv=None):
@@ -331,8 +356,8 @@ def main(argv=None):
     check_args(args)
     if args.check_only:
         return
-    cli.quiet()
-    if runs.inspect_run(args) == "complete":
+    command_line.quiet()
+    if run_folder.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
         return
     # Where relations are alone the language-model head has no gradient.
@@ -340,37 +365,51 @@ def main(argv=None):
     blocks, held_out, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / batching.step_size(args, accelerator))
-    stages.check(args, training.total_steps(args, per_epoch))
+    term_weights.check(args, training.total_steps(args, per_epoch))
     inputs = data = None
     if accelerator.is_main_process:
-        train = runs.named_files(args.corpus) if args.streaming else blocks  # of a hub's stream the id must do
-        inputs = runs.describe_inputs(args, accelerator, {"training_text": train, "validation_text": held_out},
-                                      {"teacher": teacher, "student": student})  # fmt: skip
-        data = {"train": {"examples": None if args.streaming else len(blocks),
-                          "sha256": inputs["training_text"] if len(train) else None},
-                "validation": {"examples": len(held_out), "sha256": inputs["validation_text"]}}  # fmt: skip
-    how = runs.open_run_everywhere(args, accelerator, inputs)
-    student, teacher = forward.MaskedLM(student), teacher and forward.MaskedLM(teacher).eval()
+        train = run_folder.named_files(args.corpus) if args.streaming else blocks  # of a hub's stream the id must do
+        inputs = run_folder.describe_inputs(
+            args,
+            accelerator,
+            {"training_text": train, "validation_text": held_out},
+            {"teacher": teacher, "student": student},
+        )
+        data = {
+            "train": {
+                "examples": None if args.streaming else len(blocks),
+                "sha256": inputs["training_text"] if len(train) else None,
+            },
+            "validation": {"examples": len(held_out), "sha256": inputs["validation_text"]},
+        }
+    how = run_folder.open_run_everywhere(args, accelerator, inputs)
+    student, teacher = model_outputs.MaskedLM(student), teacher and model_outputs.MaskedLM(teacher).eval()
     if teacher:
-        forward.add_term_outputs(args, student, teacher)
+        model_outputs.add_term_outputs(args, student, teacher)
         teacher.to(accelerator.device)
     student.to(accelerator.device)
     if args.compile:
-        forward.compile_models(student, teacher)
+        model_outputs.compile_models(student, teacher)
     if teacher:  # now that its weights have been described
-        forward.cast_linears(teacher, accelerator)
+        model_outputs.cast_linears(teacher, accelerator)
     recipe = make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator)
-    record = runs.new_record(
-        args, accelerator, "pretrain", "mlm", layer_map=args.layer_pairs, inputs=inputs, data=data,
+    record = run_folder.new_record(
+        args,
+        accelerator,
+        "pretrain",
+        "mlm",
+        layer_map=args.layer_pairs,
+        inputs=inputs,
+        data=data,
         train_examples=None if args.streaming else len(blocks),
         metric="relation_loss" if headless(args) else "mlm_loss",
-        model=measure.describe(measured(args, student), args.seq_length),
-        teacher=teacher and measure.describe(measured(args, teacher), args.seq_length) | {"path": args.teacher},
-    )  # fmt: skip
+        model=cost.describe(measured(args, student), args.seq_length),
+        teacher=teacher and cost.describe(measured(args, teacher), args.seq_length) | {"path": args.teacher},
+    )
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:
         finish(args, record, accelerator.unwrap_model(student), teacher, accelerator)
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    command_line.run_script(main)

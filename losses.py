@@ -1,21 +1,22 @@
 """What a student is trained with: ModelView, and the terms by name.
 
-The relations of CKD stand in relations.py, the language-model head in heads.py, other methods' terms in baselines.py,
-presets, the recipes of the tasks and the options that choose among them in recipes.py.
+The relations of CKD stand in relations.py, the masked-LM head in methods/mlm_head.py, other methods' terms in
+methods/baselines.py, presets, the recipes of the tasks and the options that choose among them in methods/recipes.py.
 Axes: B batch, L aligned layers, T tokens, D width, C classes. mask [B, T]: 1 = real token.
 """
+
 from functools import cached_property
 
 import torch
 
-import baselines
 import relations
-from baselines import Needs, needs, nothing
-from heads import soft_head_logits
-from recipes import PRESETS as PRESETS  # offered here too
-from recipes import RECIPES as RECIPES
-from recipes import check_args as check_args
-from recipes import parse_terms as parse_terms
+from methods import baselines
+from methods.baselines import Needs, needs, nothing
+from methods.mlm_head import soft_head_logits
+from methods.recipes import PRESETS as PRESETS  # offered here too
+from methods.recipes import RECIPES as RECIPES
+from methods.recipes import check_args as check_args
+from methods.recipes import parse_terms as parse_terms
 from relations import check_layers, masked_mean
 from relations import ltr_pair as ltr_pair  # the four are offered here by name
 from relations import ltr_triple as ltr_triple
@@ -50,9 +51,9 @@ class ModelView:
     """What the terms see of one model's outputs: its logits, aligned hidden states, and relations made once a batch.
 
     out: a transformers ModelOutput or dict. layers: the indices into its hidden_states that are aligned with the other
-    model's, in order, or Layers. mask [B, T]: 1 = real token. `forward.add_outputs` puts "qkv" and "projected" into
-    out. across_processes: whether means are over the batch of all processes, as in `relations.masked_mean`. kind: the
-    `tasks.Kind` that knows what of out the logits are and how they are compared; None for plain logits [..., C].
+    model's, in order, or Layers. mask [B, T]: 1 = real token. `model_outputs.add_outputs` puts "qkv" and "projected"
+    into out. across_processes: whether means are over the batch of all processes, as in `relations.masked_mean`.
+    kind: the `kinds.Kind` that knows what of out the logits are and how they are compared; None for plain logits [..., C].
     """
 
     def __init__(self, out, layers, mask, across_processes=False, kind=None):
@@ -111,13 +112,22 @@ class ModelView:
         found = self._relations.setdefault((teacher, layers, options), {})
         if name not in found:
             wanted = getattr(args, "terms", relations.NAMES)
-            names = tuple(n for n in relations.NAMES if n == name or (
-                n in wanted and len(layers[0]) >= relations.LAYERS[n]
-                and (self.layers_of(n.split("_")[0]), teacher.layers_of(n.split("_")[0])) == layers))  # fmt: skip
-            states = ([view.out["hidden_states"][i] for i in own]
-                      for view, own in zip((self, teacher), layers, strict=True))  # fmt: skip
-            found |= relations.relation_losses(*states, self.mask, names, relations.Options(*options),
-                                               across_processes=self.across_processes)  # fmt: skip
+            names = tuple(
+                n
+                for n in relations.NAMES
+                if n == name
+                or (
+                    n in wanted
+                    and len(layers[0]) >= relations.LAYERS[n]
+                    and (self.layers_of(n.split("_")[0]), teacher.layers_of(n.split("_")[0])) == layers
+                )
+            )
+            states = (
+                [view.out["hidden_states"][i] for i in own] for view, own in zip((self, teacher), layers, strict=True)
+            )
+            found |= relations.relation_losses(
+                *states, self.mask, names, relations.Options(*options), across_processes=self.across_processes
+            )
         return found[name]
 
     def layers_of(self, kind):
@@ -142,13 +152,18 @@ def _enough_layers(name, layer_pairs, student, teacher):
 @needs(states=nothing)
 def _logits_term(student, teacher, batch, args):
     if "head" in student.out:  # masked language modelling
-        return soft_head_logits(student.out["head"], teacher.out["head"], temperature=args.temperature,
-                                across_processes=student.across_processes,
-                                compiled=getattr(args, "compile", False))  # fmt: skip
+        return soft_head_logits(
+            student.out["head"],
+            teacher.out["head"],
+            temperature=args.temperature,
+            across_processes=student.across_processes,
+            compiled=getattr(args, "compile", False),
+        )
     if student.kind:
         return student.kind.soft_loss(student, teacher, batch, args)
-    return soft_logits(student.logits, teacher.logits, temperature=args.temperature,
-                       across_processes=student.across_processes)  # fmt: skip
+    return soft_logits(
+        student.logits, teacher.logits, temperature=args.temperature, across_processes=student.across_processes
+    )
 
 
 @needs(states=_word_pairs)

@@ -1,5 +1,6 @@
 """Scores: of GLUE's tasks and of several labels as scikit-learn and SciPy have them, of words as seqeval, of SQuAD as
 its official evaluation has them, of summaries as rouge-score."""
+
 import functools
 import math
 import re
@@ -256,6 +257,11 @@ def squad_metrics(answers, golds, v2=False):
 
     (exact, f1), (exact_at_0, f1_at_0) = totals(threshold), totals(0.0)
     texts = {key: text if differences[key] <= threshold else "" for key, text in texts.items()}
-    result = {"f1": f1, "exact_match": exact, "null_threshold": threshold, "f1_at_0": f1_at_0,
-              "exact_match_at_0": exact_at_0}  # fmt: skip
+    result = {
+        "f1": f1,
+        "exact_match": exact,
+        "null_threshold": threshold,
+        "f1_at_0": f1_at_0,
+        "exact_match_at_0": exact_at_0,
+    }
     return result | official_best(scored, answers, {key: golds[key] for key in answers}, differences), texts

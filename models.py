@@ -1,4 +1,5 @@
 """Models: loading a teacher, building and initialising a student, aligning layers."""
+
 import functools
 import os
 import re
@@ -9,12 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 import data
-import families
-import labels as label_names
 import losses
-import students
-from alignment import layer_map as layer_map  # offered here by name
-from checks import student_shape
+from encoders import families, students
+from encoders import label_names as label_names
+from encoders.layer_maps import layer_map as layer_map  # offered here by name
+from engine.checks import student_shape
 
 # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -74,8 +74,10 @@ def _lost_capitals(tokenizer):
     lost = sorted((word for word in known if word != word.lower() and word not in special), key=known.get)
     if len(lost) <= len(known) / 100:  # an uncased vocabulary may have a rare letter that Unicode has paired since
         return ""
-    return (f"lower-cases every text, so {len(lost)} of its {len(known)} words, such as {lost[0]!r}, never occur: if "
-            'the model is cased, its tokenizer_config.json must say {"do_lower_case": false}')  # fmt: skip
+    return (
+        f"lower-cases every text, so {len(lost)} of its {len(known)} words, such as {lost[0]!r}, never occur: if "
+        'the model is cased, its tokenizer_config.json must say {"do_lower_case": false}'
+    )
 
 
 def load_model(name, auto, what="model", *, labels=(), **head):
@@ -95,8 +97,11 @@ def load_model(name, auto, what="model", *, labels=(), **head):
     loader = narrow(base) if hasattr(config, "kept_heads") else auto
     options = {"dtype": torch.float32, "trust_remote_code": False, **head}
     if labels:
-        options |= {"num_labels": len(labels.names), "id2label": dict(enumerate(labels.names)),
-                    "label2id": {word: i for i, word in enumerate(labels.names)}}  # fmt: skip
+        options |= {
+            "num_labels": len(labels.names),
+            "id2label": dict(enumerate(labels.names)),
+            "label2id": {word: i for i, word in enumerate(labels.names)},
+        }
     try:
         model, info = loader.from_pretrained(name, output_loading_info=True, **options)
     except Exception as error:
@@ -126,11 +131,16 @@ def reorder_head(model, config, labels, what):
         return
     if stored not in (list(labels.words), list(labels.names)) and os.environ.get("RANK", "0") == "0":
         names = [labels.names[order.index(place)] for place in range(len(stored))]
-        print(f"{what}: its labels {', '.join(stored)} are taken as {', '.join(names)}; --label_map says otherwise",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"{what}: its labels {', '.join(stored)} are taken as {', '.join(names)}; --label_map says otherwise",
+            file=sys.stderr,
+        )
     prefix = f"{model.base_model_prefix}."
-    last = [module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-            and not name.startswith(prefix) and module.out_features == len(order)][-1]  # fmt: skip
+    last = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.startswith(prefix) and module.out_features == len(order)
+    ][-1]
     for parameter in last.parameters():
         parameter.copy_(parameter[order])
 
@@ -173,8 +183,10 @@ def check_loaded(model, info, what):
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     if odd := [name for name, value in model.named_parameters() if not _finite(value.detach())]:
-        raise ValueError(f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: the run that made "
-                         "it diverged, or the file is damaged; take another one")  # fmt: skip
+        raise ValueError(
+            f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: the run that made "
+            "it diverged, or the file is damaged; take another one"
+        )
     lost = [name for name in missing if name.startswith(prefix) and not name.startswith(f"{prefix}pooler.")]
     extra = sorted(n for n in info["unexpected_keys"] if not students.DROPPED.match(n.removeprefix(prefix)))
     named = f", among them {', '.join(extra[:3])}" if extra else ""
@@ -184,8 +196,10 @@ def check_loaded(model, info, what):
             f"be random, and hold {len(extra)} unknown ones{named}: take files that belong together"
         )
     if half := _half_there(model, missing, prefix):
-        raise ValueError(f"{what}: its files hold a part of a head only: {half} is missing and would be random: take "
-                         "files that belong together")  # fmt: skip
+        raise ValueError(
+            f"{what}: its files hold a part of a head only: {half} is missing and would be random: take "
+            "files that belong together"
+        )
     if extra and os.environ.get("RANK", "0") == "0":
         print(f"{what}: its files hold {len(extra)} tensors that the model does not take{named}", file=sys.stderr)
     return missing
@@ -193,6 +207,7 @@ def check_loaded(model, info, what):
 
 def _half_there(model, missing, prefix):
     """The first missing parameter of a head's module of which the files held others; None if there is none."""
+
     def module(name):
         return re.match(rf"({re.escape(prefix)})?[^.]+", name)[0]
 
@@ -216,8 +231,10 @@ def check_labels(config, labels, what, remedy):
     if labels.order(stored) is None:
         alike = len(stored) == len(ours)
         by_hand = f"say which is which by --label_map {stored[0]}={ours[0]} ..., or " if alike else ""
-        raise ValueError(f"{what} was trained on labels {stored}, the task has {ours}: {by_hand}make a model for this "
-                         f"task first: {remedy}")  # fmt: skip
+        raise ValueError(
+            f"{what} was trained on labels {stored}, the task has {ours}: {by_hand}make a model for this "
+            f"task first: {remedy}"
+        )
 
 
 def load_teacher(name, auto, *, labels=(), need_head=True, fine_tune_command="distill_finetune.py", **head):
@@ -250,16 +267,22 @@ def check_tokenizer(tokenizer, config, what, auto):
     """
     last = data.id_count(tokenizer) - 1
     if last >= config.vocab_size:
-        raise ValueError(f"tokenizer of {what} has words up to number {last}, the model's embedding only rows up to "
-                         f"{config.vocab_size - 1}: resize_token_embeddings, then save the model again")  # fmt: skip
+        raise ValueError(
+            f"tokenizer of {what} has words up to number {last}, the model's embedding only rows up to "
+            f"{config.vocab_size - 1}: resize_token_embeddings, then save the model again"
+        )
     for name in ("pad", "cls", "sep") + (("mask",) if auto is AutoModelForMaskedLM else ()):
         if getattr(tokenizer, f"{name}_token_id") is None:
-            raise ValueError(f"tokenizer of {what} has no {name}_token: name it in its tokenizer_config.json, or take "
-                             "the tokenizer that the model was trained with")  # fmt: skip
+            raise ValueError(
+                f"tokenizer of {what} has no {name}_token: name it in its tokenizer_config.json, or take "
+                "the tokenizer that the model was trained with"
+            )
     ids = tokenizer("")["input_ids"]
     if auto is not AutoModelForMaskedLM and not {tokenizer.cls_token_id, tokenizer.sep_token_id} <= set(ids):
-        raise ValueError(f"tokenizer of {what} puts no {tokenizer.cls_token} and {tokenizer.sep_token} around a text: "
-                         "give its tokenizer.json a post_processor that does")  # fmt: skip
+        raise ValueError(
+            f"tokenizer of {what} puts no {tokenizer.cls_token} and {tokenizer.sep_token} around a text: "
+            "give its tokenizer.json a post_processor that does"
+        )
 
 
 def check_vocabulary(student, teacher, student_name, teacher_name):
@@ -277,15 +300,20 @@ def check_vocabulary(student, teacher, student_name, teacher_name):
 
 def check_types(args, auto):
     """The configurations of teacher and student, by name in errors; ValueError if what is asked for cannot work."""
-    configs = {f"--{option} {name!r}": load_config(name, f"--{option}")
-               for option, name in (("teacher", args.teacher), ("student", args.student)) if name}  # fmt: skip
+    configs = {
+        f"--{option} {name!r}": load_config(name, f"--{option}")
+        for option, name in (("teacher", args.teacher), ("student", args.student))
+        if name
+    }
     attention = [name for name in getattr(args, "terms", ()) if losses.needs_of(name).qkv is not losses.nothing]
     for what, config in configs.items():
         known = families.family(config, what, auto)
         if attention and not known.qkv:
             able = ", ".join(name for name, f in families.FAMILIES.items() if f.qkv)
-            raise ValueError(f"{attention[0]} reads queries and keys, which are not known of {what} of type "
-                             f"{config.model_type!r}, only of {able}: leave the term out")  # fmt: skip
+            raise ValueError(
+                f"{attention[0]} reads queries and keys, which are not known of {what} of type "
+                f"{config.model_type!r}, only of {able}: leave the term out"
+            )
     what, source = list(configs.items())[-1]
     if student_shape(args):
         families.check_layers_known(source, what)
@@ -293,8 +321,10 @@ def check_types(args, auto):
         students.check_size(source, auto)
     sizes = {config.vocab_size for config in configs.values()}
     if len(sizes) > 1 and auto is AutoModelForMaskedLM and "logits" in getattr(args, "terms", ()):
-        raise ValueError(f"teacher and student give logits over {' and '.join(map(str, sizes))} words: resize one "
-                         "embedding, or leave out logits (--terms ckd logits=0)")  # fmt: skip
+        raise ValueError(
+            f"teacher and student give logits over {' and '.join(map(str, sizes))} words: resize one "
+            "embedding, or leave out logits (--terms ckd logits=0)"
+        )
     return configs
 
 
@@ -312,8 +342,9 @@ def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", **
         check_tokenizer(tokenizer, config, what, auto)
     teacher = None
     if args.teacher:
-        teacher = load_teacher(args.teacher, auto, labels=labels, need_head=need_head,
-                               fine_tune_command=fine_tune_command, **head)  # fmt: skip
+        teacher = load_teacher(
+            args.teacher, auto, labels=labels, need_head=need_head, fine_tune_command=fine_tune_command, **head
+        )
     if args.student:
         student, _ = load_model(args.student, auto, "--student", labels=labels, **head)
     shape = student_shape(args)
@@ -321,8 +352,10 @@ def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", **
         source = student if args.student else teacher
         student = students.build_student(source, auto, shape, args.student_init)
         if args.freeze_embeddings and not torch.equal(*(m.get_input_embeddings().weight for m in (student, source))):
-            raise ValueError("--freeze_embeddings would leave random word embeddings as they are: a student of another "
-                             "width, or with --student_init random, copies none; leave it out")  # fmt: skip
+            raise ValueError(
+                "--freeze_embeddings would leave random word embeddings as they are: a student of another "
+                "width, or with --student_init random, copies none; leave it out"
+            )
     if args.freeze_embeddings:
         student.get_input_embeddings().requires_grad_(False)
     return student, teacher, tokenizer

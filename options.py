@@ -1,8 +1,9 @@
-"""The command line: a parser, and every option of the scripts that train or make a model; their checks: checks.py.
+"""The command line: a parser, and every option of the scripts. Their checks: engine/checks.py.
 
 It imports neither torch nor what does, so that --help, a slip and options that do not go together are answered at once.
 `python options.py` prints for presets.sh what the scripts know of the tables.
 """
+
 import argparse
 import functools
 import math
@@ -12,12 +13,20 @@ import sys
 from pathlib import Path
 
 import data
-import recipes
+from methods import recipes
 
 LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
 # Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
-TRACKERS = {"tensorboard": None, "wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name",
-            "clearml": "task_name", "comet_ml": None, "dvclive": None}  # fmt: skip
+TRACKERS = {
+    "tensorboard": None,
+    "wandb": "name",
+    "mlflow": "run_name",
+    "trackio": "name",
+    "swanlab": "experiment_name",
+    "clearml": "task_name",
+    "comet_ml": None,
+    "dvclive": None,
+}
 
 
 def begin(parser, check=None):
@@ -97,40 +106,78 @@ def add_data(parser, required=True):
     """Options that name the task, which may be required, and its data."""
     add = parser.add_argument_group("data").add_argument
     add("--task", required=required, choices=data.TASKS, metavar="TASK", help=", ".join(data.TASKS))
-    add("--data_dir", help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
-        "wnut17/train.conll, ...) instead of the hub")  # fmt: skip
-    add("--kind", help="custom: kind of task: classification (if not given), regression, similarity, token, "
-        "multilabel, summary")  # fmt: skip
+    add(
+        "--data_dir",
+        help="folder with the files as they are published (CoLA/train.tsv, train-v1.1.json, "
+        "wnut17/train.conll, ...) instead of the hub",
+    )
+    add(
+        "--kind",
+        help="custom: kind of task: classification (if not given), regression, similarity, token, multilabel, summary",
+    )
     add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
     add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:config")
     add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
-    add("--train_file", help="custom: csv, tsv, json, jsonl or parquet file to train on (without the label column: "
-        "text to distil on); for words a file of columns")  # fmt: skip
+    add(
+        "--train_file",
+        help="custom: csv, tsv, json, jsonl or parquet file to train on (without the label column: "
+        "text to distil on); for words a file of columns",
+    )
     add("--validation_file", help="custom: file to evaluate on")
     add("--test_file", help="custom: file without labels for --do_predict")
     add("--text_columns", nargs="+", default=["text"], help="custom: one or two columns with text")
     add("--label_column", default="label", help="custom: column with the label; words: its number, the last by default")
-    add("--metrics", nargs="+", default=[], metavar="METRIC", help="custom: headline metrics, whose mean chooses the "
+    add(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="METRIC",
+        help="custom: headline metrics, whose mean chooses the "
         "best student: accuracy, balanced_accuracy, f1 (of the second of two labels), macro_f1, weighted_f1, "
-        "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute")  # fmt: skip
+        "matthews_correlation, cohen_kappa; regression: pearson, spearman, r2; what other kinds compute",
+    )
     add("--text_prefix", default="", help="similarity: what stands before every text, as 'query: ' for E5 models")
     add("--token_column", type=int, default=1, help="words: number of the column with the word, from 1")
     add("--label_separator", default=",", help="custom, multilabel: what stands between the labels of one example")
-    add("--summary_sentences", type=number(int, 1), help="summaries: sentences of each; if not given 1 for scitldr, "
-        "else 3")  # fmt: skip
-    add("--label_map", nargs="+", metavar="THEIRS=OURS", help="what the teacher's names of the labels mean here, all "
-        "of them, as bad=0 good=1, where names and known synonyms do not say it")  # fmt: skip
+    add(
+        "--summary_sentences",
+        type=number(int, 1),
+        help="summaries: sentences of each; if not given 1 for scitldr, else 3",
+    )
+    add(
+        "--label_map",
+        nargs="+",
+        metavar="THEIRS=OURS",
+        help="what the teacher's names of the labels mean here, all "
+        "of them, as bad=0 good=1, where names and known synonyms do not say it",
+    )
     add("--regression", action="store_true", help="custom: the label is a number to predict: --kind regression")
     add("--max_seq_length", type=number(int, 8), default=128, help="tokens of the longest input; longer ones are cut")
-    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many training examples, the "
-        "same ones drawn by chance in every run; 0 = all")  # fmt: skip
-    add("--max_eval_samples", type=number(int, 0), default=0,
-        help="use only that many examples of each dev set, drawn alike; 0 = all")
+    add(
+        "--max_train_samples",
+        type=number(int, 0),
+        default=0,
+        help="use only that many training examples, the same ones drawn by chance in every run; 0 = all",
+    )
+    add(
+        "--max_eval_samples",
+        type=number(int, 0),
+        default=0,
+        help="use only that many examples of each dev set, drawn alike; 0 = all",
+    )
     add("--doc_stride", type=number(int, 0), default=128, help="squad: tokens that two windows of one context share")
-    add("--max_query_length", type=number(int, 1), default=64,
-        help="squad: tokens of the longest question; longer ones are cut")
-    add("--n_best_size", type=number(int, 1), default=20,
-        help="squad: starts and ends that are paired to find an answer")
+    add(
+        "--max_query_length",
+        type=number(int, 1),
+        default=64,
+        help="squad: tokens of the longest question; longer ones are cut",
+    )
+    add(
+        "--n_best_size",
+        type=number(int, 1),
+        default=20,
+        help="squad: starts and ends that are paired to find an answer",
+    )
     add("--max_answer_length", type=number(int, 1), default=30, help="squad: tokens of the longest answer")
     add("--skip_bad_examples", action="store_true", help="count and report broken examples instead of stopping")
 
@@ -139,23 +186,36 @@ def add_models(parser):
     """Options that name and shape the two models."""
     add = parser.add_argument_group("model").add_argument
     add("--teacher", help="hub id or folder of the teacher; without it the student is trained on the labels alone")
-    add("--student", help="hub id or folder of the student, or, with --student_layers, of what it is cut from; "
-        "without it the student is cut from the teacher")
+    add(
+        "--student",
+        help="hub id or folder of the student, or, with --student_layers, of what it is cut from; "
+        "without it the student is cut from the teacher",
+    )
     # The largest is what is not taken for a slip; memory is a limit of its own.
     add("--student_layers", type=number(int, 1, 1000), help="build a student with this many layers")
     add("--student_hidden", type=number(int, 1, 10**6), help="build a student of this width (its source's by default)")
     add("--student_heads", type=number(int, 1, 10**4), help="build a student with this many attention heads a layer")
-    add("--student_intermediate", type=number(int, 1, 10**7), help="build a student with this width of the "
-        "feed-forward layers")  # fmt: skip
-    add("--student_init", choices=("uniform", "first", "last", "random"), help="layers to copy into a "
-        "built student; uniform if the widths agree")  # fmt: skip
+    add(
+        "--student_intermediate",
+        type=number(int, 1, 10**7),
+        help="build a student with this width of the feed-forward layers",
+    )
+    add(
+        "--student_init",
+        choices=("uniform", "first", "last", "random"),
+        help="layers to copy into a built student; uniform if the widths agree",
+    )
     add_freezing(add)
 
 
 def add_freezing(add):
     """The option that leaves word embeddings as they are, for a group of any training script."""
-    add("--freeze_embeddings", action="store_true", help="do not train the student's word embeddings, nor the decoder "
-        "of a masked language model that is tied to them: no gradient, no state of AdamW")  # fmt: skip
+    add(
+        "--freeze_embeddings",
+        action="store_true",
+        help="do not train the student's word embeddings, nor the decoder "
+        "of a masked language model that is tied to them: no gradient, no state of AdamW",
+    )
 
 
 class Typed(argparse.Action):
@@ -169,20 +229,39 @@ class Typed(argparse.Action):
 def add_distillation(parser):
     """Options of the distillation objective; those that were given stand in args.typed until `recipes.check_args`."""
     add = functools.partial(parser.add_argument_group("distillation").add_argument, action=Typed)
-    add("--terms", nargs="+", default=["ckd"], metavar="TERM",
+    add(
+        "--terms",
+        nargs="+",
+        default=["ckd"],
+        metavar="TERM",
         help=f"preset ({', '.join(recipes.PRESETS)}) and/or name=weight with names {', '.join(recipes.all_terms())}; "
-        "weight 0: not computed; with --task ckd has that task's published weights times temperature^2")  # fmt: skip
+        "weight 0: not computed; with --task ckd has that task's published weights times temperature^2",
+    )
     add("--hard_weight", type=float, default=0.0, help="weight of the loss on the true labels; 0 = soft targets only")
-    add("--temperature", type=float, default=1.0, help="of the logits term, which is scaled by its square; "
-        "with --task that task's, unless a preset has its own")  # fmt: skip
-    add("--stages", nargs="+", metavar="WORD", help="weights over time: terms and 'hard' (the labels), after a number "
+    add(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="of the logits term, which is scaled by its square; with --task that task's, unless a preset has its own",
+    )
+    add(
+        "--stages",
+        nargs="+",
+        metavar="WORD",
+        help="weights over time: terms and 'hard' (the labels), after a number "
         "from that share of the steps on, as in 'wr_pair wr_triple 0.5 logits hard=1'; what is not named is not "
-        "computed, a weight is that of --terms and --hard_weight, name=weight, or name=0..1, which rises evenly")
+        "computed, a weight is that of --terms and --hard_weight, name=weight, or name=0..1, which rises evenly",
+    )
     add("--layer_map", default="uniform", help="uniform, last, first, ends, or pairs student:teacher: 0:0,1:2,6:12")
     add("--wr_layer_map", help="layer map of the word relations, if not that of the other terms")
     add("--ltr_layer_map", help="layer map of the layer transforming relations, if not that of the other terms")
-    add("--no_embeddings", nargs=0, const=True, default=False,
-        help="leave the pair 0:0 (embedding outputs) out of the layer maps")
+    add(
+        "--no_embeddings",
+        nargs=0,
+        const=True,
+        default=False,
+        help="leave the pair 0:0 (embedding outputs) out of the layer maps",
+    )
     add("--window", default="21", help="words that an angle spans: odd, or 'all'")
     # relations.py, which stands alone and imports torch, has the same names.
     add("--distance", choices=("cosine", "l2"), default="cosine", help="similarity of a pair")
@@ -194,49 +273,110 @@ def add_loop(parser):
     """Options of the loop: optimisation, logging and runtime."""
     group = parser.add_argument_group("optimisation")
     add = group.add_argument
-    add("--learning_rate", action=Typed, type=number(float, 0, 100, open_low=True), default=5e-5,
-        help="peak rate of AdamW; fine-tuning with a teacher: the task's")  # fmt: skip
-    add("--num_train_epochs", action=Typed, type=number(float, 0, 1e6, open_low=True), default=3.0,
-        help="passes over the data; fine-tuning with a teacher: the task's")  # fmt: skip
+    add(
+        "--learning_rate",
+        action=Typed,
+        type=number(float, 0, 100, open_low=True),
+        default=5e-5,
+        help="peak rate of AdamW; fine-tuning with a teacher: the task's",
+    )
+    add(
+        "--num_train_epochs",
+        action=Typed,
+        type=number(float, 0, 1e6, open_low=True),
+        default=3.0,
+        help="passes over the data; fine-tuning with a teacher: the task's",
+    )
     add("--max_steps", type=number(int, 0, 10**8), default=0, help="optimiser steps, instead of epochs if above 0")
-    add("--per_device_train_batch_size", type=number(int, 1, 10**5), default=32,
-        help="examples per process and forward pass")  # fmt: skip
-    add("--gradient_accumulation_steps", type=number(int, 1, 10**4), default=1,
-        help="forward passes per optimiser step")  # fmt: skip
+    add(
+        "--per_device_train_batch_size",
+        type=number(int, 1, 10**5),
+        default=32,
+        help="examples per process and forward pass",
+    )
+    add(
+        "--gradient_accumulation_steps", type=number(int, 1, 10**4), default=1, help="forward passes per optimiser step"
+    )
     add("--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the steps in which the rate rises")
-    add("--lr_scheduler_type", choices=("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
-        default="linear", help="how the rate falls, as transformers has it")  # fmt: skip
+    add(
+        "--lr_scheduler_type",
+        choices=("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
+        default="linear",
+        help="how the rate falls, as transformers has it",
+    )
     add("--weight_decay", type=number(float, 0, 1000), default=0.01, help="AdamW's, not for biases and LayerNorm")
     add("--max_grad_norm", type=number(float, 0), default=1.0, help="gradient norm to clip at, 0 = no clipping")
     group = parser.add_argument_group("logging")
     add = group.add_argument
     add("--logging_steps", type=number(int, 1), default=50, help="optimiser steps between two TensorBoard points")
-    add("--eval_steps", type=number(int, 0), default=0, help="optimiser steps between evaluations, 0 = at the end of "
-        f"each epoch, and every {LONG_EPOCH} steps of a longer one or of a stream")  # fmt: skip
-    add("--log_with", nargs="+", choices=TRACKERS, default=["tensorboard"], metavar="TRACKER", help="where scalars and "
-        f"options go beside TensorBoard's files, which are always written: {', '.join(TRACKERS)}")  # fmt: skip
+    add(
+        "--eval_steps",
+        type=number(int, 0),
+        default=0,
+        help="optimiser steps between evaluations, 0 = at the end of "
+        f"each epoch, and every {LONG_EPOCH} steps of a longer one or of a stream",
+    )
+    add(
+        "--log_with",
+        nargs="+",
+        choices=TRACKERS,
+        default=["tensorboard"],
+        metavar="TRACKER",
+        help="where scalars and "
+        f"options go beside TensorBoard's files, which are always written: {', '.join(TRACKERS)}",
+    )
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
-    add("--save", choices=("best", "last", "both"), default="best", help="which evaluated model is kept: the one with "
-        "the best score on the dev set, the last, or the best and in its folder last/ the last")  # fmt: skip
-    add("--save_minutes", type=number(float, 0), default=10.0, help="minutes after which there is a checkpoint in any "
-        "case, 0 = never; several processes look at the clock every --logging_steps")  # fmt: skip
+    add(
+        "--save",
+        choices=("best", "last", "both"),
+        default="best",
+        help="which evaluated model is kept: the one with "
+        "the best score on the dev set, the last, or the best and in its folder last/ the last",
+    )
+    add(
+        "--save_minutes",
+        type=number(float, 0),
+        default=10.0,
+        help="minutes after which there is a checkpoint in any "
+        "case, 0 = never; several processes look at the clock every --logging_steps",
+    )
     add("--keep_checkpoints", type=number(int, 1), default=1, help="number of newest checkpoints kept")
     add("--keep_optimizer", action="store_true", help="keep AdamW's state in the checkpoints of a finished run, too")
     group = parser.add_argument_group("runtime")
     add = group.add_argument
     add("--seed", type=number(int, 0, 2**31), default=1, help="seed of initialisation, data order and dropout")
     add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="autocast of both models")
-    add("--per_device_eval_batch_size", type=number(int, 1, 10**5), default=64,
-        help="examples per process in evaluation")  # fmt: skip
-    add("--num_workers", type=number(int, 0, 1024), default=None,
-        help="processes that prepare batches; 2 on CUDA, else 0")  # fmt: skip
-    add("--timeout_minutes", type=number(float, 0, 10**6, open_low=True), default=30.0, help="minutes that a process "
-        "waits for the others before the run ends; raise it where one alone prepares much data")  # fmt: skip
-    add("--compile", action="store_true", help="torch.compile for both models and the elementwise part of relations "
-        "and language-model head: slow first steps, and so far no card has shown what it gains")  # fmt: skip
+    add(
+        "--per_device_eval_batch_size",
+        type=number(int, 1, 10**5),
+        default=64,
+        help="examples per process in evaluation",
+    )
+    add(
+        "--num_workers",
+        type=number(int, 0, 1024),
+        default=None,
+        help="processes that prepare batches; 2 on CUDA, else 0",
+    )
+    add(
+        "--timeout_minutes",
+        type=number(float, 0, 10**6, open_low=True),
+        default=30.0,
+        help="minutes that a process "
+        "waits for the others before the run ends; raise it where one alone prepares much data",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile for both models and the elementwise part of relations "
+        "and language-model head: slow first steps, and so far no card has shown what it gains",
+    )
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
-    add("--overwrite", action="store_true", help="move the run that the folder holds aside, to "
-        "<folder>.old-<time>, and start anew")  # fmt: skip
+    add(
+        "--overwrite",
+        action="store_true",
+        help="move the run that the folder holds aside, to <folder>.old-<time>, and start anew",
+    )
     add("--check_only", action="store_true", help="check the options and do nothing else; exit status 0 or 2")
 
 
@@ -250,34 +390,53 @@ def _add_paths(parser, output_dir, run_name):
 def _add_cache(parser):
     """Options of the teacher's cache."""
     add = parser.add_argument
-    add("--cache_teacher", action="store_true", help="compute the teacher's outputs for the training set once and keep "
-        "them on disk in half precision")  # fmt: skip
-    add("--cache_limit_gb", type=number(float, 0, open_low=True), default=20.0,
-        help="largest cache that --cache_teacher may write, in 10^9 bytes")
+    add(
+        "--cache_teacher",
+        action="store_true",
+        help="compute the teacher's outputs for the training set once and keep them on disk in half precision",
+    )
+    add(
+        "--cache_limit_gb",
+        type=number(float, 0, open_low=True),
+        default=20.0,
+        help="largest cache that --cache_teacher may write, in 10^9 bytes",
+    )
 
 
 def finetune_parser():
     """The options of distill_finetune.py."""
-    parser = Parser(description="Task-specific distillation: GLUE, SQuAD, words, several labels, your own files; "
-                    "without --teacher: fine-tuning.")  # fmt: skip
+    parser = Parser(
+        description="Task-specific distillation: GLUE, SQuAD, words, several labels, your own files; "
+        "without --teacher: fine-tuning."
+    )
     _add_paths(parser, "runs/<task>/<run_name>/seed<seed>", "finetune without a teacher, else made from --terms")
     add_data(parser)
     add_models(parser)
     add_distillation(parser)
     add_loop(parser)
     add = parser.add_argument
-    add("--do_predict", action="store_true", help="write the predictions of the test set, of GLUE in the form of its "
-        "submissions")  # fmt: skip
-    add("--held_out", type=number(float, 0, 0.9), default=0.0, help="share of the training set that is held out and "
-        "chooses the best model, in place of the dev set; 0 = the dev set does")  # fmt: skip
+    add(
+        "--do_predict",
+        action="store_true",
+        help="write the predictions of the test set, of GLUE in the form of its submissions",
+    )
+    add(
+        "--held_out",
+        type=number(float, 0, 0.9),
+        default=0.0,
+        help="share of the training set that is held out and "
+        "chooses the best model, in place of the dev set; 0 = the dev set does",
+    )
     _add_cache(parser)
     return parser
 
 
 def pretrain_parser():
     """The options of distill_pretrain.py."""
-    parser = Parser(description="Task-agnostic distillation of a masked language model on plain text; without "
-                    "--teacher: plain MLM pre-training.")  # fmt: skip
+    parser = Parser(
+        description="Task-agnostic distillation of a masked language model on plain text; without "
+        "--teacher: plain MLM pre-training."
+    )
     _add_paths(parser, "runs/pretrain/<run_name>/seed<seed>", "mlm without a teacher, else made from --terms")
     add = parser.add_argument_group("data").add_argument
     add("--corpus", required=True, help="text to train on: file, folder, glob, or hub id as owner/name:config")
@@ -287,8 +446,12 @@ def pretrain_parser():
     add("--seq_length", type=number(int, 8), default=128, help="tokens of a block")
     add("--mlm_probability", type=number(float, 0, 1, True), default=0.15, help="share of tokens masked")
     add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
-    add("--max_train_samples", type=number(int, 0), default=0, help="use only that many blocks, the same ones drawn "
-        "by chance in every run; 0 = all")  # fmt: skip
+    add(
+        "--max_train_samples",
+        type=number(int, 0),
+        default=0,
+        help="use only that many blocks, the same ones drawn by chance in every run; 0 = all",
+    )
     add("--max_eval_samples", type=number(int, 1), default=512, help="blocks to evaluate on")
     add_models(parser)
     add_distillation(parser)
@@ -298,17 +461,31 @@ def pretrain_parser():
 
 def dynabert_parser():
     """The options of distill_dynabert.py."""
-    parser = Parser(description="DynaBERT with CKD: one student that runs at any of some widths and depths, distilled "
-                    "from a task's teacher.")  # fmt: skip
+    parser = Parser(
+        description="DynaBERT with CKD: one student that runs at any of some widths and depths, distilled "
+        "from a task's teacher."
+    )
     _add_paths(parser, "runs/<task>/<run_name>/seed<seed>", "made from --terms and the stage by default")
     add_data(parser, required=False)  # an export finds it in the run
     add = parser.add_argument_group("model").add_argument
     add("--teacher", help="folder of the task's teacher (stage 1) or of the run of stage 1 (stage 2)")
     add("--student", help="folder of the run of stage 2, to be trained on the labels (stage 3)")
-    add("--width_mults", nargs="+", type=float, default=[1.0, 0.75, 0.5, 0.25], metavar="M",
-        help="shares of the attention heads and feed-forward neurons that a sub-network has")
-    add("--depth_mults", nargs="+", type=float, default=[1.0], metavar="M",
-        help="shares of the layers, for each width; others than 1.0 are stage 2 or 3")
+    add(
+        "--width_mults",
+        nargs="+",
+        type=float,
+        default=[1.0, 0.75, 0.5, 0.25],
+        metavar="M",
+        help="shares of the attention heads and feed-forward neurons that a sub-network has",
+    )
+    add(
+        "--depth_mults",
+        nargs="+",
+        type=float,
+        default=[1.0],
+        metavar="M",
+        help="shares of the layers, for each width; others than 1.0 are stage 2 or 3",
+    )
     add_freezing(add)
     add_distillation(parser)
     add_loop(parser)
@@ -326,23 +503,48 @@ def dynabert_parser():
 
 def trim_parser():
     """The options of trim_vocabulary.py."""
-    parser = Parser(description="A model with the words of some languages only: the same layers, and the rows of those "
-                    "words that a text uses.")  # fmt: skip
+    parser = Parser(
+        description="A model with the words of some languages only: the same layers, and the rows of those "
+        "words that a text uses."
+    )
     add = parser.add_argument_group("paths").add_argument
     add("--model", required=True, help="hub id or folder of the model whose words are to be fewer")
-    add("--corpus", nargs="+", required=True, metavar="TEXT", help="text in all languages that are needed: files, "
-        "folders, globs, or hub ids as owner/name:config")  # fmt: skip
+    add(
+        "--corpus",
+        nargs="+",
+        required=True,
+        metavar="TEXT",
+        help="text in all languages that are needed: files, folders, globs, or hub ids as owner/name:config",
+    )
     add("--output_dir", type=named_folder, required=True, help="new folder for model and tokenizer")
-    add("--held_out", nargs="+", default=[], metavar="TEXT", help="other texts, of which is counted how much is cut "
-        "into other words")  # fmt: skip
+    add(
+        "--held_out",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="other texts, of which is counted how much is cut into other words",
+    )
     add = parser.add_argument_group("words").add_argument
-    add("--min_count", type=number(int, 1), default=1, help="times that the text has a word that is kept; with 1 the "
-        "text is cut into the same words as before")  # fmt: skip
-    add("--vocab_size", type=number(int, 1), help="number of words at most: the most frequent ones; special words and "
-        "characters always stay")  # fmt: skip
-    add("--characters", choices=("all", "corpus"), default="all", help="words of one character that stay: all that the "
-        "model has, or those of characters that the text has")  # fmt: skip
+    add(
+        "--min_count",
+        type=number(int, 1),
+        default=1,
+        help="times that the text has a word that is kept; with 1 the text is cut into the same words as before",
+    )
+    add(
+        "--vocab_size",
+        type=number(int, 1),
+        help="number of words at most: the most frequent ones; special words and characters always stay",
+    )
+    add(
+        "--characters",
+        choices=("all", "corpus"),
+        default="all",
+        help="words of one character that stay: all that the model has, or those of characters that the text has",
+    )
     return parser
+
+
 # --- what presets.sh asks -----------------------------------------------------------------------------------------
 
 
@@ -354,8 +556,18 @@ def main(argv):
     if argv[:1] == ["recipe"]:
         recipe = recipes.recipe_of(argv[1])
         weights = recipes.ckd_weights(recipe, recipe.temperature)
-        print(*(f"{x:g}" for x in (recipe.temperature, weights["wr_pair"], weights["wr_triple"], recipe.learning_rate,
-                                   recipe.epochs)))  # fmt: skip
+        print(
+            *(
+                f"{x:g}"
+                for x in (
+                    recipe.temperature,
+                    weights["wr_pair"],
+                    weights["wr_triple"],
+                    recipe.learning_rate,
+                    recipe.epochs,
+                )
+            )
+        )
         return
     parser = Parser()
     add_distillation(parser)

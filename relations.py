@@ -10,6 +10,7 @@ A word relation (WR) relates the words of one layer, a layer transforming relati
 
 Both are taken inside the teacher and inside the student, and compared number by number.
 """
+
 import contextlib
 import functools
 import itertools
@@ -781,8 +782,11 @@ def _windowed_triples(sets, window, loss, need):
     # All slopes of one pair (i, k) lie on a line of that block: a step of j is one back of a and of b. So their sum is
     # over an axis of a view: [i, k - i + window - 1, window - 1 - a].
     outer = slopes.stride()[:-3]
-    lines = slopes.as_strided((*slopes.shape[:-3], n, width, window),
-                              (*outer, window * width, 1, (window - 1) * width - 1), (window - 1) * width)  # fmt: skip
+    lines = slopes.as_strided(
+        (*slopes.shape[:-3], n, width, window),
+        (*outer, window * width, 1, (window - 1) * width - 1),
+        (window - 1) * width,
+    )
     g = slopes.new_zeros(*slopes.shape[:-3], n, n + width - 1)
     band = g.as_strided((*g.shape[:-1], width), (*g.stride()[:-2], n + width, 1))
     torch.sum(lines, -1, out=band)

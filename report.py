@@ -13,13 +13,9 @@ from pathlib import Path
 import pandas as pd
 import tabulate
 
-import compare
-import report_dynabert
-import report_files
-import report_notes
-import report_plots
 from options import Parser, named_folder, one_line
-from records import (
+from reporting import exports, notes, plots, significance, subnetworks
+from reporting.records import (
     SIZES,
     Measure,
     ReportError,
@@ -78,8 +74,10 @@ def markdown(names, columns):
             room = WIDTH - max(map(len, ["method", *index])) - 4
         blocks[-1].append(cells)
         room -= width
-    return "\n\n".join(pd.concat(block, axis=1).to_markdown(
-        disable_numparse=True, colalign=["left", *["right"] * len(block)]) for block in blocks)  # fmt: skip
+    return "\n\n".join(
+        pd.concat(block, axis=1).to_markdown(disable_numparse=True, colalign=["left", *["right"] * len(block)])
+        for block in blocks
+    )
 
 
 def grid_markdown(table):
@@ -93,7 +91,7 @@ def by_seed(runs, part):
     Of the part "held-out" none where the students held unlike examples out.
     """
     own = students(runs)
-    if part == "held-out" and not report_notes.chosen_alike(own):
+    if part == "held-out" and not notes.chosen_alike(own):
         own = own[:0]
     scores = own.assign(score=own[part].map(Measure(None, "").of)).astype({"name": str})
     unknown = set(scores["name"][scores["score"].isna()])
@@ -102,7 +100,7 @@ def by_seed(runs, part):
 
 def score_column(runs, part, chosen, title):
     """'25.1 ± 0.8 (3)': the chosen Measures of the best or last entries, and the number of seeds; leaders are bold."""
-    bold, cells = compare.leaders(by_seed(runs, part)), {}
+    bold, cells = significance.leaders(by_seed(runs, part)), {}
     for name, entries in runs.groupby("name", observed=True)[part]:
         text = " / ".join(summary(entries.map(measure.of), measure.digits) for measure in chosen)
         cells[name] = (f"**{text}**" if name in bold else text) + f" ({len(entries)})"
@@ -117,22 +115,35 @@ def differences(runs, baseline):
             main = headline(own)
             scores = own.assign(score=own["best"].map(main.of)).pivot(index="seed", columns="name", values="score")
             scores = scores.astype(float)[[name for name in scores if name in (*students(own)["name"], baseline)]]
-            rows = compare.paired(scores, baseline).drop(index=baseline)
+            rows = significance.paired(scores, baseline).drop(index=baseline)
             titles.append(f"{escape(task)} ({escape(main.title)})")
             found[task] = rows.assign(title=titles[-1], digits=main.digits, name=rows.index.astype(str))
     if not found or all(rows.empty for rows in found.values()):
         return []
     table = pd.concat(found, names=["task"]).reset_index("task")
-    table = table.assign(sure=(compare.holm(table["p"].reset_index(drop=True)) < compare.LEVEL).to_numpy())
-    columns = [pd.Series({row.name: compare.cell(row, row.digits, row.sure)
-                          for row in table[table["title"] == title].itertuples(index=False)}, name=title, dtype=object)
-               for title in titles]  # fmt: skip
+    table = table.assign(sure=(significance.holm(table["p"].reset_index(drop=True)) < significance.LEVEL).to_numpy())
+    columns = [
+        pd.Series(
+            {
+                row.name: significance.cell(row, row.digits, row.sure)
+                for row in table[table["title"] == title].itertuples(index=False)
+            },
+            name=title,
+            dtype=object,
+        )
+        for title in titles
+    ]
     tested = table[table["p"].notna()]
-    names = {f"{name} on {task}" if len(found) > 1 else name: sure
-             for name, task, sure in zip(tested["name"], tested["task"], tested["sure"], strict=True)}  # fmt: skip
+    names = {
+        f"{name} on {task}" if len(found) > 1 else name: sure
+        for name, task, sure in zip(tested["name"], tested["task"], tested["sure"], strict=True)
+    }
     rows = [name for name in runs["name"].cat.categories if name in {*students(runs)["name"]} - {baseline}]
-    return [f"### Difference to {escape(baseline)} in best score: mean [95 % interval] (pairs of one seed)",
-            markdown(rows, columns), wrapped(escape(compare.sentence(names, baseline)))]  # fmt: skip
+    return [
+        f"### Difference to {escape(baseline)} in best score: mean [95 % interval] (pairs of one seed)",
+        markdown(rows, columns),
+        wrapped(escape(significance.sentence(names, baseline))),
+    ]
 
 
 def cost_columns(runs):
@@ -142,13 +153,21 @@ def cost_columns(runs):
         parts = []
         for place in places:  # a range where it varies with the task (the heads differ)
             ranges = (methods[place].agg(["min", "max"]) / size).itertuples()
-            parts.append({name: "-".join(dict.fromkeys(f"{value:{form}}" for value in values))
-                          for name, *values in ranges})  # fmt: skip
+            parts.append(
+                {name: "-".join(dict.fromkeys(f"{value:{form}}" for value in values)) for name, *values in ranges}
+            )
         columns.append(pd.Series({name: " / ".join(part[name] for part in parts) for name in parts[0]}, name=title))
     ratios = methods[["1", "32"]].mean().dropna(how="all").itertuples()
-    columns.append(pd.Series({
-        name: " / ".join("-" if math.isnan(value) else f"{value:.2f}x" for value in values) for name, *values in ratios
-    }, name="speed-up", dtype=object))  # fmt: skip
+    columns.append(
+        pd.Series(
+            {
+                name: " / ".join("-" if math.isnan(value) else f"{value:.2f}x" for value in values)
+                for name, *values in ratios
+            },
+            name="speed-up",
+            dtype=object,
+        )
+    )
     return columns + time_columns(runs)
 
 
@@ -160,8 +179,9 @@ def time_columns(runs):
         title = f"{escape(task)} ({unit})" if len(tasks) > 1 else f"train ({unit})"
         cached = set(own["name"][[bool(options.get("cache_teacher")) for options in own["options"]]])
         times = own.groupby("name", observed=True)["time.train_s"].mean() / seconds
-        columns.append(pd.Series({name: f"{value:.1f}" + "*" * (name in cached) for name, value in times.items()},
-                                 name=title))  # fmt: skip
+        columns.append(
+            pd.Series({name: f"{value:.1f}" + "*" * (name in cached) for name, value in times.items()}, name=title)
+        )
     memory = runs.groupby(["task", "name"], observed=True)["max_mem_gb"].mean().groupby("name", observed=True).max()
     memory = memory.dropna()
     return columns + [memory.map("{:.2f}".format).astype(object).rename("GB")] * bool(len(memory))
@@ -170,15 +190,18 @@ def time_columns(runs):
 def costs(runs, title, columns):
     """A heading, `title` and the hardware, and a table of `columns`, of this file, for each hardware in turn."""
     parts = [(machine, own, [*own["name"].unique().sort_values()]) for machine, own in runs.groupby("machine")]
-    return [text for machine, own, names in parts
-            for text in (f"### {title}: {escape(machine)}", markdown(names, columns(own)))]  # fmt: skip
+    return [
+        text
+        for machine, own, names in parts
+        for text in (f"### {title}: {escape(machine)}", markdown(names, columns(own)))
+    ]
 
 
 def stage_tables(runs, baseline):
     """All tables of the runs of one stage, as a list of Markdown texts."""
-    notes = [wrapped(escape(line)) for line in (*report_notes.set_lines(runs), *report_notes.unlike_lines(runs))]
+    notes = [wrapped(escape(line)) for line in (*notes.set_lines(runs), *notes.unlike_lines(runs))]
     if runs["stage"].iloc[0] == "dynabert":
-        texts = report_dynabert.tables(runs, baseline, grid_markdown, summary)
+        texts = subnetworks.tables(runs, baseline, grid_markdown, summary)
         texts = [text if text[0] in "#|" else wrapped(escape(text)) for text in texts]
         return texts[:2] + notes + texts[2:] + costs(runs, "Training time and memory", time_columns)
     names, tasks = [*runs["name"].unique().sort_values()], runs.groupby("task", observed=True)
@@ -196,9 +219,13 @@ def stage_tables(runs, baseline):
         for part in scores:
             average = pd.concat(means[part], axis=1).mean(axis=1, skipna=False).dropna()
             tables = [by_seed(own, part) for _, own in tasks]
-            bold = compare.leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
-            scores[part].append(pd.Series({name: f"**{value:.1f}**" if name in bold else f"{value:.1f}"
-                                           for name, value in average.items()}, name="average"))  # fmt: skip
+            bold = significance.leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
+            scores[part].append(
+                pd.Series(
+                    {name: f"**{value:.1f}**" if name in bold else f"{value:.1f}" for name, value in average.items()},
+                    name="average",
+                )
+            )
     if len(tasks) == runs["machine"].nunique() == 1:
         best, *others = (column.rename(part) for part, (column,) in scores.items())
         title = f"{scores['best'][0].name} best"
@@ -229,9 +256,14 @@ def report_text(runs, left_out, baseline):
     versions = {f"{name} {version}" for run in runs["versions"] for name, version in run.items() if version}
     unknown = runs["code"].isna().sum()
     code = sorted(runs["code"].dropna().unique()) + [f"unknown for {unknown} of {len(runs)} runs"] * bool(unknown)
-    lines = [*bounds(runs), *map(escape, (*report_notes.mixed_lines(runs), *report_notes.recipe_lines(runs))), NOTE,
-             *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
-             "Versions: " + escape(", ".join(sorted(versions))), "Code: " + escape(", ".join(code))]  # fmt: skip
+    lines = [
+        *bounds(runs),
+        *map(escape, (*notes.mixed_lines(runs), *notes.recipe_lines(runs))),
+        NOTE,
+        *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
+        "Versions: " + escape(", ".join(sorted(versions))),
+        "Code: " + escape(", ".join(code)),
+    ]
     texts += ["## Notes", *map(wrapped, lines)]
     for what, found in left_out.items():
         lines = [f"{what.capitalize()} runs, not in the tables:\n", *(f"- {escape(line)}" for line in found)]
@@ -251,22 +283,52 @@ def build_parser():
     """Returns the command line's parser."""
     parser = Parser(prog="report.py", description=__doc__)
     paths = parser.add_argument_group("paths")
-    paths.add_argument("runs", nargs="+", type=named_folder, metavar="RUNS",
-                       help="folders, searched for run.json at any depth, and runs.csv of --tables runs")
-    paths.add_argument("--output_dir", type=named_folder, metavar="DIR",
-                       help="folder of report.md and plots; without it no report.md, and plots into the first RUNS")
+    paths.add_argument(
+        "runs",
+        nargs="+",
+        type=named_folder,
+        metavar="RUNS",
+        help="folders, searched for run.json at any depth, and runs.csv of --tables runs",
+    )
+    paths.add_argument(
+        "--output_dir",
+        type=named_folder,
+        metavar="DIR",
+        help="folder of report.md and plots; without it no report.md, and plots into the first RUNS",
+    )
     table = parser.add_argument_group("tables")
-    table.add_argument("--methods", type=lambda text: text.split(","), metavar="A,B",
-                       help="names of the methods to report, separated by commas; by default all")
-    table.add_argument("--tables", nargs="+", choices=("latex", "csv", "runs"), default=[], metavar="FORM",
-                       help="also write report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
-                            "(runs: a line for each run, which can be given as RUNS) beside the plots")
-    paths.add_argument("--formats", nargs="+", choices=("png", "pdf", "svg"), default=["png"], metavar="FORM",
-                       help="of the plots: png, pdf, svg")
-    table.add_argument("--baseline", metavar="NAME",
-                       help="method from which paired differences over seeds are taken")
-    table.add_argument("--names", nargs="+", type=display_name, default=[], metavar="NAME=TEXT",
-                       help='what tables and plots call methods, such as kd=KD ckd="CKD (ours)"')
+    table.add_argument(
+        "--methods",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help="names of the methods to report, separated by commas; by default all",
+    )
+    table.add_argument(
+        "--tables",
+        nargs="+",
+        choices=("latex", "csv", "runs"),
+        default=[],
+        metavar="FORM",
+        help="also write report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
+        "(runs: a line for each run, which can be given as RUNS) beside the plots",
+    )
+    paths.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("png", "pdf", "svg"),
+        default=["png"],
+        metavar="FORM",
+        help="of the plots: png, pdf, svg",
+    )
+    table.add_argument("--baseline", metavar="NAME", help="method from which paired differences over seeds are taken")
+    table.add_argument(
+        "--names",
+        nargs="+",
+        type=display_name,
+        default=[],
+        metavar="NAME=TEXT",
+        help='what tables and plots call methods, such as kd=KD ckd="CKD (ours)"',
+    )
     return parser
 
 
@@ -293,13 +355,13 @@ def main(argv=None):
             if args.output_dir:
                 Path(temporary, "report.md").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if "latex" in args.tables:
-                tables = report_files.latex(text)
+                tables = exports.latex(text)
                 Path(temporary, "report.tex").write_text(tables, encoding="utf-8", errors="backslashreplace")
             if "csv" in args.tables:
-                report_files.numbers(runs).to_csv(Path(temporary, "report.csv"), index=False)
+                exports.numbers(runs).to_csv(Path(temporary, "report.csv"), index=False)
             if "runs" in args.tables:
-                report_files.compact(runs).to_csv(Path(temporary, "runs.csv"), index=False)
-            paths = report_plots.write_plots(runs, Path(temporary), args.formats)
+                exports.compact(runs).to_csv(Path(temporary, "runs.csv"), index=False)
+            paths = plots.write_plots(runs, Path(temporary), args.formats)
             for path in sorted(Path(temporary).iterdir()):
                 os.replace(path, folder / path.name)
         where = "standard output"

@@ -29,7 +29,7 @@ EPOCHS=${EPOCHS:-}                                # empty: the task's recipe
 LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
-source presets.sh
+source scripts/presets.sh
 switch DRY_RUN
 check TASKS "$ALL_TASKS"
 check SEEDS "whole numbers" "[0-9]+"

@@ -35,7 +35,7 @@ CACHE_TEACHER=${CACHE_TEACHER:-}                  # 1: its outputs for the train
 LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
-source presets.sh
+source scripts/presets.sh
 switch CACHE_TEACHER
 switch DRY_RUN
 check TASKS "$ALL_TASKS squad squad_v2"

@@ -27,7 +27,7 @@ SEEDS=${SEEDS:-1 2 3}
 LAUNCH=${LAUNCH:-python}                                # of the pre-training; fine-tuning runs in one process
 DRY_RUN=${DRY_RUN:-}                                    # 1: print the commands
 
-source presets.sh
+source scripts/presets.sh
 switch STREAMING
 switch DRY_RUN
 [ -z "$TASKS" ] || check TASKS "$ALL_TASKS"

@@ -30,7 +30,7 @@ LEARNING_RATE=${LEARNING_RATE:-}                  # of the students; empty: the 
 LAUNCH=${LAUNCH:-python}                          # "torchrun --nproc_per_node 8": every run on so many GPUs
 DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 
-source presets.sh
+source scripts/presets.sh
 switch DRY_RUN
 check TASK "squad squad_v2"
 check METHODS "$ALL_METHODS"

@@ -51,7 +51,7 @@ settings() {
 }
 times() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%g", a * b }'; }
 
-source presets.sh
+source scripts/presets.sh
 switch CACHE_TEACHER
 switch DRY_RUN
 check TASK "$ALL_TASKS"
@@ -105,7 +105,7 @@ commands() {
     done
 }
 start commands "$@"
-[ -n "$DRY_RUN" ] || python report_sweep.py "$folder"
+[ -n "$DRY_RUN" ] || python -m reporting.sweep "$folder"
 if [ -n "$failed" ]; then
     echo "run_sweep.sh: failed, and left out of the choice:$failed" >&2
     exit 1

@@ -2,7 +2,7 @@
 # Lint and tests on the CPU, no downloads, a process for each core, under 5 minutes on two. Arguments go on to pytest.
 set -euo pipefail
 cd "$(dirname "$0")"
-source setup.sh
+source scripts/setup.sh
 ruff check .
 # One thread for each: more would fight for the cores, and change the order of sums.
 export OMP_NUM_THREADS=1

@@ -179,8 +179,8 @@ def reorder(rng, words):
     at = next(i for i, word in enumerate(words) if word.main)
     if rng.random() < 0.6:
         i = rng.choice(swaps)
-        return words[:i] + [words[i + 1], words[i]] + words[i + 2:]
-    rest = words[:at] + words[at + 1:]
+        return words[:i] + [words[i + 1], words[i]] + words[i + 2 :]
+    rest = words[:at] + words[at + 1 :]
     if at + 1 < len(words) and words[at + 1].role == "det" and "and" not in {word.role for word in words}:
         return rest + [words[at]]
     return [words[at]] + rest
@@ -207,7 +207,7 @@ def edited(rng, words, kind, i):
     else:
         lemma = rng.choice(NOUNS[OTHER_CLASS[word.noun_class]])
         new = replace(word, form=noun_form(lemma, word.number), lemma=lemma)
-    return words[:i] + [new] + words[i + 1:]
+    return words[:i] + [new] + words[i + 1 :]
 
 
 def unacceptable(rng, words):
@@ -392,9 +392,17 @@ def write_bert(folder, args):
     write_lines(folder / "vocab.txt", vocab)
     tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=384)
     # Trained from scratch on little data, this size starts faster with wider weights and without dropout.
-    config = BertConfig(vocab_size=len(vocab), hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
-                        intermediate_size=256, max_position_embeddings=384, initializer_range=0.05,
-                        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config = BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=384,
+        initializer_range=0.05,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         model = BertForMaskedLM(config)
@@ -427,12 +435,16 @@ def check_args(args):
         return
     old = read_record(args.output_dir)
     if old is None:
-        raise ValueError(f"{args.output_dir} holds {', '.join(present)} not known to come from this script: "
-                         "choose another --output_dir or add --overwrite")
+        raise ValueError(
+            f"{args.output_dir} holds {', '.join(present)} not known to come from this script: "
+            "choose another --output_dir or add --overwrite"
+        )
     differing = [name for name, value in options(args).items() if old.get(name) != value]
     if differing:
-        raise ValueError(f"{args.output_dir} was written with other {', '.join(differing)}: "
-                         "choose another --output_dir or add --overwrite")
+        raise ValueError(
+            f"{args.output_dir} was written with other {', '.join(differing)}: "
+            "choose another --output_dir or add --overwrite"
+        )
 
 
 def options(args):
@@ -497,10 +509,15 @@ def main(argv=None):
         if not isinstance(error, (OSError, SafetensorError)) and type(error) is not Exception:
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        parser.exit(1, f"synthetic.py: error: {folder} cannot be written ({reason}): make room or choose another "
-                       "--output_dir; what was there before is unchanged\n")  # fmt: skip
-    print(f"{folder}: {args.train_size} + {args.dev_size} sentences, {args.squad_train_size} + {args.squad_dev_size} "
-          f"questions, {args.text_size} paragraphs")
+        parser.exit(
+            1,
+            f"synthetic.py: error: {folder} cannot be written ({reason}): make room or choose another "
+            "--output_dir; what was there before is unchanged\n",
+        )
+    print(
+        f"{folder}: {args.train_size} + {args.dev_size} sentences, {args.squad_train_size} + {args.squad_dev_size} "
+        f"questions, {args.text_size} paragraphs"
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 It knows nothing of distillation: it is handed a function that gives the loss of a batch and one that evaluates.
 """
+
 import contextlib
 import ctypes
 import dataclasses
@@ -24,13 +25,13 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from tqdm.auto import tqdm
 
-import batching
-from checkpoints import load_checkpoint, save_checkpoint
-from environment import max_mem_gb
-from events import Log
+from engine.checkpoints import load_checkpoint, save_checkpoint
+from engine.environment import max_mem_gb
+from engine.log import Log
+from engine.run_folder import Diverged, finite, write_json, writing
+from engine.run_folder import TrainingError as TrainingError
 from options import LONG_EPOCH
-from runs import Diverged, finite, write_json, writing
-from runs import TrainingError as TrainingError
+from tasks import batching
 
 CHOICE = "held_out/score"  # a metric that chooses the best model in place of the score, where there is one
 
@@ -91,15 +92,18 @@ def make_accelerator(args, unused_parameters=False):
     trackers = [name for name in args.log_with if name != "tensorboard"]  # whose files are our own
     for name in trackers:
         if name not in map(str, get_available_trackers()):
-            raise ValueError(f"--log_with {name}: its package is missing here: pip install {name.replace('_', '-')}, "
-                             "or leave it out; TensorBoard's files are written anyway")  # fmt: skip
+            raise ValueError(
+                f"--log_with {name}: its package is missing here: pip install {name.replace('_', '-')}, "
+                "or leave it out; TensorBoard's files are written anyway"
+            )
     # Without cpu=True, processes that torchrun starts on a machine without GPU would not know of each other.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     wait = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=args.timeout_minutes))
     if cpu:
         keep_memory()
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu,
-                              log_with=trackers or None)  # fmt: skip
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu, log_with=trackers or None
+    )
     set_seed(args.seed)
     if args.num_workers is None:
         args.num_workers = 2 if accelerator.device.type == "cuda" else 0
@@ -173,8 +177,13 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
     points = {f"eval/{name}": value for name, value in metrics.items() if value is not None}
     loss, said = metrics.pop("loss", None), "before training"
     if state["step"]:
-        entry = {"step": state["step"], "epoch": round(state["epoch"], 4), "score": score, "metrics": metrics,
-                 "loss": loss}  # fmt: skip
+        entry = {
+            "step": state["step"],
+            "epoch": round(state["epoch"], 4),
+            "score": score,
+            "metrics": metrics,
+            "loss": loss,
+        }
         state["history"].append(entry)
         # None, not 0: a first score below 0 is still the best so far.
         best, now = state["best"] and choice(state["best"]), choice(entry)
@@ -213,8 +222,9 @@ def check_weights(model, step, folder):
     if torch.nn.utils.get_total_norm(parameters.values(), math.inf).isfinite():
         return
     bad = next(name for name, value in parameters.items() if not value.isfinite().all())
-    raise Diverged(f"non-finite weights: {bad.removeprefix('module.')} after step {step}", folder,
-                   "lower --learning_rate")  # fmt: skip
+    raise Diverged(
+        f"non-finite weights: {bad.removeprefix('module.')} after step {step}", folder, "lower --learning_rate"
+    )
 
 
 def save_model(args, accelerator, recipe, model, entry, below=""):
@@ -296,8 +306,18 @@ def _start(args, accelerator, recipe, model, record, how):
             raise ValueError(f"{folder} was begun with --num_workers {len(there)}: a stream goes on with as many")
         recipe.positions.update(there)
     if state is None:
-        state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0, "sessions": 0,
-                 "examples": 0, "tokens": 0, "skipped_steps": 0}  # fmt: skip
+        state = {
+            "step": 0,
+            "epoch": 0.0,
+            "best": None,
+            "history": [],
+            "train_s": 0.0,
+            "total_s": 0.0,
+            "sessions": 0,
+            "examples": 0,
+            "tokens": 0,
+            "skipped_steps": 0,
+        }
     state["sessions"] += 1
     if accelerator.is_main_process:
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
@@ -330,8 +350,14 @@ def train(args, accelerator, recipe, model, record, how):
         per_epoch = len(recipe.plan(batching.step_size(args, accelerator), 0))
         total = total_steps(args, per_epoch)
         before = state["total_s"]
-        bar = tqdm(total=total, initial=state["step"], desc=record["name"], disable=not accelerator.is_main_process,
-                   mininterval=10 if os.environ.get("CI") else 0.5, unit="step")  # fmt: skip
+        bar = tqdm(
+            total=total,
+            initial=state["step"],
+            desc=record["name"],
+            disable=not accelerator.is_main_process,
+            mininterval=10 if os.environ.get("CI") else 0.5,
+            unit="step",
+        )
         model.train()
         if not state["step"]:
             evaluate(args, accelerator, recipe, model, state, log)
@@ -393,8 +419,10 @@ def _stop(accelerator, bar, step, number):
     bar.close()
     if accelerator.is_main_process:
         reason = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-        print(f"{Path(sys.argv[0]).name}: stopped by {reason}: saved at step {step}, the same command goes on",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"{Path(sys.argv[0]).name}: stopped by {reason}: saved at step {step}, the same command goes on",
+            file=sys.stderr,
+        )
     raise SystemExit(128 + number)
 
 
@@ -430,4 +458,4 @@ def results(accelerator, state):
         "history": state["history"],
         "best": state["best"],
         "last": state["history"][-1] if state["history"] else None,
-    }  # fmt: skip
+    }

@@ -3,6 +3,7 @@
     python trim_vocabulary.py --model bert-base-multilingual-cased --corpus english.txt korean.txt \
         --output_dir models/bert-en-ko
 """
+
 from options import begin
 from options import trim_parser as build_parser
 
@@ -19,15 +20,11 @@ import transformers
 from huggingface_hub import ModelCardData
 from tokenizers import Tokenizer
 
-import card
-import checkpoints
-import cli
-import corpus
-import families
-import measure
 import models
-import vocabulary
-from readers import read_lines
+from encoders import families, vocabulary
+from engine import card, checkpoints, command_line, cost
+from tasks import plain_text
+from tasks.readers import read_lines
 
 LINES, CHARACTERS = 1000, 10**6  # of a batch of text at most; one line may be longer
 UNKNOWN = 0.5  # share of unknown words from which on a text is taken for one of a language that the model lacks
@@ -37,7 +34,7 @@ UNKNOWN = 0.5  # share of unknown words from which on a text is taken for one of
 
 def source_of(name):
     """Where a text is to be read from, for `batches`: files, or rows of the hub; ValueError for a name of neither."""
-    return corpus.find_files(name) or corpus.load_texts(name, streaming=True)
+    return plain_text.find_files(name) or plain_text.load_texts(name, streaming=True)
 
 
 def batches(source):
@@ -82,10 +79,13 @@ def count_words(tokenizer, spec, sources, model):
         lost = counts[ids[unknown]] if unknown in ids else 0
         share = lost / max(1, lost + counts[lettered].sum())  # of words with letters: full stops are known everywhere
         if share >= UNKNOWN:
-            raise ValueError(f"--corpus {name!r}: {share:.0%} of its words are unknown to the tokenizer of {model}, "
-                             "which was not made for this language: take another model")  # fmt: skip
-        print(f"{name}: {counts.sum():,} pieces, {(counts > 0).sum():,} different words, {share:.2%} unknown",
-              flush=True)  # fmt: skip
+            raise ValueError(
+                f"--corpus {name!r}: {share:.0%} of its words are unknown to the tokenizer of {model}, "
+                "which was not made for this language: take another model"
+            )
+        print(
+            f"{name}: {counts.sum():,} pieces, {(counts > 0).sum():,} different words, {share:.2%} unknown", flush=True
+        )
         total += counts
     return {word: int(total[i]) for word, i in ids.items()}
 
@@ -125,12 +125,16 @@ def load(name):
     spec = json.loads(tokenizer.backend_tokenizer.to_str())  # its settings of padding and length end with its first use
     models.check_tokenizer(tokenizer, config, what, transformers.AutoModel)
     if spec["model"]["type"] not in ("WordPiece", "Unigram", "BPE"):
-        raise ValueError(f"{what} has a tokenizer of the kind {spec['model']['type']}, of which no words can be left "
-                         "out: take one of WordPiece, Unigram or BPE")  # fmt: skip
+        raise ValueError(
+            f"{what} has a tokenizer of the kind {spec['model']['type']}, of which no words can be left "
+            "out: take one of WordPiece, Unigram or BPE"
+        )
     known = getattr(transformers, (config.architectures or [""])[0], None)
     if known is None:
-        raise ValueError(f"{what}: its config.json names no class of transformers as its architecture: add it, as in "
-                         '"architectures": ["BertForMaskedLM"]')  # fmt: skip
+        raise ValueError(
+            f"{what}: its config.json names no class of transformers as its architecture: add it, as in "
+            '"architectures": ["BertForMaskedLM"]'
+        )
     model, missing = models.load_model(name, known, "--model", dtype="auto")
     return model, missing, tokenizer, spec
 
@@ -139,7 +143,7 @@ def size(model, missing, spec):
     """(million parameters, 10^6 bytes that `save` writes of the weights and as tokenizer.json)."""
     weights = sum(p.numel() * p.element_size() for name, p in model.named_parameters() if name not in missing)
     file = len(json.dumps(spec, ensure_ascii=False).encode())
-    return measure.count_parameters(model)[0] / 1e6, (weights + file) / 1e6
+    return cost.count_parameters(model)[0] / 1e6, (weights + file) / 1e6
 
 
 def same_tokenizer(one, other):
@@ -164,12 +168,16 @@ def save(args, folder, model, missing, tokenizer, spec, said):
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     read = models.load_tokenizer(folder).backend_tokenizer
     if not same_tokenizer(json.loads(read.to_str()), json.loads(Tokenizer.from_str(text).to_str())):
-        raise ValueError(f"--model {args.model!r}: a {type(tokenizer).__name__} makes another tokenizer of the kept "
-                         "words: it cannot be trimmed")  # fmt: skip
+        raise ValueError(
+            f"--model {args.model!r}: a {type(tokenizer).__name__} makes another tokenizer of the kept "
+            "words: it cannot be trimmed"
+        )
     data = ModelCardData(library_name="transformers", **card.base_metadata(args.model))
     (folder / "README.md").write_text(
         f"---\n{data.to_yaml()}\n---\n\n# {args.output_dir.name}\n\n`{args.model}` with the words of "
-        f"{', '.join(f'`{name}`' for name in args.corpus)}: {said}.\n", encoding="utf-8")  # fmt: skip
+        f"{', '.join(f'`{name}`' for name in args.corpus)}: {said}.\n",
+        encoding="utf-8",
+    )
     return read
 
 
@@ -188,16 +196,18 @@ def trim(args, model, missing, spec, counts):
     after = size(model, missing, new)
     share = sum(counts[word] for word in new_ids) / sum(counts.values())
     unnamed = f" and {rows - len(ids):,} rows without a word" if rows > len(ids) else ""
-    return new, (f"{len(ids):,} words{unnamed} -> {len(new_ids):,} words ({characters:,} single characters), which "
-                 f"make up {share:.2%} of the text; {before[0]:.1f} -> {after[0]:.1f} million parameters; "
-                 f"{before[1]:.1f} -> {after[1]:.1f} MB")  # fmt: skip
+    return new, (
+        f"{len(ids):,} words{unnamed} -> {len(new_ids):,} words ({characters:,} single characters), which "
+        f"make up {share:.2%} of the text; {before[0]:.1f} -> {after[0]:.1f} million parameters; "
+        f"{before[1]:.1f} -> {after[1]:.1f} MB"
+    )
 
 
 def main(argv=None):
     """Run the script with the given arguments, sys.argv's by default."""
     args, begun = build_parser().parse_args(argv), time.perf_counter()
     check_args(args)
-    cli.quiet()
+    command_line.quiet()
     sources = {name: source_of(name) for name in args.corpus}
     held_out = {name: source_of(name) for name in args.held_out}
     model, missing, tokenizer, spec = load(args.model)
@@ -218,4 +228,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    command_line.run_script(main)

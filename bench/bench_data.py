@@ -4,6 +4,7 @@
 
 Without options: a word-piece vocabulary and a text of the artificial language.
 """
+
 import argparse
 import os
 import sys
@@ -18,11 +19,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-import batching
-import cli
-import corpus
 import data
 import synthetic
+from engine import command_line
+from tasks import batching, plain_text
 
 ROUNDS = 5
 
@@ -39,13 +39,14 @@ def cpu_seconds(function, rounds=ROUNDS):
 
 def text_rows(texts, tokenizer, length, batch):
     """Rows of the table for text: tokenizer alone, with packing, masked batches from the blocks."""
-    parts = [texts[i : i + corpus.DOCUMENTS] for i in range(0, len(texts), corpus.DOCUMENTS)]
-    cut, blocks = corpus.cutter(tokenizer, length), []
+    parts = [texts[i : i + plain_text.DOCUMENTS] for i in range(0, len(texts), plain_text.DOCUMENTS)]
+    cut, blocks = plain_text.cutter(tokenizer, length), []
 
     def alone():
         for part in parts:
-            tokenizer(part, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False,
-                      verbose=False)  # fmt: skip
+            tokenizer(
+                part, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+            )
 
     def packed():
         blocks[:] = [cut(part) for part in parts]
@@ -53,7 +54,7 @@ def text_rows(texts, tokenizer, length, batch):
     packed()
     tokens = sum(part.size for part in blocks)
     rows = [["tokenizer alone", rate(tokens, alone)], ["tokenise and pack", rate(tokens, packed)]]
-    kept = corpus.Rows(Dataset.from_dict({"input_ids": np.concatenate(blocks)}))
+    kept = plain_text.Rows(Dataset.from_dict({"input_ids": np.concatenate(blocks)}))
     special = np.zeros(data.id_count(tokenizer), dtype=bool)
     special[tokenizer.all_special_ids] = True
     count = int(kept.ends[-1])
@@ -61,8 +62,9 @@ def text_rows(texts, tokenizer, length, batch):
 
     def masked():
         for indices in orders:
-            corpus.draw_masks(kept[indices], corpus.row_seeds(1, 0, indices), 0.15, tokenizer.mask_token_id, special,
-                              len(special))  # fmt: skip
+            plain_text.draw_masks(
+                kept[indices], plain_text.row_seeds(1, 0, indices), 0.15, tokenizer.mask_token_id, special, len(special)
+            )
 
     return [*rows, [f"masked batches of {batch} x {length}", rate(50 * batch * length, masked)]]
 
@@ -70,10 +72,10 @@ def text_rows(texts, tokenizer, length, batch):
 def stream_rows(path, tokenizer, length, shares=(1, 2, 8)):
     """Rows of the table for a stream: what one of so many processes or workers gets done."""
     for number in shares:
-        texts, cut, made = corpus.load_texts(path, streaming=True), corpus.cutter(tokenizer, length), []
+        texts, cut, made = plain_text.load_texts(path, streaming=True), plain_text.cutter(tokenizer, length), []
 
         def read(number=number, texts=texts, cut=cut, made=made):
-            stream = corpus.Stream(texts, cut, 1, (0, number), pool=10**9)  # one pool: the whole text
+            stream = plain_text.Stream(texts, cut, 1, (0, number), pool=10**9)  # one pool: the whole text
             stream.take(1)
             made[:] = [stream.pool.size]
 
@@ -96,8 +98,10 @@ def glue_rows():
         "row by row": lambda: [data.collate([dataset[i] for i in indices], 0) for indices in orders],
         "from flat arrays": lambda: [arrays.batch(indices, 0) for indices in orders],
     }
-    return [[f"a GLUE batch of 32, {name}", f"{1000 * cpu_seconds(side) / len(orders):.2f} ms"]
-            for name, side in sides.items()]  # fmt: skip
+    return [
+        [f"a GLUE batch of 32, {name}", f"{1000 * cpu_seconds(side) / len(orders):.2f} ms"]
+        for name, side in sides.items()
+    ]
 
 
 def main():
@@ -109,7 +113,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=64, help="blocks of a batch")
     parser.add_argument("--documents", type=int, default=20_000, help="lines of the text that are used")
     args = parser.parse_args()
-    cli.quiet()
+    command_line.quiet()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if not (args.model and args.corpus):
@@ -120,8 +124,10 @@ def main():
         path = Path(folder) / "lines.txt"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         tokenizer = AutoTokenizer.from_pretrained(args.model or f"{folder}/bert")
-        print(f"{timing.machine('cpu')}; {source.name}, {len(lines)} documents, {len(tokenizer)} words; CPU "
-              "time of one core, medians\n")  # fmt: skip
+        print(
+            f"{timing.machine('cpu')}; {source.name}, {len(lines)} documents, {len(tokenizer)} words; CPU "
+            "time of one core, medians\n"
+        )
         rows = text_rows(lines, tokenizer, args.seq_length, args.batch_size)
         rows += stream_rows(str(path), tokenizer, args.seq_length)
         timing.table(["what", "rate"], rows + glue_rows())

@@ -1,7 +1,8 @@
 """CoLA distillation as the scripts do it, against sentences padded to 128 tokens and relations from differences.
 
-    python bench/bench_epoch.py --data_dir glue --teacher runs/cola/teacher/seed1 --student_layers 3 [--cache_teacher]
+python bench/bench_epoch.py --data_dir glue --teacher runs/cola/teacher/seed1 --student_layers 3 [--cache_teacher]
 """
+
 import functools
 import statistics
 
@@ -10,22 +11,23 @@ import torch
 from accelerate import Accelerator
 from bench_losses import direct_pair, direct_triple
 
-import batching
-import cli
 import distill_finetune
-import forward
 import losses
-import teacher_cache
 import training
+from encoders import model_outputs
+from engine import command_line, teacher_cache
+from tasks import batching
 
 
 def direct_terms(student, teacher, mask):
     """The four relations from differences; padding is left in, which costs the same."""
     transposed = [x.transpose(1, 2) for x in (student, teacher)]
     return {
-        "wr_pair": direct_pair(student, teacher, mask), "wr_triple": direct_triple(student, teacher, mask, 21),
-        "ltr_pair": direct_pair(*transposed, mask), "ltr_triple": direct_triple(*transposed, mask),
-    }  # fmt: skip
+        "wr_pair": direct_pair(student, teacher, mask),
+        "wr_triple": direct_triple(student, teacher, mask, 21),
+        "ltr_pair": direct_pair(*transposed, mask),
+        "ltr_triple": direct_triple(*transposed, mask),
+    }
 
 
 def direct_losses(student, teacher, batch, args):
@@ -58,7 +60,7 @@ def main():
     options, rest = parser.parse_known_args()
     args = distill_finetune.build_parser().parse_args(["--task", "cola", "--terms", "ckd", *rest])
     distill_finetune.check_args(args)
-    cli.quiet()
+    command_line.quiet()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=options.device == "cpu")
     kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
     teacher.to(accelerator.device).eval()
@@ -77,15 +79,24 @@ def main():
         cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, False)
         cached = distill_finetune.make_recipe(*everything, cache)
         sides["here, --cache_teacher"] = lambda: take(cached, 0, losses.distillation_losses)
-    forward.cast_linears(teacher, accelerator)
+    model_outputs.cast_linears(teacher, accelerator)
     times = timing.alternate(sides, options.device, options.rounds)
-    print(f"{timing.machine(options.device)}; {len(steps)} of {len(plan)} steps of an epoch, batch "
-          f"{args.per_device_train_batch_size}, precision {args.mixed_precision}. Seconds are extrapolated.\n")
+    print(
+        f"{timing.machine(options.device)}; {len(steps)} of {len(plan)} steps of an epoch, batch "
+        f"{args.per_device_train_batch_size}, precision {args.mixed_precision}. Seconds are extrapolated.\n"
+    )
     counts = {name: timing.operations(side, options.device) for name, side in sides.items()}
     whole, slow = len(plan) / len(steps), times["padded to 128, direct"]
-    rows = [[name, f"{statistics.median(t) * whole:.0f} [{min(t) * whole:.0f}-{max(t) * whole:.0f}]",
-             f"{timing.ratio(slow, t):.1f}", f"{counts[name][0] / len(steps):.0f}",
-             timing.share(counts[name][1], statistics.median(t))] for name, t in times.items()]  # fmt: skip
+    rows = [
+        [
+            name,
+            f"{statistics.median(t) * whole:.0f} [{min(t) * whole:.0f}-{max(t) * whole:.0f}]",
+            f"{timing.ratio(slow, t):.1f}",
+            f"{counts[name][0] / len(steps):.0f}",
+            timing.share(counts[name][1], statistics.median(t)),
+        ]
+        for name, t in times.items()
+    ]
     count = f"{timing.OPERATIONS[options.device]} a step"
     timing.table(["loop", "seconds an epoch", "times as fast", count, "device busy"], rows)
 

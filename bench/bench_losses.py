@@ -1,9 +1,10 @@
 """Each relation term, forward and backward, against the direct formulation: form the differences, normalise, multiply.
 
-    python bench/bench_losses.py                         B=8, T=128, L=7, D=768
-    python bench/bench_losses.py --batch 32 --tokens 384
-    python bench/bench_losses.py --exact                 instead: errors of values and gradients, each precision
+python bench/bench_losses.py                         B=8, T=128, L=7, D=768
+python bench/bench_losses.py --batch 32 --tokens 384
+python bench/bench_losses.py --exact                 instead: errors of values and gradients, each precision
 """
+
 import functools
 import math
 import sys
@@ -13,8 +14,8 @@ import timing
 import torch
 from torch.nn import functional as F
 
-import heads
 import losses
+from methods import mlm_head
 
 
 def direct_pair(student, teacher, mask):
@@ -54,9 +55,7 @@ NAMES = ("wr_pair", "wr_triple", "ltr_pair", "ltr_triple")
 def all_terms(student, teacher, mask):
     """The four terms as the scripts compute them: one Gram matrix for pairs and triples."""
     layers = range(student.shape[1])
-    views = [
-        losses.ModelView({"hidden_states": x.unbind(1)}, layers, mask) for x in (student, teacher)
-    ]
+    views = [losses.ModelView({"hidden_states": x.unbind(1)}, layers, mask) for x in (student, teacher)]
     return sum(losses.TERMS[name](*views, {}, ARGS) for name in NAMES)
 
 
@@ -95,28 +94,44 @@ def cases(generator, shape):
     for name, (here, direct) in SIDES.items():
         if name not in ("wr_triple all", "all four, W=21"):
             mask = torch.ones(b, t)
-            found[name] = (lambda s, t, f=here, m=mask: f(s, t, m.to(s.device)),
-                           lambda s, t, f=direct, m=mask: f(s, t, m), states)  # fmt: skip
+            found[name] = (
+                lambda s, t, f=here, m=mask: f(s, t, m.to(s.device)),
+                lambda s, t, f=direct, m=mask: f(s, t, m),
+                states,
+            )
     rows, words = 3 * b, 4 * d
     logits = [3 * torch.randn(rows, 3, generator=generator) for _ in range(2)]
-    found["logits, T=3"] = (functools.partial(losses.soft_logits, temperature=3.0), functools.partial(direct_kl, 3.0),
-                            logits)  # fmt: skip
+    found["logits, T=3"] = (
+        functools.partial(losses.soft_logits, temperature=3.0),
+        functools.partial(direct_kl, 3.0),
+        logits,
+    )
     head = [torch.randn(rows, d, generator=generator), d**-0.5 * torch.randn(words, d, generator=generator)]
     other = [torch.randn(rows, d, generator=generator), d**-0.5 * torch.randn(words, d, generator=generator)]
     labels = torch.randint(words, (rows,), generator=generator)
     found["head, labels"] = (
-        lambda x, w: heads.head_cross_entropy(heads.Head(x, w, w[:, 0] * 0), labels.to(x.device)),
-        lambda x, w: F.cross_entropy(x @ w.T, labels), head)  # fmt: skip
+        lambda x, w: mlm_head.head_cross_entropy(mlm_head.Head(x, w, w[:, 0] * 0), labels.to(x.device)),
+        lambda x, w: F.cross_entropy(x @ w.T, labels),
+        head,
+    )
     found["head, teacher"] = (
-        lambda x, w, y, v: heads.soft_head_logits(heads.Head(x, w, w[:, 0] * 0), heads.Head(y, v, v[:, 0] * 0)),
-        lambda x, w, y, v: direct_kl(1.0, x @ w.T, y @ v.T), head + other)  # fmt: skip
+        lambda x, w, y, v: mlm_head.soft_head_logits(
+            mlm_head.Head(x, w, w[:, 0] * 0), mlm_head.Head(y, v, v[:, 0] * 0)
+        ),
+        lambda x, w, y, v: direct_kl(1.0, x @ w.T, y @ v.T),
+        head + other,
+    )
     return found
 
 
 def direct_kl(temperature, student, teacher):
     """KL of softened logits times the square of the temperature, mean over rows."""
-    return temperature**2 * F.kl_div((student / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1),
-                                     log_target=True, reduction="batchmean")  # fmt: skip
+    return temperature**2 * F.kl_div(
+        (student / temperature).log_softmax(-1),
+        (teacher / temperature).log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
+    )
 
 
 def exact(args, shape):
@@ -138,8 +153,10 @@ def exact(args, shape):
                 value = here(*inputs)
             (value * scale).backward()
             grad = inputs[0].grad.cpu().double() / scale
-            errors = [float(abs(value.item() / truth.item() - 1)),
-                      float((grad - precise[0].grad).norm() / precise[0].grad.norm())]  # fmt: skip
+            errors = [
+                float(abs(value.item() / truth.item() - 1)),
+                float((grad - precise[0].grad).norm() / precise[0].grad.norm()),
+            ]
             verdict = "ok" if max(errors) <= limit else "TOO LARGE"  # so is nan
             yield [name, str(dtype).removeprefix("torch."), *(f"{e:.1e}" for e in errors), f"{limit:g}", verdict]
 
@@ -185,14 +202,18 @@ def main():
     args = parser.parse_args()
     shape = (args.batch, args.layers, args.tokens, args.width)
     if args.exact:
-        print(f"B={args.batch} L={args.layers} T={args.tokens} D={args.width}. {timing.machine(args.device)}. Relative "
-              "errors against the direct formulation in float64 on the CPU.\n")  # fmt: skip
+        print(
+            f"B={args.batch} L={args.layers} T={args.tokens} D={args.width}. {timing.machine(args.device)}. Relative "
+            "errors against the direct formulation in float64 on the CPU.\n"
+        )
         rows = []
         timing.table(["term", "precision", "value", "gradient", "limit", ""], kept(exact(args, shape), rows))
         sys.exit(any(row[-1] != "ok" for row in rows))
-    print(f"B={args.batch} L={args.layers} T={args.tokens} D={args.width}, float32, forward and backward. "
-          f"{timing.machine(args.device)}. Milliseconds: median [range] of {args.rounds}; 'all four' is compared with "
-          "a direct wr_triple W=21.\n")  # fmt: skip
+    print(
+        f"B={args.batch} L={args.layers} T={args.tokens} D={args.width}, float32, forward and backward. "
+        f"{timing.machine(args.device)}. Milliseconds: median [range] of {args.rounds}; 'all four' is compared with "
+        "a direct wr_triple W=21.\n"
+    )
     header = ["term", "here ms", "direct ms", "time ratio", "here GB", "direct GB", "memory ratio"]
     timing.table(header, measure(args, shape))
 

@@ -13,6 +13,7 @@ each run, for about two seconds. A step is from one batch to the next. torchdist
 torchvision for models of images that are not used here; where it is missing an empty module stands in for it, which
 makes torchdistill's run shorter.
 """
+
 import argparse
 import contextlib
 import importlib.abc
@@ -75,19 +76,37 @@ class Order:
 def ours(options):
     """The script as it is; on equal terms with the others' order of sentences in place of its own."""
     sys.path.insert(0, str(HERE.parent))
-    sys.argv = ["distill_finetune.py",
-        "--task", "cola", "--data_dir", options.data_dir, "--teacher", options.teacher, "--student_layers", "3",
-        "--terms", options.terms, "--max_steps", str(options.steps), "--warmup_ratio", "0",
-        "--per_device_train_batch_size", str(options.batch), "--max_seq_length", str(LENGTH),
-        "--output_dir", options.output_dir]  # fmt: skip
-    from checks import check_finetune
+    sys.argv = [
+        "distill_finetune.py",
+        "--task",
+        "cola",
+        "--data_dir",
+        options.data_dir,
+        "--teacher",
+        options.teacher,
+        "--student_layers",
+        "3",
+        "--terms",
+        options.terms,
+        "--max_steps",
+        str(options.steps),
+        "--warmup_ratio",
+        "0",
+        "--per_device_train_batch_size",
+        str(options.batch),
+        "--max_seq_length",
+        str(LENGTH),
+        "--output_dir",
+        options.output_dir,
+    ]
+    from engine.checks import check_finetune
     from options import begin, finetune_parser
 
     begin(finetune_parser(), check_finetune)  # as the script does, before its other imports
-    import batching
     import distill_finetune
-    import forward
     import training
+    from encoders import model_outputs
+    from tasks import batching
 
     step, evaluate = training.training_step, training.evaluate
 
@@ -99,9 +118,10 @@ def ours(options):
     if options.equal:
         batching.grouped_batches = lambda lengths, *_: Order(options, len(lengths)).steps
     if options.bare:
-        forward.relation_figures = training.save_checkpoint = lambda *_: {}
+        model_outputs.relation_figures = training.save_checkpoint = lambda *_: {}
         training.evaluate = lambda args, accelerator, recipe, model, state, *more: (
-            state["step"] and evaluate(args, accelerator, recipe, model, state, *more))  # fmt: skip
+            state["step"] and evaluate(args, accelerator, recipe, model, state, *more)
+        )
     distill_finetune.main()
 
 
@@ -127,10 +147,13 @@ def everything(options):
     torch.manual_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
     train, dev = (
-        read(options, name).map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=LENGTH),
-                                    batched=True, remove_columns=["text"])
+        read(options, name).map(
+            lambda rows: tokenizer(rows["text"], truncation=True, max_length=LENGTH),
+            batched=True,
+            remove_columns=["text"],
+        )
         for name in ("train.tsv", "dev.tsv")
-    )  # fmt: skip
+    )
     teacher = AutoModelForSequenceClassification.from_pretrained(options.teacher).eval()
     student = AutoModelForSequenceClassification.from_pretrained(options.teacher, num_hidden_layers=3)
     pad = DataCollatorWithPadding(tokenizer)
@@ -202,23 +225,61 @@ def torchdistill(options):
     register_collate_func(collate, key="pad")
     register_batch_sampler(lambda sampler: Order(options, len(train)), key="order")
     extra = {"fused": True} if options.equal else {}
-    box = get_distillation_box(teacher, student, {"train": train}, {
-        "num_epochs": 1,
-        "train_data_loader": {
-            "dataset_id": "train", "requires_supp": False, "collate_fn": "pad", "kwargs": {},
-            "sampler": {"class_or_func": torch.utils.data.SequentialSampler},
-            "batch_sampler": {"key": "order", "kwargs": {}},
+    box = get_distillation_box(
+        teacher,
+        student,
+        {"train": train},
+        {
+            "num_epochs": 1,
+            "train_data_loader": {
+                "dataset_id": "train",
+                "requires_supp": False,
+                "collate_fn": "pad",
+                "kwargs": {},
+                "sampler": {"class_or_func": torch.utils.data.SequentialSampler},
+                "batch_sampler": {"key": "order", "kwargs": {}},
+            },
+            **{
+                side: {
+                    "forward_proc": "forward_batch_only_as_kwargs",
+                    "requires_grad": side == "student",
+                    "forward_hook": {"output": ["classifier"]},
+                }
+                for side in ("teacher", "student")
+            },
+            "optimizer": {"key": "AdamW", "kwargs": {"lr": RATE, "weight_decay": 0.01, **extra}, "max_grad_norm": CLIP},
+            "scheduler": {
+                "key": "LinearLR",
+                "scheduling_step": 1,
+                "kwargs": {"start_factor": 1.0, "end_factor": 0.001, "total_iters": options.steps},
+            },
+            "criterion": {
+                "key": "WeightedSumLoss",
+                "kwargs": {
+                    "sub_terms": {
+                        "kd": {
+                            "weight": 1.0,
+                            "criterion": {
+                                "key": "KDLoss",
+                                "kwargs": {
+                                    "student_module_path": "classifier",
+                                    "student_module_io": "output",
+                                    "temperature": 1.0,
+                                    "alpha": 0.0,
+                                    "teacher_module_path": "classifier",
+                                    "teacher_module_io": "output",
+                                },
+                            },
+                        }
+                    }
+                },
+            },
         },
-        **{side: {"forward_proc": "forward_batch_only_as_kwargs", "requires_grad": side == "student",
-                  "forward_hook": {"output": ["classifier"]}} for side in ("teacher", "student")},
-        "optimizer": {"key": "AdamW", "kwargs": {"lr": RATE, "weight_decay": 0.01, **extra}, "max_grad_norm": CLIP},
-        "scheduler": {"key": "LinearLR", "scheduling_step": 1,
-                      "kwargs": {"start_factor": 1.0, "end_factor": 0.001, "total_iters": options.steps}},
-        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"weight": 1.0, "criterion": {
-            "key": "KDLoss", "kwargs": {
-                "student_module_path": "classifier", "student_module_io": "output", "temperature": 1.0, "alpha": 0.0,
-                "teacher_module_path": "classifier", "teacher_module_io": "output"}}}}}},
-    }, torch.device("cpu"), None, False, 1)  # fmt: skip
+        torch.device("cpu"),
+        None,
+        False,
+        1,
+    )
     box.pre_epoch_process(epoch=0)
     for batch in box.train_data_loader:
         loss = box.forward_process(batch, targets=None, supp_dict=None)
@@ -244,8 +305,14 @@ def textbrewer(options):
     decay = {"start_factor": 1.0, "end_factor": 0.001, "total_iters": options.steps}
     distiller = GeneralDistiller(config, DistillationConfig(temperature=1), teacher, student, adaptor, adaptor)
     with distiller:
-        distiller.train(optimizer, loader, num_epochs=1, max_grad_norm=CLIP,
-                        scheduler_class=torch.optim.lr_scheduler.LinearLR, scheduler_args=decay)  # fmt: skip
+        distiller.train(
+            optimizer,
+            loader,
+            num_epochs=1,
+            max_grad_norm=CLIP,
+            scheduler_class=torch.optim.lr_scheduler.LinearLR,
+            scheduler_args=decay,
+        )
     score(options, student, dev, collate, tokenizer)
 
 
@@ -275,9 +342,26 @@ def run(options, folder, worker):
     """(milliseconds a step, CPU seconds of the whole process) of one run of a worker."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        command = [sys.executable, __file__, "--peers", options.peers, "--model", options.model,
-                   "--data_dir", options.data_dir, "--steps", str(options.steps), "--batch", str(options.batch),
-                   "--worker", *worker, "--teacher", f"{folder}/teacher", "--output_dir", f"{out}/run"]  # fmt: skip
+        command = [
+            sys.executable,
+            __file__,
+            "--peers",
+            options.peers,
+            "--model",
+            options.model,
+            "--data_dir",
+            options.data_dir,
+            "--steps",
+            str(options.steps),
+            "--batch",
+            str(options.batch),
+            "--worker",
+            *worker,
+            "--teacher",
+            f"{folder}/teacher",
+            "--output_dir",
+            f"{out}/run",
+        ]
         Path(out, "run").mkdir()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
@@ -328,15 +412,21 @@ def main():
         path = [options.peers] if name in ("torchdistill", "textbrewer") else sys.path
         version = next(d.version for d in importlib.metadata.distributions(name=name, path=path))
         print(f"{name} {version}", end="; ")
-    print(f"{timing.machine('cpu')}. CPU time, one thread, medians of "
-          f"{options.rounds} rounds.\n")  # fmt: skip
+    print(f"{timing.machine('cpu')}. CPU time, one thread, medians of {options.rounds} rounds.\n")
     rows = []
     for name, times in found.items():
         base = found.get("ours, kd, " + name.split(", ")[-1].replace("work", "terms"), times)
         steps, wholes = zip(*times, strict=True)
         base_steps, base_wholes = zip(*base, strict=True)
-        rows.append([name, f"{statistics.median(steps):.0f}", ratios(steps, base_steps),
-                     f"{statistics.median(wholes):.1f}", ratios(wholes, base_wholes)])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{statistics.median(steps):.0f}",
+                ratios(steps, base_steps),
+                f"{statistics.median(wholes):.1f}",
+                ratios(wholes, base_wholes),
+            ]
+        )
     timing.table(["side", "step, ms", "step / ours, kd", "run, s", "run / ours, kd"], rows)
     return None
 

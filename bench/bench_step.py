@@ -1,9 +1,10 @@
 """A whole distillation step of a multilingual-BERT-shaped teacher and a 6-layer student: kd against ckd.
 
-    python bench/bench_step.py                              fine-tuning and pre-training, B=32, T=128
-    python bench/bench_step.py --precision bf16 --batch 64 --compile
-    python bench/bench_step.py --stages fine-tuning --tokens cola
+python bench/bench_step.py                              fine-tuning and pre-training, B=32, T=128
+python bench/bench_step.py --precision bf16 --batch 64 --compile
+python bench/bench_step.py --stages fine-tuning --tokens cola
 """
+
 import argparse
 import functools
 import itertools
@@ -14,14 +15,11 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
-import alignment
-import batching
 import distill_finetune
 import distill_pretrain
-import forward
-import students
-import tasks
 import training
+from encoders import layer_maps, model_outputs, students
+from tasks import batching, kinds
 
 SHAPE = {"vocab_size": 119547, "max_position_embeddings": 512}
 # Tokens of CoLA's 8,551 training sentences, [CLS] and [SEP] among them, in the 0th, 5th, ..., 100th of a hundred parts;
@@ -54,21 +52,26 @@ def make(stage, terms, options, compiled=False):
     torch.manual_seed(1)
     script = distill_finetune if stage == "fine-tuning" else distill_pretrain
     fixed = ["--task", "cola"] if stage == "fine-tuning" else ["--corpus", "none"]
-    args = script.build_parser().parse_args([*fixed, "--teacher", "random", "--student_layers", "6", "--terms", terms,
-                                             *(["--compile"] if compiled else [])])  # fmt: skip
+    args = script.build_parser().parse_args(
+        [*fixed, "--teacher", "random", "--student_layers", "6", "--terms", terms, *(["--compile"] if compiled else [])]
+    )
     script.check_args(args)
     accelerator = Accelerator(mixed_precision=options.precision, cpu=options.device == "cpu")
     auto = AutoModelForSequenceClassification if stage == "fine-tuning" else AutoModelForMaskedLM
-    sizes = {"num_hidden_layers": options.layers, "hidden_size": options.width,
-             "num_attention_heads": options.width // 64, "intermediate_size": 4 * options.width}  # fmt: skip
+    sizes = {
+        "num_hidden_layers": options.layers,
+        "hidden_size": options.width,
+        "num_attention_heads": options.width // 64,
+        "intermediate_size": 4 * options.width,
+    }
     teacher = auto.from_config(BertConfig(**SHAPE, **sizes)).eval().requires_grad_(False)
     student = students.build_student(teacher, auto, {"layers": options.layers // 2})
-    args.layer_pairs = alignment.aligned(student, teacher, "uniform")
+    args.layer_pairs = layer_maps.aligned(student, teacher, "uniform")
     if stage == "fine-tuning":
         teacher.to(accelerator.device)
-        loss, _ = distill_finetune.make_loss(args, tasks.KINDS["classification"](None), teacher)
+        loss, _ = distill_finetune.make_loss(args, kinds.KINDS["classification"](None), teacher)
     else:
-        student, teacher = forward.MaskedLM(student), forward.MaskedLM(teacher).to(accelerator.device)
+        student, teacher = model_outputs.MaskedLM(student), model_outputs.MaskedLM(teacher).to(accelerator.device)
         terms_of, weights = distill_pretrain.make_losses(args, teacher)
 
         def loss(model, batch):
@@ -77,10 +80,12 @@ def make(stage, terms, options, compiled=False):
 
     student.to(accelerator.device)
     if compiled:
-        forward.compile_models(student, teacher)
-    forward.cast_linears(teacher, accelerator)
-    batches = [{k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in make_batch(stage, mask).items()}
-               for mask in masks(options)]  # fmt: skip
+        model_outputs.compile_models(student, teacher)
+    model_outputs.cast_linears(teacher, accelerator)
+    batches = [
+        {k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in make_batch(stage, mask).items()}
+        for mask in masks(options)
+    ]
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
     recipe = argparse.Namespace(loss=loss)
     step = functools.partial(training.training_step, args, accelerator, recipe, model, optimizer)
@@ -121,12 +126,19 @@ def measure(args, rate):
             counts = {t: timing.operations(side, args.device) for t, side in sides.items()}
         seconds = min(times["ckd"])
         rate_here = sum(step_flops(stage, args, mask) for mask in steps) / seconds / 1e12
-        yield [stage, "compiled" if compiled else "eager",
-               *(timing.spread([s / len(steps) for s in times[t]]) for t in sides),
-               f"{timing.ratio(times['ckd'], times['kd']):.3f}", *(f"{m:.2f}" for m in memory),
-               f"{memory[1] / memory[0]:.3f}", *(f"{count / len(steps):.0f}" for count, _ in counts.values()),
-               timing.share(counts["ckd"][1], seconds), f"{sum(int(mask.sum()) for mask in steps) / seconds:.0f}",
-               f"{rate_here:.3g}", f"{100 * rate_here / rate:.0f} %"]  # fmt: skip
+        yield [
+            stage,
+            "compiled" if compiled else "eager",
+            *(timing.spread([s / len(steps) for s in times[t]]) for t in sides),
+            f"{timing.ratio(times['ckd'], times['kd']):.3f}",
+            *(f"{m:.2f}" for m in memory),
+            f"{memory[1] / memory[0]:.3f}",
+            *(f"{count / len(steps):.0f}" for count, _ in counts.values()),
+            timing.share(counts["ckd"][1], seconds),
+            f"{sum(int(mask.sum()) for mask in steps) / seconds:.0f}",
+            f"{rate_here:.3g}",
+            f"{100 * rate_here / rate:.0f} %",
+        ]
 
 
 def main():
@@ -142,12 +154,28 @@ def main():
     parser.add_argument("--compile", action="store_true", help="also as the scripts do it with --compile")
     args = parser.parse_args()
     rate = matrix_rate(args.device, args.precision)
-    print(f"B={args.batch} T={args.tokens}, {args.layers} to {args.layers // 2} layers of {args.width}, vocabulary "
-          f"{SHAPE['vocab_size']}, precision {args.precision}. {timing.machine(args.device)}. Matrix product in that "
-          f"precision: {rate:.2f} TFLOP/s. Milliseconds: median [range] of {args.rounds}.\n")  # fmt: skip
+    print(
+        f"B={args.batch} T={args.tokens}, {args.layers} to {args.layers // 2} layers of {args.width}, vocabulary "
+        f"{SHAPE['vocab_size']}, precision {args.precision}. {timing.machine(args.device)}. Matrix product in that "
+        f"precision: {rate:.2f} TFLOP/s. Milliseconds: median [range] of {args.rounds}.\n"
+    )
     count = timing.OPERATIONS[args.device]
-    header = ["stage", "models", "kd ms", "ckd ms", "time ckd/kd", "kd GB", "ckd GB", "memory ckd/kd", f"kd {count}",
-              f"ckd {count}", "ckd device busy", "ckd tokens/s", "TFLOP/s", "share of matrix rate"]  # fmt: skip
+    header = [
+        "stage",
+        "models",
+        "kd ms",
+        "ckd ms",
+        "time ckd/kd",
+        "kd GB",
+        "ckd GB",
+        "memory ckd/kd",
+        f"kd {count}",
+        f"ckd {count}",
+        "ckd device busy",
+        "ckd tokens/s",
+        "TFLOP/s",
+        "share of matrix rate",
+    ]
     timing.table(header, measure(args, rate))
 
 

@@ -54,7 +54,7 @@ missing = [name for name in needed if importlib.util.find_spec(name) is None]
 print(*(pinned[{"sklearn": "scikit-learn"}.get(name, name)] for name in missing))
 PYTHON
 )
-[ -z "$missing" ] || fail "packages are missing: pip install $missing (or: source setup.sh)"
+[ -z "$missing" ] || fail "packages are missing: pip install $missing (or: source scripts/setup.sh)"
 if [ "$DEVICE" = cpu ]; then
     export CUDA_VISIBLE_DEVICES=
     COMPILE=

@@ -1,4 +1,5 @@
 """Shared by the benchmarks: alternating timing, operations, peak memory in a fresh process, the machine's name."""
+
 import argparse
 import collections
 import contextlib
@@ -17,7 +18,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import environment
+from engine import environment
 
 
 def parser(doc):
@@ -30,6 +31,7 @@ def parser(doc):
 
 def machine(device):
     """One line: hardware and versions."""
+
     class Stub:
         num_processes, mixed_precision = 1, "no"
 
@@ -42,8 +44,10 @@ def machine(device):
         with contextlib.suppress(OSError, subprocess.CalledProcessError, IndexError):
             driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
         name = f"{found['gpu']}, driver {driver}, CUDA {torch.version.cuda}, {found['cpu_count']} cores, {found['cpu']}"
-    return (f"{name}; torch {torch.__version__}, transformers {transformers.__version__}, Python "
-            f"{platform.python_version()}, {platform.system()}")  # fmt: skip
+    return (
+        f"{name}; torch {torch.__version__}, transformers {transformers.__version__}, Python "
+        f"{platform.python_version()}, {platform.system()}"
+    )
 
 
 def once(function, device):
@@ -101,8 +105,11 @@ def operations(function, device):
     once(function, device)
     with torch.profiler.profile(activities=activities) as found:
         once(function, device)
-    spans = sorted((e.time_range.start, e.time_range.end) for e in found.events()
-                   if e.device_type == torch.autograd.DeviceType.CUDA and not e.is_user_annotation)  # fmt: skip
+    spans = sorted(
+        (e.time_range.start, e.time_range.end)
+        for e in found.events()
+        if e.device_type == torch.autograd.DeviceType.CUDA and not e.is_user_annotation
+    )
     busy, end = 0, 0
     for start, stop in spans:  # streams overlap: the time that any of them is at work
         busy += max(0, stop - max(start, end))

@@ -6,7 +6,7 @@
 #                                             on CUDA with --deterministic
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -n "${GPU_SH_STEP:-}" ] || source setup.sh  # gpu.sh has looked what is there; the tools of the tests are not needed
+[ -n "${GPU_SH_STEP:-}" ] || source scripts/setup.sh  # gpu.sh has looked what is there; the tools of the tests are not needed
 
 kills=${1:-20}
 shift $(($# > 0))

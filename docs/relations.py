@@ -50,11 +50,17 @@ def main():
     figure = Figure(figsize=(12, 9.2), dpi=80)
     axes = figure.subplots(2, 2, gridspec_kw={"left": 0, "right": 1, "bottom": 0.13, "top": 0.945, "wspace": 0.02})
     rows = (
-        ("WR: the words of a sentence, in one layer", ("the ($i$)", "cat ($j$)", "sat ($k$)", "down"),
-         [(0.5, 0.3), (1.4, 2.1), (4.3, 1.7), (3.5, 0.0)]),
-        ("LTR: one word, through the layers", ("layer $l$", "layer $m$", "layer $o$", "embedding"),
-         [(0.9, 1.8), (3.0, 2.2), (4.4, 0.4), (0.7, 0.0)]),
-    )  # fmt: skip
+        (
+            "WR: the words of a sentence, in one layer",
+            ("the ($i$)", "cat ($j$)", "sat ($k$)", "down"),
+            [(0.5, 0.3), (1.4, 2.1), (4.3, 1.7), (3.5, 0.0)],
+        ),
+        (
+            "LTR: one word, through the layers",
+            ("layer $l$", "layer $m$", "layer $o$", "embedding"),
+            [(0.9, 1.8), (3.0, 2.2), (4.4, 0.4), (0.7, 0.0)],
+        ),
+    )
     for row, (title, names, places) in zip(axes, rows, strict=True):
         places = np.array(places)
         turned = (places - 2.2) @ [[0.99, 0.12], [-0.12, 0.99]] * 0.86 + (2.6, 2)  # other vectors, the same relations
@@ -67,8 +73,10 @@ def main():
         figure.text(0.5, (bottom + top) / 2, "=", ha="center", va="center", fontsize=40, color=ANGLE)
     for x, model in ((0.25, "teacher, wide"), (0.75, "student, narrow")):
         figure.text(x, 0.96, model, ha="center", va="center", fontsize=24, color=WORD, fontweight="bold")
-    handles = [Line2D([], [], color=PAIR, linestyle=DOTS, linewidth=3, label="pair: how similar"),
-               Line2D([], [], color=ANGLE, linewidth=3.5, label="triple: the angle in the middle")]  # fmt: skip
+    handles = [
+        Line2D([], [], color=PAIR, linestyle=DOTS, linewidth=3, label="pair: how similar"),
+        Line2D([], [], color=ANGLE, linewidth=3.5, label="triple: the angle in the middle"),
+    ]
     figure.legend(handles=handles, loc="lower center", ncols=2, fontsize=19, frameon=False)
     figure.savefig(Path(__file__).with_suffix(".png"))
 

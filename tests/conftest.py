@@ -1,4 +1,5 @@
 """Shared by the tests: a small artificial language on disk, and scripts called as from the command line."""
+
 import fcntl
 import os
 import signal
@@ -9,10 +10,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-import cli
 import distill_finetune
 import synthetic
 import training
+from engine import command_line
 
 
 def pytest_configure():
@@ -54,7 +55,7 @@ def forked(script, *options, prepare=lambda: None):
             sys.argv = [f"{script.__name__}.py", *map(str, options)]
             AcceleratorState._reset_state(reset_partial_state=True)
             prepare()
-            cli.run_script(script.main)
+            command_line.run_script(script.main)
         except SystemExit as stop:
             status = stop.code or 0
         finally:
@@ -75,8 +76,23 @@ def torchrun(*command):
 def world(tmp_path_factory):
     """Folder with glue/, squad/, text/ and bert/ of the artificial language, in small."""
     folder = tmp_path_factory.mktemp("world")
-    synthetic.main(["--output_dir", str(folder), "--train_size", "256", "--dev_size", "64", "--text_size", "40",
-                    "--squad_train_size", "60", "--squad_dev_size", "20", "--overwrite"])  # fmt: skip
+    synthetic.main(
+        [
+            "--output_dir",
+            str(folder),
+            "--train_size",
+            "256",
+            "--dev_size",
+            "64",
+            "--text_size",
+            "40",
+            "--squad_train_size",
+            "60",
+            "--squad_dev_size",
+            "20",
+            "--overwrite",
+        ]
+    )
     return folder
 
 
@@ -86,11 +102,27 @@ def finetune(world):
 
     def run(*options):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_finetune.main([
-            "--task", "cola", "--data_dir", str(world / "glue"),
-            "--max_train_samples", "96", "--max_eval_samples", "32", "--num_train_epochs", "2",
-            "--per_device_train_batch_size", "16", "--max_seq_length", "32", "--logging_steps", "2", *map(str, options),
-        ])  # fmt: skip
+        distill_finetune.main(
+            [
+                "--task",
+                "cola",
+                "--data_dir",
+                str(world / "glue"),
+                "--max_train_samples",
+                "96",
+                "--max_eval_samples",
+                "32",
+                "--num_train_epochs",
+                "2",
+                "--per_device_train_batch_size",
+                "16",
+                "--max_seq_length",
+                "32",
+                "--logging_steps",
+                "2",
+                *map(str, options),
+            ]
+        )
 
     return run
 
@@ -121,7 +153,21 @@ def teacher(world, tmp_path_factory):
     """Folder of a (badly) fine-tuned teacher."""
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     AcceleratorState._reset_state(reset_partial_state=True)
-    distill_finetune.main(["--task", "cola", "--data_dir", str(world / "glue"), "--student", str(world / "bert"),
-                           "--max_steps", "2", "--run_name", "teacher", "--output_dir", str(folder)])  # fmt: skip
+    distill_finetune.main(
+        [
+            "--task",
+            "cola",
+            "--data_dir",
+            str(world / "glue"),
+            "--student",
+            str(world / "bert"),
+            "--max_steps",
+            "2",
+            "--run_name",
+            "teacher",
+            "--output_dir",
+            str(folder),
+        ]
+    )
     torch.manual_seed(0)
     return folder

@@ -1,15 +1,16 @@
 """Model cards: what huggingface_hub's own parser reads in them."""
+
 import argparse
 
 import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-import card
 import data
 import distill_finetune
 import distill_pretrain
-import tasks
+from engine import card
+from tasks import kinds
 
 BASE = "---\nlicense: apache-2.0\nbase_model: owner/bert\nlanguage:\n- multilingual\n- af\n---\n\n# Text\n"
 
@@ -20,11 +21,21 @@ def saved(tmp_path, text):
 
 
 def finetune_card(tmp_path, task, metrics, base=None, **options):
-    args = argparse.Namespace(task=task, teacher="t", terms={"logits": 1.0}, run_name="a: 'name' # of: mine", seed=1,
-                              data_dir=None, max_eval_samples=0, max_seq_length=32, validation_file=None,
-                              dataset_name=None, validation_split="validation")  # fmt: skip
+    args = argparse.Namespace(
+        task=task,
+        teacher="t",
+        terms={"logits": 1.0},
+        run_name="a: 'name' # of: mine",
+        seed=1,
+        data_dir=None,
+        max_eval_samples=0,
+        max_seq_length=32,
+        validation_file=None,
+        dataset_name=None,
+        validation_split="validation",
+    )
     vars(args).update(options)
-    kind = tasks.KINDS[data.TASKS[task].kind](data.TASKS[task])
+    kind = kinds.KINDS[data.TASKS[task].kind](data.TASKS[task])
     text = distill_finetune.model_card(args, kind, {"step": 3, "metrics": metrics}, base or {})
     return saved(tmp_path, text)
 
@@ -32,16 +43,23 @@ def finetune_card(tmp_path, task, metrics, base=None, **options):
 def test_two_dev_sets_are_two_splits_of_the_hubs_data_set(tmp_path):
     found = finetune_card(tmp_path, "mnli", {"accuracy_matched": 0.5, "accuracy_mismatched": 0.25})
     assert found.data.model_name == "a: 'name' # of: mine" and found.data.datasets == ["nyu-mll/glue"]
-    rows = [(r.dataset_type, r.dataset_config, r.dataset_split, r.metric_type, r.metric_value)
-            for r in found.data.eval_results]  # fmt: skip
-    assert rows == [("nyu-mll/glue", "mnli", "validation_matched", "accuracy", 0.5),
-                    ("nyu-mll/glue", "mnli", "validation_mismatched", "accuracy", 0.25)]  # fmt: skip
+    rows = [
+        (r.dataset_type, r.dataset_config, r.dataset_split, r.metric_type, r.metric_value)
+        for r in found.data.eval_results
+    ]
+    assert rows == [
+        ("nyu-mll/glue", "mnli", "validation_matched", "accuracy", 0.5),
+        ("nyu-mll/glue", "mnli", "validation_mismatched", "accuracy", 0.25),
+    ]
 
 
-@pytest.mark.parametrize("task, names, types, pipeline", [
-    ("stsb", ("pearson", "spearman"), ["pearsonr", "spearmanr"], "text-classification"),
-    ("squad", ("f1", "exact_match"), ["f1", "exact_match"], "question-answering"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "task, names, types, pipeline",
+    [
+        ("stsb", ("pearson", "spearman"), ["pearsonr", "spearmanr"], "text-classification"),
+        ("squad", ("f1", "exact_match"), ["f1", "exact_match"], "question-answering"),
+    ],
+)
 def test_metrics_have_the_hubs_names(tmp_path, task, names, types, pipeline):
     found = finetune_card(tmp_path, task, dict.fromkeys(names, 0.5))
     assert [r.metric_type for r in found.data.eval_results] == types
@@ -49,11 +67,15 @@ def test_metrics_have_the_hubs_names(tmp_path, task, names, types, pipeline):
 
 
 def test_files_are_not_called_a_data_set_of_the_hub_and_an_undefined_score_is_left_out(tmp_path):
-    found = finetune_card(tmp_path, "custom", {"accuracy": None, "f1": 0.5}, validation_file="my/dev.csv",
-                          max_eval_samples=8)  # fmt: skip
+    found = finetune_card(
+        tmp_path, "custom", {"accuracy": None, "f1": 0.5}, validation_file="my/dev.csv", max_eval_samples=8
+    )
     (result,) = found.data.eval_results
     assert (result.dataset_name, result.dataset_type, result.dataset_args) == (
-        "dev.csv", "custom", {"max_eval_samples": 8})  # fmt: skip
+        "dev.csv",
+        "custom",
+        {"max_eval_samples": 8},
+    )
     assert found.data.datasets is None and "accuracy: undefined" in found.text
     assert finetune_card(tmp_path, "cola", {"matthews_correlation": None}).data.eval_results is None
 
@@ -79,14 +101,20 @@ def test_what_is_known_of_the_base_model_is_passed_on(tmp_path, monkeypatch):
     assert card.base_metadata(name) == {"base_model": name, "language": "multilingual"}
 
 
-@pytest.mark.parametrize("corpus, dataset", [
-    ("README.md", ("README.md", "text", None, "validation")),
-    ("wikimedia/wikipedia:20231101.en",
-     ("wikimedia/wikipedia:20231101.en", "wikimedia/wikipedia", "20231101.en", "train")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "corpus, dataset",
+    [
+        ("README.md", ("README.md", "text", None, "validation")),
+        (
+            "wikimedia/wikipedia:20231101.en",
+            ("wikimedia/wikipedia:20231101.en", "wikimedia/wikipedia", "20231101.en", "train"),
+        ),
+    ],
+)
 def test_masked_language_models(tmp_path, corpus, dataset):
-    args = argparse.Namespace(corpus=corpus, validation_corpus=None, teacher=None, seq_length=32, run_name="mlm",
-                              seed=1, max_eval_samples=4)  # fmt: skip
+    args = argparse.Namespace(
+        corpus=corpus, validation_corpus=None, teacher=None, seq_length=32, run_name="mlm", seed=1, max_eval_samples=4
+    )
     found = saved(tmp_path, distill_pretrain.model_card(args, {"step": 1, "metrics": {"perplexity": 9.5}}, {}))
     (result,) = found.data.eval_results
     assert dataset == (result.dataset_name, result.dataset_type, result.dataset_config, result.dataset_split)
@@ -95,5 +123,5 @@ def test_masked_language_models(tmp_path, corpus, dataset):
 
 
 def test_every_class_that_opens_a_student_has_a_pipeline():
-    assert {kind.auto.__name__ for kind in tasks.KINDS.values()} <= set(card.PIPELINES)
+    assert {kind.auto.__name__ for kind in kinds.KINDS.values()} <= set(card.PIPELINES)
     assert {AutoModelForMaskedLM.__name__, AutoModelForSequenceClassification.__name__} <= set(card.PIPELINES)

@@ -1,4 +1,5 @@
 """Terms of the methods CKD is compared with, against slow references from the papers, and through the command line."""
+
 import argparse
 import copy
 import json
@@ -12,11 +13,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, RobertaConfig
 
-import baselines
-import families
-import forward
 import losses
-import measure
+from encoders import families, model_outputs
+from engine import cost
+from methods import baselines
 from options import add_distillation
 
 TERMS = ("pkd", "hidden_mse", "attention_mse", "embedding_mse", "hidden_cosine", "minilm")
@@ -32,8 +32,10 @@ def draw(seed, *shape):
 def outputs(seed, layers, heads, width):
     """Hidden states of layers + 1 and queries, keys and values of each layer, as a model with `add_outputs` gives."""
     hidden = tuple(draw(seed + i, B, T, width) for i in range(layers + 1))
-    qkv = {i: tuple(2 * draw(seed + 100 * i + n, B, T, heads, width // heads) for n in range(3))
-           for i in range(1, layers + 1)}  # fmt: skip
+    qkv = {
+        i: tuple(2 * draw(seed + 100 * i + n, B, T, heads, width // heads) for n in range(3))
+        for i in range(1, layers + 1)
+    }
     return {"hidden_states": hidden, "qkv": qkv}
 
 
@@ -43,8 +45,10 @@ def tensors(out):
 
 def mapped(out, function):
     """The outputs with every tensor put through a function."""
-    return {"hidden_states": tuple(function(x) for x in out["hidden_states"]),
-            "qkv": {i: tuple(function(x) for x in three) for i, three in out["qkv"].items()}}  # fmt: skip
+    return {
+        "hidden_states": tuple(function(x) for x in out["hidden_states"]),
+        "qkv": {i: tuple(function(x) for x in three) for i, three in out["qkv"].items()},
+    }
 
 
 def mask_of(lengths, width=T):
@@ -94,9 +98,16 @@ def slow(name, student, teacher, heads=2):
                 (q_s, k_s, _), (q_t, k_t, _) = (
                     [head_vectors(x[b, :n], heads) for x in out["qkv"][i]] for out, i in ((student, s), (teacher, t))
                 )
-                values += [(float(q_s[h, i] @ k_s[h, j]) / math.sqrt(q_s.shape[-1])
-                            - float(q_t[h, i] @ k_t[h, j]) / math.sqrt(q_t.shape[-1])) ** 2
-                           for h in range(heads) for i in range(n) for j in range(n)]  # fmt: skip
+                values += [
+                    (
+                        float(q_s[h, i] @ k_s[h, j]) / math.sqrt(q_s.shape[-1])
+                        - float(q_t[h, i] @ k_t[h, j]) / math.sqrt(q_t.shape[-1])
+                    )
+                    ** 2
+                    for h in range(heads)
+                    for i in range(n)
+                    for j in range(n)
+                ]
         else:
             three_s, three_t = (
                 [head_vectors(x[b, :n], heads) for x in out["qkv"][i]] for out, i in ((student, 3), (teacher, 6))
@@ -127,6 +138,7 @@ class TestTerms:
         expected = value(name, *pair, mask_of(LENGTHS))
         real = mask_of(LENGTHS, T + 2).bool()
         for junk in (1e4, float("nan"), float("inf")):
+
             def spoil(x, junk=junk):
                 x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, 2))
                 return x.masked_fill(~real.view(*real.shape, *[1] * (x.ndim - 2)), junk)
@@ -162,8 +174,11 @@ class TestTerms:
 
     def test_no_rows_give_zero_with_a_graph(self, pair, name):
         student = mapped(pair[0], lambda x: x.clone().requires_grad_())
-        for mask, cut in ((mask_of(LENGTHS)[:0], losses.no_rows), (mask_of([0] * B), lambda out: out),
-                          (mask_of([0] * B, 0), lambda out: mapped(out, lambda x: x[:, :0]))):  # fmt: skip
+        for mask, cut in (
+            (mask_of(LENGTHS)[:0], losses.no_rows),
+            (mask_of([0] * B), lambda out: out),
+            (mask_of([0] * B, 0), lambda out: mapped(out, lambda x: x[:, :0])),
+        ):
             got = value(name, cut(student), cut(pair[1]), mask)
             got.backward()
             assert got.item() == 0
@@ -183,11 +198,18 @@ def values_of_nothing(across_processes=False):
     exec(re.search(r"^```python\n(def _sentence_pair_term.*?)^```", page, re.S | re.M)[1], known)
     args = argparse.Namespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=5, temperature=2.0)
     for what, (b, t) in {"sentences": (0, T), "words": (1, 0), "anything": (0, 0)}.items():
-        views = [losses.ModelView({**mapped(out, lambda x, b=b, t=t: x[:b, :t].clone().requires_grad_()),
-                                   "logits": draw(1, b, 3).requires_grad_()}, layers, torch.ones(b, t),
-                                  across_processes)
-                 for out, layers in zip((outputs(1, 3, 2, 8), outputs(5000, 6, 2, 8)), zip(*PAIRS, strict=True),
-                                        strict=True)]  # fmt: skip
+        views = [
+            losses.ModelView(
+                {
+                    **mapped(out, lambda x, b=b, t=t: x[:b, :t].clone().requires_grad_()),
+                    "logits": draw(1, b, 3).requires_grad_(),
+                },
+                layers,
+                torch.ones(b, t),
+                across_processes,
+            )
+            for out, layers in zip((outputs(1, 3, 2, 8), outputs(5000, 6, 2, 8)), zip(*PAIRS, strict=True), strict=True)
+        ]
         for name, term in known["TERMS"].items():
             found[name, what] = term(*views, {}, args)
     return found
@@ -242,12 +264,14 @@ def test_padding_stays_out_of_minilm_where_real_scores_are_very_low():
 
 SHAPE = {"vocab_size": 40, "max_position_embeddings": 20, "initializer_range": 0.5}
 CONFIGS = {
-    "bert": lambda: BertConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16,
-                               **SHAPE),
-    "roberta": lambda: RobertaConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16,
-                                     **SHAPE),
+    "bert": lambda: BertConfig(
+        hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, **SHAPE
+    ),
+    "roberta": lambda: RobertaConfig(
+        hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, **SHAPE
+    ),
     "distilbert": lambda: DistilBertConfig(dim=8, n_layers=3, n_heads=2, hidden_dim=16, **SHAPE),
-}  # fmt: skip
+}
 
 
 def make(family, attention="sdpa"):
@@ -258,7 +282,7 @@ def make(family, attention="sdpa"):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_captured_projections_give_the_attention_of_an_eager_twin(family):
     model, twin = make(family), make(family, "eager")
-    forward.add_outputs(model, [1, 3])
+    model_outputs.add_outputs(model, [1, 3])
     ids, mask = torch.randint(5, 40, (B, T), generator=torch.Generator().manual_seed(1)), mask_of(LENGTHS)
     with torch.no_grad():
         out = model(input_ids=ids, attention_mask=mask)
@@ -275,11 +299,11 @@ def test_captured_projections_give_the_attention_of_an_eager_twin(family):
 def test_learned_projections_are_seeded_counted_apart_and_trained():
     first, second, other, plain = (make("bert") for _ in range(4))
     for model, seed in ((first, 1), (second, 1), (other, 2)):
-        forward.add_outputs(model, projected={"hidden_mse": [1, 3], "embedding_mse": [0]}, width=12, seed=seed)
+        model_outputs.add_outputs(model, projected={"hidden_mse": [1, 3], "embedding_mse": [0]}, width=12, seed=seed)
     weights = [m.projections["hidden_mse"].weight for m in (first, second, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    assert measure.count_parameters(first) == measure.count_parameters(plain)
-    assert forward.saved_state(first).keys() == plain.state_dict().keys()
+    assert cost.count_parameters(first) == cost.count_parameters(plain)
+    assert model_outputs.saved_state(first).keys() == plain.state_dict().keys()
     inputs = {"input_ids": torch.full((B, T), 5), "attention_mask": mask_of(LENGTHS)}
     out = first(**inputs, output_hidden_states=True)
     view = losses.ModelView(out, (0, 1, 3), inputs["attention_mask"])
@@ -302,10 +326,13 @@ class TestNeeds:
         for terms, layers in (("logits", []), ("pkd", []), ("minilm", [3]), ("attention_mse", [1, 3])):
             student, teacher = make("bert"), make("bert")
             args = argparse.Namespace(terms={terms: 1.0}, layer_pairs=[(0, 0), (1, 1), (3, 3)], seed=1)
-            forward.add_term_outputs(args, student, teacher)
+            model_outputs.add_term_outputs(args, student, teacher)
             for model in (student, teacher):
-                hooked = [i + 1 for i, layer in enumerate(families.encoder_layers(model))
-                          if layer.attention.self.query._forward_hooks]  # fmt: skip
+                hooked = [
+                    i + 1
+                    for i, layer in enumerate(families.encoder_layers(model))
+                    if layer.attention.self.query._forward_hooks
+                ]
                 assert hooked == layers and not hasattr(model, "projections")
                 assert bool(model._forward_hooks) == bool(layers)
 
@@ -351,19 +378,43 @@ def test_every_preset_runs(finetune, teacher, tmp_path, preset):
     assert options["hard_weight"] == recipe.get("hard_weight", 0)
     assert options["temperature"] == recipe.get("temperature", 1)
     layers = dict.fromkeys(("hidden_mse", "attention_mse", "embedding_mse"), 1.0)
-    assert options["stages"] == {"tinybert": [[0.0, layers], [0.5, {"logits": 1.0}]],
-                                 "minilm": [[0.0, {"minilm": 1.0}], [0.5, {"hard": 1.0}]]}.get(preset)  # fmt: skip
+    assert options["stages"] == {
+        "tinybert": [[0.0, layers], [0.5, {"logits": 1.0}]],
+        "minilm": [[0.0, {"minilm": 1.0}], [0.5, {"hard": 1.0}]],
+    }.get(preset)
 
 
 def test_terms_alone_train_without_logits_and_under_bf16(finetune, teacher, tmp_path):
-    options = ("--teacher", teacher, "--student_layers", "2", "--hard_weight", "1", "--terms",
-               *(f"{name}=1" for name in TERMS))  # fmt: skip
+    options = (
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--hard_weight",
+        "1",
+        "--terms",
+        *(f"{name}=1" for name in TERMS),
+    )
     finetune(*options, "--max_steps", "2", "--mixed_precision", "bf16", "--output_dir", tmp_path / "run")
 
 
 def test_a_narrow_student_resumes_and_saves_a_clean_folder(finetune, teacher, tmp_path, cut_at):
-    options = ("--teacher", teacher, "--student_layers", "2", "--student_hidden", "24", "--terms", "tinybert",
-               "--save_steps", "2", "--eval_steps", "3", "--max_steps", "6")  # fmt: skip
+    options = (
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--student_hidden",
+        "24",
+        "--terms",
+        "tinybert",
+        "--save_steps",
+        "2",
+        "--eval_steps",
+        "3",
+        "--max_steps",
+        "6",
+    )
     finetune(*options, "--output_dir", tmp_path / "whole")
     cut_at(4)
     with pytest.raises(KeyboardInterrupt):
@@ -372,8 +423,9 @@ def test_a_narrow_student_resumes_and_saves_a_clean_folder(finetune, teacher, tm
     for name in ("model.safetensors", "checkpoints/step-00000006/model.safetensors"):
         a, b = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), name
-    initial = torch.nn.init.normal_(torch.empty_like(a["projections.hidden_mse.weight"]), std=0.02,
-                                    generator=torch.Generator().manual_seed(1))  # fmt: skip
+    initial = torch.nn.init.normal_(
+        torch.empty_like(a["projections.hidden_mse.weight"]), std=0.02, generator=torch.Generator().manual_seed(1)
+    )
     assert (a["projections.hidden_mse.weight"] - initial).abs().max() > 1e-5  # the projection was trained
     assert "projections.embedding_mse.weight" in a
     _, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "cut", output_loading_info=True)

@@ -1,4 +1,5 @@
 """data.py: files as GLUE publishes them, the user's own files, broken files, batches."""
+
 import contextlib
 import csv
 import itertools
@@ -15,13 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
-import batching
 import data
 import distill_finetune
-import labels
-import readers
-import runs
-import tasks
+from encoders import label_names
+from engine import run_folder
+from tasks import batching, kinds, readers
 
 FUZZ = settings(max_examples=20, deadline=None)
 
@@ -101,7 +100,8 @@ GLUE = {
     ),
     "mrpc": (
         {
-            "MRPC/train.tsv": "\ufeff" + tsv(
+            "MRPC/train.tsv": "\ufeff"
+            + tsv(
                 ("Quality", *MRPC_IDS),
                 ("1", "702876", "702977", 'He called him " the witness " .', '" The witness " , he said'),
                 ("0", "2108705", "2108831", '" A quote left open .', "Sold for $ 2.5 billion ."),
@@ -222,7 +222,7 @@ GLUE = {
         {"AX/AX.tsv": tsv(PAIRS, ("0", "The cat sat.", "The cat did not sit."), ("1", 'A "b', "C"))},
         {"test": [("The cat sat.", "The cat did not sit.", -1), ('A "b', "C", -1)]},
     ),
-}  # fmt: skip
+}
 LAYOUTS = [(task, name) for task, (files, _) in GLUE.items() for name in files]
 
 
@@ -264,9 +264,13 @@ ZERO_ONE = {"0": 0, "1": 1}
 
 @pytest.mark.parametrize(
     ("task", "ids"),
-    [*((task, ZERO_ONE) for task in ("cola", "sst2", "mrpc", "qqp", "wnli")),
-     *((task, ENTAIL) for task in ("qnli", "rte")), *((task, NLI) for task in ("mnli", "ax")), ("stsb", {})],
-)  # fmt: skip
+    [
+        *((task, ZERO_ONE) for task in ("cola", "sst2", "mrpc", "qqp", "wnli")),
+        *((task, ENTAIL) for task in ("qnli", "rte")),
+        *((task, NLI) for task in ("mnli", "ax")),
+        ("stsb", {}),
+    ],
+)
 def test_label_ids_are_the_hubs(task, ids):
     assert {word: i for i, word in enumerate(data.TASKS[task].labels)} == ids
 
@@ -496,16 +500,28 @@ def test_broken_custom_files(ending, train, message, tmp_path):
         ("csv", 'text,label\na,x\n"open,x\nd,y\n', ["line 3: not valid csv"]),
         ("csv", 'text,label\na,x\n"open,x\n"open, too,x\nd,y\n', ["line 3: not valid csv", "line 4: not valid csv"]),
         ("csv", "text,label\na,x\nb,\nd,y\n", ["line 3: unknown label ''"]),
-        ("jsonl", '{"text": "a", "label": "x"}\n{"text": \nnull\n{"text": "d", "label": "y"}\n',
-         ["line 2: not valid JSON", "line 3: not a JSON object"]),
-        ("json", '[{"text": "a", "label": "x"}, [], null, {"text": "d", "label": "y"}]',
-         ["line item 2: not a JSON object", "line item 3: not a JSON object"]),
-        ("jsonl", '{"text": "a", "label": "x"}\n{"text": null, "label": "x"}\n{"text": "c"}\n'
-         '{"text": "d", "label": "y"}\n', ["line 2: column 'text' holds a null", "line 3: no column 'label'"]),
-        ("jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": {}}\n{"text": "d", "label": "y"}\n',
-         ["line 2: column 'label' holds a dict"]),
+        (
+            "jsonl",
+            '{"text": "a", "label": "x"}\n{"text": \nnull\n{"text": "d", "label": "y"}\n',
+            ["line 2: not valid JSON", "line 3: not a JSON object"],
+        ),
+        (
+            "json",
+            '[{"text": "a", "label": "x"}, [], null, {"text": "d", "label": "y"}]',
+            ["line item 2: not a JSON object", "line item 3: not a JSON object"],
+        ),
+        (
+            "jsonl",
+            '{"text": "a", "label": "x"}\n{"text": null, "label": "x"}\n{"text": "c"}\n{"text": "d", "label": "y"}\n',
+            ["line 2: column 'text' holds a null", "line 3: no column 'label'"],
+        ),
+        (
+            "jsonl",
+            '{"text": "a", "label": "x"}\n{"text": "b", "label": {}}\n{"text": "d", "label": "y"}\n',
+            ["line 2: column 'label' holds a dict"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_broken_custom_row_is_skipped_on_request_and_counted_once(ending, train, broken, tmp_path):
     dev = render(ending, [{"text": "e", "label": "y"}])
     with pytest.raises(ValueError, match="|".join(map(re.escape, broken))):
@@ -581,12 +597,37 @@ def test_options_that_cannot_be(task, options, message):
 # --- any bytes at all -----------------------------------------------------------------------------------------
 
 BITS = st.one_of(
-    st.sampled_from([b"\t", b"\n", b"\r\n", b"\r", b'"', b",", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
-                     b"\x85", b"[", b"]", b"{", b"}", b":", b"1", b"0", b"-1", b"1e999", b"NaN", b"\\ud800",
-                     b"\n\n", b"\t\n"]),
+    st.sampled_from(
+        [
+            b"\t",
+            b"\n",
+            b"\r\n",
+            b"\r",
+            b'"',
+            b",",
+            b"\0",
+            b"\xff",
+            b"\xef\xbb\xbf",
+            b"\xe2\x80\xa8",
+            b"\x85",
+            b"[",
+            b"]",
+            b"{",
+            b"}",
+            b":",
+            b"1",
+            b"0",
+            b"-1",
+            b"1e999",
+            b"NaN",
+            b"\\ud800",
+            b"\n\n",
+            b"\t\n",
+        ]
+    ),
     st.binary(max_size=4),
     st.text("ab \t\n\u2028é", max_size=6).map(str.encode),
-)  # fmt: skip
+)
 EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 5), BITS), min_size=1, max_size=3)
 DAMAGE = st.one_of(EDITS, EDITS, st.binary(max_size=60))
 
@@ -701,8 +742,13 @@ def test_tokenize_single_sentences(tokenizer):
 def test_tokenize_pairs_with_token_types_cutting_the_longer_text(tokenizer):
     table = {"text_a": ["a b c d e f g h", "a"], "text_b": ["g h", ""], "label": [0.5, 1.5], "idx": [0, 1]}
     tokens = data.tokenize(Dataset.from_dict(table), tokenizer, 8)
-    assert tokens[0] == {"input_ids": [2, 5, 6, 7, 3, 11, 12, 3], "token_type_ids": [0, 0, 0, 0, 0, 1, 1, 1],
-                         "attention_mask": [1] * 8, "labels": 0.5, "idx": 0}  # fmt: skip
+    assert tokens[0] == {
+        "input_ids": [2, 5, 6, 7, 3, 11, 12, 3],
+        "token_type_ids": [0, 0, 0, 0, 0, 1, 1, 1],
+        "attention_mask": [1] * 8,
+        "labels": 0.5,
+        "idx": 0,
+    }
     assert tokens[1]["token_type_ids"] == [0, 0, 0, 1]
 
 
@@ -842,15 +888,24 @@ def test_the_diagnostic_set_is_predicted_as_often_as_one_likes_in_a_folder_a_stu
     assert (tmp_path / "theirs/AX.tsv").read_text().splitlines() == lines
     found.unlink()
     found.mkdir()
-    with pytest.raises(runs.TrainingError, match=r"AX\.tsv cannot be written \(Is a directory\)"):
+    with pytest.raises(run_folder.TrainingError, match=r"AX\.tsv cannot be written \(Is a directory\)"):
         finetune(*options, "--student", nli_models[0])
     assert [path.name for path in found.parent.iterdir()] == ["AX.tsv"]
 
 
 def test_a_model_that_says_nan_predicts_nothing(finetune, nli_models, tmp_path):
-    with pytest.raises(runs.TrainingError, match=r"outputs are not finite \(example 0 of 2"):
-        finetune("--task", "ax", "--data_dir", write(tmp_path, GLUE["ax"][0]), "--do_predict",
-                 "--student", nli_models[1], "--output_dir", tmp_path / "run")  # fmt: skip
+    with pytest.raises(run_folder.TrainingError, match=r"outputs are not finite \(example 0 of 2"):
+        finetune(
+            "--task",
+            "ax",
+            "--data_dir",
+            write(tmp_path, GLUE["ax"][0]),
+            "--do_predict",
+            "--student",
+            nli_models[1],
+            "--output_dir",
+            tmp_path / "run",
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -871,34 +926,57 @@ def test_a_label_cannot_break_the_file_of_predictions(finetune, world, tmp_path)
     train = "".join(json.dumps({"text": "the dog runs", "label": label}) + "\n" for label in ODD_LABELS)
     files = {"train.jsonl": train, "test.jsonl": '{"text": "a"}\n{"no": "text"}\n{"text": "c"}\n'}
     write(tmp_path, files)
-    finetune("--task", "custom", "--student", world / "bert", "--do_predict", "--max_steps", "1",
-             "--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "train.jsonl", "--test_file",
-             tmp_path / "test.jsonl", "--skip_bad_examples", "--output_dir", tmp_path / "run")  # fmt: skip
+    finetune(
+        "--task",
+        "custom",
+        "--student",
+        world / "bert",
+        "--do_predict",
+        "--max_steps",
+        "1",
+        "--train_file",
+        tmp_path / "train.jsonl",
+        "--validation_file",
+        tmp_path / "train.jsonl",
+        "--test_file",
+        tmp_path / "test.jsonl",
+        "--skip_bad_examples",
+        "--output_dir",
+        tmp_path / "run",
+    )
     header, *lines, end = (tmp_path / "run" / "predictions.tsv").read_bytes().decode().split("\n")
     assert header == "index\tprediction" and end == ""
     assert [line.split("\t")[0] for line in lines] == ["0", "2"] and all(line.count("\t") == 1 for line in lines)
 
 
 def test_an_escaped_label_is_one_cell_and_can_be_read_back():
-    escaped = [tasks.escaped(label) for label in ODD_LABELS]
+    escaped = [kinds.escaped(label) for label in ODD_LABELS]
     assert all(len(cell.splitlines()) == 1 and "\t" not in cell for cell in escaped)
     assert [cell.encode("latin-1").decode("unicode_escape") for cell in escaped] == list(ODD_LABELS)
-    assert tasks.escaped("not_entailment 日本 é") == "not_entailment 日本 é"
+    assert kinds.escaped("not_entailment 日本 é") == "not_entailment 日本 é"
 
 
 # --- labels that are numbers, draws, files that are the same ------------------------------------------------------
 
 
-@pytest.mark.parametrize("words, expected", [
-    (["10", "2", "0", "1"], ["0", "1", "2", "10"]), (["-1", "3", "-2"], ["-2", "-1", "3"]),
-    (["1.5", "1", "-.5", "1e1"], ["-.5", "1", "1.5", "1e1"]), (["10", "9", "none"], ["10", "9", "none"]),
-    (["1_0", "9"], ["1_0", "9"]), (["٣", "10", "9"], ["10", "9", "٣"]),
-    (["infinity", "2", "10"], ["10", "2", "infinity"]),
-    ([str(10**30), str(10**30 + 1), "5"], ["5", str(10**30), str(10**30 + 1)]), ([], []), (["b", "a"], ["a", "b"]),
-    (["False", "True"], ["False", "True"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["10", "2", "0", "1"], ["0", "1", "2", "10"]),
+        (["-1", "3", "-2"], ["-2", "-1", "3"]),
+        (["1.5", "1", "-.5", "1e1"], ["-.5", "1", "1.5", "1e1"]),
+        (["10", "9", "none"], ["10", "9", "none"]),
+        (["1_0", "9"], ["1_0", "9"]),
+        (["٣", "10", "9"], ["10", "9", "٣"]),
+        (["infinity", "2", "10"], ["10", "2", "infinity"]),
+        ([str(10**30), str(10**30 + 1), "5"], ["5", str(10**30), str(10**30 + 1)]),
+        ([], []),
+        (["b", "a"], ["a", "b"]),
+        (["False", "True"], ["False", "True"]),
+    ],
+)
 def test_labels_that_are_all_numbers_are_sorted_as_numbers(words, expected):
-    assert labels.in_order(words) == expected
+    assert label_names.in_order(words) == expected
 
 
 @pytest.mark.parametrize("kind", ["classification", "multilabel", "unlabelled"])
@@ -913,16 +991,16 @@ def test_twelve_classes_have_their_numbers_as_ids(tmp_path, kind):
     else:
         task, _, _ = custom(tmp_path, "text,label\n" + lines, options=options)
     assert task.labels == tuple(map(str, range(12)))
-    known = labels.of(task)
+    known = label_names.of(task)
     assert known.order([f"LABEL_{k}" for k in range(12)]) == known.order(list(map(str, range(12)))) == list(range(12))
     stored = sorted(map(str, range(12)))  # as an earlier version saved its models
     assert [stored[place] for place in known.order(stored)] == list(task.labels)
 
 
 def test_label_k_is_word_k_in_whatever_order_the_words_are():
-    known = labels.Labels(("2", "0", "1"), ("2", "0", "1"), {})
+    known = label_names.Labels(("2", "0", "1"), ("2", "0", "1"), {})
     assert known.order(["LABEL_0", "LABEL_1", "LABEL_2"]) == [2, 0, 1]
-    stars = labels.Labels(("1", "2", "3"), ("1", "2", "3"), {})
+    stars = label_names.Labels(("1", "2", "3"), ("1", "2", "3"), {})
     assert stars.order(["LABEL_0", "LABEL_1", "LABEL_2"]) == [0, 1, 2]
 
 
@@ -942,8 +1020,13 @@ def test_blank_lines_are_no_examples(tmp_path):
         assert list(splits["test"]["idx"]) == [0, 1], ending
 
 
-@pytest.mark.parametrize("text", ['{"data": [\n{"text": "a", "label": "x"},\n{"text": "b", "label": "y"}\n]}',
-                                  '{"version": 1, "rows": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"data": [\n{"text": "a", "label": "x"},\n{"text": "b", "label": "y"}\n]}',
+        '{"version": 1, "rows": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}',
+    ],
+)
 def test_an_object_that_holds_the_rows(tmp_path, text):
     _, splits, _ = custom(tmp_path, text, ending="json")
     assert rows(splits["train"]) == [("a", 0), ("b", 1)]
@@ -960,7 +1043,8 @@ def test_fewer_examples_of_a_sorted_file_are_of_all_classes(tmp_path):
     again = custom(tmp_path, table, options=(*options, "--seed", "7"))[1]
     assert again["train"].to_dict() == splits["train"].to_dict()
     assert rows(custom(tmp_path, table, options=("--max_train_samples", "999"))[1]["train"]) == rows(
-        custom(tmp_path, table)[1]["train"])  # fmt: skip
+        custom(tmp_path, table)[1]["train"]
+    )
 
 
 def test_files_that_hold_the_same_are_named(tmp_path):
@@ -982,7 +1066,20 @@ def test_one_of_two_test_sets_is_written_under_its_own_name(finetune, world, tmp
     for name in ("train", "dev_matched", "dev_mismatched"):
         (folder / f"{name}.tsv").write_text(header + lines)
     (folder / "test_mismatched.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n1\tc\td\n")
-    finetune("--task", "mnli", "--data_dir", tmp_path / "glue", "--student", world / "bert", "--max_steps", "1",
-             "--max_train_samples", "0", "--do_predict", "--output_dir", tmp_path / "run")  # fmt: skip
+    finetune(
+        "--task",
+        "mnli",
+        "--data_dir",
+        tmp_path / "glue",
+        "--student",
+        world / "bert",
+        "--max_steps",
+        "1",
+        "--max_train_samples",
+        "0",
+        "--do_predict",
+        "--output_dir",
+        tmp_path / "run",
+    )
     assert not (tmp_path / "run" / "MNLI-m.tsv").exists()
     assert len((tmp_path / "run" / "MNLI-mm.tsv").read_text().splitlines()) == 3

@@ -1,4 +1,5 @@
 """DynaBERT: rewiring, sub-networks as slices, the three stages of distill_dynabert.py, and export."""
+
 import json
 import math
 import types
@@ -22,29 +23,51 @@ from transformers import (
 )
 
 import distill_dynabert
-import dynabert
-import families
-import forward
 import losses
-import measure
 import models
-import records
 import report
-import report_dynabert
-import students
+from encoders import families, model_outputs, students
+from engine import cost
+from methods import dynabert
+from reporting import records, subnetworks
 
 CONFIGS = {
-    "bert": BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4, intermediate_size=32,
-                       max_position_embeddings=40, num_labels=3),
-    "roberta": RobertaConfig(vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4,
-                             intermediate_size=32, max_position_embeddings=40, num_labels=3),
-    "distilbert": DistilBertConfig(vocab_size=50, dim=24, n_layers=4, n_heads=4, hidden_dim=32, num_labels=3,
-                                   max_position_embeddings=40),
-    "electra": ElectraConfig(vocab_size=50, embedding_size=12, hidden_size=24, num_hidden_layers=4, num_labels=3,
-                             num_attention_heads=4, intermediate_size=32, max_position_embeddings=40),
-}  # fmt: skip
-BATCH = {"input_ids": torch.randint(5, 50, (6, 9), generator=torch.Generator().manual_seed(1)),
-         "attention_mask": (torch.arange(9) < torch.tensor([9, 5, 9, 3, 7, 2])[:, None]).long()}  # fmt: skip
+    "bert": BertConfig(
+        vocab_size=50,
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        num_labels=3,
+    ),
+    "roberta": RobertaConfig(
+        vocab_size=50,
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        num_labels=3,
+    ),
+    "distilbert": DistilBertConfig(
+        vocab_size=50, dim=24, n_layers=4, n_heads=4, hidden_dim=32, num_labels=3, max_position_embeddings=40
+    ),
+    "electra": ElectraConfig(
+        vocab_size=50,
+        embedding_size=12,
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_labels=3,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    ),
+}
+BATCH = {
+    "input_ids": torch.randint(5, 50, (6, 9), generator=torch.Generator().manual_seed(1)),
+    "attention_mask": (torch.arange(9) < torch.tensor([9, 5, 9, 3, 7, 2])[:, None]).long(),
+}
 LABELS = torch.tensor([0, 1, 2, 0, 1, 1])
 
 
@@ -59,11 +82,11 @@ def model(request):
 
 
 def logits(model):
-    return model(**forward.model_inputs(model, BATCH)).logits
+    return model(**model_outputs.model_inputs(model, BATCH)).logits
 
 
 def each_loss(model, batch):
-    return F.cross_entropy(model(**forward.model_inputs(model, batch)).logits, LABELS, reduction="none")
+    return F.cross_entropy(model(**model_outputs.model_inputs(model, batch)).logits, LABELS, reduction="none")
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------------
@@ -80,23 +103,35 @@ def test_sizes_are_rounded_and_the_full_one_is_last():
     config = types.SimpleNamespace(model_type="bert", num_hidden_layers=6, num_attention_heads=12, intermediate_size=90)
     sizes = dynabert.sizes(config, [1.0, 0.25, 0.75], [0.67, 1.0, 0.5])
     assert [(s.heads, s.neurons, len(s.layers)) for s in sizes] == [
-        (3, 22, 3), (9, 68, 3), (12, 90, 3), (3, 22, 4), (9, 68, 4), (12, 90, 4), (3, 22, 6), (9, 68, 6), (12, 90, 6)
-    ]  # fmt: skip
+        (3, 22, 3),
+        (9, 68, 3),
+        (12, 90, 3),
+        (3, 22, 4),
+        (9, 68, 4),
+        (12, 90, 4),
+        (3, 22, 6),
+        (9, 68, 6),
+        (12, 90, 6),
+    ]
     assert dynabert.sizes(config, [1.0, 0.0833], [1.0])[0].heads == 1  # as the error of a smaller one says
     assert str(sizes[0]) == "w0.25_d0.5" and str(sizes[-1]) == "w1_d1" and sizes[3].layers == (0, 1, 3, 4)
 
 
-@pytest.mark.parametrize("widths, depths, message", [
-    ([1.0, 0.05], [1.0], "--width_mults 0.05 leaves no whole head of 12: take 0.0833 or more"),
-    ([1.0, 1.5], [1.0], "--width_mults 1.5 must be above 0 and at most 1"),
-    ([1.0, 0.0], [1.0], "--width_mults 0 must be above 0"), ([1.0, -1.0], [1.0], "must be above 0"),
-    ([1.0, float("nan")], [1.0], "must be above 0"),
-    ([0.5], [1.0], "--width_mults 0.5 lacks the full size: add 1.0"),
-    ([1.0], [0.5], "--depth_mults 0.5 lacks the full size"),
-    ([1.0], [1.0, 0.1], "--depth_mults 0.1 leaves no whole layer of 6"),
-    ([1.0], [1.0, 0.5, 0.55], "--depth_mults 0.55 leaves 3 of 6 layers, as another one does"),
-    ([1.0, 1.0], [1.0], "--width_mults 1 leaves 12 of 12 heads, as another one does"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "widths, depths, message",
+    [
+        ([1.0, 0.05], [1.0], "--width_mults 0.05 leaves no whole head of 12: take 0.0833 or more"),
+        ([1.0, 1.5], [1.0], "--width_mults 1.5 must be above 0 and at most 1"),
+        ([1.0, 0.0], [1.0], "--width_mults 0 must be above 0"),
+        ([1.0, -1.0], [1.0], "must be above 0"),
+        ([1.0, float("nan")], [1.0], "must be above 0"),
+        ([0.5], [1.0], "--width_mults 0.5 lacks the full size: add 1.0"),
+        ([1.0], [0.5], "--depth_mults 0.5 lacks the full size"),
+        ([1.0], [1.0, 0.1], "--depth_mults 0.1 leaves no whole layer of 6"),
+        ([1.0], [1.0, 0.5, 0.55], "--depth_mults 0.55 leaves 3 of 6 layers, as another one does"),
+        ([1.0, 1.0], [1.0], "--width_mults 1 leaves 12 of 12 heads, as another one does"),
+    ],
+)
 def test_multipliers_that_make_no_sense_are_refused(widths, depths, message):
     config = types.SimpleNamespace(model_type="bert", num_hidden_layers=6, num_attention_heads=12, intermediate_size=90)
     with pytest.raises(ValueError, match=message):
@@ -127,8 +162,13 @@ def test_importance_does_not_depend_on_the_batches(model):
     one = dynabert.importance(model, [BATCH], each_loss)
     batches = [{k: v[i : i + 1] for k, v in BATCH.items()} for i in range(6)]
     labels = iter(LABELS)
-    many = dynabert.importance(model, batches, lambda m, b: F.cross_entropy(
-        m(**forward.model_inputs(m, b)).logits, next(labels)[None], reduction="none"))  # fmt: skip
+    many = dynabert.importance(
+        model,
+        batches,
+        lambda m, b: F.cross_entropy(
+            m(**model_outputs.model_inputs(m, b)).logits, next(labels)[None], reduction="none"
+        ),
+    )
     for a, b in zip(one, many, strict=True):
         torch.testing.assert_close(a[0], b[0], rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(a[1], b[1], rtol=1e-3, atol=1e-6)
@@ -173,13 +213,22 @@ def test_a_sub_network_is_a_slice_and_its_export_the_same(model):
         torch.testing.assert_close(found, logits(masked(model, size)), rtol=1e-4, atol=1e-5)
         small = dynabert.extract(model, size)
         torch.testing.assert_close(found, logits(small), rtol=1e-5, atol=1e-6)
-        hidden = model(**forward.model_inputs(model, BATCH), output_hidden_states=True).hidden_states
+        hidden = model(**model_outputs.model_inputs(model, BATCH), output_hidden_states=True).hidden_states
         assert len(hidden) == len(size.layers) + 1
-        shapes = {name: tuple(part.weight.shape) for layer in families.encoder_layers(small)
-                  for name, part in families.layer_parts(layer, small.config).items()}  # fmt: skip
+        shapes = {
+            name: tuple(part.weight.shape)
+            for layer in families.encoder_layers(small)
+            for name, part in families.layer_parts(layer, small.config).items()
+        }
         inner, neurons = size.heads * 6, size.neurons
-        assert shapes == {"query": (inner, 24), "key": (inner, 24), "value": (inner, 24), "attended": (24, inner),
-                          "up": (neurons, 24), "down": (24, neurons)}  # fmt: skip
+        assert shapes == {
+            "query": (inner, 24),
+            "key": (inner, 24),
+            "value": (inner, 24),
+            "attended": (24, inner),
+            "up": (neurons, 24),
+            "down": (24, neurons),
+        }
     dynabert.resize(model)
     assert torch.equal(logits(model), full)
 
@@ -194,7 +243,7 @@ def test_a_student_is_cut_from_a_narrow_sub_network(model, tmp_path):
     student.save_pretrained(tmp_path)
     loaded, missing = models.load_model(tmp_path, auto)
     assert not missing and torch.equal(logits(loaded), logits(student))
-    assert measure.describe(loaded, 9)["heads"] == 2
+    assert cost.describe(loaded, 9)["heads"] == 2
     whole = students.build_student(small, auto, {"layers": 2, "heads": 4})
     assert type(whole) is type(model) and not hasattr(whole.config, "kept_heads")
     with pytest.raises(ValueError, match="the student has 4 heads and the teacher 2"):
@@ -226,8 +275,10 @@ def test_dynaberts_own_objective_is_the_papers():
     torch.manual_seed(0)
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
     states = [tuple(torch.randn(2, 4, 5) for _ in range(n)) for n in (3, 5)]
-    views = [losses.ModelView({"hidden_states": h}, layers, mask) for h, layers in zip(states, ((0, 1, 2), (0, 2, 4)),
-                                                                                       strict=True)]  # fmt: skip
+    views = [
+        losses.ModelView({"hidden_states": h}, layers, mask)
+        for h, layers in zip(states, ((0, 1, 2), (0, 2, 4)), strict=True)
+    ]
     real = mask.bool()
     expected = sum(F.mse_loss(states[0][s][real], states[1][t][real]) for s, t in ((0, 0), (1, 2), (2, 4)))
     found = losses.TERMS["dynabert_mse"](*views, None, None)
@@ -243,11 +294,27 @@ def run(world):
 
     def run(*options):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_dynabert.main([
-            "--task", "cola", "--data_dir", str(world / "glue"), "--max_train_samples", "48", "--max_eval_samples",
-            "24", "--num_train_epochs", "1", "--per_device_train_batch_size", "16", "--max_seq_length", "32",
-            "--logging_steps", "1", *map(str, options),
-        ])  # fmt: skip
+        distill_dynabert.main(
+            [
+                "--task",
+                "cola",
+                "--data_dir",
+                str(world / "glue"),
+                "--max_train_samples",
+                "48",
+                "--max_eval_samples",
+                "24",
+                "--num_train_epochs",
+                "1",
+                "--per_device_train_batch_size",
+                "16",
+                "--max_seq_length",
+                "32",
+                "--logging_steps",
+                "1",
+                *map(str, options),
+            ]
+        )
 
     return run
 
@@ -299,8 +366,10 @@ def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
     times = text.partition("### Training time and memory: ")[2].splitlines()
     row = next(line for line in times if "| dynabert-depth" in line)
     spent = record(tmp_path / "depth")
-    assert [cell.strip() for cell in row.split("|")[2:4]] == [f"{spent['time']['train_s']:.1f}",
-                                                              f"{spent['max_mem_gb']:.2f}"]  # fmt: skip
+    assert [cell.strip() for cell in row.split("|")[2:4]] == [
+        f"{spent['time']['train_s']:.1f}",
+        f"{spent['max_mem_gb']:.2f}",
+    ]
     whole, _ = models.load_model(tmp_path / "labels", AutoModelForSequenceClassification)
     dynabert.make_dynamic(whole)
     for size in dynabert.sizes(whole.config, [1.0, 0.5], [1.0, 0.5]):
@@ -311,7 +380,8 @@ def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
         torch.testing.assert_close(logits(small), logits(whole), rtol=1e-4, atol=1e-5)
         if size.width == 1:
             torch.testing.assert_close(
-                logits(AutoModelForSequenceClassification.from_pretrained(folder).eval()), logits(small))  # fmt: skip
+                logits(AutoModelForSequenceClassification.from_pretrained(folder).eval()), logits(small)
+            )
         else:
             with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # never silently another model
                 AutoModelForSequenceClassification.from_pretrained(folder)
@@ -343,26 +413,37 @@ def test_the_cache_of_the_teacher_is_used(run, teacher, tmp_path, monkeypatch):
 def test_differences_are_paired_by_seed():
     """Against scipy's own interval of a mean, on seeds of which the objectives share three."""
     ours, theirs = {1: 0.50, 2: 0.55, 3: 0.61, 4: 0.9}, {1: 0.48, 2: 0.56, 3: 0.52, 5: 0.1}
-    runs = pd.DataFrame([
-        {"task": "cola", "name": name, "seed": seed, "subnetworks": [{"width": 0.5, "depth": 1.0, "score": score}]}
-        for name, scores in (("ckd-width", ours), ("dynabert-width", theirs)) for seed, score in scores.items()
-    ])  # fmt: skip
-    table = report_dynabert.long_table(runs)
-    found, said = report_dynabert.differences(table, ["ckd-width"], "dynabert-width")
+    runs = pd.DataFrame(
+        [
+            {"task": "cola", "name": name, "seed": seed, "subnetworks": [{"width": 0.5, "depth": 1.0, "score": score}]}
+            for name, scores in (("ckd-width", ours), ("dynabert-width", theirs))
+            for seed, score in scores.items()
+        ]
+    )
+    table = subnetworks.long_table(runs)
+    found, said = subnetworks.differences(table, ["ckd-width"], "dynabert-width")
     found = found["ckd-width"]
     assert said.startswith("None can be told from dynabert-width")
     gaps = [100 * (ours[seed] - theirs[seed]) for seed in (1, 2, 3)]
     low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
     assert found["width 0.5"].tolist() == [f"{sum(gaps) / 3:+.1f} [{low:+.1f}, {high:+.1f}] (3)"]
-    cells = report_dynabert.scores(table, report.summary)["ckd-width"]
+    cells = subnetworks.scores(table, report.summary)["ckd-width"]
     assert cells["width 0.5"].tolist() == ["64.0 ± 17.9 (4)"]
 
 
 def test_sub_networks_scored_on_unlike_dev_sets_are_not_compared(tmp_path, capsys):
     size = {"depth": 1.0, "width": 1.0, "parameters": 10.0, "flops_per_sequence": 2e9, "latency": {"student_ms": {}}}
-    runs = [make_run(name, seed=seed, stage="dynabert", subnetworks=[size | {"score": score + 0.1 * seed}],
-                     data={"validation": {"examples": count, "sha256": str(count)}})
-            for name, score, count in (("a", 0.1, 9), ("b", 0.2, 9), ("c", 0.3, 5)) for seed in (1, 2)]  # fmt: skip
+    runs = [
+        make_run(
+            name,
+            seed=seed,
+            stage="dynabert",
+            subnetworks=[size | {"score": score + 0.1 * seed}],
+            data={"validation": {"examples": count, "sha256": str(count)}},
+        )
+        for name, score, count in (("a", 0.1, 9), ("b", 0.2, 9), ("c", 0.3, 5))
+        for seed in (1, 2)
+    ]
     runs.append(make_run("kd", data={"validation": {"examples": 5, "sha256": "5"}}))
     report.main([write(tmp_path, *runs)])
     text = capsys.readouterr().out
@@ -370,38 +451,57 @@ def test_sub_networks_scored_on_unlike_dev_sets_are_not_compared(tmp_path, capsy
     assert "cola set 1 is 9 examples (a, b); cola set 2 is 5 examples (c)" in " ".join(text.split())
     frame, _ = report.read_runs([tmp_path])
     alone = frame[frame["stage"] == "finetune"]
-    drawn = report_dynabert.panels(frame[frame["stage"] == "dynabert"], alone)
+    drawn = subnetworks.panels(frame[frame["stage"] == "dynabert"], alone)
     names = {
         panel["title"]: set(points["name"].astype(str)) for panel, points, _ in drawn if "GFLOPs" in panel["xlabel"]
-    }  # fmt: skip
+    }
     assert names == {"cola set 1": {"a", "b"}, "cola set 2": {"c", "kd"}}
 
 
 def test_tables_say_what_the_score_is_and_where_a_size_is_missing():
     size = {"depth": 1.0, "score": 0.5, "parameters": 1e6, "flops": 1e9, "ms": 1.0, "1": 1.0, "32": math.nan}
-    runs = pd.DataFrame([
-        {"stage": "dynabert", "task": "mrpc", "name": name, "seed": 1, "metric": "accuracy", "best": {"metrics": {}},
-         "last": {"metrics": {}}, "subnetworks": [size | {"width": w} for w in (1.0, width)]}
-        for name, width in (("ckd-width", 0.5), ("dynabert-width", 0.75))
-    ])  # fmt: skip
-    heading, table, *_ = report_dynabert.tables(runs, None, report.grid_markdown, report.summary)
+    runs = pd.DataFrame(
+        [
+            {
+                "stage": "dynabert",
+                "task": "mrpc",
+                "name": name,
+                "seed": 1,
+                "metric": "accuracy",
+                "best": {"metrics": {}},
+                "last": {"metrics": {}},
+                "subnetworks": [size | {"width": w} for w in (1.0, width)],
+            }
+            for name, width in (("ckd-width", 0.5), ("dynabert-width", 0.75))
+        ]
+    )
+    heading, table, *_ = subnetworks.tables(runs, None, report.grid_markdown, report.summary)
     assert "mean of F1 and acc x 100" in heading
     kept_last = runs.assign(options=[{"save": "last"}] * 2)
-    assert "last checkpoint" in report_dynabert.tables(kept_last, None, report.grid_markdown, report.summary)[0]
+    assert "last checkpoint" in subnetworks.tables(kept_last, None, report.grid_markdown, report.summary)[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert rows[0] == ["method", "depth", "width 1", "width 0.75", "width 0.5"]
     assert rows[2][2:] == ["50.0 (1)", "-", "50.0 (1)"] and rows[3][2:] == ["50.0 (1)", "50.0 (1)", "-"]
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda run: run.pop("subnetworks"), "subnetworks is missing"),
-    (lambda run: run.update(subnetworks=[]), "subnetworks is \\[\\]"),
-    (lambda run: run["subnetworks"][0].update(width="wide"), "subnetworks.0.width is 'wide'"),
-    (lambda run: run["subnetworks"].append(run["subnetworks"][0]), "width 1.0, depth 1.0 twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda run: run.pop("subnetworks"), "subnetworks is missing"),
+        (lambda run: run.update(subnetworks=[]), "subnetworks is \\[\\]"),
+        (lambda run: run["subnetworks"][0].update(width="wide"), "subnetworks.0.width is 'wide'"),
+        (lambda run: run["subnetworks"].append(run["subnetworks"][0]), "width 1.0, depth 1.0 twice"),
+    ],
+)
 def test_a_damaged_record_is_named(change, message):
-    row = {"width": 1.0, "depth": 1.0, "parameters": 10, "flops_per_sequence": 10, "score": 0.5,
-           "latency": {"student_ms": {"1": 1.0}, "speedup": {"1": 1.0, "32": 1.0}}}  # fmt: skip
+    row = {
+        "width": 1.0,
+        "depth": 1.0,
+        "parameters": 10,
+        "flops_per_sequence": 10,
+        "score": 0.5,
+        "latency": {"student_ms": {"1": 1.0}, "speedup": {"1": 1.0, "32": 1.0}},
+    }
     run = {"subnetworks": [row]}
     assert records.subnetworks(run)[0]["flops"] == 10
     change(run)
@@ -409,24 +509,27 @@ def test_a_damaged_record_is_named(change, message):
         records.subnetworks(run)
 
 
-@pytest.mark.parametrize("options, message", [
-    ((), "pass --teacher, a run of the task's teacher"),
-    (("--teacher", "TEACHER", "--student", "TEACHER"), "--student is for training on the labels"),
-    (("--teacher", "TEACHER", "--depth_mults", 1, 0.5), "--depth_mults is for the second stage"),
-    (("--student", "TEACHER"), "is no run of this script"),
-    (("--teacher", "TEACHER", "--width", 0.5), "--width says what --export writes"),
-    (("--teacher", "TEACHER", "--width_mults", 1, 0.1), "leaves no whole head of 4"),
-    (("--teacher", "TEACHER", "--width_mults", 0.5), "lacks the full size"),
-    (("--teacher", "TEACHER", "--terms", "minilm"), "minilm compares attention heads"),
-    (("--teacher", "TEACHER", "--terms", "ckd", "logits=0"), "trains no task head"),
-    (("--teacher", "TEACHER", "--layer_map", "0:0,4:4,5:4"), "lies outside the models"),
-    (("--student", "TEACHER", "--terms", "ckd"), "--terms is for distilling from a teacher"),
-    (("--student", "TEACHER", "--cache_teacher"), "--cache_teacher keeps what a teacher says"),
-    (("--student", "TEACHER", "--label_map", "a=0", "b=1"), "--label_map is for the names of a teacher's labels"),
-    (("--task", "ax", "--teacher", "TEACHER"), "no dev set"),
-    (("--export", "TEACHER"), "--export needs --output_dir"),
-    (("--export", "TEACHER", "--output_dir", "NEW"), "is no run of distill_dynabert.py"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ((), "pass --teacher, a run of the task's teacher"),
+        (("--teacher", "TEACHER", "--student", "TEACHER"), "--student is for training on the labels"),
+        (("--teacher", "TEACHER", "--depth_mults", 1, 0.5), "--depth_mults is for the second stage"),
+        (("--student", "TEACHER"), "is no run of this script"),
+        (("--teacher", "TEACHER", "--width", 0.5), "--width says what --export writes"),
+        (("--teacher", "TEACHER", "--width_mults", 1, 0.1), "leaves no whole head of 4"),
+        (("--teacher", "TEACHER", "--width_mults", 0.5), "lacks the full size"),
+        (("--teacher", "TEACHER", "--terms", "minilm"), "minilm compares attention heads"),
+        (("--teacher", "TEACHER", "--terms", "ckd", "logits=0"), "trains no task head"),
+        (("--teacher", "TEACHER", "--layer_map", "0:0,4:4,5:4"), "lies outside the models"),
+        (("--student", "TEACHER", "--terms", "ckd"), "--terms is for distilling from a teacher"),
+        (("--student", "TEACHER", "--cache_teacher"), "--cache_teacher keeps what a teacher says"),
+        (("--student", "TEACHER", "--label_map", "a=0", "b=1"), "--label_map is for the names of a teacher's labels"),
+        (("--task", "ax", "--teacher", "TEACHER"), "no dev set"),
+        (("--export", "TEACHER"), "--export needs --output_dir"),
+        (("--export", "TEACHER", "--output_dir", "NEW"), "is no run of distill_dynabert.py"),
+    ],
+)
 def test_mistakes_end_before_anything_is_written(run, teacher, tmp_path, options, message):
     options = [str(o).replace("TEACHER", str(teacher)).replace("NEW", str(tmp_path / "new")) for o in options]
     if "--export" not in options:
@@ -437,8 +540,9 @@ def test_mistakes_end_before_anything_is_written(run, teacher, tmp_path, options
 
 
 def test_a_type_whose_heads_are_not_known_is_refused(run, world, tmp_path):
-    config = ModernBertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
-                              intermediate_size=32, pad_token_id=0)  # fmt: skip
+    config = ModernBertConfig(
+        vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32, pad_token_id=0
+    )
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "modern")
     with pytest.raises(ValueError, match="whose heads and neurons are not known here: take a model of type bert"):
         run("--teacher", tmp_path / "modern", "--output_dir", tmp_path / "new")
@@ -449,10 +553,20 @@ def test_heads_are_not_sorted_by_texts_without_labels(teacher, tmp_path):
     (tmp_path / "train.csv").write_text("text\n" + "ba bo\n" * 8)
     (tmp_path / "dev.csv").write_text("text,label\n" + "".join(f"ba bo,{word}\n" for word in words))
     with pytest.raises(ValueError, match="which the training texts lack"):
-        distill_dynabert.main([
-            "--task", "custom", "--train_file", str(tmp_path / "train.csv"), "--validation_file",
-            str(tmp_path / "dev.csv"), "--teacher", str(teacher), "--output_dir", str(tmp_path / "new"),
-        ])  # fmt: skip
+        distill_dynabert.main(
+            [
+                "--task",
+                "custom",
+                "--train_file",
+                str(tmp_path / "train.csv"),
+                "--validation_file",
+                str(tmp_path / "dev.csv"),
+                "--teacher",
+                str(teacher),
+                "--output_dir",
+                str(tmp_path / "new"),
+            ]
+        )
     assert not (tmp_path / "new").exists()
 
 

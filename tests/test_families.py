@@ -1,4 +1,5 @@
 """Every model type of families.FAMILIES, tiny and random: what the table claims works, and all else is refused."""
+
 import copy
 import json
 import types
@@ -10,7 +11,7 @@ import transformers
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
-from tokenizers import models as kinds
+from tokenizers import models as token_models
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoConfig,
@@ -24,21 +25,32 @@ from transformers import (
 
 import data
 import distill_pretrain
-import families
-import forward
-import labels
 import losses
-import measure
 import models
-import students
-import tasks
+from encoders import families, label_names, model_outputs, students
+from engine import cost
+from tasks import kinds
 
-AUTO = {"classification": AutoModelForSequenceClassification, "qa": AutoModelForQuestionAnswering,
-        "mlm": AutoModelForMaskedLM, "token": AutoModelForTokenClassification}  # fmt: skip
-BERT_WORDS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
-              "mask_token": "[MASK]"}  # fmt: skip
-ROBERTA_WORDS = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>",
-                 "mask_token": "<mask>"}  # fmt: skip
+AUTO = {
+    "classification": AutoModelForSequenceClassification,
+    "qa": AutoModelForQuestionAnswering,
+    "mlm": AutoModelForMaskedLM,
+    "token": AutoModelForTokenClassification,
+}
+BERT_WORDS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+ROBERTA_WORDS = {
+    "cls_token": "<s>",
+    "pad_token": "<pad>",
+    "sep_token": "</s>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}
 # model type -> (algorithm of its tokenizer, special words, what its configuration has beside the common shape)
 TINY = {
     "bert": ("WordPiece", BERT_WORDS, {}),
@@ -47,13 +59,24 @@ TINY = {
     "camembert": ("Unigram", ROBERTA_WORDS, {"type_vocab_size": 1}),
     "distilbert": ("WordPiece", BERT_WORDS, {"hidden_dim": 32}),
     "electra": ("WordPiece", BERT_WORDS, {"embedding_size": 8}),
-    "deberta-v2": ("Unigram", BERT_WORDS, {
-        "relative_attention": True, "position_buckets": 4, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
-        "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0, "conv_kernel_size": 3}),
+    "deberta-v2": (
+        "Unigram",
+        BERT_WORDS,
+        {
+            "relative_attention": True,
+            "position_buckets": 4,
+            "pos_att_type": ["p2c", "c2p"],
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+            "conv_kernel_size": 3,
+        },
+    ),
     "mpnet": ("WordPiece", ROBERTA_WORDS, {}),
     "albert": ("Unigram", BERT_WORDS, {"embedding_size": 8, "num_hidden_groups": 2}),
     "modernbert": ("BPE", BERT_WORDS, {"local_attention": 4, "global_attn_every_n_layers": 2}),
-}  # fmt: skip
+}
 PRETRAINED = [name for name, family in families.FAMILIES.items() if family.mlm]
 T = 12
 
@@ -71,32 +94,50 @@ def test_every_type_of_the_table_is_tested_and_is_in_the_docs():
 def make_tokenizer(algorithm, words, lines, size=None):
     """A small tokenizer of the algorithm, learned from the lines, with the special words where BERT puts them."""
     special = list(words.values())
-    tokenizer = Tokenizer({"WordPiece": kinds.WordPiece(unk_token=words["unk_token"]), "BPE": kinds.BPE(),
-                           "Unigram": kinds.Unigram()}[algorithm])  # fmt: skip
-    space = {"WordPiece": pre_tokenizers.BertPreTokenizer, "BPE": pre_tokenizers.ByteLevel,
-             "Unigram": pre_tokenizers.Metaspace}[algorithm]()  # fmt: skip
+    tokenizer = Tokenizer(
+        {
+            "WordPiece": token_models.WordPiece(unk_token=words["unk_token"]),
+            "BPE": token_models.BPE(),
+            "Unigram": token_models.Unigram(),
+        }[algorithm]
+    )
+    space = {
+        "WordPiece": pre_tokenizers.BertPreTokenizer,
+        "BPE": pre_tokenizers.ByteLevel,
+        "Unigram": pre_tokenizers.Metaspace,
+    }[algorithm]()
     common = {"special_tokens": special, "show_progress": False}
-    trainer = {"WordPiece": trainers.WordPieceTrainer(vocab_size=size or 150, **common),
-               "BPE": trainers.BpeTrainer(vocab_size=size or 300, **common,
-                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
-               "Unigram": trainers.UnigramTrainer(vocab_size=size or 100, **common,
-                                                  unk_token=words["unk_token"])}[algorithm]  # fmt: skip
+    trainer = {
+        "WordPiece": trainers.WordPieceTrainer(vocab_size=size or 150, **common),
+        "BPE": trainers.BpeTrainer(
+            vocab_size=size or 300, **common, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+        "Unigram": trainers.UnigramTrainer(vocab_size=size or 100, **common, unk_token=words["unk_token"]),
+    }[algorithm]
     tokenizer.pre_tokenizer = space
     if algorithm == "BPE":
         tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(lines, trainer)
     cls, sep = words["cls_token"], words["sep_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B {sep}",
-        special_tokens=[(word, special.index(word)) for word in (cls, sep)])  # fmt: skip
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B {sep}",
+        special_tokens=[(word, special.index(word)) for word in (cls, sep)],
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words)
 
 
 def tiny_config(name, layers=4, vocab_size=60, **more):
     _, words, own = TINY[name]
-    shape = {"vocab_size": vocab_size, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2,
-             "intermediate_size": 32, "max_position_embeddings": 40,
-             "pad_token_id": list(words).index("pad_token")}  # fmt: skip
+    shape = {
+        "vocab_size": vocab_size,
+        "hidden_size": 16,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 40,
+        "pad_token_id": list(words).index("pad_token"),
+    }
     if name == "modernbert":
         shape |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     if name == "distilbert":
@@ -127,9 +168,9 @@ def padded(model):
 def test_logits_of_a_head_come_in_the_order_of_the_tasks_labels(name, kind, tmp_path, capsys):
     model = tiny(name, kind, id2label={0: "Neutral", 1: "CONTRADICTS", 2: "entailment"})
     model.save_pretrained(tmp_path)
-    names = labels.of(data.TASKS["mnli"])
+    names = label_names.of(data.TASKS["mnli"])
     found, _ = models.load_model(str(tmp_path), AUTO[kind], "--student", labels=names)
-    batch = forward.model_inputs(model, padded(model))
+    batch = model_outputs.model_inputs(model, padded(model))
     assert torch.equal(found(**batch).logits, model(**batch).logits[..., [2, 0, 1]])
     assert found.config.id2label == dict(enumerate(names.names))
     assert "labels Neutral, CONTRADICTS, entailment are taken as neutral, contradiction, ent" in capsys.readouterr().err
@@ -145,7 +186,7 @@ def test_logits_of_a_head_come_in_the_order_of_the_tasks_labels(name, kind, tmp_
 def test_outputs_equal_transformers_own_with_a_plain_mask(name, kind):
     model = tiny(name, kind)
     batch = padded(model)
-    inputs = forward.model_inputs(model, batch)
+    inputs = model_outputs.model_inputs(model, batch)
     assert (inputs["attention_mask"].ndim == 4) == families.FAMILIES[name].fast_mask
     plain = {key: batch[key] for key in inputs}
     if getattr(model.config, "type_vocab_size", 0) > 1:
@@ -168,10 +209,22 @@ def test_outputs_equal_transformers_own_with_a_plain_mask(name, kind):
 def test_a_copy_has_nothing_to_learn_and_another_model_has(name):
     teacher, student, other = tiny(name), tiny(name), tiny(name, seed=1)
     batch, layers = padded(teacher), (0, 2, 4)
-    args = types.SimpleNamespace(terms=losses.PRESETS["ckd"], temperature=2.0, distance="cosine", pair_criterion="kl",
-                                 triple_criterion="mse", window=5)  # fmt: skip
-    views = [losses.ModelView(model(**forward.model_inputs(model, batch), output_hidden_states=True), layers,
-                              batch["attention_mask"]) for model in (teacher, student, other)]  # fmt: skip
+    args = types.SimpleNamespace(
+        terms=losses.PRESETS["ckd"],
+        temperature=2.0,
+        distance="cosine",
+        pair_criterion="kl",
+        triple_criterion="mse",
+        window=5,
+    )
+    views = [
+        losses.ModelView(
+            model(**model_outputs.model_inputs(model, batch), output_hidden_states=True),
+            layers,
+            batch["attention_mask"],
+        )
+        for model in (teacher, student, other)
+    ]
     same = losses.distillation_losses(views[1], views[0], batch, args)
     different = losses.distillation_losses(views[2], views[0], batch, args)
     for term in args.terms:
@@ -183,12 +236,12 @@ def test_a_copy_has_nothing_to_learn_and_another_model_has(name):
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_longest_input_counts_and_latency(name):
     model = tiny(name)
-    longest = forward.max_tokens(model.config)
-    found = measure.describe(model, longest)
+    longest = model_outputs.max_tokens(model.config)
+    found = cost.describe(model, longest)
     assert (found["type"], found["layers"], found["heads"], found["intermediate_size"]) == (name, 4, 2, 32)
     assert found["parameters"] == sum(p.numel() for p in model.parameters()) > found["parameters_without_embeddings"]
-    assert found["flops_per_sequence"] > measure.count_flops(model, longest // 2) > 0
-    assert measure.measure_latency({"m": model}, longest, batch_sizes=(1,), repeats=1, seconds=0)["m"]["1"] > 0
+    assert found["flops_per_sequence"] > cost.count_flops(model, longest // 2) > 0
+    assert cost.measure_latency({"m": model}, longest, batch_sizes=(1,), repeats=1, seconds=0)["m"]["1"] > 0
     if name not in ("deberta-v2", "modernbert"):  # relative positions have no end
         with pytest.raises((IndexError, RuntimeError)):
             model(input_ids=torch.full((1, longest + 1), 5))
@@ -199,9 +252,9 @@ def test_longest_input_counts_and_latency(name):
 def test_head_at_masked_positions_equals_transformers_logits(name):
     model = tiny(name, "mlm")
     batch, positions = padded(model), torch.tensor([1, 5, T + 2, 2 * T + 1])
-    out = forward.MaskedLM(model)(forward.model_inputs(model, batch), positions)
+    out = model_outputs.MaskedLM(model)(model_outputs.model_inputs(model, batch), positions)
     weight, bias = out["decoder"]
-    plain = {key: batch[key] for key in forward.model_inputs(model, batch)}
+    plain = {key: batch[key] for key in model_outputs.model_inputs(model, batch)}
     expected = model(**plain).logits.flatten(0, 1)[positions]
     torch.testing.assert_close(out["features"] @ weight.T + bias, expected, rtol=1e-5, atol=1e-5)
 
@@ -233,9 +286,23 @@ def save(world, tmp_path_factory):
 def pretrain(world):
     def run(*options):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_pretrain.main(["--corpus", str(world / "text" / "valid.txt"), "--seq_length", "16",
-                               "--per_device_train_batch_size", "8", "--max_steps", "2", "--max_train_samples", "16",
-                               "--max_eval_samples", "4", *map(str, options)])  # fmt: skip
+        distill_pretrain.main(
+            [
+                "--corpus",
+                str(world / "text" / "valid.txt"),
+                "--seq_length",
+                "16",
+                "--per_device_train_batch_size",
+                "8",
+                "--max_steps",
+                "2",
+                "--max_train_samples",
+                "16",
+                "--max_eval_samples",
+                "4",
+                *map(str, options),
+            ]
+        )
 
     return run
 
@@ -257,8 +324,19 @@ def test_finetuning_with_ckd_and_all_terms_that_the_table_claims(name, finetune,
     shape = ("--student_layers", "2") if family.layers else ("--student", save(name, layers=2))
     width = ("--student_hidden", "24") if family.layers else ()  # hidden states through a projection
     terms = EVERY if family.qkv else EVERY[1:3]
-    finetune("--teacher", save(name), *shape, *width, "--terms", "ckd", *terms, "--max_steps", "2",
-             "--output_dir", tmp_path / "run")  # fmt: skip
+    finetune(
+        "--teacher",
+        save(name),
+        *shape,
+        *width,
+        "--terms",
+        "ckd",
+        *terms,
+        "--max_steps",
+        "2",
+        "--output_dir",
+        tmp_path / "run",
+    )
     check_run(tmp_path / "run", name, 2)
     model, missing = models.load_model(str(tmp_path / "run"), AUTO["classification"])
     assert not missing and model.config.hidden_size == (24 if width else 16)
@@ -269,9 +347,28 @@ def test_finetuning_with_ckd_and_all_terms_that_the_table_claims(name, finetune,
 @pytest.mark.parametrize("name", ["xlm-roberta", "modernbert"])
 def test_question_answering_with_any_tokenizer(name, finetune, save, world, tmp_path):
     """Windows of contexts find the special words of other tokenizers, and the saved student loads whole."""
-    finetune("--task", "squad", "--data_dir", world / "squad", "--student", save(name, "qa"), "--max_steps", "1",
-             "--max_train_samples", "16", "--max_eval_samples", "8", "--max_seq_length", "36", "--doc_stride", "4",
-             "--max_query_length", "12", "--output_dir", tmp_path / "run")  # fmt: skip
+    finetune(
+        "--task",
+        "squad",
+        "--data_dir",
+        world / "squad",
+        "--student",
+        save(name, "qa"),
+        "--max_steps",
+        "1",
+        "--max_train_samples",
+        "16",
+        "--max_eval_samples",
+        "8",
+        "--max_seq_length",
+        "36",
+        "--doc_stride",
+        "4",
+        "--max_query_length",
+        "12",
+        "--output_dir",
+        tmp_path / "run",
+    )
     check_run(tmp_path / "run", name, 4)
     assert not models.load_model(str(tmp_path / "run"), AUTO["qa"])[1]
 
@@ -279,8 +376,21 @@ def test_question_answering_with_any_tokenizer(name, finetune, save, world, tmp_
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_pretraining_with_ckd_and_all_terms(name, pretrain, save, tmp_path):
     teacher = save(name, "mlm")
-    pretrain("--teacher", teacher, "--student_layers", "2", "--terms", "ckd", *EVERY, "pkd=1", "hidden_cosine=1",
-             "--hard_weight", "1", "--output_dir", tmp_path / "run")  # fmt: skip
+    pretrain(
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--terms",
+        "ckd",
+        *EVERY,
+        "pkd=1",
+        "hidden_cosine=1",
+        "--hard_weight",
+        "1",
+        "--output_dir",
+        tmp_path / "run",
+    )
     check_run(tmp_path / "run", name, 2)
     # And an encoder that was pre-trained so is a student in fine-tuning.
     assert any("classifier" in name for name in models.load_model(str(tmp_path / "run"), AUTO["classification"])[1])
@@ -309,9 +419,10 @@ STRANGERS = {
     "t5": lambda: transformers.T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
     "vit": lambda: transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2),
     "deberta": lambda: transformers.DebertaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1),
-    "bert": lambda: transformers.BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                                            is_decoder=True),
-}  # fmt: skip
+    "bert": lambda: transformers.BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, is_decoder=True
+    ),
+}
 
 
 @pytest.mark.parametrize("name", STRANGERS)
@@ -341,6 +452,7 @@ def test_head_of_another_task_is_no_trained_head(save):
 
 class Launches(TorchDispatchMode):
     """Counts the operations."""
+
     count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -357,7 +469,7 @@ def test_a_frozen_teacher_takes_as_many_operations_as_its_equal_when_latency_is_
         model.register_forward_pre_hook(lambda *_: setattr(launches, "count", 0))
         model.register_forward_hook(lambda *_, name=name: of_pass.setdefault(name, []).append(launches.count))
     with torch.autocast("cpu", torch.bfloat16), launches:
-        measure.measure_latency({"student": student, "teacher": teacher}, 16, (1, 2), repeats=2, seconds=0)
+        cost.measure_latency({"student": student, "teacher": teacher}, 16, (1, 2), repeats=2, seconds=0)
     assert of_pass["student"] == of_pass["teacher"] and len(of_pass["teacher"]) == 6
     assert len(set(of_pass["teacher"][1:])) == 1 < of_pass["teacher"][0] - of_pass["teacher"][1]
     assert not any(p.requires_grad for p in teacher.parameters())
@@ -365,27 +477,34 @@ def test_a_frozen_teacher_takes_as_many_operations_as_its_equal_when_latency_is_
     assert all(p.requires_grad for p in student.base_model.encoder.parameters())
 
 
-@pytest.mark.parametrize("name, kind", [
-    (name, kind) for name, family in families.FAMILIES.items() for kind in ("classification", "mlm")
-    if kind != "mlm" or family.mlm])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        (name, kind)
+        for name, family in families.FAMILIES.items()
+        for kind in ("classification", "mlm")
+        if kind != "mlm" or family.mlm
+    ],
+)
 @torch.no_grad()
 def test_linear_layers_cast_once_give_the_same_to_the_bit_by_fewer_operations(name, kind):
     model = tiny(name, kind).requires_grad_(False)
     if kind == "mlm":
-        model, embedding = forward.MaskedLM(model), model.get_input_embeddings()
-        given = forward.model_inputs(model.model, padded(model.model)), torch.tensor([1, 4, 9])
+        model, embedding = model_outputs.MaskedLM(model), model.get_input_embeddings()
+        given = model_outputs.model_inputs(model.model, padded(model.model)), torch.tensor([1, 4, 9])
     else:
         embedding, given = model.get_input_embeddings(), ()
-    named = forward.model_inputs(model, padded(model)) | {"output_hidden_states": True} if not given else {}
+    named = model_outputs.model_inputs(model, padded(model)) | {"output_hidden_states": True} if not given else {}
     found, counts = [], []
-    accelerator = types.SimpleNamespace(device=torch.device("cpu"),
-                                        autocast=lambda: torch.autocast("cpu", torch.bfloat16))  # fmt: skip
+    accelerator = types.SimpleNamespace(
+        device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", torch.bfloat16)
+    )
     for _ in range(2):
         with accelerator.autocast(), Launches() as launches:
             out = model(*given, **named)
         found.append([*out["hidden_states"], *([out["features"], *out["decoder"]] if given else [out["logits"]])])
         counts.append(launches.count)
-        forward.cast_linears(model, accelerator)
+        model_outputs.cast_linears(model, accelerator)
     linears = [m for m in model.modules() if type(m) is torch.nn.Linear and m.weight is not embedding.weight]
     assert len(linears) > 4 and {m.weight.dtype for m in linears} == {torch.bfloat16}
     assert counts[0] - counts[1] >= len(linears)
@@ -398,30 +517,34 @@ def test_linear_layers_cast_once_give_the_same_to_the_bit_by_fewer_operations(na
 @torch.no_grad()
 def test_evaluation_casts_the_weights_once_not_in_every_batch():
     model, launches, counts = tiny("bert"), Launches(), []
-    accelerator = types.SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1,
-                                        autocast=lambda: torch.autocast("cpu", torch.bfloat16))  # fmt: skip
+    accelerator = types.SimpleNamespace(
+        device=torch.device("cpu"),
+        process_index=0,
+        num_processes=1,
+        autocast=lambda: torch.autocast("cpu", torch.bfloat16),
+    )
     ids = torch.randint(5, 60, (6, T), generator=torch.Generator().manual_seed(1))
     rows = {"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()}
-    kind = tasks.KINDS["classification"](types.SimpleNamespace(labels=("a", "b"), limits=None))
+    kind = kinds.KINDS["classification"](types.SimpleNamespace(labels=("a", "b"), limits=None))
     args = types.SimpleNamespace(per_device_eval_batch_size=2)
     model.register_forward_pre_hook(lambda *_: setattr(launches, "count", 0))
     model.register_forward_hook(lambda *_: counts.append(launches.count))
     with launches:
         words = types.SimpleNamespace(pad_token_id=0)
-        found = tasks.predict(kind, model, Dataset.from_dict(rows), words, args, accelerator)
+        found = kinds.predict(kind, model, Dataset.from_dict(rows), words, args, accelerator)
     assert counts[1] == counts[2] < counts[0] - 2 * 4 * 6, counts
     for part, expected in zip(found.split(2), ids.split(2), strict=True):
         with accelerator.autocast():
             batch = {"input_ids": expected, "attention_mask": torch.ones_like(expected)}
-            assert torch.equal(part, model(**forward.model_inputs(model, batch)).logits.float())
+            assert torch.equal(part, model(**model_outputs.model_inputs(model, batch)).logits.float())
 
 
 def test_latency_is_of_both_models_and_ends_in_time(monkeypatch):
     student, teacher = tiny("bert"), tiny("distilbert")
-    record = measure.latency_record(student, teacher, 16)
+    record = cost.latency_record(student, teacher, 16)
     assert record["speedup"]["32"] == round(record["teacher_ms"]["32"] / record["student_ms"]["32"], 3)
     clock, passes = iter(range(10**6)), []
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))  # a pass takes a second
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))  # a pass takes a second
     student.register_forward_pre_hook(lambda *_: passes.append(1))
-    assert measure.measure_latency({"student": student}, 16)["student"] == {"1": 1000, "32": 1000}
+    assert cost.measure_latency({"student": student}, 16)["student"] == {"1": 1000, "32": 1000}
     assert len(passes) == 4  # for each batch size one that warms up and one that counts

@@ -1,4 +1,5 @@
 """distill_finetune.py through its command line, on tiny models: results, resume, refusals."""
+
 import argparse
 import contextlib
 import json
@@ -22,15 +23,13 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import checkpoints
 import data
 import distill_finetune
 import losses
 import models
-import readers
-import runs
-import teacher_cache
 import training
+from engine import checkpoints, run_folder, teacher_cache
+from tasks import readers
 
 CKD = ("--student_layers", "2", "--terms", "ckd")
 
@@ -61,8 +60,12 @@ def test_a_distilled_student_and_all_that_belongs_to_it(finetune, teacher, tmp_p
     record = record_of(folder)
     assert record["status"] == "complete" and record["steps"] == 12 and record["name"] == "ckd"
     assert record["options"]["terms"] == {
-        "logits": 1.0, "wr_pair": 9.0, "wr_triple": 90.0, "ltr_pair": 9.0, "ltr_triple": 90.0,
-    }  # fmt: skip
+        "logits": 1.0,
+        "wr_pair": 9.0,
+        "wr_triple": 90.0,
+        "ltr_pair": 9.0,
+        "ltr_triple": 90.0,
+    }
     assert [entry["epoch"] for entry in record["history"]] == [1.0, 2.0]
     assert record["teacher"]["flops_per_sequence"] > record["model"]["flops_per_sequence"] > 0
     assert set(record["latency"]["speedup"]) == {"1", "32"} and record["time"]["train_s"] > 0
@@ -90,20 +93,24 @@ def test_curves_begin_at_step_0_and_end_with_a_whole_interval(finetune, world, t
         finetune(*options, "--logging_steps", "4", "--output_dir", tmp_path / "run")
     monkeypatch.undo()
     finetune(*options, "--logging_steps", "4", "--output_dir", tmp_path / "run")
-    every, points = ([(e.step, e.value) for e in scalars(tmp_path / name).Scalars("loss/total")]
-                     for name in ("every", "run"))  # fmt: skip
+    every, points = (
+        [(e.step, e.value) for e in scalars(tmp_path / name).Scalars("loss/total")] for name in ("every", "run")
+    )
     means = [sum(value for step, value in every if last - 4 < step <= last) / 4 for last in (4, 6)]
     assert points == [(4, pytest.approx(means[0])), (6, pytest.approx(means[1]))]
     assert [e.step for e in scalars(tmp_path / "run").Scalars("eval/matthews_correlation")] == [0, 6]
     assert [entry["step"] for entry in record_of(tmp_path / "run")["history"]] == [6]
 
 
-def test_the_hparams_page_finds_runs_their_options_and_the_best_score(finetune, teacher, world, tmp_path, cut_at,
-                                                                      monkeypatch):  # fmt: skip
+def test_the_hparams_page_finds_runs_their_options_and_the_best_score(
+    finetune, teacher, world, tmp_path, cut_at, monkeypatch
+):
     """As the page itself reads them: a finished run that was interrupted once, and one that was given up."""
     options = ("--max_steps", "3", "--save_steps", "1", "--eval_steps", "2", "--output_dir")
-    for more in (("--student", world / "bert", *options, tmp_path / "tb" / "finetune"),
-                 ("--teacher", teacher, *CKD, *options, tmp_path / "tb" / "ckd")):  # fmt: skip
+    for more in (
+        ("--student", world / "bert", *options, tmp_path / "tb" / "finetune"),
+        ("--teacher", teacher, *CKD, *options, tmp_path / "tb" / "ckd"),
+    ):
         cut_at(3)
         with contextlib.suppress(KeyboardInterrupt):
             finetune(*more)
@@ -118,14 +125,17 @@ def test_the_hparams_page_finds_runs_their_options_and_the_best_score(finetune, 
     found = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
     rows = {row.name: row for row in found}
     assert {name: row.sessions[0].status for name, row in rows.items()} == {
-        "finetune": api_pb2.STATUS_SUCCESS, "ckd": api_pb2.STATUS_UNKNOWN}  # fmt: skip
+        "finetune": api_pb2.STATUS_SUCCESS,
+        "ckd": api_pb2.STATUS_UNKNOWN,
+    }
     best = {v.name.tag: v.value for v in rows["finetune"].metric_values}["best/score"]
     assert best == pytest.approx(record_of(tmp_path / "tb" / "finetune")["best"]["score"])
     values = {name: row.hparams for name, row in rows.items()}
     assert values["ckd"]["terms/wr_triple"].number_value == 90 and values["ckd"]["run_name"].string_value == "ckd"
     assert values["finetune"]["learning_rate"].number_value == 5e-5 and "output_dir" not in values["ckd"]
     infos = context.experiment_from_metadata(
-        RequestContext(), "", True, context.hparams_metadata(RequestContext(), ""), None).hparam_infos  # fmt: skip
+        RequestContext(), "", True, context.hparams_metadata(RequestContext(), ""), None
+    ).hparam_infos
     differ = {info.name for info in infos if info.differs}
     assert differ == {"run_name", "temperature", *(f"terms/{name}" for name in losses.PRESETS["ckd"])}
 
@@ -135,8 +145,9 @@ def test_zero_weights_are_not_computed(finetune, teacher, tmp_path, monkeypatch)
     finetune("--teacher", teacher, *CKD, "wr_triple=0", "--max_steps", "1", "--output_dir", tmp_path / "run")
 
 
-def test_a_teacher_with_other_label_names_in_another_order_gives_the_same_student(finetune, teacher, tmp_path, capsys,
-                                                                                   monkeypatch):  # fmt: skip
+def test_a_teacher_with_other_label_names_in_another_order_gives_the_same_student(
+    finetune, teacher, tmp_path, capsys, monkeypatch
+):
     """Also from a cache, with its head copied into the student; a student starts from such a model, too."""
     monkeypatch.setattr(teacher_cache, "FOLDER", tmp_path / "cache")
     model = AutoModelForSequenceClassification.from_pretrained(teacher)
@@ -171,25 +182,54 @@ def test_a_teacher_with_other_label_names_in_another_order_gives_the_same_studen
     assert not (tmp_path / "run").exists()
 
 
-STAGES = ("--stages", "wr_pair", "wr_triple=5", "hidden_mse=1", "0.25", "logits", "hard=1..0", "0.5", "logits=1..2",
-          "hard=0.5", "attention_mse=1")  # fmt: skip
+STAGES = (
+    "--stages",
+    "wr_pair",
+    "wr_triple=5",
+    "hidden_mse=1",
+    "0.25",
+    "logits",
+    "hard=1..0",
+    "0.5",
+    "logits=1..2",
+    "hard=0.5",
+    "attention_mse=1",
+)
 
 
 def test_stages_train_what_they_name_and_resume_bit_for_bit(finetune, teacher, tmp_path, cut_at, monkeypatch):
     """Stopped in the first stage, where the head has no gradient yet, and in the second."""
     computed = dict.fromkeys(losses.TERMS, 0)
     for name, term in losses.TERMS.items():
+
         def counted(*arguments, name=name, term=term):
             computed[name] += 1
             return term(*arguments)
 
         counted.needs = losses.needs_of(name)
         monkeypatch.setitem(losses.TERMS, name, counted)
-    options = ("--teacher", teacher, *CKD, "--student_hidden", "24", *STAGES, "--save_steps", "1", "--eval_steps", "2",
-               "--logging_steps", "1")  # fmt: skip
+    options = (
+        "--teacher",
+        teacher,
+        *CKD,
+        "--student_hidden",
+        "24",
+        *STAGES,
+        "--save_steps",
+        "1",
+        "--eval_steps",
+        "2",
+        "--logging_steps",
+        "1",
+    )
     finetune(*options, "--output_dir", tmp_path / "whole")
     assert {name: n for name, n in computed.items() if n} == {
-        "wr_pair": 3, "wr_triple": 3, "hidden_mse": 3, "logits": 9, "attention_mse": 6}  # fmt: skip
+        "wr_pair": 3,
+        "wr_triple": 3,
+        "hidden_mse": 3,
+        "logits": 9,
+        "attention_mse": 6,
+    }
     for call in (3, 3):
         cut_at(call)
         with pytest.raises(KeyboardInterrupt):
@@ -280,11 +320,17 @@ def test_the_best_model_is_chosen_on_what_is_held_out(finetune, world, tmp_path,
     assert record["best"]["metrics"]["held_out/score"] == 0.4 and record["last"]["score"] == 0.8
 
 
-@pytest.mark.parametrize("trained_with, said", [
-    ({"held_out": 0.1, "max_train_samples": 0}, ""), ({}, ""), (None, ""), ("damaged", ""),
-    ({"held_out": 0.0, "max_train_samples": 0}, "trained with --held_out 0, so it may have seen"),
-    ({"held_out": 0.1, "max_train_samples": 96}, "trained with --max_train_samples 96, so it may have seen"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "trained_with, said",
+    [
+        ({"held_out": 0.1, "max_train_samples": 0}, ""),
+        ({}, ""),
+        (None, ""),
+        ("damaged", ""),
+        ({"held_out": 0.0, "max_train_samples": 0}, "trained with --held_out 0, so it may have seen"),
+        ({"held_out": 0.1, "max_train_samples": 96}, "trained with --max_train_samples 96, so it may have seen"),
+    ],
+)
 def test_a_teacher_that_may_have_seen_what_is_held_out_is_named(tmp_path, trained_with, said):
     if trained_with is not None:
         record = {"options": trained_with, "status": "complete", "stage": "finetune"}
@@ -297,16 +343,34 @@ def test_a_teacher_that_may_have_seen_what_is_held_out_is_named(tmp_path, traine
 def test_what_is_held_out_is_not_trained_on_and_is_the_same_for_every_seed(world, tmp_path):
     found = []
     for seed in ("1", "2"):
-        args = distill_finetune.build_parser().parse_args([
-            "--task", "cola", "--data_dir", str(world / "glue"), "--student", str(world / "bert"), "--held_out", "0.1",
-            "--seed", seed])  # fmt: skip
+        args = distill_finetune.build_parser().parse_args(
+            [
+                "--task",
+                "cola",
+                "--data_dir",
+                str(world / "glue"),
+                "--student",
+                str(world / "bert"),
+                "--held_out",
+                "0.1",
+                "--seed",
+                seed,
+            ]
+        )
         distill_finetune.check_args(args)
         kind, splits, *_ = distill_finetune.load_everything(args)
-        parts = [[tuple(row) for row in split["input_ids"]] for split in (
-            splits["train"], kind.held_out.splits["train"], kind.held_out.splits["validation"])]  # fmt: skip
-        whole = [tuple(row) for row in data.tokenize(
-            data.load_examples(args, readers.Skipped(False))[1]["train"],
-            models.load_tokenizer(world / "bert"), args.max_seq_length)["input_ids"]]  # fmt: skip
+        parts = [
+            [tuple(row) for row in split["input_ids"]]
+            for split in (splits["train"], kind.held_out.splits["train"], kind.held_out.splits["validation"])
+        ]
+        whole = [
+            tuple(row)
+            for row in data.tokenize(
+                data.load_examples(args, readers.Skipped(False))[1]["train"],
+                models.load_tokenizer(world / "bert"),
+                args.max_seq_length,
+            )["input_ids"]
+        ]
         assert parts[0] == parts[1] and len(parts[2]) == round(0.1 * len(whole))
         assert sorted(parts[0] + parts[2]) == sorted(whole)
         found.append(parts[2])
@@ -340,12 +404,23 @@ def whole():
 
 
 class TestInterruption:
-    OPTIONS = ("--save_steps", "2", "--eval_steps", "3", "--gradient_accumulation_steps", "2",
-               "--per_device_train_batch_size", "6", "--num_train_epochs", "1.5")  # fmt: skip
+    OPTIONS = (
+        "--save_steps",
+        "2",
+        "--eval_steps",
+        "3",
+        "--gradient_accumulation_steps",
+        "2",
+        "--per_device_train_batch_size",
+        "6",
+        "--num_train_epochs",
+        "1.5",
+    )
 
     @pytest.mark.parametrize("at", ["step", "evaluation", "checkpoint", "sigterm", "ctrl-c"])
-    def test_a_resumed_run_has_the_same_weights_bit_for_bit(self, finetune, teacher, tmp_path, monkeypatch, whole, at,
-                                                            capsys):  # fmt: skip
+    def test_a_resumed_run_has_the_same_weights_bit_for_bit(
+        self, finetune, teacher, tmp_path, monkeypatch, whole, at, capsys
+    ):
         options = ("--teacher", teacher, *CKD, *self.OPTIONS)
         if not whole:
             finetune(*options, "--output_dir", tmp_path / "whole")
@@ -363,9 +438,14 @@ class TestInterruption:
 
             return wrapped
 
-        where, call = {"step": ("training_step", 6), "evaluation": ("evaluate", 2), "checkpoint": ("write_json", 6),
-                       "sigterm": ("training_step", 7), "ctrl-c": ("training_step", 7)}[at]  # fmt: skip
-        owner = runs if at == "checkpoint" else training
+        where, call = {
+            "step": ("training_step", 6),
+            "evaluation": ("evaluate", 2),
+            "checkpoint": ("write_json", 6),
+            "sigterm": ("training_step", 7),
+            "ctrl-c": ("training_step", 7),
+        }[at]
+        owner = run_folder if at == "checkpoint" else training
         monkeypatch.setattr(owner, where, cut(getattr(owner, where), call))
         with pytest.raises((KeyboardInterrupt, SystemExit)) as end:
             finetune(*options, "--output_dir", folder)
@@ -394,19 +474,30 @@ class TestInterruption:
         assert saved == list(range(1, 13))
         names = ("model.safetensors", "checkpoints/step-00000012/model.safetensors")
         assert all((tmp_path / "run" / name).read_bytes() == (whole["folder"] / name).read_bytes() for name in names)
-        points = [[(e.step, e.value) for e in scalars(folder).Scalars("loss/total")]
-                  for folder in (tmp_path / "run", whole["folder"])]  # fmt: skip
+        points = [
+            [(e.step, e.value) for e in scalars(folder).Scalars("loss/total")]
+            for folder in (tmp_path / "run", whole["folder"])
+        ]
         assert points[0] == points[1]
 
     def test_a_damaged_checkpoint_is_named_and_skipped(self, finetune, world, tmp_path, capsys):
-        options = ("--student", world / "bert", "--save_steps", "2", "--keep_checkpoints", "3", "--keep_optimizer",
-                   "--output_dir", tmp_path / "r")  # fmt: skip
+        options = (
+            "--student",
+            world / "bert",
+            "--save_steps",
+            "2",
+            "--keep_checkpoints",
+            "3",
+            "--keep_optimizer",
+            "--output_dir",
+            tmp_path / "r",
+        )
         finetune(*options)
         expected = load_file(tmp_path / "r" / "checkpoints" / "step-00000012" / "model.safetensors")
         newest = tmp_path / "r" / "checkpoints" / "step-00000012" / "optimizer.bin"
         newest.write_bytes(newest.read_bytes()[:-10])
         record = record_of(tmp_path / "r")
-        runs.write_json(tmp_path / "r" / "run.json", record | {"status": "running"})
+        run_folder.write_json(tmp_path / "r" / "run.json", record | {"status": "running"})
         finetune(*options)
         assert "step-00000012 is damaged (optimizer.bin changed): skipped" in capsys.readouterr().err
         got = load_file(tmp_path / "r" / "checkpoints" / "step-00000012" / "model.safetensors")
@@ -466,17 +557,34 @@ class TestRunFolder:
         options = ("--teacher", teacher, *CKD, "--max_steps", "2", "--output_dir", tmp_path / "run")
         finetune(*options)
         record, newer = record_of(tmp_path / "run"), ("stages", "save", "label_map")
-        assert record["asked"] == sorted(["teacher", "student_layers", "max_steps", "output_dir", "data_dir", "task",
-            "max_train_samples", "max_eval_samples", "num_train_epochs", "per_device_train_batch_size",
-            "max_seq_length", "logging_steps", "temperature", "terms"])  # fmt: skip
+        assert record["asked"] == sorted(
+            [
+                "teacher",
+                "student_layers",
+                "max_steps",
+                "output_dir",
+                "data_dir",
+                "task",
+                "max_train_samples",
+                "max_eval_samples",
+                "num_train_epochs",
+                "per_device_train_batch_size",
+                "max_seq_length",
+                "logging_steps",
+                "temperature",
+                "terms",
+            ]
+        )
         record["options"] = {k: v for k, v in record["options"].items() if k not in newer}
         del record["asked"]
-        runs.write_json(tmp_path / "run" / "run.json", record)
+        run_folder.write_json(tmp_path / "run" / "run.json", record)
         finetune(*options)
         assert "complete already" in capsys.readouterr().out
-        for more, said in ((("--save", "last"), "--save 'best' there, 'last' here"),
-                           (("--stages", "wr_pair", "0.5", "logits"), "--stages None there, \\[\\[0.0, "),
-                           (("--label_map", "a=0", "b=1"), "--label_map None there")):  # fmt: skip
+        for more, said in (
+            (("--save", "last"), "--save 'best' there, 'last' here"),
+            (("--stages", "wr_pair", "0.5", "logits"), "--stages None there, \\[\\[0.0, "),
+            (("--label_map", "a=0", "b=1"), "--label_map None there"),
+        ):
             with pytest.raises(ValueError, match=said):
                 finetune(*options, *more)
 
@@ -494,13 +602,23 @@ class TestRunFolder:
 
     def test_a_finished_run_keeps_its_weights_and_drops_its_optimiser(self, finetune, world, tmp_path, capsys):
         folder = tmp_path / "run"
-        options = ("--student", world / "bert", "--max_steps", "2", "--save_steps", "1", "--keep_checkpoints", "2",
-                   "--output_dir", folder)  # fmt: skip
+        options = (
+            "--student",
+            world / "bert",
+            "--max_steps",
+            "2",
+            "--save_steps",
+            "1",
+            "--keep_checkpoints",
+            "2",
+            "--output_dir",
+            folder,
+        )
         finetune(*options)
         for path in (folder / "checkpoints").iterdir():
             assert not checkpoints.damage(path, "model.safetensors") and not (path / "optimizer.bin").exists()
         weights = (folder / "checkpoints" / "step-00000002" / "model.safetensors").read_bytes()
-        runs.write_json(folder / "run.json", record_of(folder) | {"status": "running"})
+        run_folder.write_json(folder / "run.json", record_of(folder) | {"status": "running"})
         finetune(*options)  # as where somebody wants it anew: it cannot go on from there
         said = capsys.readouterr().err
         assert said.count("(of a finished run, without its optimiser): skipped") == 2
@@ -514,8 +632,11 @@ class TestRunFolder:
 
     def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(self, finetune, world, tmp_path):
         folder = tmp_path / "run"
-        code = f"import runs, pathlib, time; p = pathlib.Path({str(folder)!r}); p.mkdir(); h = runs._lock(p); " \
-               "import os; child = os.fork(); print(child, flush=True) if child else None; time.sleep(60)"  # fmt: skip
+        code = (
+            "import pathlib, time; from engine import run_folder;"
+            f"p = pathlib.Path({str(folder)!r}); p.mkdir(); h = run_folder._lock(p);"
+            "import os; child = os.fork(); print(child, flush=True) if child else None; time.sleep(60)"
+        )
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
             child = int(holder.stdout.readline())  # as the workers of a DataLoader are
             options = ("--student", world / "bert", "--max_steps", "1", "--output_dir", folder)
@@ -563,11 +684,22 @@ def test_bad_input_is_one_line_before_anything_is_written(finetune, teacher, tmp
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [
-    ("--terms", "ckd"), ("--layer_map", "uniform"), ("--temperature", "1"), ("--window", "21"), ("--hard_weight", "0"),
-    ("--no_embeddings",), ("--distance", "cosine"), ("--pair_criterion", "kl"), ("--triple_criterion", "mse"),
-    ("--cache_teacher",), ("--stages", "logits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--terms", "ckd"),
+        ("--layer_map", "uniform"),
+        ("--temperature", "1"),
+        ("--window", "21"),
+        ("--hard_weight", "0"),
+        ("--no_embeddings",),
+        ("--distance", "cosine"),
+        ("--pair_criterion", "kl"),
+        ("--triple_criterion", "mse"),
+        ("--cache_teacher",),
+        ("--stages", "logits"),
+    ],
+)
 def test_options_of_distilling_without_a_teacher_are_refused(finetune, world, tmp_path, options):
     """Also at their defaults: the run would train on the labels alone and say ckd."""
     with pytest.raises(ValueError, match=f"^{options[0]} .*: pass --teacher"):
@@ -593,14 +725,21 @@ def test_models_that_cannot_go_together_are_refused(finetune, teacher, world, tm
 def test_exit_status_and_one_line_on_stderr(tmp_path):
     """As a user sees it, for a hub that cannot be reached, and an error of argparse and one of ours."""
     offline = ["--task", "cola", "--student", "bert-base-cased", "--output_dir", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "distill_finetune.py", *offline], capture_output=True, text=True,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "distill_finetune.py", *offline],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     ends = [(done.returncode, done.stderr, "pass --data_dir")]
-    ends += [(*forked(distill_finetune, *options, "--output_dir", tmp_path / "run"), said) for options, said in (
-        (["--task", "colla"], "invalid choice: 'colla'"),
-        (["--task", "cola", "--student", "x", "--learning", "1"], "unrecognized arguments: --learning"),
-        (["--task", "cola", "--student", "x", "--window", "4"], "is for distilling from a teacher"),
-    )]  # fmt: skip
+    ends += [
+        (*forked(distill_finetune, *options, "--output_dir", tmp_path / "run"), said)
+        for options, said in (
+            (["--task", "colla"], "invalid choice: 'colla'"),
+            (["--task", "cola", "--student", "x", "--learning", "1"], "unrecognized arguments: --learning"),
+            (["--task", "cola", "--student", "x", "--window", "4"], "is for distilling from a teacher"),
+        )
+    ]
     for status, stderr, said in ends:
         assert status == 2 and said in stderr, stderr
         assert len(stderr.splitlines()) == 1 and "Traceback" not in stderr

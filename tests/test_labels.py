@@ -1,4 +1,5 @@
 """Several labels a text: GoEmotions, the user's own files, binary KL, scores at both thresholds, whole runs."""
+
 import argparse
 import json
 import random
@@ -15,11 +16,10 @@ import data
 import distill_finetune
 import losses
 import metrics
-import readers
-import tasks
+from tasks import kinds, readers
 
 NAMES = "joy\nanger\nlove\n"
-ROWS = "good, really\t0,2\tid1\nbad \"quoted\t1\tid2\nso so\t2\tid3\n"
+ROWS = 'good, really\t0,2\tid1\nbad "quoted\t1\tid2\nso so\t2\tid3\n'
 
 
 def emotions(tmp_path, train=ROWS, names=NAMES, **more):
@@ -27,8 +27,17 @@ def emotions(tmp_path, train=ROWS, names=NAMES, **more):
     folder.mkdir(exist_ok=True)
     for name, text in (("labels.txt", names), ("train.tsv", train), ("dev.tsv", ROWS), ("test.tsv", ROWS)):
         (folder / name).write_text(text)
-    return argparse.Namespace(**{"task": "goemotions", "kind": None, "regression": False, "data_dir": str(tmp_path),
-                                 "max_train_samples": 0, "max_eval_samples": 2, **more})  # fmt: skip
+    return argparse.Namespace(
+        **{
+            "task": "goemotions",
+            "kind": None,
+            "regression": False,
+            "data_dir": str(tmp_path),
+            "max_train_samples": 0,
+            "max_eval_samples": 2,
+            **more,
+        }
+    )
 
 
 def test_goemotions_as_its_authors_publish_it(tmp_path):
@@ -41,17 +50,24 @@ def test_goemotions_as_its_authors_publish_it(tmp_path):
         assert splits["test"]["label"] == [-1] * 3 and splits["train"]["text_a"][1] == 'bad "quoted'
 
 
-@pytest.mark.parametrize("train, names, said", [
-    ("a\t0\tx\nb\t1,3\ty\n", NAMES, r"train.tsv, line 2: the label id '3' is outside labels.txt, which names 0 to 2"),
-    ("a\t0\tx\nb\t-1\ty\n", NAMES, "line 2: the label id '-1' is outside"),
-    ("a\t0\tx\nb\tjoy\ty\n", NAMES, "line 2: the label id 'joy' is outside"),
-    ("a\t0\tx\nb\t\ty\n", NAMES, "line 2: the label id '' is outside"),
-    ("a\t0\tx\nb\t1,1\ty\n", NAMES, "line 2: '1,1', cut at ',', holds a label twice"),
-    ("a\t0\tx\n \t1\ty\n", NAMES, "line 2: the text is empty"),
-    ("a\t0\tx\nb\t1\n", NAMES, "line 2: 2 columns where 3 are due"),
-    (ROWS, "joy\njoy\n", "labels.txt: a label's name is blank or comes twice"),
-    ("", NAMES, "train.tsv: the file is empty"),
-])
+@pytest.mark.parametrize(
+    "train, names, said",
+    [
+        (
+            "a\t0\tx\nb\t1,3\ty\n",
+            NAMES,
+            r"train.tsv, line 2: the label id '3' is outside labels.txt, which names 0 to 2",
+        ),
+        ("a\t0\tx\nb\t-1\ty\n", NAMES, "line 2: the label id '-1' is outside"),
+        ("a\t0\tx\nb\tjoy\ty\n", NAMES, "line 2: the label id 'joy' is outside"),
+        ("a\t0\tx\nb\t\ty\n", NAMES, "line 2: the label id '' is outside"),
+        ("a\t0\tx\nb\t1,1\ty\n", NAMES, "line 2: '1,1', cut at ',', holds a label twice"),
+        ("a\t0\tx\n \t1\ty\n", NAMES, "line 2: the text is empty"),
+        ("a\t0\tx\nb\t1\n", NAMES, "line 2: 2 columns where 3 are due"),
+        (ROWS, "joy\njoy\n", "labels.txt: a label's name is blank or comes twice"),
+        ("", NAMES, "train.tsv: the file is empty"),
+    ],
+)
 def test_a_broken_line_is_named(tmp_path, train, names, said):
     with pytest.raises(ValueError, match=said) as error:
         data.load_examples(emotions(tmp_path, train, names), readers.Skipped())
@@ -65,8 +81,9 @@ def test_skipped_lines_are_counted_and_keep_their_place(tmp_path):
 
 
 def test_goemotions_from_the_hub(tmp_path, monkeypatch):
-    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=NAMES.split())),
-                         "id": Value("string")})  # fmt: skip
+    features = Features(
+        {"text": Value("string"), "labels": List(ClassLabel(names=NAMES.split())), "id": Value("string")}
+    )
     rows = Dataset.from_dict({"text": ["a", "b"], "labels": [[2, 0], [1]], "id": ["x", "y"]}, features=features)
     monkeypatch.setattr(data, "load_hub", lambda hub: DatasetDict({"train": rows, "validation": rows, "test": rows}))
     task, splits = data.load_examples(emotions(tmp_path, data_dir=None), readers.Skipped())
@@ -78,9 +95,20 @@ def own(tmp_path, rows, separator=";", dev="text,label\nx,a\n"):
     (tmp_path / "train.csv").write_text("text,label\n" + rows)
     (tmp_path / "dev.csv").write_text(dev)
     return argparse.Namespace(
-        task="custom", kind="multilabel", regression=False, label_separator=separator, text_columns=["text"],
-        label_column="label", train_file=str(tmp_path / "train.csv"), validation_file=str(tmp_path / "dev.csv"),
-        test_file=None, max_train_samples=0, max_eval_samples=0, hub_dataset=None, metrics=[])  # fmt: skip
+        task="custom",
+        kind="multilabel",
+        regression=False,
+        label_separator=separator,
+        text_columns=["text"],
+        label_column="label",
+        train_file=str(tmp_path / "train.csv"),
+        validation_file=str(tmp_path / "dev.csv"),
+        test_file=None,
+        max_train_samples=0,
+        max_eval_samples=0,
+        hub_dataset=None,
+        metrics=[],
+    )
 
 
 def test_own_files(tmp_path):
@@ -89,12 +117,15 @@ def test_own_files(tmp_path):
     assert splits["train"]["label"] == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
-@pytest.mark.parametrize("rows, said", [
-    ("x,a;;b\n", "train.csv, line 2: 'a;;b', cut at ';', holds an empty label"),
-    ("x,a;b\ny,b;b\n", "line 3: 'b;b', cut at ';', holds a label twice"),
-    ("x,a\ny,a\n", "holds only the label"),
-    ("x,a;b\ny,1;1.0\n", "line 3: the label '1.0' is written '1' in line 3"),
-])
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        ("x,a;;b\n", "train.csv, line 2: 'a;;b', cut at ';', holds an empty label"),
+        ("x,a;b\ny,b;b\n", "line 3: 'b;b', cut at ';', holds a label twice"),
+        ("x,a\ny,a\n", "holds only the label"),
+        ("x,a;b\ny,1;1.0\n", "line 3: the label '1.0' is written '1' in line 3"),
+    ],
+)
 def test_own_broken_lines(tmp_path, rows, said):
     with pytest.raises(ValueError, match=said):
         data.load_examples(own(tmp_path, rows), readers.Skipped())
@@ -107,7 +138,7 @@ def test_own_broken_lines(tmp_path, rows, said):
 
 def test_the_logits_term_is_the_binary_kl():
     torch.manual_seed(0)
-    kind, args = tasks.KINDS["multilabel"](data.TASKS["goemotions"]), argparse.Namespace(temperature=3.0)
+    kind, args = kinds.KINDS["multilabel"](data.TASKS["goemotions"]), argparse.Namespace(temperature=3.0)
     student, teacher = torch.randn(2, 6, 5) * 4
     teacher[0, 0], student[0, 0] = 60.0, -60.0
     student = student.double().float().requires_grad_()
@@ -181,18 +212,51 @@ def world_of_labels(tmp_path):
 def test_a_whole_run(world, world_of_labels, tmp_path):
     def run(name, *options):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_finetune.main([
-            "--task", "goemotions", "--data_dir", str(world_of_labels), "--per_device_train_batch_size", "16",
-            "--max_seq_length", "24", "--learning_rate", "2e-3", "--logging_steps", "2", "--output_dir",
-            str(tmp_path / name), *map(str, options)])  # fmt: skip
+        distill_finetune.main(
+            [
+                "--task",
+                "goemotions",
+                "--data_dir",
+                str(world_of_labels),
+                "--per_device_train_batch_size",
+                "16",
+                "--max_seq_length",
+                "24",
+                "--learning_rate",
+                "2e-3",
+                "--logging_steps",
+                "2",
+                "--output_dir",
+                str(tmp_path / name),
+                *map(str, options),
+            ]
+        )
         return json.loads((tmp_path / name / "run.json").read_text())
 
     teacher = run("teacher", "--student", world / "bert", "--num_train_epochs", "4")
-    record = run("run", "--teacher", tmp_path / "teacher", "--student_layers", "2", "--terms", "ckd",
-                 "--hard_weight", "0.5", "--num_train_epochs", "1", "--do_predict")  # fmt: skip
+    record = run(
+        "run",
+        "--teacher",
+        tmp_path / "teacher",
+        "--student_layers",
+        "2",
+        "--terms",
+        "ckd",
+        "--hard_weight",
+        "0.5",
+        "--num_train_epochs",
+        "1",
+        "--do_predict",
+    )
     best = record["best"]["metrics"]
-    assert set(best) == {"micro_f1", "macro_f1", "micro_f1_at_0.5", "macro_f1_at_0.5", "threshold",
-                         "mean_average_precision"}  # fmt: skip
+    assert set(best) == {
+        "micro_f1",
+        "macro_f1",
+        "micro_f1_at_0.5",
+        "macro_f1_at_0.5",
+        "threshold",
+        "mean_average_precision",
+    }
     assert record["best"]["score"] == pytest.approx((best["micro_f1"] + best["macro_f1"]) / 2)
     assert teacher["best"]["metrics"]["mean_average_precision"] > 0.6
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")

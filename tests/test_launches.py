@@ -1,4 +1,5 @@
 """What a GPU would wait for, counted on the CPU: operations launched, float32 products, reads by the host."""
+
 import collections
 import contextlib
 import functools
@@ -12,18 +13,16 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
-import batching
 import distill_dynabert
 import distill_finetune
 import distill_pretrain
-import dynabert
-import forward
-import heads
 import losses
 import relations
-import tasks
 import training
 from bench import timing
+from encoders import model_outputs
+from methods import dynabert, mlm_head
+from tasks import batching, kinds
 
 ARGS = SimpleNamespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=21, temperature=2.0)
 APART = torch.device("meta")  # stands in for a GPU: tensors have shapes and no values, and what reads one raises
@@ -33,8 +32,11 @@ APART = torch.device("meta")  # stands in for a GPU: tensors have shapes and no 
 def on_apart(monkeypatch):
     """What of torch does not know the device yet."""
     autocast, enabled, adamw = torch.autocast, torch.is_autocast_enabled, torch.optim.AdamW
-    monkeypatch.setattr(torch, "autocast", lambda kind, **options: (
-        contextlib.nullcontext() if kind == "meta" else autocast(kind, **options)))  # fmt: skip
+    monkeypatch.setattr(
+        torch,
+        "autocast",
+        lambda kind, **options: contextlib.nullcontext() if kind == "meta" else autocast(kind, **options),
+    )
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind != "meta" and enabled(kind))
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr, fused: adamw(groups, lr=lr, foreach=True))
 
@@ -115,8 +117,8 @@ def apart(monkeypatch):
         monkeypatch.setattr(type(accelerator), "device", APART)
         if script is distill_pretrain:
             *inputs, student, teacher, tokenizer = script.load_everything(args)
-            student, teacher = forward.MaskedLM(student), forward.MaskedLM(teacher)
-            forward.add_term_outputs(args, student, teacher)
+            student, teacher = model_outputs.MaskedLM(student), model_outputs.MaskedLM(teacher)
+            model_outputs.add_term_outputs(args, student, teacher)
         else:
             *inputs, student, teacher, tokenizer = distill_finetune.load_everything(args)
             if script is distill_dynabert:
@@ -139,42 +141,115 @@ def apart(monkeypatch):
 ALL = ["--terms", *(f"{name}=1" for name in losses.TERMS if name != "dynabert_mse"), "--hard_weight", "1"]
 
 
-@pytest.mark.parametrize("terms", [["--terms", "ckd"], ALL, [*ALL, "--distance", "l2", "--pair_criterion", "huber"]],
-                         ids=["ckd", "all", "l2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "terms",
+    [["--terms", "ckd"], ALL, [*ALL, "--distance", "l2", "--pair_criterion", "huber"]],
+    ids=["ckd", "all", "l2"],
+)
 def test_no_step_of_fine_tuning_copies_to_the_device_or_reads_from_it(apart, world, teacher, tmp_path, terms):
-    assert apart(distill_finetune, "--task", "cola", "--data_dir", world / "glue", "--teacher", teacher, *terms,
-                 "--student_layers", 2, "--max_seq_length", 32, "--output_dir", tmp_path).found == []  # fmt: skip
+    assert (
+        apart(
+            distill_finetune,
+            "--task",
+            "cola",
+            "--data_dir",
+            world / "glue",
+            "--teacher",
+            teacher,
+            *terms,
+            "--student_layers",
+            2,
+            "--max_seq_length",
+            32,
+            "--output_dir",
+            tmp_path,
+        ).found
+        == []
+    )
 
 
 def test_no_step_of_pre_training_copies_to_the_device_or_reads_from_it(apart, world, tmp_path):
-    assert apart(distill_pretrain, "--corpus", world / "text", "--teacher", world / "bert", *ALL,
-                 "--student_layers", 2, "--seq_length", 32, "--output_dir", tmp_path).found == []  # fmt: skip
+    assert (
+        apart(
+            distill_pretrain,
+            "--corpus",
+            world / "text",
+            "--teacher",
+            world / "bert",
+            *ALL,
+            "--student_layers",
+            2,
+            "--seq_length",
+            32,
+            "--output_dir",
+            tmp_path,
+        ).found
+        == []
+    )
 
 
 def test_no_step_of_sub_networks_copies_to_the_device_or_reads_from_it(apart, world, teacher, tmp_path):
-    assert apart(distill_dynabert, "--task", "cola", "--data_dir", world / "glue", "--teacher", teacher,
-                 "--width_mults", "0.5", "1", "--max_seq_length", 32, "--output_dir", tmp_path).found == []  # fmt: skip
+    assert (
+        apart(
+            distill_dynabert,
+            "--task",
+            "cola",
+            "--data_dir",
+            world / "glue",
+            "--teacher",
+            teacher,
+            "--width_mults",
+            "0.5",
+            "1",
+            "--max_seq_length",
+            32,
+            "--output_dir",
+            tmp_path,
+        ).found
+        == []
+    )
 
 
 def test_a_whole_step_of_kd_and_of_ckd(apart, world, teacher, tmp_path):
     """What ckd adds to a step: the relations, and a sum where the gradient of an aligned layer meets theirs."""
-    kd, ckd = (apart(distill_finetune, "--task", "cola", "--data_dir", world / "glue", "--teacher", teacher, "--terms",
-                     terms, "--student_layers", 2, "--max_seq_length", 32, "--output_dir", tmp_path).total
-               for terms in ("kd", "ckd"))  # fmt: skip
+    kd, ckd = (
+        apart(
+            distill_finetune,
+            "--task",
+            "cola",
+            "--data_dir",
+            world / "glue",
+            "--teacher",
+            teacher,
+            "--terms",
+            terms,
+            "--student_layers",
+            2,
+            "--max_seq_length",
+            32,
+            "--output_dir",
+            tmp_path,
+        ).total
+        for terms in ("kd", "ckd")
+    )
     assert kd < ckd <= kd + 150 + 30, (kd, ckd)
 
 
-@pytest.mark.parametrize("name", tasks.KINDS)
+@pytest.mark.parametrize("name", kinds.KINDS)
 def test_no_loss_of_a_kind_of_task_copies_to_the_device_or_reads_from_it(name):
     limits = (1.0, 5.0) if name == "similarity" else None
-    kind = tasks.KINDS[name](SimpleNamespace(labels=("a", "b", "c"), limits=limits))
+    kind = kinds.KINDS[name](SimpleNamespace(labels=("a", "b", "c"), limits=limits))
     mask = torch.ones(4, 6, dtype=torch.long, device=APART)
     shape = {"regression": (4, 1), "token": (4, 6, 3), "qa": (4, 6)}.get(name, (4, 3))
-    out = {key: torch.randn(shape, device=APART, requires_grad=True)
-           for key in (("start_logits", "end_logits") if name == "qa" else ("logits",))}  # fmt: skip
+    out = {
+        key: torch.randn(shape, device=APART, requires_grad=True)
+        for key in (("start_logits", "end_logits") if name == "qa" else ("logits",))
+    }
     labels = {"regression": (4,), "token": (4, 6), "multilabel": (4, 3)}.get(name, (4,))
-    batch = {key: torch.ones(labels, dtype=torch.long, device=APART)
-             for key in (("start_positions", "end_positions") if name == "qa" else ("labels",))}  # fmt: skip
+    batch = {
+        key: torch.ones(labels, dtype=torch.long, device=APART)
+        for key in (("start_positions", "end_positions") if name == "qa" else ("labels",))
+    }
     student, teacher = (losses.ModelView(out, (), mask, kind=kind) for _ in range(2))
     with Apart() as noted:
         hard = kind.hard_loss(student.logits, kind.labels(batch))
@@ -182,8 +257,14 @@ def test_no_loss_of_a_kind_of_task_copies_to_the_device_or_reads_from_it(name):
     assert noted.found == []
 
 
-@pytest.mark.parametrize("fault", [lambda x: x.sum() * torch.tensor(2.0, device=APART), lambda x: x[torch.arange(2)],
-                                   lambda x: x + torch.ones(3).to(APART)])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda x: x.sum() * torch.tensor(2.0, device=APART),
+        lambda x: x[torch.arange(2)],
+        lambda x: x + torch.ones(3).to(APART),
+    ],
+)
 def test_what_would_be_copied_is_noted(fault):
     with Apart() as noted:
         fault(torch.ones(3, device=APART))
@@ -210,10 +291,12 @@ class Products(FlopCounterMode):
 @pytest.mark.parametrize("labels", [None, torch.arange(20)], ids=["soft", "hard"])
 def test_the_language_model_head_takes_no_float32_product_under_bf16(labels):
     student = [x.requires_grad_() for x in (torch.randn(20, 8), torch.randn(300, 8), torch.randn(300))]
-    teacher = heads.Head(torch.randn(20, 6), torch.randn(300, 6), torch.randn(300))
+    teacher = mlm_head.Head(torch.randn(20, 6), torch.randn(300, 6), torch.randn(300))
     with Products() as products, torch.autocast("cpu", dtype=torch.bfloat16):
-        head = heads.Head(*student)
-        value = heads.soft_head_logits(head, teacher) if labels is None else heads.head_cross_entropy(head, labels)
+        head = mlm_head.Head(*student)
+        value = (
+            mlm_head.soft_head_logits(head, teacher) if labels is None else mlm_head.head_cross_entropy(head, labels)
+        )
         value.backward()
     assert products.by_type[torch.float32] == 0
     assert products.by_type[torch.bfloat16] == 2 * 20 * 300 * (8 * 3 + (6 if labels is None else 0))
@@ -230,7 +313,7 @@ def test_head_gradients_in_bf16_are_those_of_a_linear_layer_to_its_rounding():
             if precise:
                 value = torch.nn.functional.cross_entropy(torch.nn.functional.linear(*leaves), labels)
             else:
-                value = heads.head_cross_entropy(heads.Head(*leaves), labels)
+                value = mlm_head.head_cross_entropy(mlm_head.Head(*leaves), labels)
         value.backward()
         grads.append([t.grad.double() for t in leaves])
     for a, b in zip(*grads, strict=True):
@@ -242,15 +325,23 @@ def test_head_gradients_in_bf16_are_those_of_a_linear_layer_to_its_rounding():
 def test_a_vocabulary_that_is_filled_up_says_the_same(monkeypatch, labels, with_bias):
     torch.manual_seed(1)
     leaves = [torch.randn(20, 8), torch.randn(301, 8), torch.randn(301) if with_bias else None]
-    teacher, found = heads.Head(torch.randn(20, 6), torch.randn(301, 6), None), []
+    teacher, found = mlm_head.Head(torch.randn(20, 6), torch.randn(301, 6), None), []
     for multiple in (1, 64):
-        monkeypatch.setitem(heads.MULTIPLE, "cpu", multiple)
-        student = heads.Head(*(x if x is None else x.clone().requires_grad_() for x in leaves))
+        monkeypatch.setitem(mlm_head.MULTIPLE, "cpu", multiple)
+        student = mlm_head.Head(*(x if x is None else x.clone().requires_grad_() for x in leaves))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            value = (heads.soft_head_logits(student, teacher, temperature=3.0) if labels is None
-                     else heads.head_cross_entropy(student, labels))  # fmt: skip
-            found.append([heads.agreement(student, teacher), value,
-                          *torch.autograd.grad(value, [x for x in student if x is not None])])  # fmt: skip
+            value = (
+                mlm_head.soft_head_logits(student, teacher, temperature=3.0)
+                if labels is None
+                else mlm_head.head_cross_entropy(student, labels)
+            )
+            found.append(
+                [
+                    mlm_head.agreement(student, teacher),
+                    value,
+                    *torch.autograd.grad(value, [x for x in student if x is not None]),
+                ]
+            )
             assert len(student.narrow().weight) == (301 if multiple == 1 else 320)
     for plain, filled in zip(*found, strict=True):
         torch.testing.assert_close(filled, plain, rtol=1e-5, atol=1e-7)
@@ -267,7 +358,7 @@ def test_head_gradients_in_float16_keep_what_small_probabilities_give():
             value = torch.nn.functional.cross_entropy(x.double() @ leaf.T, labels)
         else:
             with torch.autocast("cpu", dtype=torch.float16):
-                value = heads.head_cross_entropy(heads.Head(x, leaf, None), labels)
+                value = mlm_head.head_cross_entropy(mlm_head.Head(x, leaf, None), labels)
         value.backward()
         grads.append(leaf.grad.double())
     away = (grads[1] - grads[0]).abs() > 0.1 * grads[0].abs()
@@ -286,8 +377,8 @@ def wide_products():
 @pytest.fixture
 def as_on_a_gpu(monkeypatch, wide_products):
     """The head takes the way that it takes on a GPU."""
-    monkeypatch.setattr(heads, "WIDE", {"cpu"})
-    monkeypatch.setitem(heads.MULTIPLE, "cpu", 64)
+    monkeypatch.setattr(mlm_head, "WIDE", {"cpu"})
+    monkeypatch.setitem(mlm_head.MULTIPLE, "cpu", 64)
 
 
 def by_the_definition(inputs, weight, bias, teacher, labels, temperature):
@@ -300,9 +391,12 @@ def by_the_definition(inputs, weight, bias, teacher, labels, temperature):
 
 
 HEADS = {  # rows, words, size of the logits, logits of a chunk, temperature
-    "common": (23, 301, 1.0, 301 * 10, 1.0), "warm": (23, 301, 1.0, 10**6, 3.0), "sure": (23, 301, 30.0, 10**6, 1.0),
-    "one row": (1, 301, 1.0, 1, 2.0), "two words": (5, 2, 1.0, 10**6, 1.0),
-}  # fmt: skip
+    "common": (23, 301, 1.0, 301 * 10, 1.0),
+    "warm": (23, 301, 1.0, 10**6, 3.0),
+    "sure": (23, 301, 30.0, 10**6, 1.0),
+    "one row": (1, 301, 1.0, 1, 2.0),
+    "two words": (5, 2, 1.0, 10**6, 1.0),
+}
 ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
@@ -312,21 +406,27 @@ ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_the_head_equals_the_definition_in_float64(request, monkeypatch, dtype, gpu, kind, case):
     rows, words, size, chunk, temperature = HEADS[case]
-    monkeypatch.setitem(heads.CHUNK, "cpu", chunk)
+    monkeypatch.setitem(mlm_head.CHUNK, "cpu", chunk)
     if gpu:
         request.getfixturevalue("as_on_a_gpu")
     torch.manual_seed(2)
     # Of the type of the products already: what is compared is how they are added up, and what is made of them.
-    own, other = ([x.to(dtype) for x in (size * torch.randn(rows, width), torch.randn(words, width),
-                                         torch.randn(words))] for width in (8, 6))  # fmt: skip
+    own, other = (
+        [x.to(dtype) for x in (size * torch.randn(rows, width), torch.randn(words, width), torch.randn(words))]
+        for width in (8, 6)
+    )
     other = own if kind == "teacher is student" else other
     labels, temperature = (torch.randint(words, (rows,)), 1.0) if kind == "hard" else (None, temperature)
     leaves, exact = ([x.to(kind, copy=True).requires_grad_() for x in own] for kind in (torch.float32, torch.float64))
-    with torch.autocast("cpu", dtype=torch.bfloat16 if dtype == torch.float32 else dtype,
-                        enabled=dtype != torch.float32):  # fmt: skip
-        head, teacher = heads.Head(*leaves), heads.Head(*(x.float() for x in other))
-        value = (heads.soft_head_logits(head, teacher, temperature=temperature) if labels is None
-                 else heads.head_cross_entropy(head, labels))  # fmt: skip
+    with torch.autocast(
+        "cpu", dtype=torch.bfloat16 if dtype == torch.float32 else dtype, enabled=dtype != torch.float32
+    ):
+        head, teacher = mlm_head.Head(*leaves), mlm_head.Head(*(x.float() for x in other))
+        value = (
+            mlm_head.soft_head_logits(head, teacher, temperature=temperature)
+            if labels is None
+            else mlm_head.head_cross_entropy(head, labels)
+        )
     expected = by_the_definition(*exact, [x.double() for x in other], labels, temperature)
     (1.5 * value).backward()
     (1.5 * expected).backward()
@@ -350,17 +450,18 @@ def test_head_gradients_in_float16_hold_the_sum_over_a_frequent_word(request, gp
     weight = (0.01 * torch.randn(1000, 16)).requires_grad_()
     exact = weight.detach().double().requires_grad_()
     with torch.autocast("cpu", dtype=torch.float16):
-        heads.head_cross_entropy(heads.Head(x, weight, None), labels).backward()
+        mlm_head.head_cross_entropy(mlm_head.Head(x, weight, None), labels).backward()
     torch.nn.functional.cross_entropy(x.double() @ exact.T, labels).backward()
     assert (weight.grad - exact.grad).norm() < 0.01 * exact.grad.norm()
 
 
-@pytest.mark.parametrize("rows, most, expected", [
-    (1229, 1122, [615, 614]), (10, 10, [10]), (11, 10, [6, 5]), (0, 3, [0]), (3, 0, [1, 1, 1]), (7, 3, [3, 3, 1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rows, most, expected",
+    [(1229, 1122, [615, 614]), (10, 10, [10]), (11, 10, [6, 5]), (0, 3, [0]), (3, 0, [1, 1, 1]), (7, 3, [3, 3, 1])],
+)
 def test_the_chunks_of_a_head_are_about_equally_long(monkeypatch, rows, most, expected):
-    monkeypatch.setitem(heads.CHUNK, "cpu", 50 * most)
-    head = heads.Head(torch.zeros(rows, 2), torch.zeros(50, 2), None)
+    monkeypatch.setitem(mlm_head.CHUNK, "cpu", 50 * most)
+    head = mlm_head.Head(torch.zeros(rows, 2), torch.zeros(50, 2), None)
     assert [len(head.inputs[chunk]) for chunk in head.chunks()] == expected
 
 
@@ -384,28 +485,32 @@ def test_what_the_language_model_head_moves(monkeypatch, labels, operations, gig
     """Of multilingual BERT at 64 x 128 tokens in bf16, in two chunks; before: 70 operations and 25 GB, 52 and 14."""
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: True)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.bfloat16)
-    monkeypatch.setattr(heads, "WIDE", {"meta"})
-    monkeypatch.setitem(heads.MULTIPLE, "meta", heads.MULTIPLE["cuda"])
-    student, teacher = ([torch.empty(shape, device=APART) for shape in ((1229, 768), (119_547, 768), (119_547,))]
-                        for _ in range(2))  # fmt: skip
-    head = heads.Head(*(x.requires_grad_() for x in student))
-    teacher = heads.Head(teacher[0], *heads.narrow_decoder(*teacher[1:]))  # as that of a frozen model is kept
+    monkeypatch.setattr(mlm_head, "WIDE", {"meta"})
+    monkeypatch.setitem(mlm_head.MULTIPLE, "meta", mlm_head.MULTIPLE["cuda"])
+    student, teacher = (
+        [torch.empty(shape, device=APART) for shape in ((1229, 768), (119_547, 768), (119_547,))] for _ in range(2)
+    )
+    head = mlm_head.Head(*(x.requires_grad_() for x in student))
+    teacher = mlm_head.Head(teacher[0], *mlm_head.narrow_decoder(*teacher[1:]))  # as that of a frozen model is kept
     with Moved() as moved:
-        value = (heads.head_cross_entropy(head, torch.empty(1229, dtype=torch.long, device=APART)) if labels
-                 else heads.soft_head_logits(head, teacher))  # fmt: skip
+        value = (
+            mlm_head.head_cross_entropy(head, torch.empty(1229, dtype=torch.long, device=APART))
+            if labels
+            else mlm_head.soft_head_logits(head, teacher)
+        )
         value.backward()
     assert 10 < moved.total <= operations and 1 < moved.bytes / 1e9 <= gigabytes, (moved.total, moved.bytes)
 
 
 def test_the_decoder_of_a_frozen_model_is_made_narrow_once(as_on_a_gpu):
     config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=37)
-    model = forward.MaskedLM(AutoModelForMaskedLM.from_config(config)).eval()
+    model = model_outputs.MaskedLM(AutoModelForMaskedLM.from_config(config)).eval()
     inputs = {"input_ids": torch.arange(6)[None], "attention_mask": torch.ones(1, 6, dtype=torch.long)}
     autocast = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     logits, made = [], []
     for cast in (False, True):
         if cast:
-            forward.cast_linears(model, SimpleNamespace(device=torch.device("cpu"), autocast=autocast))
+            model_outputs.cast_linears(model, SimpleNamespace(device=torch.device("cpu"), autocast=autocast))
         with torch.no_grad(), autocast():
             for _ in range(2):
                 batch = inputs | {"positions": torch.tensor([1, 4])}
@@ -425,14 +530,15 @@ def test_a_compiled_head_says_the_same(monkeypatch):
     for rows in (5, 7, 9):
         torch.manual_seed(rows)
         leaves = [x.requires_grad_() for x in (torch.randn(rows, 8), torch.randn(31, 8), torch.randn(31))]
-        teacher, labels = heads.Head(torch.randn(rows, 6), torch.randn(31, 6), None), torch.randint(31, (rows,))
+        teacher, labels = mlm_head.Head(torch.randn(rows, 6), torch.randn(31, 6), None), torch.randint(31, (rows,))
         for dtype in (torch.bfloat16, torch.float16):
             found = []
             for compiled in (False, True):
                 with torch.autocast("cpu", dtype=dtype):
-                    head = heads.Head(*leaves)
-                    value = (heads.soft_head_logits(head, teacher, temperature=2.0, compiled=compiled)
-                             + heads.head_cross_entropy(head, labels, compiled=compiled))  # fmt: skip
+                    head = mlm_head.Head(*leaves)
+                    value = mlm_head.soft_head_logits(
+                        head, teacher, temperature=2.0, compiled=compiled
+                    ) + mlm_head.head_cross_entropy(head, labels, compiled=compiled)
                 found.append([value, *torch.autograd.grad(value, leaves)])
             torch.testing.assert_close(*found)
     assert 4 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8  # of two functions
@@ -447,25 +553,35 @@ def test_compiled_models_and_relations_say_the_same_at_all_lengths(monkeypatch):
     relations._compiled.cache_clear()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    config = BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-                        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # fmt: skip
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     results = []
     for compiled in (False, True):
         torch.manual_seed(1)
         student = AutoModelForSequenceClassification.from_config(config)
-        forward.add_outputs(student, [1], {"embedding_mse": [0]}, 12)
+        model_outputs.add_outputs(student, [1], {"embedding_mse": [0]}, 12)
         if compiled:
-            forward.compile_models(student, None)
+            model_outputs.compile_models(student, None)
         found = []
         for tokens in (30, 9, 41, 26):
             generator = torch.Generator().manual_seed(tokens)
             ids, mask = torch.randint(40, (3, tokens), generator=generator), torch.ones(3, tokens, dtype=torch.long)
             mask[1, tokens // 2 :] = 0
-            out = student(**forward.model_inputs(student, {"input_ids": ids, "attention_mask": mask}),
-                          output_hidden_states=True)  # fmt: skip
+            out = student(
+                **model_outputs.model_inputs(student, {"input_ids": ids, "attention_mask": mask}),
+                output_hidden_states=True,
+            )
             other = [torch.randn(3, tokens, 8, generator=generator) for _ in range(2)]
-            values = relations.relation_losses(out["hidden_states"], other, mask, relations.NAMES[:3],
-                                               relations.Options(compiled=compiled))  # fmt: skip
+            values = relations.relation_losses(
+                out["hidden_states"], other, mask, relations.NAMES[:3], relations.Options(compiled=compiled)
+            )
             total = sum(values.values()) + out["logits"].sum() + out["projected"]["embedding_mse"][0].sum()
             total = total + sum(x.sum() for x in out["qkv"][1])
             found += [*values.values(), *torch.autograd.grad(total, list(student.bert.parameters()), allow_unused=True)]

@@ -1,4 +1,5 @@
 """Maps of layers: of word relations and of layer transforming relations alone, several partners of one layer."""
+
 import argparse
 
 import pytest
@@ -6,14 +7,15 @@ import torch
 from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import alignment
 import distill_pretrain
 import losses
 import relations
-import teacher_cache
+from encoders import layer_maps
+from engine import teacher_cache
 
-OPTIONS = argparse.Namespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=21,
-                             terms=dict.fromkeys(relations.NAMES, 1.0))  # fmt: skip
+OPTIONS = argparse.Namespace(
+    distance="cosine", pair_criterion="kl", triple_criterion="mse", window=21, terms=dict.fromkeys(relations.NAMES, 1.0)
+)
 
 
 @pytest.fixture
@@ -31,8 +33,10 @@ def values(outputs, pairs, monkeypatch=None):
     """{term: value} of the four relations, and the number of calls by which they were made."""
     student, teacher, mask = outputs
     calls, whole = [], relations.relation_losses
-    views = [losses.ModelView({"hidden_states": states}, side, mask)
-             for states, side in zip((student, teacher), pairs.sides(), strict=True)]  # fmt: skip
+    views = [
+        losses.ModelView({"hidden_states": states}, side, mask)
+        for states, side in zip((student, teacher), pairs.sides(), strict=True)
+    ]
     if monkeypatch:
         monkeypatch.setattr(relations, "relation_losses", lambda *a, **k: calls.append(1) or whole(*a, **k))
     found = losses.distillation_losses(*views, {}, OPTIONS)
@@ -51,7 +55,7 @@ GENERAL, WR, LTR = [(0, 0), (1, 2), (2, 4), (3, 6)], [(1, 1), (3, 6), (3, 5)], [
 
 @pytest.mark.parametrize("wr, ltr, calls", [(None, None, 1), (WR, None, 2), (None, LTR, 2), (WR, LTR, 2), (WR, WR, 1)])
 def test_each_relation_has_the_layers_of_its_map_also_where_one_comes_twice(outputs, monkeypatch, wr, ltr, calls):
-    found, made = values(outputs, alignment.LayerPairs(GENERAL, wr, ltr), monkeypatch)
+    found, made = values(outputs, layer_maps.LayerPairs(GENERAL, wr, ltr), monkeypatch)
     assert made == calls and list(found) == list(relations.NAMES)
     expected = {name: alone(outputs, name, (wr if name.startswith("wr") else ltr) or GENERAL) for name in found}
     torch.testing.assert_close(found, expected)
@@ -63,19 +67,19 @@ def test_each_relation_has_the_layers_of_its_map_also_where_one_comes_twice(outp
 
 def test_a_student_layer_with_two_partners_learns_the_mean_of_both(outputs):
     """Of word relations, whose layers do not meet."""
-    both, _ = values(outputs, alignment.LayerPairs(GENERAL, [(3, 5), (3, 6)]))
+    both, _ = values(outputs, layer_maps.LayerPairs(GENERAL, [(3, 5), (3, 6)]))
     each = [alone(outputs, "wr_triple", [pair]) for pair in ((3, 5), (3, 6))]
     torch.testing.assert_close(both["wr_triple"], sum(each) / 2)
 
 
 def maps(n_student, n_teacher, **options):
     defaults = {"layer_map": "uniform", "wr_layer_map": None, "ltr_layer_map": None, "no_embeddings": False}
-    return alignment.layer_maps(argparse.Namespace(**defaults | options), n_student, n_teacher)
+    return layer_maps.layer_maps(argparse.Namespace(**defaults | options), n_student, n_teacher)
 
 
 def test_maps_of_options():
     found = maps(3, 6, wr_layer_map="last", ltr_layer_map="0:0,1:2,1:4")
-    assert found == GENERAL == [*alignment.layer_map(3, 6, "uniform")]
+    assert found == GENERAL == [*layer_maps.layer_map(3, 6, "uniform")]
     assert (found.wr, found.ltr) == ([(0, 0), (1, 4), (2, 5), (3, 6)], [(0, 0), (1, 2), (1, 4)])
     bare = maps(3, 6, ltr_layer_map="ends", no_embeddings=True)
     assert (bare, bare.wr, bare.ltr) == (GENERAL[1:], GENERAL[1:], [(1, 3), (3, 6)])
@@ -85,12 +89,15 @@ def test_maps_of_options():
     losses.check_terms({"wr_pair": 1.0}, maps(3, 6, layer_map="0:0", wr_layer_map="last", no_embeddings=True))
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"wr_layer_map": "lst"}, "--wr_layer_map: unknown layer map 'lst'"),
-    ({"ltr_layer_map": "1:9"}, "--ltr_layer_map: layer map pair 1:9 lies outside"),
-    ({"wr_layer_map": "1:2,1:2"}, "--wr_layer_map: layer map '1:2,1:2' holds a pair twice"),
-    ({"layer_map": "1:9"}, "^layer map pair 1:9"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"wr_layer_map": "lst"}, "--wr_layer_map: unknown layer map 'lst'"),
+        ({"ltr_layer_map": "1:9"}, "--ltr_layer_map: layer map pair 1:9 lies outside"),
+        ({"wr_layer_map": "1:2,1:2"}, "--wr_layer_map: layer map '1:2,1:2' holds a pair twice"),
+        ({"layer_map": "1:9"}, "^layer map pair 1:9"),
+    ],
+)
 def test_a_wrong_map_is_named(options, said):
     with pytest.raises(ValueError, match=said):
         maps(3, 6, **options)
@@ -114,16 +121,33 @@ def test_a_whole_run_in_fine_tuning_with_and_without_cache(finetune, teacher, tm
     """The first step's losses are those of runs whose one map is that of the relation."""
     monkeypatch.setattr(teacher_cache, "FOLDER", tmp_path / "cache")
     found = {}
-    for name, options in (("uniform", ()), ("other", ("--layer_map", "0:1,1:4,2:2")),
-                          ("both", ("--wr_layer_map", "0:1,1:4,2:2")),
-                          ("cached", ("--wr_layer_map", "0:1,1:4,2:2", "--cache_teacher")),
-                          ("ltr", ("--ltr_layer_map", "0:1,1:4,2:2"))):  # fmt: skip
-        finetune("--teacher", teacher, "--student_layers", "2", "--terms", "ckd", "--max_steps", "1",
-                 "--logging_steps", "1", *options, "--output_dir", tmp_path / name)  # fmt: skip
+    for name, options in (
+        ("uniform", ()),
+        ("other", ("--layer_map", "0:1,1:4,2:2")),
+        ("both", ("--wr_layer_map", "0:1,1:4,2:2")),
+        ("cached", ("--wr_layer_map", "0:1,1:4,2:2", "--cache_teacher")),
+        ("ltr", ("--ltr_layer_map", "0:1,1:4,2:2")),
+    ):
+        finetune(
+            "--teacher",
+            teacher,
+            "--student_layers",
+            "2",
+            "--terms",
+            "ckd",
+            "--max_steps",
+            "1",
+            "--logging_steps",
+            "1",
+            *options,
+            "--output_dir",
+            tmp_path / name,
+        )
         found[name] = first_losses(tmp_path / name)
     for name, of_words, of_layers in (("both", "other", "uniform"), ("ltr", "uniform", "other")):
-        assert found[name] == {term: found[of_words if term.startswith("wr") else of_layers][term]
-                               for term in relations.NAMES}  # fmt: skip
+        assert found[name] == {
+            term: found[of_words if term.startswith("wr") else of_layers][term] for term in relations.NAMES
+        }
     assert found["cached"] == pytest.approx(found["both"], rel=1e-2) and found["uniform"] != found["other"]
 
 
@@ -131,12 +155,33 @@ def test_a_whole_run_in_pre_training(world, tmp_path):
     found = {}
     for name, options in (("uniform", ()), ("other", ("--layer_map", "ends")), ("both", ("--ltr_layer_map", "ends"))):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_pretrain.main([
-            "--corpus", str(world / "text" / "train.txt"), "--seq_length", "32", "--max_eval_samples", "2", "--teacher",
-            str(world / "bert"), "--student_layers", "3", "--student_init", "random", "--max_steps", "1",
-            "--per_device_train_batch_size", "4", "--logging_steps", "1", *options,
-            "--output_dir", str(tmp_path / name)])  # fmt: skip
+        distill_pretrain.main(
+            [
+                "--corpus",
+                str(world / "text" / "train.txt"),
+                "--seq_length",
+                "32",
+                "--max_eval_samples",
+                "2",
+                "--teacher",
+                str(world / "bert"),
+                "--student_layers",
+                "3",
+                "--student_init",
+                "random",
+                "--max_steps",
+                "1",
+                "--per_device_train_batch_size",
+                "4",
+                "--logging_steps",
+                "1",
+                *options,
+                "--output_dir",
+                str(tmp_path / name),
+            ]
+        )
         found[name] = first_losses(tmp_path / name)
-    assert found["both"] == {term: found["uniform" if term.startswith("wr") else "other"][term]
-                             for term in relations.NAMES}  # fmt: skip
+    assert found["both"] == {
+        term: found["uniform" if term.startswith("wr") else "other"][term] for term in relations.NAMES
+    }
     assert found["both"]["ltr_pair"] != found["uniform"]["ltr_pair"]

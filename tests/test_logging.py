@@ -1,4 +1,5 @@
 """What a run shows while it trains: score lines, the dev set's loss, other trackers, and when it evaluates."""
+
 import argparse
 import json
 import sys
@@ -14,10 +15,9 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import data
-import events
-import runs
-import tasks
 import training
+from engine import log, run_folder
+from tasks import kinds
 
 
 def record_of(folder):
@@ -32,7 +32,8 @@ def test_every_evaluation_is_a_line_on_the_screen_with_the_loss_on_the_labels(fi
     assert first.startswith("step 0: matthews_correlation ") and first.endswith(" (before training)")
     history = record_of(folder)["history"]
     assert [line.split(" (epoch")[0] for line in lines] == [
-        f"step {e['step']}: matthews_correlation {e['score']:.4f}, loss {e['loss']:.4f}" for e in history]  # fmt: skip
+        f"step {e['step']}: matthews_correlation {e['score']:.4f}, loss {e['loss']:.4f}" for e in history
+    ]
     assert "(epoch 1.00, the best so far)" in lines[0] and "matthews" not in err
     # TensorBoard calls the run by its folder alone.
     (name,) = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "runs")).Reload().Runs()
@@ -44,8 +45,10 @@ def test_every_evaluation_is_a_line_on_the_screen_with_the_loss_on_the_labels(fi
     model, words = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     rows = [line.split("\t") for line in (world / "glue" / "CoLA" / "dev.tsv").read_text().splitlines()[:32]]
     with torch.no_grad():
-        each = [model.eval()(**words(row[3], return_tensors="pt"), labels=torch.tensor([int(row[1])])).loss.item()
-                for row in rows]  # fmt: skip
+        each = [
+            model.eval()(**words(row[3], return_tensors="pt"), labels=torch.tensor([int(row[1])])).loss.item()
+            for row in rows
+        ]
     best = record_of(folder)["best"]
     assert best["loss"] == pytest.approx(sum(each) / 32, abs=1e-5) and "loss" not in best["metrics"]
 
@@ -66,11 +69,17 @@ def test_a_run_of_an_earlier_version_goes_on_where_its_events_are(finetune, worl
 KINDS = {
     "classification": ({"labels": [2, 0, 1]}, (3, 4), lambda x, row: x.log_softmax(-1)[row["labels"]]),
     "regression": ({"labels": [0.5, -2.0]}, (2, 1), lambda x, row: -((x[0] - row["labels"]) ** 2)),
-    "multilabel": ({"labels": [[1, 0], [0, 0], [1, 1]]}, (3, 2), lambda x, row: sum(
-        (x[i] if one else -x[i]).sigmoid().log() / 2 for i, one in enumerate(row["labels"]))),
-    "qa": ({"start_positions": [0, 3], "end_positions": [0, 4]}, (2, 2, 9), lambda x, row: (
-        x[0].log_softmax(-1)[row["start_positions"]] + x[1].log_softmax(-1)[row["end_positions"]]) / 2),
-}  # fmt: skip
+    "multilabel": (
+        {"labels": [[1, 0], [0, 0], [1, 1]]},
+        (3, 2),
+        lambda x, row: sum((x[i] if one else -x[i]).sigmoid().log() / 2 for i, one in enumerate(row["labels"])),
+    ),
+    "qa": (
+        {"start_positions": [0, 3], "end_positions": [0, 4]},
+        (2, 2, 9),
+        lambda x, row: (x[0].log_softmax(-1)[row["start_positions"]] + x[1].log_softmax(-1)[row["end_positions"]]) / 2,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -81,7 +90,7 @@ def test_the_dev_loss_is_the_mean_over_examples(name):
     if name == "qa":
         logits[:, :, 7:] = float("-inf")  # padding
     expected = -sum(gain(x.double(), row) for x, row in zip(logits, dataset, strict=True)) / len(dataset)
-    found = tasks.KINDS[name](data.TASKS["custom"]).dev_loss(logits, dataset)
+    found = kinds.KINDS[name](data.TASKS["custom"]).dev_loss(logits, dataset)
     assert found == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -90,16 +99,29 @@ def test_the_dev_loss_of_words_is_the_mean_over_words():
     logits, labels = torch.randn(2, 9, 3), [[-100, 2, -100, 1], [-100, 0]]
     logits[0, 4:], logits[1, 2:] = float("-inf"), float("-inf")  # up to --max_seq_length
     chosen = [logits[i, j].log_softmax(-1)[tag] for i, j, tag in ((0, 1, 2), (0, 3, 1), (1, 1, 0))]
-    found = tasks.KINDS["token"](data.TASKS["conll2003"]).dev_loss(logits, Dataset.from_dict({"labels": labels}))
+    found = kinds.KINDS["token"](data.TASKS["conll2003"]).dev_loss(logits, Dataset.from_dict({"labels": labels}))
     assert found == pytest.approx(-sum(chosen).item() / 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("eval_steps, per_epoch, total, expected", [
-    (0, 6, 12, [6, 12]), (0, 6, 9, [6, 9]), (0, 6, 7, [7]), (0, 1, 3, [1, 2, 3]),
-    (4, 6, 12, [4, 8, 12]), (4, 6, 9, [4, 9]), (4, 6, 10, [4, 8, 10]), (1, 6, 3, [1, 2, 3]), (2, 6, 3, [3]),
-    (100, 268, 1072, [*range(100, 1001, 100), 1072]), (100, 268, 1005, [*range(100, 901, 100), 1005]),
-    (9, 6, 3, [3]), (0, 41, 82, [20, 41, 61, 82]), (0, 45, 45, [20, 40, 45]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "eval_steps, per_epoch, total, expected",
+    [
+        (0, 6, 12, [6, 12]),
+        (0, 6, 9, [6, 9]),
+        (0, 6, 7, [7]),
+        (0, 1, 3, [1, 2, 3]),
+        (4, 6, 12, [4, 8, 12]),
+        (4, 6, 9, [4, 9]),
+        (4, 6, 10, [4, 8, 10]),
+        (1, 6, 3, [1, 2, 3]),
+        (2, 6, 3, [3]),
+        (100, 268, 1072, [*range(100, 1001, 100), 1072]),
+        (100, 268, 1005, [*range(100, 901, 100), 1005]),
+        (9, 6, 3, [3]),
+        (0, 41, 82, [20, 41, 61, 82]),
+        (0, 45, 45, [20, 40, 45]),
+    ],
+)
 def test_no_evaluation_stands_right_before_another(monkeypatch, eval_steps, per_epoch, total, expected):
     monkeypatch.setattr(training, "LONG_EPOCH", 20)
     args = argparse.Namespace(eval_steps=eval_steps)
@@ -109,8 +131,9 @@ def test_no_evaluation_stands_right_before_another(monkeypatch, eval_steps, per_
 def test_scalars_and_options_go_to_another_tracker_too(finetune, world, tmp_path, monkeypatch):
     """As Accelerate calls wandb, which stands here as what notes the calls."""
     seen = {"config": {}, "points": []}
-    run = types.SimpleNamespace(log=lambda values, step: seen["points"].append((step, values)),
-                                finish=lambda: seen.update(finished=True))  # fmt: skip
+    run = types.SimpleNamespace(
+        log=lambda values, step: seen["points"].append((step, values)), finish=lambda: seen.update(finished=True)
+    )
     wandb = types.ModuleType("wandb")
     wandb.init = lambda **options: seen.update(options) or run
     wandb.config = types.SimpleNamespace(update=lambda values, **_: seen["config"].update(values))
@@ -125,7 +148,7 @@ def test_scalars_and_options_go_to_another_tracker_too(finetune, world, tmp_path
         there = [(step, values[tag]) for step, values in seen["points"] if tag in values]
         assert there == [(e.step, pytest.approx(e.value)) for e in events.Scalars(tag)] and there, tag
     finetune(*options)  # the option does not make another run of it
-    assert runs.read_record(tmp_path / "run")["status"] == "complete"
+    assert run_folder.read_record(tmp_path / "run")["status"] == "complete"
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_anything(finetune, world, tmp_path, monkeypatch):
@@ -140,6 +163,6 @@ def test_event_files_of_one_second_are_read_in_the_order_they_were_made(tmp_path
     names = []
     for now in (1_700_000_000_060_000_000, 1_700_000_000_500_000_000, 1_700_000_001_000_000_001):
         monkeypatch.setattr("time.time_ns", lambda now=now: now)
-        events.Events(tmp_path, 0)
+        log.Events(tmp_path, 0)
         names += {path.name for path in tmp_path.iterdir()} - {*names}
     assert len(names) == 3 and names == sorted(names)

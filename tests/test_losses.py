@@ -1,4 +1,5 @@
 """The relation losses against a slow float64 reference that forms every difference, and by property."""
+
 import argparse
 import itertools
 import math
@@ -12,10 +13,10 @@ from torch.nn import functional as F
 
 import losses
 import relations
-import stages
-import tasks
 from losses import ltr_pair, ltr_triple, soft_logits, wr_pair, wr_triple
+from methods import term_weights
 from options import add_distillation
+from tasks import kinds
 
 RELATIONS = {"wr_pair": wr_pair, "wr_triple": wr_triple, "ltr_pair": ltr_pair, "ltr_triple": ltr_triple}
 
@@ -173,9 +174,11 @@ def test_any_small_batch_equals_the_reference(data):
     for name, loss in RELATIONS.items():
         options = {"window": window} if name == "wr_triple" else {}
         torch.testing.assert_close(
-            loss(student, teacher, mask, **options).double(), reference(name, student, teacher, mask, **options),
-            rtol=1e-3, atol=1e-7,
-        )  # fmt: skip
+            loss(student, teacher, mask, **options).double(),
+            reference(name, student, teacher, mask, **options),
+            rtol=1e-3,
+            atol=1e-7,
+        )
 
 
 def test_blocks_of_triples_add_up(batch, monkeypatch):
@@ -253,15 +256,18 @@ class TestTerms:
             torch.testing.assert_close(losses.TERMS[name](*views, {}, args), value, msg=name)
 
     def test_regression_logits_are_compared_by_squared_error(self):
-        kind = tasks.KINDS["regression"](None)
+        kind = kinds.KINDS["regression"](None)
         view = lambda x: losses.ModelView(OutputStub(logits=x), (), None, kind=kind)  # noqa: E731
         value = losses.TERMS["logits"](view(torch.tensor([[1.0], [3.0]])), view(torch.tensor([[2.0], [1.0]])), {}, None)
         assert value.item() == pytest.approx((1 + 4) / 2)
 
     def test_a_preset_fills_only_what_was_not_given(self):
         assert losses.parse_terms(["wr_triple=5", "ckd", "ltr_pair=0"]) == {
-            "logits": 1.0, "wr_pair": 1.0, "wr_triple": 5.0, "ltr_triple": 10.0,
-        }  # fmt: skip
+            "logits": 1.0,
+            "wr_pair": 1.0,
+            "wr_triple": 5.0,
+            "ltr_triple": 10.0,
+        }
         assert losses.parse_terms(["kd"]) == {"logits": 1.0}
 
     @pytest.mark.parametrize(
@@ -305,11 +311,16 @@ def resolved(*words, pretraining=False, teacher="t"):
 
 
 class TestRecipes:
-    @pytest.mark.parametrize("words, temperature, hard", [
-        (["distilbert"], 2, 2), (["pkd"], 10, 0.5), (["ckd"], 1, 0),
-        (["distilbert", "logits=1", "--temperature", "1", "--hard_weight", "0"], 1, 0),  # also at the defaults
-        (["ckd", "--temperature", "3"], 3, 0),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "words, temperature, hard",
+        [
+            (["distilbert"], 2, 2),
+            (["pkd"], 10, 0.5),
+            (["ckd"], 1, 0),
+            (["distilbert", "logits=1", "--temperature", "1", "--hard_weight", "0"], 1, 0),  # also at the defaults
+            (["ckd", "--temperature", "3"], 3, 0),
+        ],
+    )
     def test_a_preset_fills_what_was_not_given(self, words, temperature, hard):
         args = resolved("--terms", *words)
         assert (args.temperature, args.hard_weight, args.stages) == (temperature, hard, None)
@@ -317,11 +328,15 @@ class TestRecipes:
     def test_stages_of_a_preset_take_in_what_is_named_beside_it(self):
         layers = {"hidden_mse": 1.0, "embedding_mse": 1.0}
         args = resolved("--terms", "tinybert", "attention_mse=0", "wr_pair=7", "--hard_weight", "0.5")
-        assert args.stages == [[0.0, {"wr_pair": 7.0, **layers, "hard": 0.5}],
-                               [0.5, {"logits": 1.0, "wr_pair": 7.0, "hard": 0.5}]]  # fmt: skip
+        assert args.stages == [
+            [0.0, {"wr_pair": 7.0, **layers, "hard": 0.5}],
+            [0.5, {"logits": 1.0, "wr_pair": 7.0, "hard": 0.5}],
+        ]
         assert args.terms == {"logits": 1.0, "wr_pair": 7.0, **layers} and args.hard_weight == 0.5
         assert resolved("--terms", "tinybert", "--stages", "logits", "0.2", "hidden_mse").stages == [
-            [0.0, {"logits": 1.0}], [0.2, {"hidden_mse": 1.0}]]  # fmt: skip
+            [0.0, {"logits": 1.0}],
+            [0.2, {"hidden_mse": 1.0}],
+        ]
 
     def test_of_a_presets_stages_only_the_first_is_meant_in_pre_training(self):
         for preset, terms in (("tinybert", ["hidden_mse", "attention_mse", "embedding_mse"]), ("minilm", ["minilm"])):
@@ -330,33 +345,62 @@ class TestRecipes:
         assert len(resolved("--terms", "kd", "--stages", "logits", "0.5", "hard=1", pretraining=True).stages) == 2
 
     def test_weights_are_a_function_of_the_share_of_the_steps(self):
-        args = resolved("--terms", "ckd", "wr_triple=5", "--stages", "0", "wr_pair", "wr_triple", "0.3", "hard=1..0",
-                        "wr_triple=2..4", "0.8", "logits")  # fmt: skip
+        args = resolved(
+            "--terms",
+            "ckd",
+            "wr_triple=5",
+            "--stages",
+            "0",
+            "wr_pair",
+            "wr_triple",
+            "0.3",
+            "hard=1..0",
+            "wr_triple=2..4",
+            "0.8",
+            "logits",
+        )
         assert args.terms == {"logits": 1.0, "wr_pair": 1.0, "wr_triple": 5.0} and args.hard_weight == 1
-        for step, weights in {0: {"wr_pair": 1, "wr_triple": 5}, 2: {"wr_pair": 1, "wr_triple": 5},
-                              3: {"wr_triple": 2, "hard": 1}, 5: {"wr_triple": 2.8, "hard": 0.6},
-                              8: {"logits": 1}, 9: {"logits": 1}}.items():  # fmt: skip
-            now = stages.args_at(args, step / 10)
-            assert stages.weights_of(now) == pytest.approx(weights) and now.window == 21
-            assert stages.head_trained(args, step / 10) == (step >= 3)
+        for step, weights in {
+            0: {"wr_pair": 1, "wr_triple": 5},
+            2: {"wr_pair": 1, "wr_triple": 5},
+            3: {"wr_triple": 2, "hard": 1},
+            5: {"wr_triple": 2.8, "hard": 0.6},
+            8: {"logits": 1},
+            9: {"logits": 1},
+        }.items():
+            now = term_weights.args_at(args, step / 10)
+            assert term_weights.weights_of(now) == pytest.approx(weights) and now.window == 21
+            assert term_weights.head_trained(args, step / 10) == (step >= 3)
 
     def test_constant_weights_of_one_stage_are_no_stages(self):
         args = resolved("--stages", "wr_pair", "logits=3", "hard=2")
         assert (args.terms, args.hard_weight, args.stages) == ({"logits": 3, "wr_pair": 1}, 2, None)
-        assert stages.args_at(args, 0.5) is args and stages.head_trained(args, 0.0)
+        assert term_weights.args_at(args, 0.5) is args and term_weights.head_trained(args, 0.0)
         alone = resolved(teacher=None)
-        assert stages.weights_of(stages.args_at(alone, 0.5)) == {"hard": 1.0} and stages.head_trained(alone, 0.0)
+        assert term_weights.weights_of(term_weights.args_at(alone, 0.5)) == {"hard": 1.0} and term_weights.head_trained(
+            alone, 0.0
+        )
 
-    @pytest.mark.parametrize("words, said", [
-        ("0.5 logits", "'0.5': a stage begins at a share"), ("wr_pair 1 logits", "'1': a stage begins"),
-        ("wr_pair 0.5 hard=1 0.5 logits", "'0.5': a stage"), ("wr_pair 0.5", "nothing is trained where .* from 0.5"),
-        ("0", "nothing is trained"), ("wr_pears 0.5 logits", "unknown term 'wr_pears', choose .* hard"),
-        ("pkd 0.5 logits", "'pkd' has no weight: write pkd=1"), ("hard 0.5 logits", "hard=1, or .* --hard_weight"),
-        ("logits=x", "number >= 0"), ("logits=1..2..3", "number >= 0"),
-        ("wr_pair wr_pair 0.5 logits", "'wr_pair' twice"),
-        ("wr_pair 0.5 logits=0..1", "begins above 0"), ("hard=1", "nothing would be distilled"),
-        ("logits --terms kd pkd=5", "trains 'pkd' at no time"), ("logits --hard_weight 1", "trains 'hard' at no time"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "words, said",
+        [
+            ("0.5 logits", "'0.5': a stage begins at a share"),
+            ("wr_pair 1 logits", "'1': a stage begins"),
+            ("wr_pair 0.5 hard=1 0.5 logits", "'0.5': a stage"),
+            ("wr_pair 0.5", "nothing is trained where .* from 0.5"),
+            ("0", "nothing is trained"),
+            ("wr_pears 0.5 logits", "unknown term 'wr_pears', choose .* hard"),
+            ("pkd 0.5 logits", "'pkd' has no weight: write pkd=1"),
+            ("hard 0.5 logits", "hard=1, or .* --hard_weight"),
+            ("logits=x", "number >= 0"),
+            ("logits=1..2..3", "number >= 0"),
+            ("wr_pair wr_pair 0.5 logits", "'wr_pair' twice"),
+            ("wr_pair 0.5 logits=0..1", "begins above 0"),
+            ("hard=1", "nothing would be distilled"),
+            ("logits --terms kd pkd=5", "trains 'pkd' at no time"),
+            ("logits --hard_weight 1", "trains 'hard' at no time"),
+        ],
+    )
     def test_wrong_stages_are_named(self, words, said):
         with pytest.raises(ValueError, match=said) as error:
             resolved("--stages", *words.split())
@@ -364,24 +408,31 @@ class TestRecipes:
 
     def test_a_stage_without_a_step_is_refused(self):
         args = resolved("--stages", "wr_pair", "0.3", "logits", "0.9", "hard=1")
-        stages.check(args, 10)
+        term_weights.check(args, 10)
         for steps, begin in ((9, "0.9"), (2, "0.9"), (1, "0.3")):
             with pytest.raises(ValueError, match=f"from {begin} on has none of {steps} steps"):
-                stages.check(args, steps)
-        stages.check(resolved(), 1)
+                term_weights.check(args, steps)
+        term_weights.check(resolved(), 1)
 
     @settings(max_examples=100, deadline=None)
-    @given(st.lists(st.sampled_from(["0", "0.5", ".7", "1e-3", "logits", "hard=1", "wr_pair=0", "pkd=0..2",
-                                     "wr_pair=3..1", "nan", "-1"]) | st.text(max_size=5), min_size=1),
-           st.floats(0, 1, exclude_max=True))
+    @given(
+        st.lists(
+            st.sampled_from(
+                ["0", "0.5", ".7", "1e-3", "logits", "hard=1", "wr_pair=0", "pkd=0..2", "wr_pair=3..1", "nan", "-1"]
+            )
+            | st.text(max_size=5),
+            min_size=1,
+        ),
+        st.floats(0, 1, exclude_max=True),
+    )
     def test_any_stages_give_weights_at_any_time_or_one_line(self, words, progress):
         try:
-            weights = stages.parse(stages.split(words), {"logits": 1.0}, losses.TERMS)
+            weights = term_weights.parse(term_weights.split(words), {"logits": 1.0}, losses.TERMS)
         except ValueError as error:
             assert str(error)
         else:
             args = argparse.Namespace(stages=weights, teacher="t", terms={}, hard_weight=0.0)
-            now = stages.weights_of(stages.args_at(args, progress))
+            now = term_weights.weights_of(term_weights.args_at(args, progress))
             assert now and set(now) <= {*losses.TERMS, "hard"} and all(0 < w <= 3 for w in now.values())
 
 
@@ -463,8 +514,9 @@ def test_parts_of_a_batch_are_the_cheapest_there_are():
 def test_parts_of_hidden_states_of_other_types(types, monkeypatch):
     monkeypatch.setitem(relations.BLOCK, "cpu", 100)
     mask = (torch.arange(12) < torch.tensor([[12], [3], [5], [4]])).long()
-    student, teacher = ([h.to(kind) for h, kind in zip(hidden(i, 4, 3, 12, 8).unbind(1), types, strict=True)]
-                        for i in (1, 2))  # fmt: skip
+    student, teacher = (
+        [h.to(kind) for h, kind in zip(hidden(i, 4, 3, 12, 8).unbind(1), types, strict=True)] for i in (1, 2)
+    )
     wide = ([h.float() for h in states] for states in (student, teacher))
     monkeypatch.setattr(relations, "PART", 0)
     assert relations.relation_losses(student, teacher, mask) == relations.relation_losses(*wide, mask)
@@ -475,8 +527,9 @@ def test_short_sentences_in_a_window_equal_the_reference():
     student, teacher, mask = hidden(1, 2, 2, 7, 6), hidden(2, 2, 2, 7, 6), torch.ones(2, 7)
     for window in (7, 9, 11, 13):
         got = wr_triple(student, teacher, mask, window=window)
-        torch.testing.assert_close(got.double(), reference("wr_triple", student, teacher, mask, window=window),
-                                   rtol=1e-5, atol=0)  # fmt: skip
+        torch.testing.assert_close(
+            got.double(), reference("wr_triple", student, teacher, mask, window=window), rtol=1e-5, atol=0
+        )
 
 
 @pytest.mark.parametrize("name", RELATIONS)
@@ -523,8 +576,13 @@ def test_a_relation_is_made_with_the_others_that_the_options_name(batch, monkeyp
     student, teacher, mask = batch
     calls, whole = [], relations.relation_losses
     monkeypatch.setattr(relations, "relation_losses", lambda *a, **k: calls.append(a[3]) or whole(*a, **k))
-    args = argparse.Namespace(distance="cosine", pair_criterion="kl", triple_criterion="mse", window=5,
-                              terms={"wr_pair": 1.0, "ltr_triple": 2.0, "logits": 1.0})  # fmt: skip
+    args = argparse.Namespace(
+        distance="cosine",
+        pair_criterion="kl",
+        triple_criterion="mse",
+        window=5,
+        terms={"wr_pair": 1.0, "ltr_triple": 2.0, "logits": 1.0},
+    )
     views = [losses.ModelView({"hidden_states": x.unbind(1)}, range(4), mask) for x in (student, teacher)]
     for name in ("ltr_triple", "wr_pair"):
         losses.TERMS[name](*views, {}, args)

@@ -1,4 +1,5 @@
 """metrics.py against values computed by hand, scikit-learn and SciPy."""
+
 import itertools
 import math
 import subprocess

@@ -1,4 +1,5 @@
 """models.py on tiny random models: layer maps, students, teachers' heads, counts, and what is refused."""
+
 import argparse
 import contextlib
 import functools
@@ -24,33 +25,46 @@ from transformers import (
     RobertaConfig,
 )
 
-import alignment
-import checks
 import data
-import families
-import forward
-import labels
-import measure
 import models
-import students
-import tasks
+from encoders import families, label_names, layer_maps, model_outputs, students
+from engine import checks, cost
 from options import add_models
+from tasks import kinds
 
 V, H, FF, P, T = 40, 8, 16, 20, 6  # vocabulary, width, feed-forward width, positions, tokens of a sequence
 NO_YES = ("no", "yes")
-AUTO = {"classification": AutoModelForSequenceClassification, "regression": AutoModelForSequenceClassification,
-        "qa": AutoModelForQuestionAnswering, "mlm": AutoModelForMaskedLM}  # fmt: skip
-ONE_NUMBER = tasks.KINDS["regression"].head
+AUTO = {
+    "classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
+    "qa": AutoModelForQuestionAnswering,
+    "mlm": AutoModelForMaskedLM,
+}
+ONE_NUMBER = kinds.KINDS["regression"].head
 CONFIGS = {
     "bert": lambda layers, hidden=H, **more: BertConfig(
-        vocab_size=V, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=FF,
-        max_position_embeddings=P, **more),
+        vocab_size=V,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=FF,
+        max_position_embeddings=P,
+        **more,
+    ),
     "roberta": lambda layers, hidden=H, **more: RobertaConfig(
-        vocab_size=V, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=FF,
-        max_position_embeddings=P, type_vocab_size=1, **more),
+        vocab_size=V,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=FF,
+        max_position_embeddings=P,
+        type_vocab_size=1,
+        **more,
+    ),
     "distilbert": lambda layers, hidden=H, **more: DistilBertConfig(
-        vocab_size=V, dim=hidden, n_layers=layers, n_heads=2, hidden_dim=FF, max_position_embeddings=P, **more),
-}  # fmt: skip
+        vocab_size=V, dim=hidden, n_layers=layers, n_heads=2, hidden_dim=FF, max_position_embeddings=P, **more
+    ),
+}
 
 
 def make(family="bert", layers=4, kind="classification", scramble=True, **more):
@@ -65,13 +79,18 @@ def make(family="bert", layers=4, kind="classification", scramble=True, **more):
 
 def batch(tokens=T):
     ids = torch.arange(5, 5 + tokens)[None]
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids),
-            "labels": torch.tensor([1]), "idx": torch.tensor([0])}  # fmt: skip
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": torch.zeros_like(ids),
+        "labels": torch.tensor([1]),
+        "idx": torch.tensor([0]),
+    }
 
 
 def logits(model):
     with torch.no_grad():
-        return model.eval()(**forward.model_inputs(model, batch())).logits
+        return model.eval()(**model_outputs.model_inputs(model, batch())).logits
 
 
 def same(one, other):
@@ -116,7 +135,7 @@ def offline(monkeypatch):
     ],
 )
 def test_layer_map(n_student, n_teacher, strategy, pairs):
-    assert alignment.layer_map(n_student, n_teacher, strategy) == pairs
+    assert layer_maps.layer_map(n_student, n_teacher, strategy) == pairs
 
 
 @pytest.mark.parametrize(
@@ -135,27 +154,28 @@ def test_layer_map(n_student, n_teacher, strategy, pairs):
 )
 def test_impossible_layer_map(strategy, message):
     with pytest.raises(ValueError, match=message) as error:
-        alignment.layer_map(6, 12, strategy)
+        layer_maps.layer_map(6, 12, strategy)
     assert one_line(error)
 
 
 @pytest.mark.parametrize("strategy", ["first", "last"])
 def test_layer_map_of_a_student_deeper_than_its_teacher(strategy):
     with pytest.raises(ValueError, match=f"{strategy}.*at least as deep"):
-        alignment.layer_map(4, 3, strategy)
+        layer_maps.layer_map(4, 3, strategy)
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=4)
 EXPLICIT = PAIRS.map(lambda pairs: ",".join(f"{s}:{t}" for s, t in pairs))
-WORDS = st.one_of(st.sampled_from(alignment.STRATEGIES), EXPLICIT, st.text("0123:,- ", max_size=12),
-                  st.text(max_size=6))  # fmt: skip
+WORDS = st.one_of(
+    st.sampled_from(layer_maps.STRATEGIES), EXPLICIT, st.text("0123:,- ", max_size=12), st.text(max_size=6)
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), WORDS)
 def test_any_layer_map_is_refused_or_inside_the_models(n_student, n_teacher, strategy):
     try:
-        pairs = alignment.layer_map(n_student, n_teacher, strategy)
+        pairs = layer_maps.layer_map(n_student, n_teacher, strategy)
     except ValueError as error:
         assert len(str(error).splitlines()) == 1
         assert strategy not in ("uniform", "ends")
@@ -163,16 +183,16 @@ def test_any_layer_map_is_refused_or_inside_the_models(n_student, n_teacher, str
     assert pairs
     assert len(set(pairs)) == len(pairs)
     assert all(0 <= s <= n_student and 0 <= t <= n_teacher for s, t in pairs)
-    if strategy in alignment.STRATEGIES:
+    if strategy in layer_maps.STRATEGIES:
         assert pairs[0] == (0, 0)
         assert pairs == sorted(pairs)
 
 
 def test_aligned_reads_the_depths_and_can_leave_out_the_embeddings():
     student, teacher = make(layers=2), make("distilbert", layers=4)
-    assert alignment.aligned(student, teacher, "uniform") == [(0, 0), (1, 2), (2, 4)]
-    assert alignment.aligned(student, teacher, "uniform", no_embeddings=True) == [(1, 2), (2, 4)]
-    assert alignment.aligned(student, teacher, "0:1,0:0", no_embeddings=True) == [(0, 1)]
+    assert layer_maps.aligned(student, teacher, "uniform") == [(0, 0), (1, 2), (2, 4)]
+    assert layer_maps.aligned(student, teacher, "uniform", no_embeddings=True) == [(1, 2), (2, 4)]
+    assert layer_maps.aligned(student, teacher, "0:1,0:0", no_embeddings=True) == [(0, 1)]
 
 
 # --- students ---------------------------------------------------------------------------------------------------
@@ -252,8 +272,9 @@ def test_copy_weights_names_what_stayed_random():
     assert left == ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"]
 
 
-@pytest.mark.parametrize(("kind", "auto"), [
-    ("classification", AutoModelForSequenceClassification), ("mlm", AutoModelForMaskedLM)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "auto"), [("classification", AutoModelForSequenceClassification), ("mlm", AutoModelForMaskedLM)]
+)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_built_student_saved_and_loaded_again_is_the_same(family, kind, auto, tmp_path):
     student = students.build_student(make(family, kind=kind), AUTO[kind], {"layers": 2})
@@ -285,9 +306,13 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("folder", "kind", "labels"),
-    [("named", "classification", NO_YES), ("nameless", "classification", NO_YES), ("number", "regression", ()),
-     ("mlm", "mlm", None)],
-)  # fmt: skip
+    [
+        ("named", "classification", NO_YES),
+        ("nameless", "classification", NO_YES),
+        ("number", "regression", ()),
+        ("mlm", "mlm", None),
+    ],
+)
 def test_teacher_is_frozen_in_eval_mode_and_float32(folders, folder, kind, labels):
     teacher = models.load_teacher(str(folders / folder), AUTO[kind], labels=labels)
     assert not teacher.training
@@ -309,8 +334,12 @@ def test_teacher_is_frozen_in_eval_mode_and_float32(folders, folder, kind, label
         ("encoder", "qa", None, "no trained task head"),
         ("encoder", "mlm", None, "no trained language-model head"),
         ("named", "mlm", None, "no trained language-model head"),
-        ("named", "classification", ("bad", "yes"),
-         r"labels \['no', 'yes'\], the task has \['bad', 'yes'\]: say which is which by --label_map no=bad .*TUNE"),
+        (
+            "named",
+            "classification",
+            ("bad", "yes"),
+            r"labels \['no', 'yes'\], the task has \['bad', 'yes'\]: say which is which by --label_map no=bad .*TUNE",
+        ),
         ("named", "classification", ("no", "yes", "maybe"), r"trained on labels \['no', 'yes'\]"),
         ("nameless", "classification", ("no", "yes", "maybe"), r"trained on labels \['LABEL_0', 'LABEL_1'\]"),
         ("named", "regression", (), "head for another number of labels"),
@@ -318,41 +347,66 @@ def test_teacher_is_frozen_in_eval_mode_and_float32(folders, folder, kind, label
 )
 def test_teacher_without_the_tasks_head_is_refused(folders, folder, kind, labels, message):
     with pytest.raises(ValueError, match=f"--teacher '.*{folder}'.*{message}") as error:
-        models.load_teacher(str(folders / folder), AUTO[kind], labels=labels, fine_tune_command="TUNE",
-                            **ONE_NUMBER if kind == "regression" else {})  # fmt: skip
+        models.load_teacher(
+            str(folders / folder),
+            AUTO[kind],
+            labels=labels,
+            fine_tune_command="TUNE",
+            **ONE_NUMBER if kind == "regression" else {},
+        )
     assert one_line(error)
 
 
-@pytest.mark.parametrize("task, stored, order", [
-    ("cola", "0 1", [0, 1]), ("cola", "unacceptable acceptable", [0, 1]), ("cola", "Acceptable not-acceptable", [1, 0]),
-    ("cola", "NEGATIVE POSITIVE", None), ("sst2", "NEGATIVE POSITIVE", [0, 1]), ("sst2", "pos neg", [1, 0]),
-    ("sst2", "1 0", [1, 0]), ("sst2", "positive positive", None), ("sst2", "negative neutral positive", None),
-    ("mnli", "CONTRADICTION NEUTRAL ENTAILMENT", [2, 1, 0]), ("mnli", "contradiction entailment neutral", [1, 2, 0]),
-    ("mnli", "LABEL_0 LABEL_1 LABEL_2", [0, 1, 2]), ("mnli", "0 1 2", [0, 1, 2]),
-    ("mnli", "LABEL_0 neutral LABEL_2", None),
-    ("rte", "not_entailment entailment", [1, 0]), ("rte", "contradiction entailment", None),
-    ("qqp", "duplicate not_duplicate", [1, 0]), ("mrpc", "not_equivalent equivalent", [0, 1]),
-    ("mrpc", "not_paraphrase paraphrase", [0, 1]), ("wnli", "not_entailment entailment", [0, 1]),
-    ("conll2003", "O B-MISC I-MISC B-PER I-PER B-ORG I-ORG B-LOC I-LOC", [0, 3, 4, 5, 6, 7, 8, 1, 2]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "task, stored, order",
+    [
+        ("cola", "0 1", [0, 1]),
+        ("cola", "unacceptable acceptable", [0, 1]),
+        ("cola", "Acceptable not-acceptable", [1, 0]),
+        ("cola", "NEGATIVE POSITIVE", None),
+        ("sst2", "NEGATIVE POSITIVE", [0, 1]),
+        ("sst2", "pos neg", [1, 0]),
+        ("sst2", "1 0", [1, 0]),
+        ("sst2", "positive positive", None),
+        ("sst2", "negative neutral positive", None),
+        ("mnli", "CONTRADICTION NEUTRAL ENTAILMENT", [2, 1, 0]),
+        ("mnli", "contradiction entailment neutral", [1, 2, 0]),
+        ("mnli", "LABEL_0 LABEL_1 LABEL_2", [0, 1, 2]),
+        ("mnli", "0 1 2", [0, 1, 2]),
+        ("mnli", "LABEL_0 neutral LABEL_2", None),
+        ("rte", "not_entailment entailment", [1, 0]),
+        ("rte", "contradiction entailment", None),
+        ("qqp", "duplicate not_duplicate", [1, 0]),
+        ("mrpc", "not_equivalent equivalent", [0, 1]),
+        ("mrpc", "not_paraphrase paraphrase", [0, 1]),
+        ("wnli", "not_entailment entailment", [0, 1]),
+        ("conll2003", "O B-MISC I-MISC B-PER I-PER B-ORG I-ORG B-LOC I-LOC", [0, 3, 4, 5, 6, 7, 8, 1, 2]),
+    ],
+)
 def test_label_names_are_matched_by_spelling_order_and_meaning(task, stored, order):
-    assert labels.of(data.TASKS[task]).order(stored.split()) == order
+    assert label_names.of(data.TASKS[task]).order(stored.split()) == order
 
 
 def test_labels_of_ones_own_that_differ_in_little_are_not_mixed_up():
-    own = labels.of(data.TASKS["custom"]._replace(labels=("C", "C++", "c", "bad", "BAD!")))
+    own = label_names.of(data.TASKS["custom"]._replace(labels=("C", "C++", "c", "bad", "BAD!")))
     assert own.order(["BAD!", "c", "C++", "bad", "C"]) == [4, 2, 1, 3, 0]
     assert own.order(["BAD?", "c", "C++", "bad", "C"]) is None
 
 
-@pytest.mark.parametrize("words, said", [
-    (["bad"], "'bad' must be a label of the teacher"), (["=0"], "must be a label"), (["a=0", "a=1"], "'a=1' must be"),
-    (["a=0", "b=2"], "names '2': this task's labels are unacceptable, acceptable"), (["a=0", "b=0"], "names '0'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["bad"], "'bad' must be a label of the teacher"),
+        (["=0"], "must be a label"),
+        (["a=0", "a=1"], "'a=1' must be"),
+        (["a=0", "b=2"], "names '2': this task's labels are unacceptable, acceptable"),
+        (["a=0", "b=0"], "names '0'"),
+    ],
+)
 def test_a_label_map_that_says_nothing_clear_is_refused(words, said):
     with pytest.raises(ValueError, match=said):
-        labels.of(data.TASKS["cola"], words)
-    assert labels.of(data.TASKS["cola"], ["a=b=1", "x=UNACCEPTABLE"]).order(["a=b", "x"]) == [1, 0]
+        label_names.of(data.TASKS["cola"], words)
+    assert label_names.of(data.TASKS["cola"], ["a=b=1", "x=UNACCEPTABLE"]).order(["a=b", "x"]) == [1, 0]
 
 
 def test_student_gets_a_new_head_and_the_tasks_labels(folders):
@@ -415,13 +469,16 @@ WHOLE = make(layers=2).state_dict()
 ENCODER = {name: value for name, value in WHOLE.items() if name.startswith("bert.")}
 LOST = {
     "renamed": ({f"x.{name}": value for name, value in WHOLE.items()}, {}, r"embeddings\.LayerNorm\.bias.* x\.bert"),
-    "one renamed": ({n.replace("0.attention.self.query", "0.q"): v for n, v in WHOLE.items()}, {},
-                    r"lack 2 tensors .*0\.attention\.self\.query\.bias.*hold 2 unknown ones.*layer\.0\.q"),
+    "one renamed": (
+        {n.replace("0.attention.self.query", "0.q"): v for n, v in WHOLE.items()},
+        {},
+        r"lack 2 tensors .*0\.attention\.self\.query\.bias.*hold 2 unknown ones.*layer\.0\.q",
+    ),
     "layers": (WHOLE, {"layers": 3}, r"lack 16 tensors .*bert\.encoder\.layer\.2\."),
     "layers of an encoder": ({n.removeprefix("bert."): v for n, v in ENCODER.items()}, {"layers": 3}, r"layer\.2\."),
     "words": ({n: v for n, v in WHOLE.items() if "word_emb" not in n}, {}, r"first bert\.embeddings\.word_embeddings"),
     "empty": ({"nothing": torch.zeros(1)}, {}, "lack"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", LOST)
@@ -514,15 +571,23 @@ def test_code_in_a_models_folder_is_not_executed(model_type, tmp_path, monkeypat
     folder, marker = Path(tokenizer(tmp_path / "m", "abc")), tmp_path / "marker"
     make(layers=2).save_pretrained(folder)
     (folder / "code.py").write_text(CODE.format(marker=str(marker), model_type=model_type))
-    autos = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model",
-             "AutoModelForMaskedLM": "code.Masked", "AutoTokenizer": ["code.Words", "code.Words"]}  # fmt: skip
+    autos = {
+        "AutoConfig": "code.Config",
+        "AutoModelForSequenceClassification": "code.Model",
+        "AutoModelForMaskedLM": "code.Masked",
+        "AutoTokenizer": ["code.Words", "code.Words"],
+    }
     for name in ("config.json", "tokenizer_config.json"):
         old = json.loads((folder / name).read_text()) | {"auto_map": autos}
         old |= {"model_type": model_type} if name == "config.json" else {"tokenizer_class": "Words"}
         (folder / name).write_text(json.dumps(old))
-    for load in (models.load_config, models.load_tokenizer, lambda name: models.load_model(name, AUTO["mlm"]),
-                 lambda name: models.load_model(name, AUTO["classification"]),
-                 lambda name: models.load_teacher(name, AUTO["classification"])):  # fmt: skip
+    for load in (
+        models.load_config,
+        models.load_tokenizer,
+        lambda name: models.load_model(name, AUTO["mlm"]),
+        lambda name: models.load_model(name, AUTO["classification"]),
+        lambda name: models.load_teacher(name, AUTO["classification"]),
+    ):
         with contextlib.suppress(ValueError):
             load(str(folder))
         assert not marker.exists()
@@ -616,10 +681,16 @@ def test_load_pair_refuses_another_vocabulary(trained, tmp_path):
         models.load_pair(args, AUTO["classification"], labels=NO_YES)
 
 
-@pytest.mark.parametrize("shape", [("--student_hidden", "1000000"), ("--student_intermediate", "10000000"),
-                                   ("--student_layers", "1000", "--student_hidden", "100000")])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ("--student_hidden", "1000000"),
+        ("--student_intermediate", "10000000"),
+        ("--student_layers", "1000", "--student_hidden", "100000"),
+    ],
+)
 def test_a_student_larger_than_the_memory_is_refused_before_it_is_built(trained, shape, monkeypatch):
-    monkeypatch.setattr(measure, "machine_memory", lambda: 10**9)
+    monkeypatch.setattr(cost, "machine_memory", lambda: 10**9)
     with pytest.raises(ValueError, match=r"a student of .* parameters, .* GB .* this machine has 1 GB: lower") as error:
         models.load_pair(parse("--teacher", trained, *shape), AUTO["classification"], labels=NO_YES)
     assert one_line(error)
@@ -629,11 +700,11 @@ def test_memory_that_a_student_needs_is_counted_from_one_layer(monkeypatch):
     config = CONFIGS["bert"](7)
     needed = 16 * sum(p.numel() for p in make(layers=7).parameters())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(measure, "machine_memory", lambda: needed)
+    monkeypatch.setattr(cost, "machine_memory", lambda: needed)
     before = torch.get_rng_state()
     students.check_size(config, AUTO["classification"])
     assert torch.equal(torch.get_rng_state(), before)  # the student's random weights do not depend on the check
-    monkeypatch.setattr(measure, "machine_memory", lambda: needed - 1)
+    monkeypatch.setattr(cost, "machine_memory", lambda: needed - 1)
     with pytest.raises(ValueError, match="a student of 7 layers, width 8"):
         students.check_size(config, AUTO["classification"])
 
@@ -667,11 +738,16 @@ def add_words(folder, number):
         (change("tokenizer_config.json", sep_token=None), "mlm", "has no sep_token"),
         (change("tokenizer_config.json", mask_token=None), "mlm", "has no mask_token"),
         (change("tokenizer_config.json", mask_token=None), "classification", None),
-        (change("tokenizer.json", post_processor={"type": "ByteLevel", "trim_offsets": True, "use_regex": True,
-                                                  "add_prefix_space": True}),
-         "classification", r"puts no \[CLS\] and \[SEP\] around a text"),
+        (
+            change(
+                "tokenizer.json",
+                post_processor={"type": "ByteLevel", "trim_offsets": True, "use_regex": True, "add_prefix_space": True},
+            ),
+            "classification",
+            r"puts no \[CLS\] and \[SEP\] around a text",
+        ),
     ],
-)  # fmt: skip
+)
 def test_tokenizer_that_does_not_fit_is_refused(damage, kind, message, tmp_path):
     folder = Path(tokenizer(tmp_path / "m", "abc"))
     change("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")(folder)  # no word by default
@@ -692,25 +768,25 @@ def test_tokenizer_that_does_not_fit_is_refused(damage, kind, message, tmp_path)
 @pytest.mark.parametrize(("family", "types"), [("bert", True), ("roberta", False), ("distilbert", False)])
 def test_model_inputs_leave_out_labels_and_token_types_that_a_model_has_not(family, types):
     model, given_batch = make(family), batch()
-    inputs = forward.model_inputs(model, given_batch)
+    inputs = model_outputs.model_inputs(model, given_batch)
     assert set(inputs) == {"input_ids", "attention_mask"} | ({"token_type_ids"} if types else set())
     assert all(inputs[name] is given_batch[name] for name in inputs if name != "attention_mask")
     given_batch["attention_mask"] = torch.tensor([[1] * (given_batch["input_ids"].shape[1] - 2) + [0, 0]])
     plain = {name: given_batch[name] for name in inputs}
     expected, got = (
         model.eval()(**given, output_hidden_states=True).hidden_states[-1][:, :-2]
-        for given in (plain, forward.model_inputs(model, given_batch))
+        for given in (plain, model_outputs.model_inputs(model, given_batch))
     )
     torch.testing.assert_close(got, expected)
     del given_batch["token_type_ids"]
-    assert set(forward.model_inputs(model, given_batch)) == {"input_ids", "attention_mask"}
-    assert model(**forward.model_inputs(model, batch())).logits.shape == (1, 2)
+    assert set(model_outputs.model_inputs(model, given_batch)) == {"input_ids", "attention_mask"}
+    assert model(**model_outputs.model_inputs(model, batch())).logits.shape == (1, 2)
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", P), ("distilbert", P), ("roberta", P - 2)])
 def test_max_tokens_is_the_longest_input_that_a_model_takes(family, longest):
     model = make(family)
-    assert forward.max_tokens(model.config) == longest
+    assert model_outputs.max_tokens(model.config) == longest
     model(input_ids=torch.full((1, longest), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, longest + 1), 5))
@@ -722,9 +798,9 @@ LAYER = 4 * (H * H + H) + 2 * H + (H * FF + FF) + (FF * H + H) + 2 * H  # attent
 
 def test_count_parameters_by_hand():
     heads = H * H + H + 3 * H + 3  # pooler, classifier
-    assert measure.count_parameters(make(layers=2, num_labels=3)) == (EMBEDDINGS + 2 * LAYER + heads, 2 * LAYER + heads)
+    assert cost.count_parameters(make(layers=2, num_labels=3)) == (EMBEDDINGS + 2 * LAYER + heads, 2 * LAYER + heads)
     head = H * H + H + 2 * H + V  # transform, norm, bias; the decoder is the word embedding, counted once
-    assert measure.count_parameters(make(layers=2, kind="mlm")) == (EMBEDDINGS + 2 * LAYER + head, 2 * LAYER + head)
+    assert cost.count_parameters(make(layers=2, kind="mlm")) == (EMBEDDINGS + 2 * LAYER + head, 2 * LAYER + head)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -734,20 +810,20 @@ def test_count_flops_by_hand(layers, tokens):
     layer = 4 * tokens * H * H + 2 * tokens * tokens * H + 2 * tokens * H * FF
     classifier = H * H + 2 * H
     model = make(layers=layers)
-    assert measure.count_flops(model, tokens) == 2 * (layers * layer + classifier)
+    assert cost.count_flops(model, tokens) == 2 * (layers * layer + classifier)
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert model.config._attn_implementation == "sdpa"
     mlm = make(layers=layers, kind="mlm")
-    assert measure.count_flops(mlm, tokens) == 2 * (layers * layer + tokens * (H * H + H * V))
+    assert cost.count_flops(mlm, tokens) == 2 * (layers * layer + tokens * (H * H + H * V))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_describe_names_the_shape_of_every_family(family):
     model = make(family)
-    found = measure.describe(model, T)
+    found = cost.describe(model, T)
     assert (found["layers"], found["hidden_size"], found["heads"], found["intermediate_size"]) == (4, H, 2, FF)
     assert (found["type"], found["vocab_size"], found["seq_length"]) == (family, V, T)
-    assert found["flops_per_sequence"] == measure.count_flops(model, T) > 0
+    assert found["flops_per_sequence"] == cost.count_flops(model, T) > 0
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
 
 
@@ -759,8 +835,8 @@ def test_the_figures_of_relations_hold_the_cosines_of_words_and_of_layers(world,
     student = students.build_student(teacher, auto, {"layers": 2, "hidden": 32, "heads": 4}, "random").eval()
     pairs, ids = [(0, 0), (1, 2), (2, 3)], torch.tensor([[2, 9, 10, 11, 3]])
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    both = [forward.MaskedLM(m) if masked else m for m in (student, teacher)]
-    figures = forward.relation_figures(*both, pairs, batch, ["[CLS]", "a", "b", "c", "[SEP]"])
+    both = [model_outputs.MaskedLM(m) if masked else m for m in (student, teacher)]
+    figures = model_outputs.relation_figures(*both, pairs, batch, ["[CLS]", "a", "b", "c", "[SEP]"])
     assert list(figures) == ["relations/words", "relations/layers"]
     cosine = torch.nn.functional.cosine_similarity
     for at, (model, layers) in enumerate(((teacher, [0, 2, 3]), (student, [0, 1, 2]))):
@@ -771,4 +847,4 @@ def test_the_figures_of_relations_hold_the_cosines_of_words_and_of_layers(world,
         torch.testing.assert_close(torch.tensor(words.data), cosine(last[:, None], last[None], dim=-1))
         expected = [cosine(hidden[layers[i]][0], hidden[layers[j]][0], dim=-1) for i, j in ((0, 1), (0, 2), (1, 2))]
         torch.testing.assert_close(torch.tensor(of_layers.data), torch.stack(expected, 1))
-    assert list(forward.relation_figures(*both, pairs[2:], batch, list("abcde"))) == ["relations/words"]
+    assert list(model_outputs.relation_figures(*both, pairs[2:], batch, list("abcde"))) == ["relations/words"]

@@ -1,21 +1,21 @@
 """The options of the training scripts: known before torch is loaded, and the same as the code that they are about."""
+
 import itertools
 import subprocess
 import sys
 
 import pytest
 
-import checks
 import data
 import distill_dynabert
 import distill_finetune
 import distill_pretrain
-import events
 import losses
 import options
-import recipes
 import relations
 import training
+from engine import checks, log
+from methods import recipes
 
 # Stands for a script's own start: whoever imports one of these has waited for seconds.
 WITHOUT = """
@@ -28,8 +28,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.parametrize("script", ["distill_finetune.py", "distill_pretrain.py", "distill_dynabert.py"])
 def test_help_and_a_slip_import_nothing_that_takes_seconds(script):
-    for words, status in ((["--help"], 0), (["--help", "--terms", "ckd"], 0), (["--corpus", "x", "--task", "cola"], 2),
-                          (["--task", "cola", "--corpus", "x", "--sead", "3"], 2)):  # fmt: skip
+    for words, status in (
+        (["--help"], 0),
+        (["--help", "--terms", "ckd"], 0),
+        (["--corpus", "x", "--task", "cola"], 2),
+        (["--task", "cola", "--corpus", "x", "--sead", "3"], 2),
+    ):
         done = subprocess.run([sys.executable, "-c", WITHOUT, script, *words], capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         if status:
@@ -44,24 +48,32 @@ DYNABERT = ["--task", "squad", "--max_seq_length", "384", "--teacher", "no/such/
 GOOD = [
     ("distill_finetune.py", [*STUDENT, "--terms", "tinybert", "--stages", "hidden_mse", "0.5", "logits", "hard=1"]),
     ("distill_finetune.py", ["--task", "wnut17", "--student", "no/such/model", "--token_column", "2"]),
-    ("distill_pretrain.py", PRETRAIN), ("distill_dynabert.py", DYNABERT),
+    ("distill_pretrain.py", PRETRAIN),
+    ("distill_dynabert.py", DYNABERT),
     ("distill_dynabert.py", ["--export", "no/such/run", "--output_dir", "x"]),
-]  # fmt: skip
+]
 MISTAKES = [
-    ("distill_finetune.py", [*STUDENT, *more], said) for more, said in (
-        (["--terms", "ckdd"], "'ckdd' is neither a preset"), (["--terms", "kd", "pkd"], "names two presets"),
-        (["--terms", "ckd", "logits=-1"], "number >= 0"), (["--terms", "wr_pair=1"], "trains no task head"),
+    ("distill_finetune.py", [*STUDENT, *more], said)
+    for more, said in (
+        (["--terms", "ckdd"], "'ckdd' is neither a preset"),
+        (["--terms", "kd", "pkd"], "names two presets"),
+        (["--terms", "ckd", "logits=-1"], "number >= 0"),
+        (["--terms", "wr_pair=1"], "trains no task head"),
         (["--window", "10"], "--window 10 must be odd and at least 3, such as 11, or 'all'"),
         (["--window", "None"], "--window 'None' must be an odd number or 'all'"),
         (["--window", "1"], "--window 1 must be odd and at least 3, such as 3, or 'all'"),
         (["--distance", "l2"], "criterion 'kl' needs distance 'cosine', not 'l2': pass --pair_criterion mse"),
-        (["--temperature", "0"], "--temperature 0.0 must be positive"), (["--hard_weight", "-1"], "must be 0 or more"),
+        (["--temperature", "0"], "--temperature 0.0 must be positive"),
+        (["--hard_weight", "-1"], "must be 0 or more"),
         (["--layer_map", "unifrom"], "unknown layer map 'unifrom': choose uniform, last, first, ends, or pairs"),
         (["--ltr_layer_map", "0:0,0:0"], "--ltr_layer_map: layer map '0:0,0:0' holds a pair twice"),
-        (["--stages", "logits", "2", "hard"], "a stage begins at a share"), (["--run_name", "a/b"], "becomes a folder"),
+        (["--stages", "logits", "2", "hard"], "a stage begins at a share"),
+        (["--run_name", "a/b"], "becomes a folder"),
         (["--num_train_epochs", "three"], "'three' must be a number above 0"),
-        (["--train_file", "x.csv"], "--train_file is for --task custom"), (["--student", " "], "names no model"),
-        (["--task", "squad"], "leaves no room for a context"), (["--label_separator", ";"], "--label_separator is for"),
+        (["--train_file", "x.csv"], "--train_file is for --task custom"),
+        (["--student", " "], "names no model"),
+        (["--task", "squad"], "leaves no room for a context"),
+        (["--label_separator", ";"], "--label_separator is for"),
         (["--token_column", "2"], "--token_column is for tasks of words"),
         (["--task", "wnut17", "--label_column", "tag"], "'tag' must be the number of a column"),
     )
@@ -75,7 +87,7 @@ MISTAKES = [
     ("distill_dynabert.py", [*DYNABERT, "--student", "s"], "--student is for training on the labels"),
     ("distill_dynabert.py", [*DYNABERT, "--width", "0.5"], "--width says what --export writes"),
     ("distill_dynabert.py", DYNABERT[:4], "pass --teacher, a run of the task's teacher"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("script, words", GOOD)
@@ -94,8 +106,9 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(script, words, said):
         assert done.stderr.startswith(f"{script}: error: ") and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("script, words", [
-    (distill_finetune, STUDENT), (distill_pretrain, PRETRAIN), (distill_dynabert, DYNABERT)])
+@pytest.mark.parametrize(
+    "script, words", [(distill_finetune, STUDENT), (distill_pretrain, PRETRAIN), (distill_dynabert, DYNABERT)]
+)
 def test_a_call_in_code_checks_only_too(script, words, tmp_path, capsys):
     script.main([*words, "--output_dir", str(tmp_path / "run"), "--check_only"])
     assert not (tmp_path / "run").exists() and capsys.readouterr() == ("", "")
@@ -105,8 +118,10 @@ def test_a_call_in_code_checks_only_too(script, words, tmp_path, capsys):
 
 def test_a_kind_of_own_data_and_its_metrics_are_checked_where_the_kinds_are_known():
     own = ["--task", "custom", "--student", "s", "--train_file", "a", "--validation_file", "b", "--check_only"]
-    for more, said in ((["--kind", "tokens"], "'tokens' is none of: classification"),
-                       (["--metrics", "bleu"], "'bleu' is none of those of classification")):  # fmt: skip
+    for more, said in (
+        (["--kind", "tokens"], "'tokens' is none of: classification"),
+        (["--metrics", "bleu"], "'bleu' is none of those of classification"),
+    ):
         done = subprocess.run([sys.executable, "distill_finetune.py", *own, *more], capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
 
@@ -135,8 +150,10 @@ def test_the_command_line_refuses_what_the_relations_refuse_and_nothing_else():
     for values in itertools.product(*(choices[name] for name in names[:3]), ["0", "1", "2", "3", "4", "21", "all"]):
         words = [word for name, value in zip(names, values, strict=True) for word in (f"--{name}", value)]
         refused = []
-        for check in (lambda words=words: checks.check_finetune(parser.parse_args([*STUDENT, *words])),
-                      lambda v=values: relations.check_options(*v[:3], None if v[3] == "all" else int(v[3]))):
+        for check in (
+            lambda words=words: checks.check_finetune(parser.parse_args([*STUDENT, *words])),
+            lambda v=values: relations.check_options(*v[:3], None if v[3] == "all" else int(v[3])),
+        ):
             try:
                 check()
             except ValueError:
@@ -145,7 +162,7 @@ def test_the_command_line_refuses_what_the_relations_refuse_and_nothing_else():
 
 
 def test_other_modules_take_their_tables_from_here():
-    assert events.TRACKERS is options.TRACKERS and training.LONG_EPOCH == options.LONG_EPOCH
+    assert log.TRACKERS is options.TRACKERS and training.LONG_EPOCH == options.LONG_EPOCH
     for parser in (options.finetune_parser(), options.dynabert_parser()):
         assert next(action.choices for action in parser._actions if action.dest == "task") is data.TASKS
 

@@ -1,4 +1,5 @@
 """The user's own data: Parquet, data sets of the hub, their names, chosen metrics, and text without labels."""
+
 import argparse
 import json
 
@@ -15,12 +16,11 @@ from transformers import AutoModelForSequenceClassification
 import data
 import distill_finetune
 import metrics
-import readers
 import report
-import report_plots
-import tasks
+from reporting import plots
+from tasks import kinds, readers
 
-TEXTS = ["the dog runs .", "a cat sees the bird .", "dogs run", "it's 1,5\t\"ü\""]
+TEXTS = ["the dog runs .", "a cat sees the bird .", "dogs run", 'it\'s 1,5\t"ü"']
 
 
 def parse(*options):
@@ -31,7 +31,7 @@ def parse(*options):
 
 def load(*options, skip=False):
     skipped = readers.Skipped(skip)
-    task, splits = tasks.chosen(parse(*options)).read(parse(*options), skipped)
+    task, splits = kinds.chosen(parse(*options)).read(parse(*options), skipped)
     return task, splits, skipped.reports
 
 
@@ -50,10 +50,14 @@ def rows(dataset):
 # --- Parquet --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labels, names, ids", [
-    (["no", "yes", "no", "yes"], ("no", "yes"), [0, 1, 0, 1]), ([3, 1, 3, 1], ("1", "3"), [1, 0, 1, 0]),
-    ([True, False, True, True], ("False", "True"), [1, 0, 1, 1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels, names, ids",
+    [
+        (["no", "yes", "no", "yes"], ("no", "yes"), [0, 1, 0, 1]),
+        ([3, 1, 3, 1], ("1", "3"), [1, 0, 1, 0]),
+        ([True, False, True, True], ("False", "True"), [1, 0, 1, 1]),
+    ],
+)
 def test_parquet_of_pandas(tmp_path, labels, names, ids):
     table = {"text": TEXTS, "label": labels, "other": [b"\0\xff", b"", b"", b""]}
     task, splits, _ = load(*files(tmp_path, table))
@@ -80,14 +84,17 @@ def test_lists_of_labels_and_numbers_to_predict(tmp_path):
         load(*files(tmp_path, table), "--kind", "multilabel")
 
 
-@pytest.mark.parametrize("table, said", [
-    ({"text": ["a", None], "label": ["x", "y"]}, "row 2: column 'text' holds a null"),
-    ({"text": ["a", "b"], "label": ["x", None]}, "row 2: column 'label' holds a null"),
-    ({"text": [b"a", b"b"], "label": ["x", "y"]}, "row 1: column 'text' holds a bytes, not text"),
-    ({"text": [{"a": 1}, {"a": 2}], "label": ["x", "y"]}, "row 1: column 'text' holds a dict"),
-    ({"txt": ["a", "b"], "label": ["x", "y"]}, "row 1: no column 'text'; there are: txt, label"),
-    ({"text": ["a", "b"], "label": ["x", " x"]}, "row 2: the label ' x' is written 'x' in row 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "table, said",
+    [
+        ({"text": ["a", None], "label": ["x", "y"]}, "row 2: column 'text' holds a null"),
+        ({"text": ["a", "b"], "label": ["x", None]}, "row 2: column 'label' holds a null"),
+        ({"text": [b"a", b"b"], "label": ["x", "y"]}, "row 1: column 'text' holds a bytes, not text"),
+        ({"text": [{"a": 1}, {"a": 2}], "label": ["x", "y"]}, "row 1: column 'text' holds a dict"),
+        ({"txt": ["a", "b"], "label": ["x", "y"]}, "row 1: no column 'text'; there are: txt, label"),
+        ({"text": ["a", "b"], "label": ["x", " x"]}, "row 2: the label ' x' is written 'x' in row 1"),
+    ],
+)
 def test_a_broken_row_is_named(tmp_path, table, said):
     with pytest.raises(ValueError, match=rf"train\.parquet, {said}") as error:
         load(*files(tmp_path, table))
@@ -119,8 +126,10 @@ def test_a_file_whose_name_is_a_pattern(tmp_path):
 def hub(monkeypatch):
     """Stands for the hub with one data set of two classes; what was asked of it is noted."""
     features = Features({"sentence": Value("string"), "topic": ClassLabel(names=["sport", "art"])})
-    splits = {name: Dataset.from_dict({"sentence": TEXTS, "topic": ids}, features=features)
-              for name, ids in (("train", [1, 0, 1, 0]), ("dev", [0, 0, 1, 1]), ("test", [-1] * 4))}  # fmt: skip
+    splits = {
+        name: Dataset.from_dict({"sentence": TEXTS, "topic": ids}, features=features)
+        for name, ids in (("train", [1, 0, 1, 0]), ("dev", [0, 0, 1, 1]), ("test", [-1] * 4))
+    }
     splits, asked = DatasetDict(splits), []
     monkeypatch.setattr("datasets.load_dataset", lambda *hub: asked.append(hub) or splits)
     return asked
@@ -155,21 +164,27 @@ def test_glue_of_another_owner_may_lack_numbers_and_labels(monkeypatch):
 FILES = ("--train_file", "a.csv", "--validation_file", "b.csv")
 
 
-@pytest.mark.parametrize("options, said", [
-    ((*FILES, "--dataset_name", "cola"), "--dataset_name 'cola' becomes a folder beside those of cola"),
-    ((*FILES, "--dataset_name", "../x"), "--dataset_name '../x' becomes a folder"),
-    ((*FILES, *HUB), "--hub_dataset and --train_file exclude each other"),
-    (("--hub_dataset", "https://a/b"), "'https://a/b' must be owner/name or owner/name:config"),
-    (("--hub_dataset", "a/b", "--kind", "token"), "for words pass files"),
-    ((*FILES, "--validation_split", "dev"), "--validation_split is for --hub_dataset"),
-    ((*FILES, "--metrics", "bleu"), "--metrics 'bleu' is none of those of classification: accuracy, balanced_accuracy"),
-    ((*FILES, "--metrics", "macro_f1", "accuracy", "macro_f1"), "--metrics names 'macro_f1' twice"),
-    ((*FILES, "--regression", "--metrics", "accuracy"), "'accuracy' is none of those of regression: pearson"),
-    ((), "needs --train_file: .* or --hub_dataset"),
-    (("--task", "cola", "--dataset_name", "x"), "--dataset_name is for --task custom, not cola"),
-    (("--task", "cola", "--hub_dataset", "a/b"), "--hub_dataset is for --task custom"),
-    (("--task", "cola", "--metrics", "accuracy"), "--metrics is for --task custom"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ((*FILES, "--dataset_name", "cola"), "--dataset_name 'cola' becomes a folder beside those of cola"),
+        ((*FILES, "--dataset_name", "../x"), "--dataset_name '../x' becomes a folder"),
+        ((*FILES, *HUB), "--hub_dataset and --train_file exclude each other"),
+        (("--hub_dataset", "https://a/b"), "'https://a/b' must be owner/name or owner/name:config"),
+        (("--hub_dataset", "a/b", "--kind", "token"), "for words pass files"),
+        ((*FILES, "--validation_split", "dev"), "--validation_split is for --hub_dataset"),
+        (
+            (*FILES, "--metrics", "bleu"),
+            "--metrics 'bleu' is none of those of classification: accuracy, balanced_accuracy",
+        ),
+        ((*FILES, "--metrics", "macro_f1", "accuracy", "macro_f1"), "--metrics names 'macro_f1' twice"),
+        ((*FILES, "--regression", "--metrics", "accuracy"), "'accuracy' is none of those of regression: pearson"),
+        ((), "needs --train_file: .* or --hub_dataset"),
+        (("--task", "cola", "--dataset_name", "x"), "--dataset_name is for --task custom, not cola"),
+        (("--task", "cola", "--hub_dataset", "a/b"), "--hub_dataset is for --task custom"),
+        (("--task", "cola", "--metrics", "accuracy"), "--metrics is for --task custom"),
+    ],
+)
 def test_options_that_cannot_be(options, said):
     with pytest.raises(ValueError, match=said):
         parse(*options)
@@ -178,12 +193,15 @@ def test_options_that_cannot_be(options, said):
 # --- metrics --------------------------------------------------------------------------------------------------------
 
 OF_SKLEARN = {
-    "accuracy": sklearn.metrics.accuracy_score, "balanced_accuracy": sklearn.metrics.balanced_accuracy_score,
+    "accuracy": sklearn.metrics.accuracy_score,
+    "balanced_accuracy": sklearn.metrics.balanced_accuracy_score,
     "macro_f1": lambda y, p: np.mean(sklearn.metrics.f1_score(y, p, average=None, zero_division=0)),
-    "weighted_f1": lambda y, p: sklearn.metrics.classification_report(
-        y, p, output_dict=True, zero_division=0)["weighted avg"]["f1-score"],
-    "cohen_kappa": sklearn.metrics.cohen_kappa_score, "matthews_correlation": sklearn.metrics.matthews_corrcoef,
-}  # fmt: skip
+    "weighted_f1": lambda y, p: sklearn.metrics.classification_report(y, p, output_dict=True, zero_division=0)[
+        "weighted avg"
+    ]["f1-score"],
+    "cohen_kappa": sklearn.metrics.cohen_kappa_score,
+    "matthews_correlation": sklearn.metrics.matthews_corrcoef,
+}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -202,11 +220,14 @@ def test_every_metric_of_choice_is_scikit_learns(case):
     for name, function in OF_SKLEARN.items():
         expected = function(labels, predictions)
         assert found[name] == pytest.approx(0.0 if np.isnan(expected) else expected), name
-    assert set(tasks.KINDS["classification"].scores) - {"f1"} == set(OF_SKLEARN)
+    assert set(kinds.KINDS["classification"].scores) - {"f1"} == set(OF_SKLEARN)
     values = draw.normal(size=(2, len(labels)))
     found = metrics.compute_metrics(["r2"], torch.tensor(values[0])[:, None], torch.tensor(values[1]))["r2"]
-    assert found == (0.0 if len(labels) == 1 else pytest.approx(1 - ((values[1] - values[0]) ** 2).sum() / (
-        (values[1] - values[1].mean()) ** 2).sum()))  # fmt: skip
+    assert found == (
+        0.0
+        if len(labels) == 1
+        else pytest.approx(1 - ((values[1] - values[0]) ** 2).sum() / ((values[1] - values[1].mean()) ** 2).sum())
+    )
 
 
 def test_the_f1_of_two_labels_is_refused_for_three(tmp_path):
@@ -225,28 +246,54 @@ def animals(tmp_path):
     for name, count in (("train", 48), ("dev", 24)):
         chosen = [("dog", "cat", "bird")[i] for i in draw.integers(3, size=count)]
         pd.DataFrame({"text": [f"the {word} runs ." for word in chosen], "label": chosen}).to_csv(
-            tmp_path / f"{name}.csv", index=False)  # fmt: skip
-        pd.DataFrame({"text": [f"the {word} sees ." for word in chosen]}).to_csv(tmp_path / f"{name}.bare.csv",
-                                                                               index=False)  # fmt: skip
+            tmp_path / f"{name}.csv", index=False
+        )
+        pd.DataFrame({"text": [f"the {word} sees ." for word in chosen]}).to_csv(
+            tmp_path / f"{name}.bare.csv", index=False
+        )
     return tmp_path
 
 
 def run(finetune, folder, *options):
-    finetune("--task", "custom", "--validation_file", folder / "dev.csv", "--max_train_samples", "0",
-             "--max_eval_samples", "0", *options)  # fmt: skip
+    finetune(
+        "--task",
+        "custom",
+        "--validation_file",
+        folder / "dev.csv",
+        "--max_train_samples",
+        "0",
+        "--max_eval_samples",
+        "0",
+        *options,
+    )
 
 
 def test_a_student_learns_from_text_without_labels(finetune, world, animals, capsys, monkeypatch):
     monkeypatch.chdir(animals)
     named = ("--dataset_name", "animals", "--metrics", "macro_f1", "accuracy")
-    run(finetune, animals, "--train_file", "train.csv", "--student", world / "bert", "--run_name", "teacher", *named,
-        "--learning_rate", "2e-3", "--num_train_epochs", "5")  # fmt: skip
+    run(
+        finetune,
+        animals,
+        "--train_file",
+        "train.csv",
+        "--student",
+        world / "bert",
+        "--run_name",
+        "teacher",
+        *named,
+        "--learning_rate",
+        "2e-3",
+        "--num_train_epochs",
+        "5",
+    )
     (animals / "dev.csv").write_text((animals / "dev.csv").read_text().replace(",bird", ",dog"))  # lacks a label
     teacher = animals / "runs" / "animals" / "teacher" / "seed1"
     student = ("--teacher", teacher, "--student_layers", "2", "--train_file", "train.bare.csv", "--max_steps", "2")
     run(finetune, animals, *student, *named, "--cache_teacher")
-    record, taught = (json.loads((animals / "runs" / "animals" / name / "seed1" / "run.json").read_text())
-                      for name in ("ckd", "teacher"))  # fmt: skip
+    record, taught = (
+        json.loads((animals / "runs" / "animals" / name / "seed1" / "run.json").read_text())
+        for name in ("ckd", "teacher")
+    )
     assert record["task"] == "animals" and record["train_examples"] == 48
     assert {split: of["examples"] for split, of in record["data"].items()} == {"train": 48, "validation": 24}
     # The texts are the same, but not their labels, of which a student of logits has none, and one word is new.
@@ -261,7 +308,7 @@ def test_a_student_learns_from_text_without_labels(finetune, world, animals, cap
     with pytest.raises(ValueError, match="holds only the label"):
         run(finetune, animals, *student, "--run_name", "again")
     capsys.readouterr()
-    monkeypatch.setattr(report_plots, "write_plots", lambda *_: [])
+    monkeypatch.setattr(plots, "write_plots", lambda *_: [])
     report.main(["runs"])
     out = capsys.readouterr().out
     scores = f"{100 * best['macro_f1']:.1f} / {100 * best['accuracy']:.1f}"
@@ -276,13 +323,36 @@ def test_text_without_labels_needs_a_teacher_and_labels_to_score(finetune, world
     with pytest.raises(ValueError, match=said):
         run(finetune, animals, *bare, "--teacher", teacher, "--student_layers", "2", "--hard_weight", "0.5")
     with pytest.raises(ValueError, match=r"dev\.bare\.csv, line 2: no column 'label'"):
-        run(finetune, animals, *bare, "--teacher", teacher, "--student_layers", "2", "--validation_file",
-            animals / "dev.bare.csv")  # fmt: skip
+        run(
+            finetune,
+            animals,
+            *bare,
+            "--teacher",
+            teacher,
+            "--student_layers",
+            "2",
+            "--validation_file",
+            animals / "dev.bare.csv",
+        )
     assert not (animals / "run").exists()
     table = pd.read_csv(animals / "dev.csv")
     table[table["label"] != "bird"].to_csv(animals / "dev.csv", index=False)
-    run(finetune, animals, *bare, "--teacher", teacher, "--student_layers", "2", "--terms", "kd", "--max_steps", "1",
-        "--label_map", "acceptable=cat", "unacceptable=dog")  # fmt: skip
+    run(
+        finetune,
+        animals,
+        *bare,
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--terms",
+        "kd",
+        "--max_steps",
+        "1",
+        "--label_map",
+        "acceptable=cat",
+        "unacceptable=dog",
+    )
     config = AutoModelForSequenceClassification.from_pretrained(animals / "run").config
     assert config.id2label == {0: "dog", 1: "cat"}
 
@@ -299,16 +369,29 @@ def test_several_labels_and_numbers_without_labels(finetune, world, animals, tmp
         own = ("--kind", kind, "--max_steps", "2", "--logging_steps", "1", "--output_dir")
         run(finetune, folder, "--train_file", folder / "train.csv", "--student", world / "bert", *own, folder / "t")
         for name in ("train", "bare"):
-            run(finetune, folder, "--train_file", folder / f"{name}.csv", "--teacher", folder / "t",
-                "--student_layers", "2", "--terms", "kd", *own, folder / name)  # fmt: skip
+            run(
+                finetune,
+                folder,
+                "--train_file",
+                folder / f"{name}.csv",
+                "--teacher",
+                folder / "t",
+                "--student_layers",
+                "2",
+                "--terms",
+                "kd",
+                *own,
+                folder / name,
+            )
         a, b = (load_file(folder / name / "model.safetensors") for name in ("train", "bare"))
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_lists_are_labels_of_several_and_never_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": ["y", "x"]}\n{"text": "b", "label": []}\n')
-    task, splits, _ = load("--kind", "multilabel", *("--train_file", tmp_path / "a.jsonl"),
-                           "--validation_file", tmp_path / "a.jsonl")  # fmt: skip
+    task, splits, _ = load(
+        "--kind", "multilabel", *("--train_file", tmp_path / "a.jsonl"), "--validation_file", tmp_path / "a.jsonl"
+    )
     assert task.labels == ("x", "y") and splits["train"]["label"] == [[1, 1], [0, 0]]
     with pytest.raises(ValueError, match=r"train\.parquet, row 1: column 'text' holds a list, not text"):
         load(*files(tmp_path, {"text": [["a", "b"]], "label": ["x,y"]}), "--kind", "multilabel")

@@ -1,4 +1,5 @@
 """Tokenizers of every make: whose characters and words their pieces are, and vocabularies as people have made them."""
+
 import argparse
 import itertools
 import json
@@ -10,38 +11,41 @@ import pytest
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, processors, trainers
-from tokenizers import models as kinds
+from tokenizers import models as token_models
 from tokenizers import normalizers as norm
 from tokenizers import pre_tokenizers as pre
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-import corpus
 import distill_pretrain
 import models
-import squad
-import tokens
+from tasks import plain_text, squad, tagging
 
 WORDS = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 LINES = [
     "the quick brown fox (and a cat), said Dr. O'Neill's friend in New-York for $10,000 I think",
     "naïve cafe\u0301s e\u0323\u0301 ﬁne oﬃce ½ ① ǆ ß ﷺ Ω İs 東京タワー ｶﾞ 北京。 한국어 \u1112\u1161\u11ab",
     "हिन्दी शंख में שָׁלוֹם กำไทย น้ำ 😀😀 👨\u200d👩\u200d👧 x\u00ady a\u200db y\ufe0f",
-]  # fmt: skip
-TEMPLATE = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>",
-                                         special_tokens=[("<s>", 0), ("</s>", 2)])  # fmt: skip
+]
+TEMPLATE = processors.TemplateProcessing(
+    single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+)
 
 
 def learned(model, cut, normalizer=None, processor=TEMPLATE, **options):
     """A small tokenizer of a model, a pre-tokenizer and a normalizer, learned from LINES."""
-    kind, trainer = {"bpe": (kinds.BPE, trainers.BpeTrainer), "word": (kinds.WordPiece, trainers.WordPieceTrainer),
-                     "unigram": (kinds.Unigram, trainers.UnigramTrainer)}[model]  # fmt: skip
+    kind, trainer = {
+        "bpe": (token_models.BPE, trainers.BpeTrainer),
+        "word": (token_models.WordPiece, trainers.WordPieceTrainer),
+        "unigram": (token_models.Unigram, trainers.UnigramTrainer),
+    }[model]
     tokenizer = Tokenizer(kind(**{} if model == "unigram" else {"unk_token": "<unk>"}))
     if cut:
         tokenizer.pre_tokenizer = cut
     if normalizer:
         tokenizer.normalizer = normalizer
-    tokenizer.train_from_iterator(LINES * 4, trainer(vocab_size=480, special_tokens=list(WORDS.values()),
-                                                     show_progress=False, **options))  # fmt: skip
+    tokenizer.train_from_iterator(
+        LINES * 4, trainer(vocab_size=480, special_tokens=list(WORDS.values()), show_progress=False, **options)
+    )
     tokenizer.post_processor = processor
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **WORDS)
 
@@ -62,10 +66,13 @@ MAKES = {
     "bert": lambda: learned("word", pre.BertPreTokenizer(), norm.BertNormalizer()),
     "bert cased": lambda: learned("word", pre.BertPreTokenizer(), norm.BertNormalizer(lowercase=False)),
     "word pieces of NFC": lambda: learned("word", pre.BertPreTokenizer(), norm.NFC()),
-    "gpt2": lambda: of_bytes(prefix=False, processor=processors.Sequence([
-        processors.ByteLevel(trim_offsets=False), TEMPLATE])),
-    "gpt2 trimmed": lambda: of_bytes(prefix=False, processor=processors.Sequence([
-        processors.ByteLevel(trim_offsets=True, add_prefix_space=False), TEMPLATE])),
+    "gpt2": lambda: of_bytes(
+        prefix=False, processor=processors.Sequence([processors.ByteLevel(trim_offsets=False), TEMPLATE])
+    ),
+    "gpt2 trimmed": lambda: of_bytes(
+        prefix=False,
+        processor=processors.Sequence([processors.ByteLevel(trim_offsets=True, add_prefix_space=False), TEMPLATE]),
+    ),
     "roberta": lambda: of_bytes(prefix=False),
     "roberta with prefix": lambda: of_bytes(),
     "roberta with prefix, untrimmed": lambda: of_bytes(trim=False),
@@ -74,17 +81,20 @@ MAKES = {
     "robbert, untrimmed": lambda: of_bytes(*SPLIT, trim=False),
     "robbert without prefix": lambda: of_bytes(*SPLIT, prefix=False),
     "robbert of regular expressions": lambda: of_bytes(pre.Whitespace()),
-    "robbert in a sequence": lambda: of_bytes(*SPLIT, processor=processors.Sequence([
-        processors.ByteLevel(trim_offsets=True), TEMPLATE])),
+    "robbert in a sequence": lambda: of_bytes(
+        *SPLIT, processor=processors.Sequence([processors.ByteLevel(trim_offsets=True), TEMPLATE])
+    ),
     "robbert of NFKC": lambda: of_bytes(*SPLIT, normalizer=norm.NFKC()),
-    "xlm-roberta": lambda: of_sentences(pre.Metaspace(), normalizer=norm.Sequence([
-        norm.Nmt(), norm.NFKC(), norm.Replace(Regex(" {2,}"), " ")])),
+    "xlm-roberta": lambda: of_sentences(
+        pre.Metaspace(), normalizer=norm.Sequence([norm.Nmt(), norm.NFKC(), norm.Replace(Regex(" {2,}"), " ")])
+    ),
     "unigram": lambda: of_sentences(pre.Metaspace()),
     "unigram of split words": lambda: of_sentences(pre.Sequence([pre.WhitespaceSplit(), pre.Metaspace()])),
-    "albert": lambda: of_sentences(pre.Metaspace(), normalizer=norm.Sequence([
-        norm.Strip(), norm.NFKD(), norm.StripAccents(), norm.Lowercase()])),
+    "albert": lambda: of_sentences(
+        pre.Metaspace(), normalizer=norm.Sequence([norm.Strip(), norm.NFKD(), norm.StripAccents(), norm.Lowercase()])
+    ),
     "llama": lambda: learned("bpe", None, norm.Sequence([norm.Prepend("▁"), norm.Replace(" ", "▁")])),
-}  # fmt: skip
+}
 ACROSS_BLANKS = {"llama"}  # whose pieces may hold the end of a word and the next
 FOR_TEXTS = {"gpt2", "gpt2 trimmed", "roberta", "modernbert", "llama"}  # cut a given word as if no blank were before it
 
@@ -123,8 +133,9 @@ def test_an_answers_tokens_give_its_text(make, tmp_path, length):
         letters = [i for i, c in enumerate(text) if c.isprintable() and c != " " and begins_letter(text, i)]
         begin, last = sorted(draw.choices(letters, k=2))
         begin, end = in_words(text, begin, begin + 1) if number % 2 else (begin, last + 1)
-        rows.append({"id": str(number), "question": "who ?", "context": text, "texts": [text[begin:end]],
-                     "starts": [begin]})  # fmt: skip
+        rows.append(
+            {"id": str(number), "question": "who ?", "context": text, "texts": [text[begin:end]], "starts": [begin]}
+        )
     args = argparse.Namespace(max_seq_length=length, max_query_length=8, doc_stride=12)
     before = tokenizer.backend_tokenizer.to_str()
     cut = squad.windows(Dataset.from_list(rows, features=squad.FEATURES), tokenizer, args, tmp_path)
@@ -156,7 +167,7 @@ def test_a_words_pieces_are_its_own(make):
     for _ in range(60):
         words, _ = random_text(draw, draw.randint(1, 14))
         words = [draw.choice(odd) if draw.random() < 0.1 else word for word in words]
-        ((*cut,),) = tokens.pieces([words], tokenizer)
+        ((*cut,),) = tagging.pieces([words], tokenizer)
         whole = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
         assert len(cut) == len(words) and [*itertools.chain(*cut)] == whole
         if name in ACROSS_BLANKS:
@@ -167,8 +178,9 @@ def test_a_words_pieces_are_its_own(make):
         given = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
         if given["input_ids"] == whole:
             same += 1
-            assert cut == [[piece for piece, at in zip(whole, given.word_ids(), strict=True) if at == i]
-                           for i in range(len(words))]  # fmt: skip
+            assert cut == [
+                [piece for piece, at in zip(whole, given.word_ids(), strict=True) if at == i] for i in range(len(words))
+            ]
     assert same > 40 or name in FOR_TEXTS
 
 
@@ -196,9 +208,9 @@ def test_the_largest_id_counts_where_words_stand_twice(tmp_path):
     tokenizer = models.load_tokenizer(folder)
     assert len(tokenizer) == 17 and len(TWICE) == 313
     (tmp_path / "text.txt").write_text("a bx cyx\nj ixy h\n" * 50)
-    blocks = corpus.load_blocks(str(tmp_path / "text.txt"), tokenizer, 8, 1, tmp_path / "cache")
+    blocks = plain_text.load_blocks(str(tmp_path / "text.txt"), tokenizer, 8, 1, tmp_path / "cache")
     assert set(itertools.chain(*blocks["input_ids"])) == {2, 3, 305, 307, 308, 309, 314, 315, 316, 317}
-    starts = corpus.word_starts(tokenizer)
+    starts = plain_text.word_starts(tokenizer)
     assert len(starts) == 318 and np.flatnonzero(~starts).tolist() == [305, 317]
 
 
@@ -208,16 +220,30 @@ def test_only_a_vocabulary_of_word_pieces_has_inner_pieces():
     bytes_.add_tokens(["##", "####"])
     for tokenizer in (bytes_, learned("word", pre.BertPreTokenizer(), continuing_subword_prefix="")):
         with pytest.raises(ValueError, match="needs a WordPiece vocabulary"):
-            corpus.word_starts(tokenizer)
+            plain_text.word_starts(tokenizer)
 
 
 def test_whole_words_of_such_a_vocabulary_are_learned(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("a bx cyx\nj ixy h\n" * 60)
     AcceleratorState._reset_state(reset_partial_state=True)
-    distill_pretrain.main([
-        "--student", word_pieces(tmp_path / "m", TWICE), "--corpus", "text.txt", "--whole_word_mask", "--seq_length",
-        "8", "--max_steps", "2", "--per_device_train_batch_size", "4", "--output_dir", "run"])  # fmt: skip
+    distill_pretrain.main(
+        [
+            "--student",
+            word_pieces(tmp_path / "m", TWICE),
+            "--corpus",
+            "text.txt",
+            "--whole_word_mask",
+            "--seq_length",
+            "8",
+            "--max_steps",
+            "2",
+            "--per_device_train_batch_size",
+            "4",
+            "--output_dir",
+            "run",
+        ]
+    )
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
     saved = models.load_tokenizer("run")
     assert saved("a bx")["input_ids"] == models.load_tokenizer("m")("a bx")["input_ids"]

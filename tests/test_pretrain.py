@@ -1,4 +1,5 @@
 """Task-agnostic distillation: packing, masks, the chunked head, and distill_pretrain.py through its command line."""
+
 import contextlib
 import itertools
 import json
@@ -28,19 +29,18 @@ from transformers import (
     RobertaConfig,
 )
 
-import corpus
 import distill_pretrain
-import forward
-import heads
 import losses
-import measure
-import runs
+from encoders import model_outputs
+from engine import cost, run_folder
+from methods import mlm_head
+from tasks import plain_text
 
 CLS, SEP = -1, -2
 
 
 def pack_slowly(documents, length, cls, sep):
-    """What `corpus.pack` is, block by block."""
+    """What `plain_text.pack` is, block by block."""
     blocks, block = [], [cls]
     for tokens in documents:
         if not tokens:
@@ -62,7 +62,7 @@ def pack_slowly(documents, length, cls, sep):
 
 
 def packed(documents, length, cls=CLS, sep=SEP):
-    return corpus.pack([np.array(tokens, dtype=np.int64) for tokens in documents], length, cls, sep).tolist()
+    return plain_text.pack([np.array(tokens, dtype=np.int64) for tokens in documents], length, cls, sep).tolist()
 
 
 @settings(max_examples=500, deadline=None)
@@ -99,10 +99,12 @@ def test_blocks_are_full_and_separators_stand_where_they_should(sizes, length):
 
 
 PIECES = st.one_of(
-    st.sampled_from([b"\n", b"\r\n", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x0b",
-                     b" ", "\u00e9".encode()]),
-    st.binary(max_size=3), st.sampled_from([b"the dog sleeps .", b"a"]),
-)  # fmt: skip
+    st.sampled_from(
+        [b"\n", b"\r\n", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x0b", b" ", "\u00e9".encode()]
+    ),
+    st.binary(max_size=3),
+    st.sampled_from([b"the dog sleeps .", b"a"]),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,7 +113,7 @@ def test_a_damaged_text_is_refused_by_name_or_read_whole(tmp_path_factory, piece
     path = tmp_path_factory.mktemp("text", numbered=True) / "a.txt"
     path.write_bytes(b"".join(pieces))
     try:
-        rows = corpus.load_texts(str(path))["text"][:]
+        rows = plain_text.load_texts(str(path))["text"][:]
     except ValueError as error:
         assert str(path) in str(error) and "\n" not in str(error)
         with contextlib.suppress(UnicodeDecodeError):  # refused for its bytes, or for holding nothing that can be read
@@ -130,7 +132,7 @@ def blocks_of(world, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(world / "bert")
 
     def load(path):
-        return corpus.load_blocks(str(path), tokenizer, 8, cache_dir=tmp_path / "cache")["input_ids"][:]
+        return plain_text.load_blocks(str(path), tokenizer, 8, cache_dir=tmp_path / "cache")["input_ids"][:]
 
     return load
 
@@ -163,8 +165,12 @@ def test_a_damaged_text_cache_is_refused_and_a_killed_build_is_not_used(blocks_o
     (killed / arrow.name).write_bytes(bytes(len(kept)))
     (killed / "text").mkdir()
     assert blocks_of(tmp_path / "a.txt") == blocks
-    assert {p.name for p in (tmp_path / "cache").rglob("*")} == {cache.name, arrow.name, "blocks.json",
-                                                                   "checksums.json"}  # fmt: skip
+    assert {p.name for p in (tmp_path / "cache").rglob("*")} == {
+        cache.name,
+        arrow.name,
+        "blocks.json",
+        "checksums.json",
+    }
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_cache(blocks_of, tmp_path):
@@ -173,7 +179,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_cache(blocks_of, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(runs.TrainingError, match=r"text-\w+ cannot be written \(File too large\): make room, then"):
+        with pytest.raises(
+            run_folder.TrainingError, match=r"text-\w+ cannot be written \(File too large\): make room, then"
+        ):
             blocks_of(tmp_path / "a.txt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -182,8 +190,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_cache(blocks_of, tmp_path):
 
 def test_blocks_do_not_depend_on_the_number_of_processes(world, tmp_path, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(world / "bert")
-    monkeypatch.setattr(corpus, "DOCUMENTS", 7)
-    load = lambda n: corpus.load_blocks(str(world / "text" / "train.txt"), tokenizer, 16, n, tmp_path / str(n))  # noqa: E731
+    monkeypatch.setattr(plain_text, "DOCUMENTS", 7)
+    load = lambda n: plain_text.load_blocks(str(world / "text" / "train.txt"), tokenizer, 16, n, tmp_path / str(n))  # noqa: E731
     one, three = load(1), load(3)
     assert one["input_ids"][:] == three["input_ids"][:] and len(list(tmp_path.glob("3/*/*.arrow"))) == 3
     assert one.features["input_ids"].feature.dtype == ("uint8" if len(tokenizer) <= 256 else "uint16")
@@ -194,30 +202,32 @@ def test_blocks_do_not_depend_on_the_number_of_processes(world, tmp_path, monkey
         slow += pack_slowly(ids, 16, tokenizer.cls_token_id, tokenizer.sep_token_id)
     assert one["input_ids"][:] == slow
     wanted = [len(one) - 1, 0, 5, 5]
-    assert corpus.Rows(one)[wanted].tolist() == corpus.Rows(three)[wanted].tolist() == one[wanted]["input_ids"]
+    assert plain_text.Rows(one)[wanted].tolist() == plain_text.Rows(three)[wanted].tolist() == one[wanted]["input_ids"]
     part = three.select(range(4, len(three) - 1))
-    assert corpus.Rows(part)[[0, len(part) - 1]].tolist() == [slow[4], slow[len(three) - 2]]
+    assert plain_text.Rows(part)[[0, len(part) - 1]].tolist() == [slow[4], slow[len(three) - 2]]
 
 
-@pytest.mark.parametrize("size, kind", [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16"),
-                                        (65537, "uint32"), (119547, "uint32")])  # fmt: skip
+@pytest.mark.parametrize(
+    "size, kind",
+    [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16"), (65537, "uint32"), (119547, "uint32")],
+)
 def test_ids_take_the_narrowest_integer_that_holds_the_vocabulary(size, kind):
-    assert corpus.id_type(size) == kind and np.array([size - 1]).astype(kind)[0] == size - 1
+    assert plain_text.id_type(size) == kind and np.array([size - 1]).astype(kind)[0] == size - 1
 
 
 class TestStream:
     @pytest.fixture
     def stream(self, world, tmp_path, monkeypatch):
         """Make a Stream of 8 words a block, of `files` files or one, whose pools are small."""
-        monkeypatch.setattr(corpus, "DOCUMENTS", 3)
+        monkeypatch.setattr(plain_text, "DOCUMENTS", 3)
         tokenizer = AutoTokenizer.from_pretrained(world / "bert")
         lines = (world / "text" / "train.txt").read_text().splitlines(keepends=True)[:50]
 
         def make(share=(0, 1), position=None, files=1, seed=1):
             for i in range(files):
                 (tmp_path / f"{i}.txt").write_text("".join(lines[i::files]))
-            texts = corpus.load_texts(str(tmp_path), streaming=True)
-            return corpus.Stream(texts, corpus.cutter(tokenizer, 8), seed, share, position, pool=20)
+            texts = plain_text.load_texts(str(tmp_path), streaming=True)
+            return plain_text.Stream(texts, plain_text.cutter(tokenizer, 8), seed, share, position, pool=20)
 
         return make
 
@@ -277,8 +287,8 @@ class TestMasks:
 
     def draw(self, ids=None, seeds=None, **options):
         ids = self.ids if ids is None else ids
-        seeds = corpus.row_seeds(1, 0, range(len(ids))) if seeds is None else seeds
-        return corpus.draw_masks(ids, seeds, 0.15, 1, self.special, 100, **options)
+        seeds = plain_text.row_seeds(1, 0, range(len(ids))) if seeds is None else seeds
+        return plain_text.draw_masks(ids, seeds, 0.15, 1, self.special, 100, **options)
 
     def test_shares_follow_the_rule(self):
         masked, positions, labels = self.draw()
@@ -295,14 +305,14 @@ class TestMasks:
 
     def test_masks_of_a_row_do_not_depend_on_its_batch_but_on_its_seed(self):
         whole, _, _ = self.draw()
-        alone, _, _ = self.draw(self.ids[3:5], corpus.row_seeds(1, 0, [3, 4]))
-        other, _, _ = self.draw(self.ids[3:5], corpus.row_seeds(1, 0, [33, 44]))
+        alone, _, _ = self.draw(self.ids[3:5], plain_text.row_seeds(1, 0, [3, 4]))
+        other, _, _ = self.draw(self.ids[3:5], plain_text.row_seeds(1, 0, [33, 44]))
         assert torch.equal(whole[3:5], alone) and not torch.equal(whole[3:5], other)
 
     def picks(self, seed, epoch, blocks, length=64):
         """Bool [N, length]: what is masked in these blocks, where everything may be."""
         ids = np.full((len(blocks), length), 50)
-        _, positions, _ = self.draw(ids, corpus.row_seeds(seed, epoch, blocks))
+        _, positions, _ = self.draw(ids, plain_text.row_seeds(seed, epoch, blocks))
         found = np.zeros(ids.size, dtype=bool)
         found[positions.numpy()] = True
         return found.reshape(ids.shape)
@@ -333,8 +343,9 @@ class TestMasks:
 
     def test_random_words_are_spread_over_the_vocabulary(self):
         ids = np.full((4000, 128), 1)
-        masked, positions, _ = corpus.draw_masks(ids, corpus.row_seeds(1, 0, range(4000)), 0.15, 0,
-                                                 np.zeros(50, dtype=bool), 50)  # fmt: skip
+        masked, positions, _ = plain_text.draw_masks(
+            ids, plain_text.row_seeds(1, 0, range(4000)), 0.15, 0, np.zeros(50, dtype=bool), 50
+        )
         shown = masked.flatten()[positions].numpy()
         counts = np.bincount(shown[shown > 1], minlength=50)[2:]
         assert len(shown[shown > 1]) > 5000 and scipy.stats.chisquare(counts).pvalue > 1e-4
@@ -358,25 +369,27 @@ class TestHead:
         g = torch.Generator().manual_seed(1)
         make = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
         student = [make(7, 6), make(30, 6), make(30) if bias else None]
-        return student, heads.Head(make(7, 4), make(30, 4), make(30))
+        return student, mlm_head.Head(make(7, 4), make(30, 4), make(30))
 
     @pytest.mark.parametrize("bias", [True, False])
     @pytest.mark.parametrize("chunk", [1, 10**6])
     @pytest.mark.parametrize("kind", ["soft", "hard"])
     def test_chunks_equal_the_whole(self, monkeypatch, kind, chunk, bias):
-        monkeypatch.setitem(heads.CHUNK, "cpu", chunk)
+        monkeypatch.setitem(mlm_head.CHUNK, "cpu", chunk)
         student, teacher = self.heads(bias)
         labels = torch.tensor([0, 3, 29, 3, 5, 6, 7])
         grads = []
         for whole in (False, True):
             leaves = [x if x is None else x.clone().requires_grad_() for x in student]
-            head = heads.Head(*leaves)
+            head = mlm_head.Head(*leaves)
             if kind == "soft" and whole:
                 value = losses.soft_logits(F.linear(*leaves), teacher.logits(slice(None)), temperature=2.0)
             elif kind == "soft":
-                value = heads.soft_head_logits(head, teacher, temperature=2.0)
+                value = mlm_head.soft_head_logits(head, teacher, temperature=2.0)
             else:
-                value = F.cross_entropy(F.linear(*leaves), labels) if whole else heads.head_cross_entropy(head, labels)
+                value = (
+                    F.cross_entropy(F.linear(*leaves), labels) if whole else mlm_head.head_cross_entropy(head, labels)
+                )
             (3 * value).backward()
             grads.append([value.detach(), *(x.grad for x in leaves if x is not None)])
         for a, b in zip(*grads, strict=True):
@@ -385,17 +398,17 @@ class TestHead:
     def test_no_masked_position_gives_zero_with_a_graph(self):
         student, teacher = self.heads()
         leaves = [x.requires_grad_() for x in student]
-        empty = heads.Head(leaves[0][:0], *leaves[1:])
-        value = heads.soft_head_logits(empty, heads.Head(teacher.inputs[:0], *teacher[1:]))
+        empty = mlm_head.Head(leaves[0][:0], *leaves[1:])
+        value = mlm_head.soft_head_logits(empty, mlm_head.Head(teacher.inputs[:0], *teacher[1:]))
         value.backward()
         assert value.item() == 0 and leaves[1].grad.abs().sum() == 0
 
     def test_agreement_counts_rows(self):
         student, teacher = self.heads()
-        head = heads.Head(*student)
-        assert heads.agreement(head, head).item() == 7
+        head = mlm_head.Head(*student)
+        assert mlm_head.agreement(head, head).item() == 7
         expected = (F.linear(*student).argmax(-1) == F.linear(*teacher).argmax(-1)).sum()
-        assert heads.agreement(head, teacher) == expected
+        assert mlm_head.agreement(head, teacher) == expected
 
 
 SMALL = {"vocab_size": 40, "max_position_embeddings": 20}
@@ -409,11 +422,11 @@ FAMILIES = [
 @pytest.mark.parametrize("config", FAMILIES, ids=lambda c: c.model_type)
 def test_the_head_at_masked_positions_equals_the_models_own_logits(config):
     model = AutoModelForMaskedLM.from_config(config).eval()
-    masked = forward.MaskedLM(model)
+    masked = model_outputs.MaskedLM(model)
     inputs = {"input_ids": torch.randint(4, 40, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
     positions = torch.tensor([1, 8, 20, 26])
     out = masked(inputs, positions)
-    got = heads.Head(out["features"], *out["decoder"]).logits(slice(None))
+    got = mlm_head.Head(out["features"], *out["decoder"]).logits(slice(None))
     expected = model(**inputs).logits.flatten(0, 1)[positions]
     torch.testing.assert_close(got, expected)
     assert len(out["hidden_states"]) == 3
@@ -426,11 +439,25 @@ def pretrain(world, tmp_path, monkeypatch):
 
     def run(*options):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_pretrain.main([
-            "--corpus", str(world / "text" / "train.txt"), "--validation_corpus", str(world / "text" / "valid.txt"),
-            "--seq_length", "32", "--max_eval_samples", "8", "--per_device_train_batch_size", "4", "--max_steps", "6",
-            "--logging_steps", "2", *map(str, options),
-        ])  # fmt: skip
+        distill_pretrain.main(
+            [
+                "--corpus",
+                str(world / "text" / "train.txt"),
+                "--validation_corpus",
+                str(world / "text" / "valid.txt"),
+                "--seq_length",
+                "32",
+                "--max_eval_samples",
+                "8",
+                "--per_device_train_batch_size",
+                "4",
+                "--max_steps",
+                "6",
+                "--logging_steps",
+                "2",
+                *map(str, options),
+            ]
+        )
 
     return run
 
@@ -441,17 +468,44 @@ def student_options(world):
 
 
 def test_plain_pre_training_then_distillation_then_fine_tuning(pretrain, finetune, world, tmp_path):
-    pretrain("--student", world / "bert", "--max_steps", "20", "--learning_rate", "1e-3", "--eval_steps", "10",
-             "--output_dir", tmp_path / "teacher")  # fmt: skip
+    pretrain(
+        "--student",
+        world / "bert",
+        "--max_steps",
+        "20",
+        "--learning_rate",
+        "1e-3",
+        "--eval_steps",
+        "10",
+        "--output_dir",
+        tmp_path / "teacher",
+    )
     record = json.loads((tmp_path / "teacher" / "run.json").read_text())
     losses_seen = [entry["metrics"]["mlm_loss"] for entry in record["history"]]
     assert record["metric"] == "mlm_loss" and losses_seen[-1] < losses_seen[0]
     assert record["name"] == "mlm" and 0 < record["tokens_seen"] <= 20 * 4 * 32
-    pretrain("--teacher", tmp_path / "teacher", "--student_layers", "2", "--hard_weight", "0.5", "--whole_word_mask",
-             "--output_dir", tmp_path / "student")  # fmt: skip
+    pretrain(
+        "--teacher",
+        tmp_path / "teacher",
+        "--student_layers",
+        "2",
+        "--hard_weight",
+        "0.5",
+        "--whole_word_mask",
+        "--output_dir",
+        tmp_path / "student",
+    )
     record = json.loads((tmp_path / "student" / "run.json").read_text())
-    assert {"mlm_loss", "perplexity", "teacher_agreement", "logits", "wr_pair", "wr_triple", "ltr_pair", "ltr_triple"} \
-        == set(record["best"]["metrics"])  # fmt: skip
+    assert {
+        "mlm_loss",
+        "perplexity",
+        "teacher_agreement",
+        "logits",
+        "wr_pair",
+        "wr_triple",
+        "ltr_pair",
+        "ltr_triple",
+    } == set(record["best"]["metrics"])
     assert record["best"]["loss"] == record["best"]["metrics"]["mlm_loss"]
     assert record["accounting"]["hours_for_one_epoch_of_english_wikipedia"] > 0
     events = EventAccumulator(str(tmp_path / "student")).Reload()
@@ -476,15 +530,16 @@ def test_a_teacher_without_head_gives_relations_but_no_logits(pretrain, world, t
     weights, metrics = record["options"]["terms"], record["best"]["metrics"]
     assert metrics["relation_loss"] == pytest.approx(sum(w * metrics[name] for name, w in weights.items()))
     for who, folder in (("model", "run"), ("teacher", "encoder")):  # what nothing trains is not counted
-        size = measure.describe(AutoModel.from_pretrained(tmp_path / folder), record[who]["seq_length"])
+        size = cost.describe(AutoModel.from_pretrained(tmp_path / folder), record[who]["seq_length"])
         assert {key: record[who][key] for key in ("layers", "flops_per_sequence")} == {
-            key: size[key] for key in ("layers", "flops_per_sequence")}  # fmt: skip
+            key: size[key] for key in ("layers", "flops_per_sequence")
+        }
 
 
 @pytest.mark.parametrize("more", [[], ["--streaming"], ["--streaming", "--num_workers", "2"]], ids=len)
 def test_a_resumed_run_has_the_same_weights_bit_for_bit(pretrain, student_options, tmp_path, monkeypatch, cut_at, more):
-    monkeypatch.setattr(corpus, "DOCUMENTS", 3)
-    monkeypatch.setattr(corpus, "POOL", 10)  # so that a position lies behind the first pools
+    monkeypatch.setattr(plain_text, "DOCUMENTS", 3)
+    monkeypatch.setattr(plain_text, "POOL", 10)  # so that a position lies behind the first pools
     options = (*student_options, "--save_steps", "2", "--gradient_accumulation_steps", "2", *more)
     pretrain(*options, "--output_dir", tmp_path / "whole")
     cut_at(6)
@@ -504,8 +559,18 @@ def test_a_resumed_run_has_the_same_weights_bit_for_bit(pretrain, student_option
 
 def test_stages_with_a_head_that_waits_and_the_last_model_kept(pretrain, world, tmp_path):
     options = ("--teacher", world / "bert", "--student_layers", "2", "--eval_steps", "2", "--learning_rate", "1e-3")
-    pretrain(*options, "--stages", "wr_pair", "0.5", "logits", "hard=1..0", "--save", "last", "--output_dir",
-             tmp_path / "run")  # fmt: skip
+    pretrain(
+        *options,
+        "--stages",
+        "wr_pair",
+        "0.5",
+        "logits",
+        "hard=1..0",
+        "--save",
+        "last",
+        "--output_dir",
+        tmp_path / "run",
+    )
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["metric"] == "mlm_loss" and [e["step"] for e in record["history"]] == [2, 4, 6]
     assert record["best"]["step"] in (4, 6) and all("mlm_loss" in e["metrics"] for e in record["history"])
@@ -518,8 +583,21 @@ def test_stages_with_a_head_that_waits_and_the_last_model_kept(pretrain, world, 
 
 
 def test_narrower_students_and_other_terms_train_too(pretrain, world, tmp_path):
-    pretrain("--teacher", world / "bert", "--student_layers", "2", "--student_hidden", "64", "--terms", "tinybert",
-             "attention_mse=0", "--max_steps", "2", "--output_dir", tmp_path / "run")  # fmt: skip
+    pretrain(
+        "--teacher",
+        world / "bert",
+        "--student_layers",
+        "2",
+        "--student_hidden",
+        "64",
+        "--terms",
+        "tinybert",
+        "attention_mse=0",
+        "--max_steps",
+        "2",
+        "--output_dir",
+        tmp_path / "run",
+    )
     kept = load_file(tmp_path / "run" / "model.safetensors")
     assert not [name for name in kept if "projections" in name]
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "run").config.hidden_size == 64
@@ -556,12 +634,14 @@ def test_bad_input_is_one_line_before_anything_is_written(pretrain, world, stude
     (tmp_path / "unknown.txt").write_text("\u4e00 " * 100)
     shutil.copytree(world / "bert", tmp_path / "maskless")
     maskless = AutoTokenizer.from_pretrained(world / "bert").backend_tokenizer
-    PreTrainedTokenizerFast(tokenizer_object=maskless, pad_token="[PAD]", cls_token="[CLS]",
-                            sep_token="[SEP]").save_pretrained(tmp_path / "maskless")  # fmt: skip
+    PreTrainedTokenizerFast(
+        tokenizer_object=maskless, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(tmp_path / "maskless")
     shutil.copytree(world / "bert", tmp_path / "whole")
     whole = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "dog": 5}, "[UNK]"))
-    PreTrainedTokenizerFast(tokenizer_object=whole, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-                            mask_token="[MASK]").save_pretrained(tmp_path / "whole")  # fmt: skip
+    PreTrainedTokenizerFast(
+        tokenizer_object=whole, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    ).save_pretrained(tmp_path / "whole")
     options = [option.format(tmp=tmp_path) for option in options]
     with pytest.raises(ValueError, match=said) as error:
         pretrain(*student_options, "--output_dir", tmp_path / "run", *options)

@@ -1,4 +1,5 @@
 """Two processes give what one gives with the same effective batch."""
+
 import json
 from pathlib import Path
 
@@ -9,17 +10,19 @@ from conftest import torchrun
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
-import batching
 import distill_dynabert
 import distill_finetune
 import distill_pretrain
-import teacher_cache
+from engine import teacher_cache
+from tasks import batching
 
 HEAD = """
 import os, pathlib, sys
 sys.path.insert(0, os.getcwd())
 from accelerate.state import AcceleratorState
-import cli, corpus, distill_dynabert, distill_finetune, distill_pretrain, teacher_cache, training
+import distill_dynabert, distill_finetune, distill_pretrain, training
+from engine import command_line, teacher_cache
+from tasks import plain_text
 step, calls, ends = training.training_step, [], {0}
 
 def ending(*arguments):
@@ -45,15 +48,36 @@ def worded(folder, world):
     tags = ["O", "B-x", "I-x"]
     sentences = ["\n".join(f"the {tags[j % 3]}" for j in range(1 + i % 5 * 3)) for i in range(18)]
     (folder / "words.txt").write_text("\n\n".join(sentences))
-    config = AutoConfig.from_pretrained(world / "bert", id2label=dict(enumerate(tags)),
-                                        label2id={tag: i for i, tag in enumerate(tags)})  # fmt: skip
+    config = AutoConfig.from_pretrained(
+        world / "bert", id2label=dict(enumerate(tags)), label2id={tag: i for i, tag in enumerate(tags)}
+    )
     torch.manual_seed(1)
     AutoModelForTokenClassification.from_config(config).save_pretrained(folder / "tagger")
     AutoTokenizer.from_pretrained(world / "bert").save_pretrained(folder / "tagger")
-    return ["--task", "custom", "--kind", "token", "--train_file", folder / "words.txt", "--validation_file",
-            folder / "words.txt", "--teacher", folder / "tagger", "--student_layers", "2", "--terms", "kd",
-            "--hard_weight", "0.5", "--max_seq_length", "12", "--num_train_epochs", "1", "--learning_rate",
-            "1e-3"]  # fmt: skip
+    return [
+        "--task",
+        "custom",
+        "--kind",
+        "token",
+        "--train_file",
+        folder / "words.txt",
+        "--validation_file",
+        folder / "words.txt",
+        "--teacher",
+        folder / "tagger",
+        "--student_layers",
+        "2",
+        "--terms",
+        "kd",
+        "--hard_weight",
+        "0.5",
+        "--max_seq_length",
+        "12",
+        "--num_train_epochs",
+        "1",
+        "--learning_rate",
+        "1e-3",
+    ]
 
 
 def job(script, *options):
@@ -66,45 +90,139 @@ def runs(once, world, teacher, monkeypatch):
 
     def make(folder):
         # 65 = 4 x 16 + 1: the last step leaves one process without an example. There is no dropout.
-        common = ["--task", "cola", "--data_dir", world / "glue", "--teacher", teacher, "--student_layers", "2",
-                  "--max_train_samples", "65", "--max_eval_samples", "33", "--max_seq_length", "32",
-                  "--num_train_epochs", "1", "--logging_steps", "1"]  # fmt: skip
-        every = [*common, "--terms", "ckd", "pkd=1", "hidden_mse=0.1", "attention_mse=0.1", "embedding_mse=0.1",
-                 "hidden_cosine=1", "minilm=1", "--hard_weight", "0.5", "--stages", "wr_pair", "wr_triple", "ltr_pair",
-                 "ltr_triple", "hidden_mse", "0.4", "logits=0.5..1", "hard", "pkd", "hidden_mse", "attention_mse",
-                 "embedding_mse", "hidden_cosine", "minilm", "wr_pair"]  # at first nothing trains the head
+        common = [
+            "--task",
+            "cola",
+            "--data_dir",
+            world / "glue",
+            "--teacher",
+            teacher,
+            "--student_layers",
+            "2",
+            "--max_train_samples",
+            "65",
+            "--max_eval_samples",
+            "33",
+            "--max_seq_length",
+            "32",
+            "--num_train_epochs",
+            "1",
+            "--logging_steps",
+            "1",
+        ]
+        every = [
+            *common,
+            "--terms",
+            "ckd",
+            "pkd=1",
+            "hidden_mse=0.1",
+            "attention_mse=0.1",
+            "embedding_mse=0.1",
+            "hidden_cosine=1",
+            "minilm=1",
+            "--hard_weight",
+            "0.5",
+            "--stages",
+            "wr_pair",
+            "wr_triple",
+            "ltr_pair",
+            "ltr_triple",
+            "hidden_mse",
+            "0.4",
+            "logits=0.5..1",
+            "hard",
+            "pkd",
+            "hidden_mse",
+            "attention_mse",
+            "embedding_mse",
+            "hidden_cosine",
+            "minilm",
+            "wr_pair",
+        ]  # at first nothing trains the head
         cached = [*common, "--terms", "ckd", "--cache_teacher"]
         sizes = [*common[:6], *common[8:], "--width_mults", "1", "0.5", "--terms", "ckd", "--hard_weight", "0.5"]
         text = ["--corpus", world / "text" / "train.txt", "--validation_corpus", world / "text" / "valid.txt"]
-        masked = [*text, "--seq_length", "32", "--teacher", world / "bert", "--student_layers", "2", "--hard_weight",
-                  "0.1", "--max_train_samples", "17", "--num_train_epochs", "1", "--max_eval_samples", "7"]  # fmt: skip
-        staged = [*masked[:-6], "--max_train_samples", "33", "--num_train_epochs", "1", "--max_eval_samples", "7",
-                  "--terms", "ckd", "--stages", "wr_pair", "0.5", "logits", "hard"]  # at first nothing trains the head
+        masked = [
+            *text,
+            "--seq_length",
+            "32",
+            "--teacher",
+            world / "bert",
+            "--student_layers",
+            "2",
+            "--hard_weight",
+            "0.1",
+            "--max_train_samples",
+            "17",
+            "--num_train_epochs",
+            "1",
+            "--max_eval_samples",
+            "7",
+        ]
+        staged = [
+            *masked[:-6],
+            "--max_train_samples",
+            "33",
+            "--num_train_epochs",
+            "1",
+            "--max_eval_samples",
+            "7",
+            "--terms",
+            "ckd",
+            "--stages",
+            "wr_pair",
+            "0.5",
+            "logits",
+            "hard",
+        ]  # at first nothing trains the head
         frozen = [*masked, "--freeze_embeddings"]
-        stream = [*text, "--streaming", "--num_workers", "2", "--seq_length", "16", "--teacher", world / "bert",
-                  "--student_layers", "2", "--max_steps", "8", "--save_steps", "2", "--max_eval_samples", "4",
-                  "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]  # fmt: skip
+        stream = [
+            *text,
+            "--streaming",
+            "--num_workers",
+            "2",
+            "--seq_length",
+            "16",
+            "--teacher",
+            world / "bert",
+            "--student_layers",
+            "2",
+            "--max_steps",
+            "8",
+            "--save_steps",
+            "2",
+            "--max_eval_samples",
+            "4",
+            "--per_device_train_batch_size",
+            "4",
+            "--gradient_accumulation_steps",
+            "2",
+        ]
         words = worded(folder, world)
         size, to = "--per_device_train_batch_size", "--output_dir"
         monkeypatch.setattr(teacher_cache, "FOLDER", folder / "one-cache")
         monkeypatch.chdir(folder)
-        for script, options, name in ((distill_finetune, every + [size, "16"], "one"),
-                                      (distill_finetune, cached + [size, "16"], "one-cached"),
-                                      (distill_finetune, words + [size, "6"], "one-words"),
-                                      (distill_dynabert, sizes + [size, "16"], "one-sizes"),
-                                      (distill_pretrain, masked + [size, "8"], "one-masked"),
-                                      (distill_pretrain, staged + [size, "8"], "one-staged"),
-                                      (distill_pretrain, frozen + [size, "8"], "one-frozen")):  # fmt: skip
+        for script, options, name in (
+            (distill_finetune, every + [size, "16"], "one"),
+            (distill_finetune, cached + [size, "16"], "one-cached"),
+            (distill_finetune, words + [size, "6"], "one-words"),
+            (distill_dynabert, sizes + [size, "16"], "one-sizes"),
+            (distill_pretrain, masked + [size, "8"], "one-masked"),
+            (distill_pretrain, staged + [size, "8"], "one-staged"),
+            (distill_pretrain, frozen + [size, "8"], "one-frozen"),
+        ):
             AcceleratorState._reset_state(reset_partial_state=True)
             script.main([*map(str, options), to, str(folder / name)])
         monkeypatch.undo()
         dying = [*every, size, "8", "--save_steps", "1", to, folder / "died"]
-        (folder / "dies.py").write_text(DIES + "cli.run_script(lambda: " +
-                                        job("distill_finetune", *dying).strip() + ")\n")  # fmt: skip
+        (folder / "dies.py").write_text(
+            DIES + "command_line.run_script(lambda: " + job("distill_finetune", *dying).strip() + ")\n"
+        )
         done = torchrun(folder / "dies.py")
         assert done.returncode != 0 and "worker 1 is ill" in done.stderr, done.stderr[-2000:]
         (folder / "jobs.py").write_text(
-            CUT + f"teacher_cache.FOLDER = pathlib.Path({str(folder / 'two-cache')!r})\n"
+            CUT
+            + f"teacher_cache.FOLDER = pathlib.Path({str(folder / 'two-cache')!r})\n"
             + job("distill_finetune", *every, size, "8", "--save_minutes", "1e-9", to, folder / "two")
             + f"sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_comparison\n"
             + "assert not any(map(float, test_comparison.values_of_nothing(across_processes=True).values()))\n"
@@ -115,12 +233,14 @@ def runs(once, world, teacher, monkeypatch):
             + job("distill_pretrain", *masked, size, "4", to, folder / "two-masked")
             + job("distill_pretrain", *staged, size, "4", to, folder / "two-staged")
             + job("distill_pretrain", *frozen, size, "4", to, folder / "two-frozen")
-            + "corpus.DOCUMENTS, corpus.POOL = 3, 6\n"
+            + "plain_text.DOCUMENTS, plain_text.POOL = 3, 6\n"
             + job("distill_pretrain", *stream, to, folder / "whole")
-            + "ends = 7\ntry:\n    " + job("distill_pretrain", *stream, to, folder / "cut")
+            + "ends = 7\ntry:\n    "
+            + job("distill_pretrain", *stream, to, folder / "cut")
             + "except KeyboardInterrupt:\n    training.torch.distributed.barrier()\nelse:\n    raise SystemExit(9)\n"
-            + "ends = 0\n" + job("distill_pretrain", *stream, to, folder / "cut")
-        )  # fmt: skip
+            + "ends = 0\n"
+            + job("distill_pretrain", *stream, to, folder / "cut")
+        )
         done = torchrun(folder / "jobs.py")
         assert done.returncode == 0, done.stderr[-2000:]
 

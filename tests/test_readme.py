@@ -1,4 +1,5 @@
 """The README and the pages of docs/: their commands would start, what they name and link to is there, examples work."""
+
 import ast
 import importlib.util
 import json
@@ -22,19 +23,25 @@ import distill_dynabert
 import distill_finetune
 import distill_pretrain
 import losses
-import records
 import report
 import synthetic
 from options import Parser, add_distillation
+from reporting import records
 
 SCRIPTS = {
-    "distill_finetune.py": distill_finetune, "distill_pretrain.py": distill_pretrain, "report.py": report,
-    "distill_dynabert.py": distill_dynabert, "synthetic.py": synthetic,
-}  # fmt: skip
+    "distill_finetune.py": distill_finetune,
+    "distill_pretrain.py": distill_pretrain,
+    "report.py": report,
+    "distill_dynabert.py": distill_dynabert,
+    "synthetic.py": synthetic,
+}
 README = Path("README.md")
 PAGES = [README, *sorted(Path("docs").rglob("*.md"))]
-BLOCKS = [block for page in PAGES for block in
-          re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)]  # fmt: skip
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+]
 COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
@@ -50,8 +57,15 @@ def parts(command):
 
 
 def test_the_pages_show_commands():
-    assert {"run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_tests.sh", "distill_finetune.py",
-            "bench/bench_step.py", "run_ablation.sh"} <= {parts(command)[1] for command in COMMANDS}  # fmt: skip
+    assert {
+        "run_glue.sh",
+        "run_squad.sh",
+        "run_pretrain.sh",
+        "run_tests.sh",
+        "distill_finetune.py",
+        "bench/bench_step.py",
+        "run_ablation.sh",
+    } <= {parts(command)[1] for command in COMMANDS}
 
 
 def anchors(page):
@@ -66,8 +80,9 @@ def links(page):
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
     parted = [(target, *target.partition("#")[::2]) for target in targets if not target.startswith("https://")]
-    return [(target, (page.parent / path).resolve() if path else page.resolve(), anchor)
-            for target, path, anchor in parted]  # fmt: skip
+    return [
+        (target, (page.parent / path).resolve() if path else page.resolve(), anchor) for target, path, anchor in parted
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -123,15 +138,19 @@ def test_the_readme_draws_the_whole_tree():
     drawn = {name for line in lines for name in line[:25].split()}
     assert [name for name in drawn if not list(Path().glob(name))] == []
     there = {path.name for path in Path().glob("*.py")} | {
-        path.parent.name + "/" for path in Path().glob("*/__init__.py")}  # fmt: skip
+        path.parent.name + "/" for path in Path().glob("*/__init__.py")
+    }
     assert there <= drawn
 
 
 def test_every_module_has_its_line_in_the_docs():
     text = section(Path("docs/extending.md"), "## Every file")
     rows = re.findall(r"`([\w/]+\.py)`", "\n".join(line.split(" | ")[0] for line in text.splitlines()))
-    there = {path.as_posix() for path in [*Path().glob("*.py"), *Path().glob("*/*.py")]
-             if path.parts[0] not in ("bench", "docs", "tests") and path.name != "__init__.py"}  # fmt: skip
+    there = {
+        path.as_posix()
+        for path in [*Path().glob("*.py"), *Path().glob("*/*.py")]
+        if path.parts[0] not in ("bench", "docs", "tests") and path.name != "__init__.py"
+    }
     assert set(rows) == there and len(rows) == len(set(rows))
 
 
@@ -213,17 +232,25 @@ def test_the_probe_reads_what_a_pass_of_one_sentence_gives(world):
 def test_the_citation_file_has_what_its_format_demands():
     """Citation File Format 1.2.0: required keys, known types, authors (an entity, persons), the paper as reference."""
     cff = yaml.safe_load(Path("CITATION.cff").read_text(encoding="utf-8"))
-    assert {"cff-version", "message", "title", "authors"} <= set(cff) <= {
-        "cff-version", "message", "title", "authors", "type", "abstract", "license", "keywords", "references"}
+    assert (
+        {"cff-version", "message", "title", "authors"}
+        <= set(cff)
+        <= {"cff-version", "message", "title", "authors", "type", "abstract", "license", "keywords", "references"}
+    )
     assert (cff["cff-version"], cff["type"], cff["license"]) == ("1.2.0", "software", "Apache-2.0")
     assert all(set(author) == {"name"} for author in cff["authors"])  # an entity
     (paper,) = cff["references"]
     assert {"type", "title", "authors"} <= set(paper) and paper["type"] == "conference-paper"
     assert [f"{one['given-names']} {one['family-names']}" for one in paper["authors"]] == [
-        "Geondo Park", "Gyeongman Kim", "Eunho Yang"]
+        "Geondo Park",
+        "Gyeongman Kim",
+        "Eunho Yang",
+    ]
     assert paper["title"] == "Distilling Linguistic Context for Language Model Compression" and paper["year"] == 2021
-    assert all(set(one) <= {"type", "value", "description"} and one["type"] in ("doi", "url", "swh", "other")
-               for one in paper["identifiers"])  # fmt: skip
+    assert all(
+        set(one) <= {"type", "value", "description"} and one["type"] in ("doi", "url", "swh", "other")
+        for one in paper["identifiers"]
+    )
     readme = Path("README.md").read_text(encoding="utf-8")
     assert paper["title"] in readme and "2109.08359" in paper["identifiers"][0]["value"] and paper["url"] in readme
 
@@ -268,16 +295,35 @@ def dry_run(script, *arguments, launch="python", **variables):
 
 
 @pytest.mark.parametrize("launch", ["python", "torchrun --nproc_per_node 2"])
-@pytest.mark.parametrize("script, arguments, count", [
-    ("run_glue.sh", [], 2 + 2 * 2 * 3), ("run_glue.sh", ["demo"], 2 + 2 * 3), ("run_squad.sh", [], 1 + 2 * 3),
-    ("run_squad.sh", ["demo"], 2 + 2 * 3), ("run_pretrain.sh", [], 1 + 2 + 2 * 2 * 3),
-    ("run_pretrain.sh", ["demo"], 3 + 2 * 3), ("run_ablation.sh", [], 2 * 2 * 29),
-    ("run_dynabert.sh", [], 2 + 2 * 2 * 2 * 2), ("run_dynabert.sh", ["demo"], 2 + 2 * 2 * 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, arguments, count",
+    [
+        ("run_glue.sh", [], 2 + 2 * 2 * 3),
+        ("run_glue.sh", ["demo"], 2 + 2 * 3),
+        ("run_squad.sh", [], 1 + 2 * 3),
+        ("run_squad.sh", ["demo"], 2 + 2 * 3),
+        ("run_pretrain.sh", [], 1 + 2 + 2 * 2 * 3),
+        ("run_pretrain.sh", ["demo"], 3 + 2 * 3),
+        ("run_ablation.sh", [], 2 * 2 * 29),
+        ("run_dynabert.sh", [], 2 + 2 * 2 * 2 * 2),
+        ("run_dynabert.sh", ["demo"], 2 + 2 * 2 * 2),
+    ],
+)
 def test_every_command_that_a_script_prints_would_start_after_those_it_needs(script, arguments, count, launch):
     tasks = {} if script == "run_squad.sh" else {"TASKS": "mrpc rte"}
-    commands = dry_run(script, *arguments, "--window", "11", "--logging_steps=7", "--no_embeddings", launch=launch,
-                       SEEDS="1 2", DATA_DIR="my data", STUDENT_LAYERS="6", **tasks)  # fmt: skip
+    commands = dry_run(
+        script,
+        *arguments,
+        "--window",
+        "11",
+        "--logging_steps=7",
+        "--no_embeddings",
+        launch=launch,
+        SEEDS="1 2",
+        DATA_DIR="my data",
+        STUDENT_LAYERS="6",
+        **tasks,
+    )
     made = [args.output_dir for name, args in commands]
     assert len(commands) == count == len(set(made))
     if script == "run_ablation.sh":  # its teachers are made by run_glue.sh
@@ -297,8 +343,9 @@ def test_every_command_that_a_script_prints_would_start_after_those_it_needs(scr
         assert teachers == sorted(teachers, reverse=True) and any(teachers) == (script != "run_ablation.sh")
 
 
-@pytest.mark.parametrize("script", ["run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_ablation.sh",
-                                    "run_dynabert.sh"])  # fmt: skip
+@pytest.mark.parametrize(
+    "script", ["run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_ablation.sh", "run_dynabert.sh"]
+)
 def test_a_dry_run_runs_nothing(shell, script):
     assert shell(script, "--max_steps", "5", DRY_RUN="1") == (0, "", [])
 
@@ -312,8 +359,9 @@ def test_an_option_that_would_be_the_same_for_all_runs_is_refused(shell, script,
 
 
 def test_the_scripts_know_which_options_need_a_teacher():
-    shown = subprocess.run(["bash", "-c", "source presets.sh; echo $DISTILLATION"], check=True, capture_output=True,
-                           text=True).stdout.split()  # fmt: skip
+    shown = subprocess.run(
+        ["bash", "-c", "source scripts/presets.sh; echo $DISTILLATION"], check=True, capture_output=True, text=True
+    ).stdout.split()
     parser = Parser()
     add_distillation(parser)
     assert set(shown) == {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"} | {"--cache_teacher"}
@@ -345,13 +393,23 @@ def test_the_two_waves_of_the_docs_run_as_pasted(launcher, tmp_path):
     for name, text in (("python", fake), ("parallel", PARALLEL), ("sbatch", SBATCH)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    variables = {"TASKS": "cola rte", "DATA_DIR": "it's $HOME; \"my\" data", "SEEDS": "1"}
-    text = subprocess.run(["bash", "run_glue.sh"], env={**os.environ, "DRY_RUN": "1", **variables}, check=True,
-                          capture_output=True, text=True).stdout  # fmt: skip
+    variables = {"TASKS": "cola rte", "DATA_DIR": 'it\'s $HOME; "my" data', "SEEDS": "1"}
+    text = subprocess.run(
+        ["bash", "run_glue.sh"],
+        env={**os.environ, "DRY_RUN": "1", **variables},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     (tmp_path / "jobs.txt").write_text(text)
     block = waves[launcher] if launcher == "parallel" else split + waves[launcher]
-    subprocess.run(["bash", "-euc", block], cwd=tmp_path, check=True, capture_output=True,
-                   env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})  # fmt: skip
+    subprocess.run(
+        ["bash", "-euc", block],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
     done = [line.split("\037")[:-1] for line in (tmp_path / "log").read_text().splitlines()]
     done = [words for words in done if words[1] != "report.py"]
     assert [words[1:] for words in done] == [shlex.split(line)[1:] for line in text.splitlines()]
@@ -369,9 +427,14 @@ def test_each_method_has_its_own_recipe_and_what_is_given_wins(script):
 
     found = recipes()
     assert {name: recipe[:2] for name, recipe in found.items()} == {
-        "kd": (4, 0), "pkd": (10, 0.5), "tinybert": (1, 0), "distilbert": (2, 2), "minilm": (1, 1), "ckd": (4, 0),
-            "dynabert": (1, 0),
-    }  # fmt: skip
+        "kd": (4, 0),
+        "pkd": (10, 0.5),
+        "tinybert": (1, 0),
+        "distilbert": (2, 2),
+        "minilm": (1, 1),
+        "ckd": (4, 0),
+        "dynabert": (1, 0),
+    }
     assert {name for name, recipe in found.items() if recipe[2]} == {"tinybert", "minilm"}
     found = recipes("--temperature", "1.5", "--hard_weight=3", "--stages", "hard", "logits=1")
     assert set(map(str, found.values())) == {"(1.5, 3.0, None)"}
@@ -386,17 +449,23 @@ def test_every_grid_of_the_ablation_is_there():
     assert all(len({run.output_dir for run in of}) == len(of) == 4 for of in runs.values())
     relations = {"wr_pair", "wr_triple", "ltr_pair", "ltr_triple"}
     for name, missing in (
-        ("ckd", set()), ("no-wr-pair", {"wr_pair"}), ("no-wr-triple", {"wr_triple"}),
-        ("no-wr", {"wr_pair", "wr_triple"}), ("no-ltr-pair", {"ltr_pair"}), ("no-ltr-triple", {"ltr_triple"}),
-        ("no-ltr", {"ltr_pair", "ltr_triple"}), ("no-relations", relations),
-    ):  # fmt: skip
+        ("ckd", set()),
+        ("no-wr-pair", {"wr_pair"}),
+        ("no-wr-triple", {"wr_triple"}),
+        ("no-wr", {"wr_pair", "wr_triple"}),
+        ("no-ltr-pair", {"ltr_pair"}),
+        ("no-ltr-triple", {"ltr_triple"}),
+        ("no-ltr", {"ltr_pair", "ltr_triple"}),
+        ("no-relations", relations),
+    ):
         assert set(runs[name][0].terms) == {"logits"} | relations - missing
     assert [runs[f"window-{window}"][0].window for window in ("3", "5", "11", "all")] == [3, 5, 11, None]
     assert runs["ckd"][0].window == 21 and runs["ckd"][0].layer_map == "uniform"
     # The presets of the tasks, with weights scaled by temperature^2 as the logits are.
     assert [(run.temperature, run.terms["wr_pair"], run.terms["ltr_triple"]) for run in runs["ckd"][::2]] == [
-        (4, 16, 16), (3, 9, 90)
-    ]  # fmt: skip
+        (4, 16, 16),
+        (3, 9, 90),
+    ]
     first, then = runs["relations-first"][0].stages
     assert first == [0.0, {name: runs["ckd"][0].terms[name] for name in losses.TERMS if name in relations}]
     assert then == [0.5, {"logits": 1.0}]
@@ -438,8 +507,10 @@ def shell(tmp_path):
     """
     (tmp_path / "bin").mkdir()
     fake, log = tmp_path / "bin" / "python", tmp_path / "log"
-    fake.write_text('#!/bin/sh\ncase " $* " in " - "* | *" --check_only "*) exit ;; esac\n'
-                    f'printf "%s\\037" "$@" "END" >> {shlex.quote(str(log))}\n')
+    fake.write_text(
+        '#!/bin/sh\ncase " $* " in " - "* | *" --check_only "*) exit ;; esac\n'
+        f'printf "%s\\037" "$@" "END" >> {shlex.quote(str(log))}\n'
+    )
     fake.chmod(0o755)
 
     def run(script, *arguments, **variables):
@@ -452,30 +523,33 @@ def shell(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("script, variable, value, known", [
-    ("run_glue.sh", "METHODS", "kd ckdd", "ckdd: use finetune kd ckd pkd tinybert distilbert minilm"),
-    ("run_glue.sh", "METHODS", " ", "METHODS is blank"),
-    ("run_glue.sh", "TASKS", "cola sst-2", "sst-2: use cola sst2 mrpc stsb qqp mnli qnli rte wnli"),
-    ("run_glue.sh", "SEEDS", "1 two", "two: use whole numbers"),
-    ("run_squad.sh", "METHODS", "kd,ckd", "kd,ckd: use finetune kd"),
-    ("run_squad.sh", "TASK", "squad2", "squad2: use squad squad_v2"),
-    ("run_squad.sh", "SEEDS", "-1", "-1: use whole numbers"),
-    ("run_pretrain.sh", "TASKS", "rte colla", "colla: use cola"),
-    ("run_pretrain.sh", "METHODS", "kd ckdd", "ckdd: use finetune"),
-    ("run_pretrain.sh", "SEEDS", "1,2", "1,2: use whole numbers"),
-    ("run_ablation.sh", "TASKS", "squad", "squad: use cola"),
-    ("run_ablation.sh", "GRID", "window layers", "layers: use leave_one_out window"),
-    ("run_ablation.sh", "WINDOWS", "3 4", "4: use odd numbers or all"),
-    ("run_ablation.sh", "LAYER_MAPS", "frist", "frist: use uniform first last ends"),
-    ("run_ablation.sh", "CRITERIA", "kl", "kl: use cosine-mse"),
-    ("run_ablation.sh", "SIZES", "4x312", "4x312: use layers/width"),
-    ("run_ablation.sh", "SIZES", "4/100", "4/100: use a width that 64 or 12 divides"),
-    ("run_ablation.sh", "SEEDS", "one", "one: use whole numbers"),
-    ("run_dynabert.sh", "OBJECTIVES", "ckd minilm", "minilm: use ckd kd dynabert pkd distilbert"),
-    ("run_dynabert.sh", "WIDTHS", "1.0,0.5", "1.0,0.5: use shares up to 1"),
-    ("run_dynabert.sh", "DEPTHS", "1.0 1.5", "1.5: use shares up to 1"),
-    ("run_dynabert.sh", "TASKS", "squad1", "squad1: use cola"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, variable, value, known",
+    [
+        ("run_glue.sh", "METHODS", "kd ckdd", "ckdd: use finetune kd ckd pkd tinybert distilbert minilm"),
+        ("run_glue.sh", "METHODS", " ", "METHODS is blank"),
+        ("run_glue.sh", "TASKS", "cola sst-2", "sst-2: use cola sst2 mrpc stsb qqp mnli qnli rte wnli"),
+        ("run_glue.sh", "SEEDS", "1 two", "two: use whole numbers"),
+        ("run_squad.sh", "METHODS", "kd,ckd", "kd,ckd: use finetune kd"),
+        ("run_squad.sh", "TASK", "squad2", "squad2: use squad squad_v2"),
+        ("run_squad.sh", "SEEDS", "-1", "-1: use whole numbers"),
+        ("run_pretrain.sh", "TASKS", "rte colla", "colla: use cola"),
+        ("run_pretrain.sh", "METHODS", "kd ckdd", "ckdd: use finetune"),
+        ("run_pretrain.sh", "SEEDS", "1,2", "1,2: use whole numbers"),
+        ("run_ablation.sh", "TASKS", "squad", "squad: use cola"),
+        ("run_ablation.sh", "GRID", "window layers", "layers: use leave_one_out window"),
+        ("run_ablation.sh", "WINDOWS", "3 4", "4: use odd numbers or all"),
+        ("run_ablation.sh", "LAYER_MAPS", "frist", "frist: use uniform first last ends"),
+        ("run_ablation.sh", "CRITERIA", "kl", "kl: use cosine-mse"),
+        ("run_ablation.sh", "SIZES", "4x312", "4x312: use layers/width"),
+        ("run_ablation.sh", "SIZES", "4/100", "4/100: use a width that 64 or 12 divides"),
+        ("run_ablation.sh", "SEEDS", "one", "one: use whole numbers"),
+        ("run_dynabert.sh", "OBJECTIVES", "ckd minilm", "minilm: use ckd kd dynabert pkd distilbert"),
+        ("run_dynabert.sh", "WIDTHS", "1.0,0.5", "1.0,0.5: use shares up to 1"),
+        ("run_dynabert.sh", "DEPTHS", "1.0 1.5", "1.5: use shares up to 1"),
+        ("run_dynabert.sh", "TASKS", "squad1", "squad1: use cola"),
+    ],
+)
 def test_a_misspelt_name_is_refused_before_anything_runs(shell, script, variable, value, known):
     status, stderr, commands = shell(script, **{variable: value})
     assert status == 2 and not commands
@@ -483,7 +557,7 @@ def test_a_misspelt_name_is_refused_before_anything_runs(shell, script, variable
 
 
 def test_the_scripts_know_the_tasks_and_methods_of_the_code():
-    names = "source presets.sh; echo $ALL_TASKS; echo $ALL_METHODS"
+    names = "source scripts/presets.sh; echo $ALL_TASKS; echo $ALL_METHODS"
     shown = subprocess.run(["bash", "-c", names], check=True, capture_output=True, text=True).stdout.splitlines()
     assert shown[0].split() == [name for name in data.TASKS if name not in ("ax", "squad", "squad_v2", "custom")]
     assert shown[1].split() == ["finetune", *losses.PRESETS]
@@ -553,17 +627,42 @@ def run_pasted(folder, *options):
 
 def test_the_new_term_of_the_docs_works_as_pasted(world, teacher, tmp_path):
     pasted(tmp_path, "def _sentence_pair_term", "losses.py", "\n\ndef needs_of(name):")
-    record = run_pasted(tmp_path, "--task", "cola", "--data_dir", world / "glue", "--teacher", teacher,
-                        "--student_layers", "2", "--terms", "ckd", "sentence_pair=10")  # fmt: skip
+    record = run_pasted(
+        tmp_path,
+        "--task",
+        "cola",
+        "--data_dir",
+        world / "glue",
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--terms",
+        "ckd",
+        "sentence_pair=10",
+    )
     assert record["options"]["terms"]["sentence_pair"] == 10 and record["name"] == "ckd-sentence_pair10"
 
 
 def test_the_new_kind_of_the_docs_works_as_pasted(world, tmp_path):
-    pasted(tmp_path, "class Ordinal", "tasks.py", "\ndef chosen(args):")
+    pasted(tmp_path, "class Ordinal", "tasks/kinds.py", "\ndef chosen(args):")
     rows = "".join(f"the dog runs .,{i % 3}\n" for i in range(6))
     (tmp_path / "stars.csv").write_text("text,label\n" + rows)
-    record = run_pasted(tmp_path, "--task", "custom", "--kind", "ordinal", "--train_file", "stars.csv",
-                        "--validation_file", "stars.csv", "--test_file", "stars.csv", "--do_predict",
-                        "--student", world / "bert")  # fmt: skip
+    record = run_pasted(
+        tmp_path,
+        "--task",
+        "custom",
+        "--kind",
+        "ordinal",
+        "--train_file",
+        "stars.csv",
+        "--validation_file",
+        "stars.csv",
+        "--test_file",
+        "stars.csv",
+        "--do_predict",
+        "--student",
+        world / "bert",
+    )
     assert record["options"]["kind"] == "ordinal" and set(record["best"]["metrics"]) == {"accuracy"}
     assert len((tmp_path / "run" / "predictions.tsv").read_text().splitlines()) == 7

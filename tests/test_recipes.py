@@ -1,4 +1,5 @@
 """What `--terms ckd` means: the recipe of the task wherever it is asked for, what was typed wins, older runs stay."""
+
 import argparse
 import contextlib
 import csv
@@ -17,23 +18,40 @@ import distill_dynabert
 import distill_finetune
 import distill_pretrain
 import losses
-import recipes
-import runs
-import stages
+from engine import run_folder
+from methods import recipes, term_weights
 
 SCRIPTS = {f"{script.__name__}.py": script for script in (distill_finetune, distill_pretrain, distill_dynabert)}
 # temperature, pairs, triples, learning rate, epochs, as arXiv:2109.08359 has them: logits are not scaled there.
 PUBLISHED = {
-    "cola": (3, 1, 10, 5e-5, 4), "sst2": (4, 100, 1000, 4e-5, 4), "mrpc": (4, 1, 1, 3e-5, 4),
-    "stsb": (1, 0.1, 0.1, 5e-5, 4), "qqp": (2, 10, 10, 5e-5, 4), "mnli": (4, 100, 1, 4e-5, 4),
-    "qnli": (3, 10, 1, 4e-5, 4), "rte": (3, 1, 10, 5e-5, 6),
-}  # fmt: skip
-OURS = {"wnli": (3, 1, 10, 5e-5, 4), "squad": (1, 1, 10, 5e-5, 3), "squad_v2": (1, 1, 10, 5e-5, 3),
-        "custom": (1, 1, 10, 5e-5, 3),
-        **dict.fromkeys(("conll2003", "wnut17", "conll2000", "goemotions"), (1, 1, 10, 5e-5, 4))}  # fmt: skip
+    "cola": (3, 1, 10, 5e-5, 4),
+    "sst2": (4, 100, 1000, 4e-5, 4),
+    "mrpc": (4, 1, 1, 3e-5, 4),
+    "stsb": (1, 0.1, 0.1, 5e-5, 4),
+    "qqp": (2, 10, 10, 5e-5, 4),
+    "mnli": (4, 100, 1, 4e-5, 4),
+    "qnli": (3, 10, 1, 4e-5, 4),
+    "rte": (3, 1, 10, 5e-5, 6),
+}
+OURS = {
+    "wnli": (3, 1, 10, 5e-5, 4),
+    "squad": (1, 1, 10, 5e-5, 3),
+    "squad_v2": (1, 1, 10, 5e-5, 3),
+    "custom": (1, 1, 10, 5e-5, 3),
+    **dict.fromkeys(("conll2003", "wnut17", "conll2000", "goemotions"), (1, 1, 10, 5e-5, 4)),
+}
 PLAIN = {"logits": 1.0, "wr_pair": 1.0, "wr_triple": 10.0, "ltr_pair": 1.0, "ltr_triple": 10.0}
-OBJECTIVE = ("terms", "temperature", "hard_weight", "stages", "window", "layer_map", "distance", "pair_criterion",
-             "triple_criterion")  # fmt: skip
+OBJECTIVE = (
+    "terms",
+    "temperature",
+    "hard_weight",
+    "stages",
+    "window",
+    "layer_map",
+    "distance",
+    "pair_criterion",
+    "triple_criterion",
+)
 CUSTOM = ("--train_file", "a.csv", "--validation_file", "b.csv")
 
 
@@ -54,14 +72,24 @@ def ckd(task, temperature=None):
     """The weights that --terms ckd has for a task, from the tables above."""
     own, pair, triple, *_ = (PUBLISHED | OURS)[task]
     square = (temperature or own) ** 2
-    return {"logits": 1.0, "wr_pair": pair * square, "wr_triple": triple * square, "ltr_pair": pair * square,
-            "ltr_triple": triple * square}  # fmt: skip
+    return {
+        "logits": 1.0,
+        "wr_pair": pair * square,
+        "wr_triple": triple * square,
+        "ltr_pair": pair * square,
+        "ltr_triple": triple * square,
+    }
 
 
 def commands(script, **variables):
     """{run name: its resolved options} of the commands that DRY_RUN=1 prints for one task and seed."""
-    shown = subprocess.run(["bash", script], env={**os.environ, "DRY_RUN": "1", "SEEDS": "1", **variables}, check=True,
-                           capture_output=True, text=True).stdout  # fmt: skip
+    shown = subprocess.run(
+        ["bash", script],
+        env={**os.environ, "DRY_RUN": "1", "SEEDS": "1", **variables},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     found = {}
     for line in shown.splitlines():
         _, script, *words = shlex.split(line)
@@ -79,7 +107,9 @@ def test_the_recipes_are_the_published_ones_and_there_is_one_for_every_task():
     assert recipes.recipe_of("a task without a line") == OURS["custom"]
     nothing = vars(distill_finetune.build_parser().parse_args(["--task", "custom"]))
     assert OURS["custom"][0] == nothing["temperature"] and OURS["custom"][3:] == (
-        nothing["learning_rate"], nothing["num_train_epochs"])  # fmt: skip
+        nothing["learning_rate"],
+        nothing["num_train_epochs"],
+    )
 
 
 @pytest.mark.parametrize("task", [task for task in data.TASKS if task not in ("ax", "custom")])
@@ -124,10 +154,15 @@ def test_ablations_and_tries_begin_at_the_recipe():
     assert found["ckd"].terms == ckd("qqp") and found["ckd"].temperature == 2
     assert found["no-wr-pair"].terms == {k: v for k, v in ckd("qqp").items() if k != "wr_pair"}
     assert found["relations-first"].stages == [
-        [0.0, {k: v for k, v in ckd("qqp").items() if k != "logits"}], [0.5, {"logits": 1.0}]]  # fmt: skip
+        [0.0, {k: v for k, v in ckd("qqp").items() if k != "logits"}],
+        [0.5, {"logits": 1.0}],
+    ]
     found = commands("run_sweep.sh", TASK="stsb", METHODS="ckd")  # two rates each: as published, ten times, at T = 3
-    for number, weights, temperature in ((1, ckd("stsb"), 1), (5, ckd("stsb", 3), 3),
-                                         (3, {k: v * 10 ** (k != "logits") for k, v in ckd("stsb").items()}, 1)):
+    for number, weights, temperature in (
+        (1, ckd("stsb"), 1),
+        (5, ckd("stsb", 3), 3),
+        (3, {k: v * 10 ** (k != "logits") for k, v in ckd("stsb").items()}, 1),
+    ):
         assert found[f"ckd-{number}"].terms == pytest.approx(weights)
         assert found[f"ckd-{number}"].temperature == temperature
 
@@ -135,20 +170,28 @@ def test_ablations_and_tries_begin_at_the_recipe():
 # --- what is typed ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words, terms, temperature, rate, epochs", [
-    ((), ckd("sst2"), 4, 4e-5, 4),
-    (("--terms", "ckd", "wr_triple=5", "ltr_pair=0"),
-     {"logits": 1.0, "wr_pair": 1600, "wr_triple": 5, "ltr_triple": 16000}, 4, 4e-5, 4),
-    (("--temperature", "1"), ckd("sst2", 1), 1, 4e-5, 4),  # also at the default; weights follow its square
-    (("--temperature=2",), ckd("sst2", 2), 2, 4e-5, 4),
-    (("--learning_rate", "5e-5", "--num_train_epochs", "3"), ckd("sst2"), 4, 5e-5, 3),  # also at the defaults
-    (("--max_steps", "7"), ckd("sst2"), 4, 4e-5, 3),  # epochs say nothing then
-    (("--terms", "kd"), {"logits": 1.0}, 4, 4e-5, 4),
-    (("--terms", "logits=1", "wr_pair=2"), {"logits": 1.0, "wr_pair": 2}, 4, 4e-5, 4),
-    (("--terms", "pkd"), {"logits": 0.5, "pkd": 100}, 10, 4e-5, 4),
-    (("--terms", "minilm"), {"minilm": 1}, 1, 4e-5, 4),
-    (("--terms", "distilbert", "--temperature", "3"), {"logits": 5, "hidden_cosine": 1}, 3, 4e-5, 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, terms, temperature, rate, epochs",
+    [
+        ((), ckd("sst2"), 4, 4e-5, 4),
+        (
+            ("--terms", "ckd", "wr_triple=5", "ltr_pair=0"),
+            {"logits": 1.0, "wr_pair": 1600, "wr_triple": 5, "ltr_triple": 16000},
+            4,
+            4e-5,
+            4,
+        ),
+        (("--temperature", "1"), ckd("sst2", 1), 1, 4e-5, 4),  # also at the default; weights follow its square
+        (("--temperature=2",), ckd("sst2", 2), 2, 4e-5, 4),
+        (("--learning_rate", "5e-5", "--num_train_epochs", "3"), ckd("sst2"), 4, 5e-5, 3),  # also at the defaults
+        (("--max_steps", "7"), ckd("sst2"), 4, 4e-5, 3),  # epochs say nothing then
+        (("--terms", "kd"), {"logits": 1.0}, 4, 4e-5, 4),
+        (("--terms", "logits=1", "wr_pair=2"), {"logits": 1.0, "wr_pair": 2}, 4, 4e-5, 4),
+        (("--terms", "pkd"), {"logits": 0.5, "pkd": 100}, 10, 4e-5, 4),
+        (("--terms", "minilm"), {"minilm": 1}, 1, 4e-5, 4),
+        (("--terms", "distilbert", "--temperature", "3"), {"logits": 5, "hidden_cosine": 1}, 3, 4e-5, 4),
+    ],
+)
 def test_what_is_typed_wins_and_a_preset_that_has_its_own_keeps_it(words, terms, temperature, rate, epochs):
     args = student(*words, task="sst2")
     assert args.terms == terms and args.temperature == temperature
@@ -158,9 +201,15 @@ def test_what_is_typed_wins_and_a_preset_that_has_its_own_keeps_it(words, terms,
 def test_stages_have_the_weights_of_the_recipe():
     args = student("--stages", "wr_pair", "wr_triple=7", "0.5", "logits", "ltr_pair=0..1")
     assert args.stages == [[0.0, {"wr_pair": 9.0, "wr_triple": 7.0}], [0.5, {"logits": 1.0, "ltr_pair": [0.0, 1.0]}]]
-    assert args.filled == {"temperature": 3, "wr_pair": 9, "wr_triple": 90, "ltr_pair": 9,
-                           "learning_rate": 5e-5, "num_train_epochs": 4}  # fmt: skip
-    assert stages.weights_of(stages.args_at(args, 0.6))["logits"] == 1
+    assert args.filled == {
+        "temperature": 3,
+        "wr_pair": 9,
+        "wr_triple": 90,
+        "ltr_pair": 9,
+        "learning_rate": 5e-5,
+        "num_train_epochs": 4,
+    }
+    assert term_weights.weights_of(term_weights.args_at(args, 0.6))["logits"] == 1
 
 
 @pytest.mark.parametrize("words", [(), ("--terms", "ckd", "wr_triple=5"), ("--temperature", "2"), ("--max_steps", "5")])
@@ -174,8 +223,9 @@ def test_the_line_on_the_screen_typed_behind_the_command_changes_nothing(words):
         typed.remove("ckd")
         words = ("--terms", "ckd", "wr_triple=5", *typed)
     again = student(*(words if "--terms" in words else (*words, *typed)), task="mnli")
-    assert not again.filled and all(getattr(again, name) == getattr(args, name) for name in (
-        *OBJECTIVE, "learning_rate", "num_train_epochs"))  # fmt: skip
+    assert not again.filled and all(
+        getattr(again, name) == getattr(args, name) for name in (*OBJECTIVE, "learning_rate", "num_train_epochs")
+    )
     assert recipes.filled_line(again) == "" == recipes.filled_line(argparse.Namespace())
 
 
@@ -208,9 +258,12 @@ def older(monkeypatch):
     def code():
         with monkeypatch.context() as patched:
             patched.setattr(recipes, "recipe_of", lambda task: None)
-            new = runs.new_record
-            patched.setattr(runs, "new_record", lambda *a, **k: {
-                key: value for key, value in new(*a, **k).items() if key != "filled"})  # fmt: skip
+            new = run_folder.new_record
+            patched.setattr(
+                run_folder,
+                "new_record",
+                lambda *a, **k: {key: value for key, value in new(*a, **k).items() if key != "filled"},
+            )
             yield
 
     return code
@@ -226,10 +279,29 @@ def run(world, teacher):
 
     def train(*options):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_finetune.main([
-            "--task", "cola", "--data_dir", str(world / "glue"), "--teacher", str(teacher), "--student_layers", "2",
-            "--max_train_samples", "16", "--max_eval_samples", "32", "--per_device_train_batch_size", "16",
-            "--max_seq_length", "32", "--logging_steps", "2", *map(str, options)])  # fmt: skip
+        distill_finetune.main(
+            [
+                "--task",
+                "cola",
+                "--data_dir",
+                str(world / "glue"),
+                "--teacher",
+                str(teacher),
+                "--student_layers",
+                "2",
+                "--max_train_samples",
+                "16",
+                "--max_eval_samples",
+                "32",
+                "--per_device_train_batch_size",
+                "16",
+                "--max_seq_length",
+                "32",
+                "--logging_steps",
+                "2",
+                *map(str, options),
+            ]
+        )
 
     return train
 
@@ -237,31 +309,46 @@ def run(world, teacher):
 def test_what_was_filled_stands_on_the_screen_and_in_the_record(run, tmp_path, capsys):
     run("--learning_rate", "1e-4", "--output_dir", tmp_path / "run")
     record, out = record_of(tmp_path / "run"), capsys.readouterr().out
-    assert record["filled"] == {"temperature": 3.0, "num_train_epochs": 4.0, "wr_pair": 9.0, "wr_triple": 90.0,
-                                "ltr_pair": 9.0, "ltr_triple": 90.0}  # fmt: skip
+    assert record["filled"] == {
+        "temperature": 3.0,
+        "num_train_epochs": 4.0,
+        "wr_pair": 9.0,
+        "wr_triple": 90.0,
+        "ltr_pair": 9.0,
+        "ltr_triple": 90.0,
+    }
     assert {"temperature", "num_train_epochs"} <= set(record["asked"])
     assert record["options"]["terms"] == ckd("cola") and record["steps"] == 4
     assert not {"filled", "unfilled", "typed", "check_only"} & set(record["options"])
     (line,) = [line for line in out.splitlines() if line.startswith("the recipe of cola")]
-    assert line.endswith(": --terms ckd wr_pair=9 wr_triple=90 ltr_pair=9 ltr_triple=90 --temperature 3 "
-                         "--num_train_epochs 4")  # fmt: skip
+    assert line.endswith(
+        ": --terms ckd wr_pair=9 wr_triple=90 ltr_pair=9 ltr_triple=90 --temperature 3 --num_train_epochs 4"
+    )
     run("--learning_rate", "1e-4", "--output_dir", tmp_path / "run")
     assert capsys.readouterr().out == f"{tmp_path / 'run'}: complete already, nothing to do\n"
     with pytest.raises(ValueError, match=r"--temperature 3\.0 there, 2\.0 here, --terms"):
-        run("--learning_rate", "1e-4", "--temperature", "2",
-              "--output_dir", tmp_path / "run")  # fmt: skip
+        run("--learning_rate", "1e-4", "--temperature", "2", "--output_dir", tmp_path / "run")
 
 
-@pytest.mark.parametrize("words", [
-    (), ("--terms", "kd"), ("--temperature", "3"),
-    ("--terms", "ckd", "wr_triple=2", "--stages", "wr_pair", "wr_triple", "0.5", "logits")])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--terms", "kd"),
+        ("--temperature", "3"),
+        ("--terms", "ckd", "wr_triple=2", "--stages", "wr_pair", "wr_triple", "0.5", "logits"),
+    ],
+)
 def test_a_finished_run_of_an_earlier_version_stays_complete(run, tmp_path, capsys, older, words):
     options = (*words, "--output_dir", tmp_path / "run")
     with older():
         run(*options)
     record = record_of(tmp_path / "run")
-    assert "filled" not in record and record["steps"] == 3 and record["options"]["temperature"] == (3 if words == (
-        "--temperature", "3") else 1)  # fmt: skip
+    assert (
+        "filled" not in record
+        and record["steps"] == 3
+        and record["options"]["temperature"] == (3 if words == ("--temperature", "3") else 1)
+    )
     capsys.readouterr()
     run(*options)
     said = capsys.readouterr().out.splitlines()
@@ -278,9 +365,11 @@ def test_what_was_typed_is_still_compared_with_a_run_of_an_earlier_version(run, 
     options = ("--run_name", "a", "--output_dir", tmp_path / "run")
     with older():
         run(*options)
-    for words, said in ((("--temperature", "2"), "--temperature 1.0 there, 2.0 here"),
-                        (("--num_train_epochs", "5"), "--num_train_epochs 3.0 there, 5.0 here"),
-                        (("--terms", "ckd", "wr_pair=9"), "--terms {")):  # fmt: skip
+    for words, said in (
+        (("--temperature", "2"), "--temperature 1.0 there, 2.0 here"),
+        (("--num_train_epochs", "5"), "--num_train_epochs 3.0 there, 5.0 here"),
+        (("--terms", "ckd", "wr_pair=9"), "--terms {"),
+    ):
         with pytest.raises(ValueError, match=re.escape(said)):
             run(*options, *words)
 

@@ -23,21 +23,38 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import compare
-import pictures
-import records
 import report
-import report_files
-import report_plots
-from stages import split
+from methods.term_weights import split
+from reporting import exports, pictures, plots, records, significance
 
-STUDENT = {"layers": 3, "hidden_size": 384, "heads": 12, "intermediate_size": 1536, "vocab_size": 30522,
-           "parameters": 17_390_000, "parameters_without_embeddings": 5_500_000, "seq_length": 128,
-           "flops_per_sequence": 1.4e9}
-TEACHER = STUDENT | {"layers": 12, "hidden_size": 768, "intermediate_size": 3072, "parameters": 109_500_000,
-                     "parameters_without_embeddings": 85_600_000, "flops_per_sequence": 22.4e9}
-CPU = {"device": "cpu", "cpu": "AMD EPYC", "cpu_count": 2, "gpu": None, "gpu_count": 0, "processes": 1,
-       "precision": "no"}
+STUDENT = {
+    "layers": 3,
+    "hidden_size": 384,
+    "heads": 12,
+    "intermediate_size": 1536,
+    "vocab_size": 30522,
+    "parameters": 17_390_000,
+    "parameters_without_embeddings": 5_500_000,
+    "seq_length": 128,
+    "flops_per_sequence": 1.4e9,
+}
+TEACHER = STUDENT | {
+    "layers": 12,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "parameters": 109_500_000,
+    "parameters_without_embeddings": 85_600_000,
+    "flops_per_sequence": 22.4e9,
+}
+CPU = {
+    "device": "cpu",
+    "cpu": "AMD EPYC",
+    "cpu_count": 2,
+    "gpu": None,
+    "gpu_count": 0,
+    "processes": 1,
+    "precision": "no",
+}
 GPU = CPU | {"device": "cuda", "gpu": "NVIDIA H200", "gpu_count": 1}
 
 
@@ -52,13 +69,24 @@ def make_run(name="ckd", task="cola", seed=1, score=0.25, *, last=None, metrics=
     if taught:
         latency |= {"teacher_ms": {"1": 6.0, "32": 150.0}, "speedup": {"1": 2.0, "32": 2.5}}
     return {
-        "status": "complete", "stage": "finetune", "task": task, "name": name, "seed": seed,
+        "status": "complete",
+        "stage": "finetune",
+        "task": task,
+        "name": name,
+        "seed": seed,
         "options": {"learning_rate": 5e-5, "window": 21, "terms": {"logits": 1.0, "wr_triple": 10.0}},
-        "git": {"commit": "abcdef0123456789", "dirty": True}, "versions": {"python": "3.11.7", "torch": "2.13.0"},
-        "hardware": CPU, "model": TEACHER if name == "teacher" else STUDENT,
-        "teacher": TEACHER | {"path": "runs/cola/teacher/seed1"} if taught else None, "latency": latency,
-        "time": {"train_s": 300.0, "total_s": 320.0}, "throughput": {"examples_per_s": 140.0, "tokens_per_s": 1600.0},
-        "max_mem_gb": 1.9, "metric": metric, "history": [entry], "best": entry,
+        "git": {"commit": "abcdef0123456789", "dirty": True},
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "hardware": CPU,
+        "model": TEACHER if name == "teacher" else STUDENT,
+        "teacher": TEACHER | {"path": "runs/cola/teacher/seed1"} if taught else None,
+        "latency": latency,
+        "time": {"train_s": 300.0, "total_s": 320.0},
+        "throughput": {"examples_per_s": 140.0, "tokens_per_s": 1600.0},
+        "max_mem_gb": 1.9,
+        "metric": metric,
+        "history": [entry],
+        "best": entry,
         "last": entry | {"score": score if last is None else last},
     } | changes
 
@@ -75,13 +103,14 @@ def write(root, *runs):
 @pytest.fixture
 def tables(capsys, monkeypatch):
     """Runs report.main without the plots (the slow part) and returns what it printed."""
+
     def call(*argv, said=()):
         def panels_alone(runs, *_):
             for _, own in runs.groupby(["stage", "task"], observed=True):
-                report_plots.curve_panels("", own, {})
+                plots.curve_panels("", own, {})
             return []
 
-        monkeypatch.setattr(report_plots, "write_plots", panels_alone)
+        monkeypatch.setattr(plots, "write_plots", panels_alone)
         assert report.main([str(arg) for arg in argv]) == 0
         out, err = capsys.readouterr()
         if said is None:  # at most one damaged record, anything else is an error
@@ -109,13 +138,20 @@ def cells(text, method):
 
 
 def test_one_task_is_one_table_with_hand_computed_numbers(tmp_path, tables):
-    root = write(tmp_path, make_run("teacher", score=0.5), make_run("finetune", score=-0.02),
-                 *(make_run("ckd", seed=seed, score=score, last=score - 0.1, time={"train_s": 100.0 * seed})
-                   for seed, score in ((1, 0.20), (2, 0.22), (3, 0.30))))
+    root = write(
+        tmp_path,
+        make_run("teacher", score=0.5),
+        make_run("finetune", score=-0.02),
+        *(
+            make_run("ckd", seed=seed, score=score, last=score - 0.1, time={"train_s": 100.0 * seed})
+            for seed, score in ((1, 0.20), (2, 0.22), (3, 0.30))
+        ),
+    )
     text = tables(root)
     # mean 24, deviations -4 -2 6: sample variance (16 + 4 + 36) / 2 = 28, std 5.29
-    assert cells(text, "ckd") == [["24.0 ± 5.3 (3)",
-                                   "14.0 ± 5.3 (3)", "17.39 / 5.50", "1.4", "2.00x / 2.50x", "200.0", "1.90"]]
+    assert cells(text, "ckd") == [
+        ["24.0 ± 5.3 (3)", "14.0 ± 5.3 (3)", "17.39 / 5.50", "1.4", "2.00x / 2.50x", "200.0", "1.90"]
+    ]
     # The plain student borrows the speed of its shape, the teacher is the reference.
     rest = ["17.39 / 5.50", "1.4", "2.00x / 2.50x", "300.0", "1.90"]
     assert cells(text, "finetune") == [["-2.0 (1)", "-2.0 (1)", *rest]]
@@ -127,8 +163,13 @@ def test_one_task_is_one_table_with_hand_computed_numbers(tmp_path, tables):
 
 
 def test_peak_memory_is_that_of_the_task_that_needs_most(tmp_path, tables):
-    root = write(tmp_path, *(make_run(task=task, seed=seed, max_mem_gb=gb)
-                             for task, seed, gb in (("cola", 1, 1.0), ("rte", 1, 3.0), ("rte", 2, 4.0))))
+    root = write(
+        tmp_path,
+        *(
+            make_run(task=task, seed=seed, max_mem_gb=gb)
+            for task, seed, gb in (("cola", 1, 1.0), ("rte", 1, 3.0), ("rte", 2, 4.0))
+        ),
+    )
     assert cells(tables(root), "ckd")[-1][-1] == "3.50"
 
 
@@ -150,9 +191,18 @@ def test_rows_stand_in_the_conventional_order(tmp_path, tables):
 def test_several_tasks_with_two_metrics_and_average(tmp_path, tables):
     mrpc = {"f1": 0.8, "accuracy": 0.7}
     squad = {"f1": 0.9, "exact_match": 0.6}
-    text = tables(write(tmp_path, make_run("kd", score=0.4), make_run("kd", "mrpc", metrics=mrpc),
-                        make_run("kd", "squad", metrics=squad), make_run("ckd", score=0.5),
-                        make_run("ckd", "mrpc", metrics={"f1": 0.9, "accuracy": 0.7})), "--baseline", "kd")  # fmt: skip
+    text = tables(
+        write(
+            tmp_path,
+            make_run("kd", score=0.4),
+            make_run("kd", "mrpc", metrics=mrpc),
+            make_run("kd", "squad", metrics=squad),
+            make_run("ckd", score=0.5),
+            make_run("ckd", "mrpc", metrics={"f1": 0.9, "accuracy": 0.7}),
+        ),
+        "--baseline",
+        "kd",
+    )
     best, _, cost = cells(text, "kd")
     assert best == ["40.0 (1)", "80.0 / 70.0 (1)", "60.0 / 90.0 (1)", "63.3"]  # (40 + 75 + 75) / 3
     assert cost == ["17.39 / 5.50", "1.4", "2.00x / 2.50x", "300.0", "300.0", "300.0", "1.90"]
@@ -176,12 +226,15 @@ def test_pretraining_has_a_table_of_its_own(tmp_path, tables):
 def test_intervals_equal_the_printed_table_and_a_paired_t_test(tmp_path, tables, n, quantile):
     draw = random.Random(n)
     kd, ckd = ([draw.uniform(0.1, 0.9) for _ in range(n)] for _ in range(2))
-    runs = [make_run(name, seed=seed, score=score) for name, scores in (("kd", kd), ("ckd", ckd))
-            for seed, score in enumerate(scores)]  # fmt: skip
+    runs = [
+        make_run(name, seed=seed, score=score)
+        for name, scores in (("kd", kd), ("ckd", ckd))
+        for seed, score in enumerate(scores)
+    ]
     frame, _ = report.read_runs([Path(write(tmp_path, *runs))])
     scores = frame.assign(score=[best["score"] for best in frame["best"]])
     scores = scores.pivot(index="seed", columns="name", values="score")
-    row = compare.paired(scores, "kd").loc["ckd"]
+    row = significance.paired(scores, "kd").loc["ckd"]
     mean, low, high = row["mean"], row["low"], row["high"]
     differences = [a - b for a, b in zip(ckd, kd, strict=True)]
     half = quantile * statistics.stdev(differences) / math.sqrt(n)
@@ -198,7 +251,10 @@ def test_equal_differences_have_an_interval_of_no_width_which_tells_nothing(tmp_
     runs = [make_run(name, seed=seed, score=score) for name, of in scores.items() for seed, score in enumerate(of)]
     text = tables(write(tmp_path, *runs), "--baseline", "kd")
     assert [cells(text, name)[1] for name in ("ckd", "minilm", "pkd")] == [
-        ["+20.0 [+20.0, +20.0] (3)"], ["+0.0 [+0.0, +0.0] (3)"], ["+10.3* [+8.9, +11.8] (3)"]]  # fmt: skip
+        ["+20.0 [+20.0, +20.0] (3)"],
+        ["+0.0 [+0.0, +0.0] (3)"],
+        ["+10.3* [+8.9, +11.8] (3)"],
+    ]
     assert "told from kd (paired t tests, Holm's correction for the 2 of" in " ".join(text.split())
     # Nor does it tell anything from the best: ckd and kd are bold.
     assert [cells(text, name)[0][0].startswith("**") for name in ("ckd", "kd", "pkd")] == [True, True, False]
@@ -209,8 +265,9 @@ def test_equal_differences_have_an_interval_of_no_width_which_tells_nothing(tmp_
 def test_baseline_interval_is_paired_by_seed(tmp_path, tables):
     runs = [make_run("kd", seed=seed, score=score) for seed, score in ((1, 0.10), (2, 0.30), (3, 0.20), (7, 0.9))]
     runs += [make_run("ckd", seed=seed, score=score) for seed, score in ((1, 0.11), (2, 0.32), (3, 0.23), (8, 0.1))]
-    text = tables(write(tmp_path, *runs, make_run("pkd", seed=2, score=0.25), make_run("minilm", seed=99)),
-                  "--baseline", "kd")
+    text = tables(
+        write(tmp_path, *runs, make_run("pkd", seed=2, score=0.25), make_run("minilm", seed=99)), "--baseline", "kd"
+    )
     # differences 1, 2, 3: mean 2, std 1, half width 4.30265 / sqrt(3) = 2.484
     assert cells(text, "ckd")[-1] == ["+2.0 [-0.5, +4.5] (3)"]
     assert cells(text, "pkd")[-1] == ["-5.0 (n=1, no interval)"]
@@ -221,21 +278,37 @@ def test_bold_is_the_best_student_and_all_that_a_paired_test_cannot_tell_from_it
     draw, scores = random.Random(1), {}
     for name, mean in (("teacher", 0.9), ("finetune", 0.2), ("kd", 0.47), ("pkd", 0.3), ("minilm", 0.45), ("ckd", 0.5)):
         scores[name] = [mean + draw.gauss(0, 0.05) for _ in range(4)]
-    runs = [make_run(name, task, seed, score) for task in ("cola", "rte") for name, of in scores.items()
-            for seed, score in enumerate(of)]  # fmt: skip
+    runs = [
+        make_run(name, task, seed, score)
+        for task in ("cola", "rte")
+        for name, of in scores.items()
+        for seed, score in enumerate(of)
+    ]
     text = tables(write(tmp_path, *runs, make_run("distilbert", seed=1, score=0.8), make_run("ckd", seed=9, score=0.5)))
-    best = {name for name, of in scores.items() if name != "teacher"
-            and (name == "ckd" or scipy.stats.ttest_rel(scores["ckd"], of).pvalue >= 0.05)}  # fmt: skip
+    best = {
+        name
+        for name, of in scores.items()
+        if name != "teacher" and (name == "ckd" or scipy.stats.ttest_rel(scores["ckd"], of).pvalue >= 0.05)
+    }
     assert 1 < len(best) < 5
     for name in scores:  # also of the average over tasks; one seed, though better, says nothing
         first = cells(text, name)[0]
         assert [cell.startswith("**") for cell in (first[0], first[1], first[2])] == [name in best] * 3, name
     assert cells(text, "distilbert")[0][0] == "80.0 (1)"
     # Lower is better in pre-training, and a score that is not known is not compared.
-    runs = [make_run(name, "mlm", seed, -loss, stage="pretrain", metrics={"mlm_loss": loss},
-                     last=math.nan if (name, seed) == ("ckd", 1) else -loss)
-            for name, of in (("kd", (2.0, 2.1)), ("ckd", (1.0, 1.2)), ("pkd", (3.1, 3.21)))
-            for seed, loss in enumerate(of)]  # fmt: skip
+    runs = [
+        make_run(
+            name,
+            "mlm",
+            seed,
+            -loss,
+            stage="pretrain",
+            metrics={"mlm_loss": loss},
+            last=math.nan if (name, seed) == ("ckd", 1) else -loss,
+        )
+        for name, of in (("kd", (2.0, 2.1)), ("ckd", (1.0, 1.2)), ("pkd", (3.1, 3.21)))
+        for seed, loss in enumerate(of)
+    ]
     text = tables(write(tmp_path / "pretrain", *runs))
     assert [cells(text, name)[0][0][:2] == "**" for name in ("kd", "ckd", "pkd")] == [False, True, False]
     assert [cells(text, name)[0][1][:2] == "**" for name in ("kd", "ckd", "pkd")] == [True, False, False]
@@ -246,11 +319,17 @@ def test_the_recipe_of_a_row_is_named_as_options(tmp_path, tables):
         return {"terms": {"logits": 5.0, "hidden_cosine": 1.0}, "hard_weight": 2.0, "temperature": 2.0} | changes
 
     stages = [[0.0, {"minilm": 1.0}], [0.5, {"logits": [0.0, 1.0], "hard": 0.5}]]
-    text = tables(write(
-        tmp_path, make_run("finetune", options={"terms": {}}), make_run("distilbert", options=options()),
-        make_run("distilbert", "rte", options=options()), make_run("minilm", options=options(stages=stages)),
-        make_run("minilm", "rte", options=options(temperature=1.0)), make_run("odd", options={"terms": 3}),
-    ))  # fmt: skip
+    text = tables(
+        write(
+            tmp_path,
+            make_run("finetune", options={"terms": {}}),
+            make_run("distilbert", options=options()),
+            make_run("distilbert", "rte", options=options()),
+            make_run("minilm", options=options(stages=stages)),
+            make_run("minilm", "rte", options=options(temperature=1.0)),
+            make_run("odd", options={"terms": 3}),
+        )
+    )
     text = " ".join(text.split())
     assert "Recipe of distilbert: --terms logits=5 hidden_cosine=1 --hard_weight 2 --temperature 2 Recipe" in text
     staged = "--stages minilm=1 0.5 logits=0..1 hard=0.5 --temperature 2"
@@ -268,9 +347,11 @@ def test_incomplete_runs_are_named_and_left_out(tmp_path, tables):
 
 
 def test_times_of_different_hardware_are_kept_apart(tmp_path, tables):
-    runs = [make_run("ckd", seed=1, time={"train_s": 100.0}),
-            make_run("ckd", seed=2, time={"train_s": 20.0}, hardware=GPU),
-            make_run("ckd", seed=3, time={"train_s": 50.0}, hardware=CPU | {"processes": 2})]
+    runs = [
+        make_run("ckd", seed=1, time={"train_s": 100.0}),
+        make_run("ckd", seed=2, time={"train_s": 20.0}, hardware=GPU),
+        make_run("ckd", seed=3, time={"train_s": 50.0}, hardware=CPU | {"processes": 2}),
+    ]
     text = tables(write(tmp_path, *runs))
     assert sorted(row[-2] for row in cells(text, "ckd")[2:]) == ["100.0", "20.0", "50.0"]
     assert "time: 1 x NVIDIA H200, AMD EPYC (2 cores), 1 process(es), float32" in text
@@ -286,8 +367,11 @@ def test_cached_times_are_marked_and_unlike_seeds_are_named(tmp_path, tables):
     def options(**changes):
         return make_run()["options"] | {"output_dir": "/a", "run_name": "x"} | changes
 
-    runs = [make_run("kd", options=options(cache_teacher=True)), make_run("ckd", seed=1, options=options()),
-            make_run("ckd", seed=2, options=options(output_dir="/b", learning_rate=1e-3, new=1), git={"commit": None})]
+    runs = [
+        make_run("kd", options=options(cache_teacher=True)),
+        make_run("ckd", seed=1, options=options()),
+        make_run("ckd", seed=2, options=options(output_dir="/b", learning_rate=1e-3, new=1), git={"commit": None}),
+    ]
     text = tables(write(tmp_path, *runs))
     assert cells(text, "kd")[0][-2] == "300.0*" and cells(text, "ckd")[0][-2] == "300.0"
     assert "Mixed: the runs of ckd on cola differ in --learning_rate: 5e-05, 0.001\n" in text
@@ -297,16 +381,19 @@ def test_cached_times_are_marked_and_unlike_seeds_are_named(tmp_path, tables):
 def test_an_option_that_an_older_run_lacks_counts_as_its_default(tmp_path, tables):
     old = make_run()["options"]
     stages = [[0.0, {"wr_triple": 1.0}], [0.5, {"logits": 1.0}]]
-    runs = [make_run("ckd", seed=1, options=old), make_run("kd", seed=1, options=old),
-            make_run("ckd", seed=2, options=old | {"save": "best", "stages": None}, asked=["window"]),
-            make_run("kd", seed=2, options=old | {"save": "best", "stages": stages}, asked=["stages"])]  # fmt: skip
+    runs = [
+        make_run("ckd", seed=1, options=old),
+        make_run("kd", seed=1, options=old),
+        make_run("ckd", seed=2, options=old | {"save": "best", "stages": None}, asked=["window"]),
+        make_run("kd", seed=2, options=old | {"save": "best", "stages": stages}, asked=["stages"]),
+    ]
     text = " ".join(tables(write(tmp_path, *runs)).split())
-    assert text.count("Mixed:") == 1 and "Mixed: the runs of kd on cola differ in --stages: \"default\", " in text
+    assert text.count("Mixed:") == 1 and 'Mixed: the runs of kd on cola differ in --stages: "default", ' in text
     # So runs of two windows still make a curve.
     runs[0]["options"] = old | {"window": 5}
     runs[2]["options"]["window"], runs[2]["seed"] = 21, 1
     found, _ = records.read_runs([Path(write(tmp_path / "windows", runs[0], runs[2] | {"name": "wide"}))])
-    assert [sorted(windows) for windows in report_plots.window_curves(found).values()] == [[5, 21]]
+    assert [sorted(windows) for windows in plots.window_curves(found).values()] == [[5, 21]]
 
 
 def test_the_speed_up_of_a_shape_is_the_median_of_its_runs(tmp_path, tables):
@@ -320,8 +407,13 @@ def test_the_speed_up_of_a_shape_is_the_median_of_its_runs(tmp_path, tables):
 
 def test_wide_tables_continue_below(tmp_path, tables):
     tasks = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
-    text = tables(write(tmp_path, *(make_run(name, task, seed) for name in ("teacher", "kd") for task in tasks
-                                    for seed in (1, 2))), "--baseline", "kd")
+    text = tables(
+        write(
+            tmp_path, *(make_run(name, task, seed) for name in ("teacher", "kd") for task in tasks for seed in (1, 2))
+        ),
+        "--baseline",
+        "kd",
+    )
     assert max(map(len, text.splitlines())) <= 120
     assert len([row for row in cells(text, "kd") for _ in row]) == 9 + 9 + 4 + 8
 
@@ -355,40 +447,62 @@ def test_a_folder_given_twice_is_read_once(tmp_path, tables):
 
 def read_from(run, dev="a", train="t", dev_size=400, train_size=1000, **options):
     """The record of a run on these examples, as the scripts write it; each letter stands for other ones."""
-    data = {"train": {"examples": train_size, "sha256": train * 64}, "validation": {"examples": dev_size, "sha256":
-            dev * 64}}  # fmt: skip
+    data = {
+        "train": {"examples": train_size, "sha256": train * 64},
+        "validation": {"examples": dev_size, "sha256": dev * 64},
+    }
     return run | {"data": data, "options": run["options"] | options}
 
 
 def older(run, dev="a", **options):
     """The record of a run of an earlier version, which knows what the tokenizer made of the examples only."""
-    return run | {"inputs": {"train_examples": "c" * 64, "validation_examples": dev * 64, "examples_per_step": 32},
-                  "options": run["options"] | options, "asked": [*options]}  # fmt: skip
+    return run | {
+        "inputs": {"train_examples": "c" * 64, "validation_examples": dev * 64, "examples_per_step": 32},
+        "options": run["options"] | options,
+        "asked": [*options],
+    }
 
 
-@pytest.mark.parametrize("of, words", [
-    (lambda run, dev, n: read_from(run, dev=dev, dev_size=n), ("400 examples", "100 examples")),
-    (lambda run, dev, n: read_from(run, dev=dev, dev_size=400), ("400 examples", "400 other examples")),
-    (lambda run, dev, n: older(run, dev), ("examples of unknown number", "other examples of unknown number")),
-    (lambda run, dev, n: run | {"options": {"max_eval_samples": n % 400}, "asked": ["max_eval_samples"] * (n == 100)},
-     ("examples of unknown number", "examples of unknown number, --max_eval_samples 100")),
-], ids=["sizes", "mended file", "earlier version", "no digests"])  # fmt: skip
+@pytest.mark.parametrize(
+    "of, words",
+    [
+        (lambda run, dev, n: read_from(run, dev=dev, dev_size=n), ("400 examples", "100 examples")),
+        (lambda run, dev, n: read_from(run, dev=dev, dev_size=400), ("400 examples", "400 other examples")),
+        (lambda run, dev, n: older(run, dev), ("examples of unknown number", "other examples of unknown number")),
+        (
+            lambda run, dev, n: (
+                run | {"options": {"max_eval_samples": n % 400}, "asked": ["max_eval_samples"] * (n == 100)}
+            ),
+            ("examples of unknown number", "examples of unknown number, --max_eval_samples 100"),
+        ),
+    ],
+    ids=["sizes", "mended file", "earlier version", "no digests"],
+)
 def test_scores_on_unlike_evaluation_sets_are_told_apart_and_not_compared(tmp_path, tables, monkeypatch, of, words):
-    runs = [of(make_run(name, seed=seed, score=score + 0.01 * seed * seed), "a", 400) for seed in (1, 2, 3)
-            for name, score in (("teacher", 0.8), ("finetune", 0.2), ("kd", 0.25))]  # fmt: skip
+    runs = [
+        of(make_run(name, seed=seed, score=score + 0.01 * seed * seed), "a", 400)
+        for seed in (1, 2, 3)
+        for name, score in (("teacher", 0.8), ("finetune", 0.2), ("kd", 0.25))
+    ]
     runs += [of(make_run("ckd", seed=seed, score=0.9 + 0.01 * seed), "b", 100) for seed in (1, 2, 3)]
     root = write(tmp_path, *runs, make_run("ckd", "rte", metrics={"accuracy": 0.5}))
     text = tables(root, "--baseline", "kd")
     first = next(line for line in text.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in first.split("|")[1:-1]] == [
-        "method", "cola set 1 (Matthews)", "cola set 2 (Matthews)", "rte (acc)"]  # fmt: skip
+        "method",
+        "cola set 1 (Matthews)",
+        "cola set 2 (Matthews)",
+        "rte (acc)",
+    ]
     assert "average" not in text.split("## Notes")[0]
     assert cells(text, "ckd")[0][:2] == ["-", "92.0 ± 1.0 (3)"] and cells(text, "kd")[0][1] == "-"
     assert cells(text, "kd")[0][0].startswith("**29.7 ± ") and cells(text, "teacher")[0][1] == "-"
     assert cells(text, "ckd")[-1] == ["-"] and cells(text, "finetune")[-1][0].startswith("-5.0 [")
     said = " ".join(text.split("### Last score")[0].split())
-    assert (f"Unlike evaluation sets of cola, between which nothing is compared: cola set 1 is {words[0]} (teacher, "
-            f"finetune, kd); cola set 2 is {words[1]} (ckd)") in said  # fmt: skip
+    assert (
+        f"Unlike evaluation sets of cola, between which nothing is compared: cola set 1 is {words[0]} (teacher, "
+        f"finetune, kd); cola set 2 is {words[1]} (ckd)"
+    ) in said
     # From a csv it is the same, and no plot puts them together.
     tables(root, "--output_dir", tmp_path / "out", "--tables", "runs", "latex", "csv")
     again = tables(tmp_path / "out" / "runs.csv", "--baseline", "kd")
@@ -400,7 +514,7 @@ def test_scores_on_unlike_evaluation_sets_are_told_apart_and_not_compared(tmp_pa
     monkeypatch.undo()
     monkeypatch.setattr(pictures, "draw_panels", lambda path, panels, *rest: drawn.update({path.stem: panels}) or [])
     frame, _ = report.read_runs([Path(root)])
-    report_plots.write_plots(frame, tmp_path)
+    plots.write_plots(frame, tmp_path)
     panels = {panel[0]["title"]: (set(panel[1]["name"]), panel[0].get("teacher")) for panel in drawn["report_scores"]}
     assert panels["cola set 1"] == ({"finetune", "kd"}, pytest.approx(84.67, abs=0.01))
     assert panels["cola set 2"] == ({"ckd"}, None)
@@ -423,15 +537,20 @@ def test_evaluation_sets_are_one_where_nothing_says_that_they_differ(tmp_path, t
 
 
 def test_a_run_of_unknown_set_joins_the_one_of_its_options(tmp_path, tables):
-    runs = [read_from(make_run("kd"), max_eval_samples=0), make_run("ckd", options={"max_eval_samples": 100}),
-            read_from(make_run("pkd"), dev="b", dev_size=100, max_eval_samples=100)]  # fmt: skip
+    runs = [
+        read_from(make_run("kd"), max_eval_samples=0),
+        make_run("ckd", options={"max_eval_samples": 100}),
+        read_from(make_run("pkd"), dev="b", dev_size=100, max_eval_samples=100),
+    ]
     text = tables(write(tmp_path, *runs))
     assert [cell != "-" for cell in cells(text, "ckd")[0]] == [False, True]
 
 
 def test_masks_are_part_of_what_is_scored_in_pre_training(tmp_path, tables):
-    runs = [read_from(make_run(name, "mlm", metrics={"mlm_loss": 2.5}, score=-2.5, stage="pretrain"),
-                      mlm_probability=share) for name, share in (("kd", 0.15), ("ckd", 0.4))]  # fmt: skip
+    runs = [
+        read_from(make_run(name, "mlm", metrics={"mlm_loss": 2.5}, score=-2.5, stage="pretrain"), mlm_probability=share)
+        for name, share in (("kd", 0.15), ("ckd", 0.4))
+    ]
     text = " ".join(tables(write(tmp_path, *runs)).split())
     assert "mlm set 2 is 400 examples, --mlm_probability 0.4 (ckd)" in text
 
@@ -440,8 +559,10 @@ def test_several_dev_sets_are_one_evaluation_set(tmp_path, tables):
     metrics = {"accuracy_matched": 0.5, "accuracy_mismatched": 0.4}
     runs = [make_run(name, "mnli", metrics=metrics) for name in ("kd", "ckd", "pkd")]
     for run, last in zip(runs, "aab", strict=True):
-        run["data"] = {f"validation_{name}": {"examples": 50, "sha256": of * 64}
-                       for name, of in (("matched", "a"), ("mismatched", last))}  # fmt: skip
+        run["data"] = {
+            f"validation_{name}": {"examples": 50, "sha256": of * 64}
+            for name, of in (("matched", "a"), ("mismatched", last))
+        }
     text = " ".join(tables(write(tmp_path, *runs)).split())
     assert "mnli set 1 is 100 examples (kd, ckd); mnli set 2 is 100 other examples (pkd)" in text
     assert "mnli set 1 (m / mm)" in text
@@ -449,22 +570,34 @@ def test_several_dev_sets_are_one_evaluation_set(tmp_path, tables):
 
 def test_students_that_differ_in_what_their_recipes_do_not_name_are_told_apart(tmp_path, tables):
     def run(name, seed=1, train="t", train_size=1000, taught=True, **options):
-        options = {"learning_rate": 5e-5, "window": 21, "no_embeddings": False, "save_steps": 0, "terms": {name: 1.0},
-                   "student": "/home/me/models/bert", "temperature": 1.0, "max_train_samples": 0,
-                   "teacher": f"/x/cola/teacher/seed{seed}" if taught else None} | options  # fmt: skip
+        options = {
+            "learning_rate": 5e-5,
+            "window": 21,
+            "no_embeddings": False,
+            "save_steps": 0,
+            "terms": {name: 1.0},
+            "student": "/home/me/models/bert",
+            "temperature": 1.0,
+            "max_train_samples": 0,
+            "teacher": f"/x/cola/teacher/seed{seed}" if taught else None,
+        } | options
         run = read_from(make_run(name, seed=seed), train=train, train_size=train_size, **options)
         return run | {"asked": [*options]}
 
-    root = write(tmp_path / "a", make_run("teacher", options={"learning_rate": 1.0}),
-                 *(run(name, seed, save_steps=seed) for name in ("kd", "pkd", "minilm", "tinybert") for seed in (1, 2)),
-                 run("finetune", taught=False, window=3, max_train_samples=900, train="u", train_size=900),
-                 run("ckd", learning_rate=1e-4, temperature=4.0, window=5, no_embeddings=True),
-                 run("own", student="some/other"))  # fmt: skip
+    root = write(
+        tmp_path / "a",
+        make_run("teacher", options={"learning_rate": 1.0}),
+        *(run(name, seed, save_steps=seed) for name in ("kd", "pkd", "minilm", "tinybert") for seed in (1, 2)),
+        run("finetune", taught=False, window=3, max_train_samples=900, train="u", train_size=900),
+        run("ckd", learning_rate=1e-4, temperature=4.0, window=5, no_embeddings=True),
+        run("own", student="some/other"),
+    )
     text = " ".join(tables(root).split("## Notes")[0].split())
     assert text.endswith(
         "Unlike on cola: --learning_rate 0.0001 (ckd), 5e-05 (the others); --no_embeddings on (ckd), off (the others); "
         "--student some/other (own), bert (the others); --window 5 (ckd), 21 (the others); training data 900 examples "
-        "(finetune), 1000 examples (the others)")  # fmt: skip
+        "(finetune), 1000 examples (the others)"
+    )
     # Of the seeds of one method it is said below; nothing is said of runs that are alike, or of one.
     text = tables(write(tmp_path / "b", run("kd"), run("kd", 2, train="u", learning_rate=1.0), run("ckd")))
     assert "Unlike" not in text and "Mixed: the runs of kd on cola differ in --learning_rate: 5e-05, 1.0\n" in text
@@ -483,18 +616,40 @@ def test_unlike_parts_of_the_training_set_choose_without_comparison(tmp_path, ta
 
     for shares, bold in (((0.1, 0.1), True), ((0.1, 0.2), False)):
         root = tmp_path / str(bold)
-        write(root, *(run(name, seed, share) for name, share in zip(("kd", "ckd"), shares, strict=True)
-                      for seed in (1, 2, 3)))  # fmt: skip
+        write(
+            root,
+            *(run(name, seed, share) for name, share in zip(("kd", "ckd"), shares, strict=True) for seed in (1, 2, 3)),
+        )
         best, held_out, *_ = cells(tables(root), "ckd")[0]
         assert best.startswith("**") and held_out.startswith("**") == bold
 
 
 def test_methods_have_display_names_everywhere(tmp_path, capsys):
-    runs = [make_run(name, seed=seed, score=score + 0.01 * seed**2) for seed in (1, 2, 3)
-            for name, score in (("teacher", 0.9), ("kd", 0.5), ("ckd", 0.6))]  # fmt: skip
+    runs = [
+        make_run(name, seed=seed, score=score + 0.01 * seed**2)
+        for seed in (1, 2, 3)
+        for name, score in (("teacher", 0.9), ("kd", 0.5), ("ckd", 0.6))
+    ]
     root, out = write(tmp_path, *runs), tmp_path / "out"
-    report.main([root, "--baseline", "kd", "--output_dir", str(out), "--tables", "latex", "csv", "runs", "--formats",
-                 "svg", "--names", "kd=KD", "ckd=CKD (ours) & 100%", "teacher=BERT"])  # fmt: skip
+    report.main(
+        [
+            root,
+            "--baseline",
+            "kd",
+            "--output_dir",
+            str(out),
+            "--tables",
+            "latex",
+            "csv",
+            "runs",
+            "--formats",
+            "svg",
+            "--names",
+            "kd=KD",
+            "ckd=CKD (ours) & 100%",
+            "teacher=BERT",
+        ]
+    )
     text, err = capsys.readouterr()
     assert err == "" and not re.search(r"\b(kd|ckd|teacher)\b", text.split("Scores:")[0])
     assert cells(text, "BERT") and not cells(text, "BERT")[0][0].startswith("**")  # still no student
@@ -505,8 +660,12 @@ def test_methods_have_display_names_everywhere(tmp_path, capsys):
     assert r"CKD (ours) \& 100\% & \textbf{" in (out / "report.tex").read_text()
     assert set(pandas.read_csv(out / "report.csv")["method"]) == {"KD", "BERT", "CKD (ours) & 100%"}
     assert set(pandas.read_csv(out / "runs.csv")["name"]) == {"kd", "ckd", "teacher"}  # which are names of runs
-    for names, said in (("kd", "'kd' is not NAME=TEXT"), ("pkd=PKD", "--names pkd=PKD: no complete run of that name"),
-                        ("kd=ckd", "--names would give two methods the name 'ckd'"), ("kd= ", "is not NAME=TEXT")):
+    for names, said in (
+        ("kd", "'kd' is not NAME=TEXT"),
+        ("pkd=PKD", "--names pkd=PKD: no complete run of that name"),
+        ("kd=ckd", "--names would give two methods the name 'ckd'"),
+        ("kd= ", "is not NAME=TEXT"),
+    ):
         assert said in refused(capsys, root, "--names", names)
 
 
@@ -527,8 +686,18 @@ def test_students_of_several_shapes_stand_in_one_table(tmp_path, tables, capsys)
     assert "both hold task cola, method kd 3/384, seed 1" in capsys.readouterr().err
 
 
-DAMAGED = [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000, b"1" * 5000, b'{"status": "done"}',
-           b'{"status": "complete"}', b'{"status": []}']
+DAMAGED = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"[]",
+    b"null",
+    b"[" * 100_000,
+    b"1" * 5000,
+    b'{"status": "done"}',
+    b'{"status": "complete"}',
+    b'{"status": []}',
+]
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
@@ -539,19 +708,29 @@ def test_damaged_files_are_named(tmp_path, capsys, content):
     assert str(path) in refused(capsys, root)
 
 
-@pytest.mark.parametrize("where, value, said", [
-    (("best", "score"), float("nan"), "best.score is nan"), (("best", "score"), None, "best.score is None"),
-    (("best",), 3, "best is 3"), (("model", "layers"), True, "model.layers is True"),
-    (("time", "train_s"), -1, "time.train_s is -1"), (("name",), "a\nb", "name is 'a\\nb'"),
-    (("seed",), "1", "seed is '1'"),
-    (("latency", "speedup"), [], "latency.speedup is []"), (("teacher", "heads"), 0, "teacher.heads is 0"),
-    (("best", "metrics"), {"f1": "x"}, "best.metrics.f1 is 'x'"), (("stage",), [], "stage is []"),
-    (("history", 0, "step"), "1", "history.0.step is '1'"),
-    (("history",), 1, "history is 1: Input should be a valid list"),
-    (("history", 0), None, "history.0 is None: Input should be a valid dictionary"),
-    (("history", 0, "loss"), float("inf"), "history.0.loss is inf"),
-    (("asked",), 1, "asked is 1"), (("git", "commit"), 7, "git.commit is 7"),
-    (("hardware", "gpu"), " ", "hardware.gpu is ' ': Input should be printable text")])
+@pytest.mark.parametrize(
+    "where, value, said",
+    [
+        (("best", "score"), float("nan"), "best.score is nan"),
+        (("best", "score"), None, "best.score is None"),
+        (("best",), 3, "best is 3"),
+        (("model", "layers"), True, "model.layers is True"),
+        (("time", "train_s"), -1, "time.train_s is -1"),
+        (("name",), "a\nb", "name is 'a\\nb'"),
+        (("seed",), "1", "seed is '1'"),
+        (("latency", "speedup"), [], "latency.speedup is []"),
+        (("teacher", "heads"), 0, "teacher.heads is 0"),
+        (("best", "metrics"), {"f1": "x"}, "best.metrics.f1 is 'x'"),
+        (("stage",), [], "stage is []"),
+        (("history", 0, "step"), "1", "history.0.step is '1'"),
+        (("history",), 1, "history is 1: Input should be a valid list"),
+        (("history", 0), None, "history.0 is None: Input should be a valid dictionary"),
+        (("history", 0, "loss"), float("inf"), "history.0.loss is inf"),
+        (("asked",), 1, "asked is 1"),
+        (("git", "commit"), 7, "git.commit is 7"),
+        (("hardware", "gpu"), " ", "hardware.gpu is ' ': Input should be printable text"),
+    ],
+)
 def test_wrong_values_are_named(tmp_path, capsys, where, value, said):
     run = copy.deepcopy(make_run("kd"))
     parent = run
@@ -575,10 +754,16 @@ def leaves(value, path=()):
         yield from leaves(value[key], (*path, key))
 
 
-JUNK = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-                    | st.sampled_from([0, 10**400, 1e300, 1e-300, "", "$x_1$ \\ |", "\ud800", "running", "pretrain"]),
-                    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
-                    max_leaves=4)
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([0, 10**400, 1e300, 1e-300, "", "$x_1$ \\ |", "\ud800", "running", "pretrain"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
 PATHS = [path for path in leaves(make_run("kd")) if path]
 
 
@@ -623,8 +808,9 @@ def test_damaged_records_are_named_and_the_others_reported(tmp_path, tables, cap
     for path, content in zip(paths, DAMAGE.values(), strict=True):
         path.parent.mkdir(parents=True)
         path.write_bytes(content.replace("\\xff", "\xff").encode("latin-1"))
-    text = tables(root, said=[f"report.py: left out: {tmp_path}/cola/bad {name}|\\n<b>/run.json: " for name in
-                              sorted(DAMAGE)])  # fmt: skip
+    text = tables(
+        root, said=[f"report.py: left out: {tmp_path}/cola/bad {name}|\\n<b>/run.json: " for name in sorted(DAMAGE)]
+    )
     assert cells(text, "kd")[0][0] == "30.0 (1)"
     end = text[text.index("Damaged runs, not in the tables:") :].splitlines()
     assert [line[:4] for line in end if line.startswith("- ")] == ["- " + str(tmp_path)[:2]] * 3
@@ -656,8 +842,19 @@ def test_names_are_text_and_nothing_else_in_the_report(tmp_path, tables):
     """A Markdown reader must see each name as it is: no new cell, tag, code, link or line."""
     evil = "a|b `c` <img src=x onerror=alert(1)> [d](http://e) *f* & \\"
     versions, git = {evil: "1\n\n# not a heading"}, {"commit": "<b>`|"}
-    runs = [make_run(evil, evil, seed, metrics={evil: 0.5}, versions=versions, git=git, hardware=CPU | {"cpu": evil},
-                     options={"x": seed, evil: [seed]}) for seed in (1, 2)]  # fmt: skip
+    runs = [
+        make_run(
+            evil,
+            evil,
+            seed,
+            metrics={evil: 0.5},
+            versions=versions,
+            git=git,
+            hardware=CPU | {"cpu": evil},
+            options={"x": seed, evil: [seed]},
+        )
+        for seed in (1, 2)
+    ]
     for seed, run in enumerate(runs):
         write(tmp_path / str(seed), run | {"task": "t", "name": "n"})
         path = tmp_path / str(seed) / "t" / "n" / f"seed{run['seed']}" / "run.json"
@@ -684,7 +881,12 @@ def test_plots_and_report_file(tmp_path, capsys):
     out = tmp_path / "out"
     assert report.main([root, "--output_dir", str(out), "--baseline", "kd"]) == 0
     assert {path.name for path in out.iterdir()} == {
-        "report.md", "report_scores.png", "report_flops.png", "report_latency.png", "report_time.png"}
+        "report.md",
+        "report_scores.png",
+        "report_flops.png",
+        "report_latency.png",
+        "report_time.png",
+    }
     printed, err = capsys.readouterr()
     assert err == "" and printed.startswith((out / "report.md").read_text(encoding="utf-8"))
     assert long.replace("|", "\\|") in printed
@@ -695,8 +897,16 @@ def test_plots_and_report_file(tmp_path, capsys):
 
 def trained(name, seed, scores, losses=None, **changes):
     """A run with one evaluation for each score, every 10 steps."""
-    history = [{"step": 10 * i, "epoch": i / 2, "score": score, "metrics": {"matthews_correlation": score},
-                "loss": losses and losses[i - 1]} for i, score in enumerate(scores, 1)]  # fmt: skip
+    history = [
+        {
+            "step": 10 * i,
+            "epoch": i / 2,
+            "score": score,
+            "metrics": {"matthews_correlation": score},
+            "loss": losses and losses[i - 1],
+        }
+        for i, score in enumerate(scores, 1)
+    ]
     return make_run(name, seed=seed, score=max(scores), history=history, **changes)
 
 
@@ -705,8 +915,12 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     root, out = write(tmp_path / "runs", *runs, make_run("teacher", score=0.5)), tmp_path / "out"
     assert report.main([root, "--output_dir", str(out), "--formats", "pdf", "svg", "--tables", "latex", "csv"]) == 0
     kinds = ("scores", "flops", "latency", "time", "curves")
-    assert {path.name for path in out.iterdir()} == {"report.md", "report.tex", "report.csv", *(
-        f"report_{kind}.{form}" for kind in kinds for form in ("pdf", "svg"))}  # fmt: skip
+    assert {path.name for path in out.iterdir()} == {
+        "report.md",
+        "report.tex",
+        "report.csv",
+        *(f"report_{kind}.{form}" for kind in kinds for form in ("pdf", "svg")),
+    }
     assert all((out / f"report_{kind}.pdf").read_bytes().startswith(b"%PDF-") for kind in kinds)
     drawn = xml.etree.ElementTree.parse(out / "report_curves.svg")
     texts = {"".join(element.itertext()).strip() for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
@@ -721,38 +935,50 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
 
 
 def test_tables_that_go_on_below_are_one_in_latex_and_bold_stays_bold():
-    text = ("## A & B\n\n### Best score\n\n| method | x\\|y |\n|:--|--:|\n| a\\*\\*b | **1.0 ± 0.1** (3) |\n\n"
-            "| method | z |\n|:--|--:|\n| a\\*\\*b | 5 % |\n\nUnlike on x: --a_b 1\n(c\\*)\n\n"
-            "### Last: 1\n\n| method | x |\n|:--|--:|\n| &lt;q\\\\ | - |\n\n"
-            "### Last: 2\n\n| method | GB |\n|:--|--:|\n| q | - |\n\nScores: of no table | at all.")  # fmt: skip
-    found = report_files.latex(text)
+    text = (
+        "## A & B\n\n### Best score\n\n| method | x\\|y |\n|:--|--:|\n| a\\*\\*b | **1.0 ± 0.1** (3) |\n\n"
+        "| method | z |\n|:--|--:|\n| a\\*\\*b | 5 % |\n\nUnlike on x: --a_b 1\n(c\\*)\n\n"
+        "### Last: 1\n\n| method | x |\n|:--|--:|\n| &lt;q\\\\ | - |\n\n"
+        "### Last: 2\n\n| method | GB |\n|:--|--:|\n| q | - |\n\nScores: of no table | at all."
+    )
+    found = exports.latex(text)
     captions = re.findall(r"caption\[\{(.*?)\}\]\{(.*)\}", found)
     assert captions == [
-        (r"A \& B: Best score", r"A \& B: Best score. Mean over seeds $\pm$ sample standard deviation (number of "
-         r"seeds), fractions $\times$ 100. Bold: the best mean of the students and all that a paired interval cannot "
-         r"tell from it. Unlike on x: -{}-a\_b 1 (c*)."),
+        (
+            r"A \& B: Best score",
+            r"A \& B: Best score. Mean over seeds $\pm$ sample standard deviation (number of "
+            r"seeds), fractions $\times$ 100. Bold: the best mean of the students and all that a paired interval cannot "
+            r"tell from it. Unlike on x: -{}-a\_b 1 (c*).",
+        ),
         (r"A \& B: Last: 1", r"A \& B: Last: 1."),
         (r"A \& B: Last: 2", r"A \& B: Last: 2. GB: peak memory of a run, $10^9$ bytes."),
-    ]  # fmt: skip
+    ]
     assert re.findall(r"label\{(.*)\}", found) == ["tab:a-b-best-score", "tab:a-b-last", "tab:a-b-last.2"]
     assert r"method & x|y & z \\" in found and r"a**b & \textbf{1.0 $\pm$ 0.1} (3) & 5 \% \\" in found
     assert r"\textless{}q\textbackslash{} & - \\" in found and "of no table" not in found
 
 
 def test_learning_curves_are_means_where_every_seed_was_evaluated(tmp_path):
-    runs = [trained("kd", 1, [0.1, 0.2, 0.3]), trained("kd", 2, [0.3, 0.4]), trained("ckd", 1, [0.5], [0.25]),
-            make_run("teacher", score=0.9)]  # fmt: skip
+    runs = [
+        trained("kd", 1, [0.1, 0.2, 0.3]),
+        trained("kd", 2, [0.3, 0.4]),
+        trained("ckd", 1, [0.5], [0.25]),
+        make_run("teacher", score=0.9),
+    ]
     frame, _ = report.read_runs([Path(write(tmp_path, *runs))])
-    own, teacher = report_plots.without_teacher(frame)
+    own, teacher = plots.without_teacher(frame)
     assert set(own["name"]) == {"kd", "ckd"} and teacher == 90
-    (panel,) = report_plots.curve_panels("cola", own, {"teacher": teacher})  # the loss was noted once: no curve
+    (panel,) = plots.curve_panels("cola", own, {"teacher": teacher})  # the loss was noted once: no curve
     properties, means, _ = panel
     assert sorted(zip(means["name"], means["x"], means["y"].round(6), strict=True)) == [
-        ("ckd", 10, 50), ("kd", 10, 20), ("kd", 20, 30)]  # fmt: skip
+        ("ckd", 10, 50),
+        ("kd", 10, 20),
+        ("kd", 20, 30),
+    ]
     threads = properties["threads"]
     assert len(threads) == 6 and properties["teacher"] == 90
     assert threads[(threads["seed"] == 1) & (threads["name"] == "kd")]["y"].tolist() == pytest.approx([10, 20, 30])
-    assert report_plots.without_teacher(frame[frame["name"] == "teacher"])[1] is None  # alone it is a point
+    assert plots.without_teacher(frame[frame["name"] == "teacher"])[1] is None  # alone it is a point
 
 
 def test_seeds_are_points_and_the_teacher_a_line(tmp_path, monkeypatch):
@@ -760,7 +986,7 @@ def test_seeds_are_points_and_the_teacher_a_line(tmp_path, monkeypatch):
     frame, _ = report.read_runs([Path(write(tmp_path, *runs, make_run("teacher", score=0.5)))])
     drawn = {}
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.update({Path(path).name: figure}))
-    report_plots.write_plots(frame, tmp_path)
+    plots.write_plots(frame, tmp_path)
     for figure in drawn.values():  # all that is written stands within the picture
         figure.draw_without_rendering()
         box = figure._supxlabel.get_window_extent()
@@ -768,26 +994,33 @@ def test_seeds_are_points_and_the_teacher_a_line(tmp_path, monkeypatch):
     for name, axis in (("report_time.png", 1), ("report_scores.png", 0)):
         (ax,) = drawn[name].axes
         assert sorted(ax.collections[0].get_offsets()[:, axis]) == [10, 20, 40], name
-        assert any({*(line.get_xdata() if axis == 0 else line.get_ydata())} == {50} and line.get_linestyle() == "--"
-                   for line in ax.lines)  # fmt: skip
+        assert any(
+            {*(line.get_xdata() if axis == 0 else line.get_ydata())} == {50} and line.get_linestyle() == "--"
+            for line in ax.lines
+        )
 
 
 def test_window_curve_needs_two_windows_of_one_recipe(tmp_path):
     def run(window, seed, **options):
-        options = {"window": window, "terms": {"wr_triple": 1.0}, "run_name": f"w{window}",
-                   "output_dir": f"/x/{window}/{seed}", "teacher": f"runs/cola/teacher/seed{seed}"} | options
+        options = {
+            "window": window,
+            "terms": {"wr_triple": 1.0},
+            "run_name": f"w{window}",
+            "output_dir": f"/x/{window}/{seed}",
+            "teacher": f"runs/cola/teacher/seed{seed}",
+        } | options
         return make_run(options["run_name"], seed=seed, score=0.1 * seed, options=options, asked=[*options])
 
     runs = [run(window, seed) for window in (None, 21, 5) for seed in (1, 2)]
     runs += [run(21, seed, run_name="w21-again") for seed in (1, 2)]
-    curves = report_plots.window_curves(report.read_runs([Path(write(tmp_path, *runs))])[0])
+    curves = plots.window_curves(report.read_runs([Path(write(tmp_path, *runs))])[0])
     assert list(curves) == ["w21"] and sorted(curves["w21"]) == [5, 21, math.inf]
     assert [len(curves["w21"][window]) for window in (5, 21, math.inf)] == [2, 2, 2]
     assert report.main([str(tmp_path)]) == 0  # plots go into the first folder
     assert_picture(tmp_path / "report_window.png")
     # A run that does not use the window, or differs in more than the window, is no point of a curve.
     other = [run(5, 1, terms={"logits": 1.0}), run(21, 1), run(7, 1, learning_rate=1.0), run(3, 1, teacher="a/bert")]
-    assert report_plots.window_curves(report.read_runs([Path(write(tmp_path / "b", *other))])[0]) == {}
+    assert plots.window_curves(report.read_runs([Path(write(tmp_path / "b", *other))])[0]) == {}
 
 
 def test_a_full_disk_leaves_the_old_report_whole(tmp_path, capsys, monkeypatch):
@@ -821,12 +1054,19 @@ def test_a_folder_in_the_place_of_a_plot_ends_in_one_line(tmp_path, capsys):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_standard_output_ends_in_one_line_and_torch_is_not_loaded(tmp_path):
     root = write(tmp_path, make_run("kd"))
-    code = ("import sys, report\n"
-            "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
-            "sys.exit(report.main(sys.argv[1:]))")  # fmt: skip
+    code = (
+        "import sys, report\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(report.main(sys.argv[1:]))"
+    )
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", code, root], stdout=full, stderr=subprocess.PIPE, text=True,
-                              cwd=Path(report.__file__).parent)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code, root],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(report.__file__).parent,
+        )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("report.py: error: standard output: No space left on device")
 

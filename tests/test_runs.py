@@ -1,4 +1,5 @@
 """The run folder: what --overwrite moves aside, its lock, the inputs a run began with, and what gets into run.json."""
+
 import argparse
 import ctypes
 import errno
@@ -18,14 +19,12 @@ import transformers
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-import batching
-import checks
-import cli
 import distill_pretrain
-import records
-import runs
 import training
+from engine import checks, command_line, run_folder
 from options import finetune_parser
+from reporting import records
+from tasks import batching
 
 RECORD = {"status": "complete", "stage": "finetune", "options": {}}
 
@@ -35,82 +34,105 @@ def files_of(folder):
 
 
 @pytest.fixture
-def run_folder(tmp_path):
+def finished(tmp_path):
     """A folder as a run leaves it."""
     folder = tmp_path / "runs" / "cola" / "ckd"
-    for name in ("run.json", "config.json", "model.safetensors", "tokenizer.json", "README.md", "CoLA.tsv", ".lock",
-                 "odd_vocabulary.bin", "events.out.tfevents.18.host.2.0", "tb/events.out.tfevents.17.host.1.0",
-                 "checkpoints/step-00000007/state.json",
-                 "checkpoints/step-00000007/model.safetensors", "checkpoints/.tmp-step-00000009/optimizer.bin",
-                 ".tmp-model/config.json"):  # fmt: skip
+    for name in (
+        "run.json",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "CoLA.tsv",
+        ".lock",
+        "odd_vocabulary.bin",
+        "events.out.tfevents.18.host.2.0",
+        "tb/events.out.tfevents.17.host.1.0",
+        "checkpoints/step-00000007/state.json",
+        "checkpoints/step-00000007/model.safetensors",
+        "checkpoints/.tmp-step-00000009/optimizer.bin",
+        ".tmp-model/config.json",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
-    runs.write_json(folder / "run.json", RECORD)
+    run_folder.write_json(folder / "run.json", RECORD)
     return folder
 
 
 def overwrite(folder, **options):
     args = argparse.Namespace(output_dir=str(folder), overwrite=True, **options)
-    return runs.open_run(args)
+    return run_folder.open_run(args)
 
 
 class TestOverwrite:
-    def test_the_run_is_moved_aside_with_all_that_it_holds(self, run_folder, tmp_path, capsys):
+    def test_the_run_is_moved_aside_with_all_that_it_holds(self, finished, tmp_path, capsys):
         (tmp_path / "precious").mkdir()
         (tmp_path / "precious" / "thesis.tex").write_text("x")
-        shutil.rmtree(run_folder / "checkpoints")
-        (run_folder / "checkpoints").symlink_to(tmp_path / "precious")  # as one does to keep them on a larger disk
-        (run_folder / "notes.txt").write_text("x")
-        before = files_of(run_folder)
-        assert overwrite(run_folder) == "new" and [p.name for p in run_folder.iterdir()] == [".lock"]
-        (aside,) = [path for path in run_folder.parent.iterdir() if path != run_folder]
+        shutil.rmtree(finished / "checkpoints")
+        (finished / "checkpoints").symlink_to(tmp_path / "precious")  # as one does to keep them on a larger disk
+        (finished / "notes.txt").write_text("x")
+        before = files_of(finished)
+        assert overwrite(finished) == "new" and [p.name for p in finished.iterdir()] == [".lock"]
+        (aside,) = [path for path in finished.parent.iterdir() if path != finished]
         assert re.fullmatch(r"ckd\.old-\d{8}-\d{6}", aside.name) and str(aside) in capsys.readouterr().err
         assert files_of(aside) == before and (aside / "checkpoints" / "thesis.tex").read_text() == "x"
 
-    def test_so_is_a_run_whose_record_is_damaged(self, run_folder):
-        (run_folder / "run.json").write_text("{")
+    def test_so_is_a_run_whose_record_is_damaged(self, finished):
+        (finished / "run.json").write_text("{")
         with pytest.raises(ValueError, match=r"run\.json is damaged .* or pass --overwrite, which moves it aside"):
-            runs.open_run(argparse.Namespace(output_dir=str(run_folder), overwrite=False))
-        assert overwrite(run_folder) == "new"
+            run_folder.open_run(argparse.Namespace(output_dir=str(finished), overwrite=False))
+        assert overwrite(finished) == "new"
 
-    def test_a_folder_without_a_run_stays(self, run_folder):
-        before = files_of(run_folder.parent.parent)
-        for folder in (run_folder.parent, run_folder.parent.parent):
+    def test_a_folder_without_a_run_stays(self, finished):
+        before = files_of(finished.parent.parent)
+        for folder in (finished.parent, finished.parent.parent):
             with pytest.raises(ValueError, match="is not empty and holds no run"):
                 overwrite(folder)
-        assert files_of(run_folder.parent.parent) == before
+        assert files_of(finished.parent.parent) == before
 
-    def test_a_run_that_another_process_uses_stays(self, run_folder):
-        code = ("import pathlib, sys, runs; held = runs._lock(pathlib.Path(sys.argv[1])); "
-                "print('held', flush=True); sys.stdin.read()")  # fmt: skip
-        before = files_of(run_folder)
-        with subprocess.Popen([sys.executable, "-c", code, run_folder], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE) as other:  # fmt: skip
+    def test_a_run_that_another_process_uses_stays(self, finished):
+        code = (
+            "import pathlib, sys, runs; held = runs._lock(pathlib.Path(sys.argv[1])); "
+            "print('held', flush=True); sys.stdin.read()"
+        )
+        before = files_of(finished)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, finished], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as other:
             assert other.stdout.readline() == b"held\n"
             with pytest.raises(ValueError, match="is in use by another run"):
-                overwrite(run_folder)
+                overwrite(finished)
             other.communicate()
-        assert files_of(run_folder) == before and overwrite(run_folder) == "new"
+        assert files_of(finished) == before and overwrite(finished) == "new"
 
     @pytest.mark.parametrize("where", [".", "tb"])
-    def test_the_current_folder_and_its_parents_stay(self, run_folder, monkeypatch, where):
-        monkeypatch.chdir(run_folder / where)
-        before = files_of(run_folder)
+    def test_the_current_folder_and_its_parents_stay(self, finished, monkeypatch, where):
+        monkeypatch.chdir(finished / where)
+        before = files_of(finished)
         with pytest.raises(ValueError, match="is the current folder or holds it"):
-            overwrite(os.path.relpath(run_folder))
-        assert files_of(run_folder) == before
+            overwrite(os.path.relpath(finished))
+        assert files_of(finished) == before
 
-    @pytest.mark.parametrize("option, value", [
-        ("teacher", ""), ("student", "checkpoints/step-00000007"), ("data_dir", ""), ("train_file", "CoLA.tsv"),
-        ("corpus", "README.md"), ("corpus", "*.md"), ("validation_corpus", ""), ("teacher", "../ckd/../ckd"),
-    ])  # fmt: skip
-    def test_what_the_command_reads_stays(self, run_folder, tmp_path, option, value):
-        before = files_of(run_folder)
-        (tmp_path / "link").symlink_to(run_folder)
-        for path in (run_folder, tmp_path / "link"):
+    @pytest.mark.parametrize(
+        "option, value",
+        [
+            ("teacher", ""),
+            ("student", "checkpoints/step-00000007"),
+            ("data_dir", ""),
+            ("train_file", "CoLA.tsv"),
+            ("corpus", "README.md"),
+            ("corpus", "*.md"),
+            ("validation_corpus", ""),
+            ("teacher", "../ckd/../ckd"),
+        ],
+    )
+    def test_what_the_command_reads_stays(self, finished, tmp_path, option, value):
+        before = files_of(finished)
+        (tmp_path / "link").symlink_to(finished)
+        for path in (finished, tmp_path / "link"):
             with pytest.raises(ValueError, match=rf"holds what this command reads \(--{option} "):
-                overwrite(path, **{option: str(run_folder / value)})
-        assert files_of(run_folder) == before
+                overwrite(path, **{option: str(finished / value)})
+        assert files_of(finished) == before
 
     def test_by_the_command_line(self, finetune, world, tmp_path):
         options = ("--student", world / "bert", "--max_steps", "1", "--output_dir", tmp_path / "run")
@@ -130,7 +152,7 @@ class TestLock:
         (tmp_path / "run").mkdir()
         getattr(tmp_path / "run" / ".lock", link)(tmp_path / "precious")
         with pytest.raises(ValueError, match=r"\.lock is .*: delete"):
-            runs.open_run(argparse.Namespace(output_dir=str(tmp_path / "run"), overwrite=False))
+            run_folder.open_run(argparse.Namespace(output_dir=str(tmp_path / "run"), overwrite=False))
         assert (tmp_path / "precious").read_text() == "precious"
 
     @pytest.mark.parametrize("name", [".", "..", ".hidden", "a/b", "", "a b"])
@@ -149,36 +171,48 @@ class TestInputs:
     def test_digests_are_of_the_rows_however_they_are_stored(self, tmp_path):
         rows = {"input_ids": [[i, i + 1] for i in range(20)] + [[]], "text": [f"row {i}" for i in range(20)] + [None]}
         whole = Dataset.from_dict(rows)
-        digest = runs.digest_rows(whole)
+        digest = run_folder.digest_rows(whole)
         whole.save_to_disk(tmp_path / "d")
         parts, twice = [whole.select(range(7)), whole.select(range(7, 21))], concatenate_datasets([whole, whole])
-        for same in (concatenate_datasets(parts), whole.select([*range(21)]), Dataset.load_from_disk(tmp_path / "d"),
-                     twice.select(range(21, 42)), whole.with_format("torch")):  # fmt: skip
-            assert runs.digest_rows(same) == digest
+        for same in (
+            concatenate_datasets(parts),
+            whole.select([*range(21)]),
+            Dataset.load_from_disk(tmp_path / "d"),
+            twice.select(range(21, 42)),
+            whole.with_format("torch"),
+        ):
+            assert run_folder.digest_rows(same) == digest
         for other in (whole.select([1, 0, *range(2, 21)]), whole.select(range(20)), whole.rename_column("text", "t")):
-            assert runs.digest_rows(other) != digest
+            assert run_folder.digest_rows(other) != digest
         parts = [Dataset.from_dict({"a": rows}) for rows in ([[1, 2], [3]], [[1], [2, 3]])]
-        assert runs.digest_rows(parts[0]) != runs.digest_rows(parts[1])
+        assert run_folder.digest_rows(parts[0]) != run_folder.digest_rows(parts[1])
 
     def test_digests_of_examples_are_of_what_was_read_in_any_order_and_numbering(self):
         def digest(labels, **columns):
-            return runs.digest_examples(Dataset.from_dict(columns), labels)
+            return run_folder.digest_examples(Dataset.from_dict(columns), labels)
 
         one = {"text_a": ["a", "b", "b"], "label": [0, 1, -1], "idx": [0, 1, 2]}
         same = {"idx": [7, 8, 9], "label": [0, 1, -1], "text_a": ["b", "a", "b"]}
         assert digest(("no", "yes"), **one) == digest(("yes", "no"), **same)
-        assert runs.digest_examples(Dataset.from_dict(one).with_format("torch"), ("no", "yes")) == digest(
-            ("no", "yes"), **one)  # fmt: skip
-        for other in (one | {"label": [0, 0, -1]}, one | {"text_a": ["a", "b", "c"]},
-                      {"text_a": ["a", "b"], "label": [0, 1], "idx": [0, 1]}, one | {"text_b": ["", "", ""]}):
+        assert run_folder.digest_examples(Dataset.from_dict(one).with_format("torch"), ("no", "yes")) == digest(
+            ("no", "yes"), **one
+        )
+        for other in (
+            one | {"label": [0, 0, -1]},
+            one | {"text_a": ["a", "b", "c"]},
+            {"text_a": ["a", "b"], "label": [0, 1], "idx": [0, 1]},
+            one | {"text_b": ["", "", ""]},
+        ):
             assert digest(("no", "yes"), **other) != digest(("no", "yes"), **one)
         # Numbers are labels themselves; several labels of a text, and a tag for each word, have names.
         assert digest((), text_a=["a"], label=[0.5]) != digest((), text_a=["a"], label=[0.25])
         texts = {"text_a": ["a", "b"]}
         assert digest(("x", "y", "z"), **texts, label=[[1, 0, 1], [0, 1, 0]]) == digest(
-            ("z", "y", "x"), **texts, label=[[1, 0, 1], [0, 1, 0]])  # fmt: skip
+            ("z", "y", "x"), **texts, label=[[1, 0, 1], [0, 1, 0]]
+        )
         assert digest(("x", "y", "z"), **texts, label=[[1, 0, 1], [0, 1, 0]]) != digest(
-            ("y", "x", "z"), **texts, label=[[1, 0, 1], [0, 1, 0]])  # fmt: skip
+            ("y", "x", "z"), **texts, label=[[1, 0, 1], [0, 1, 0]]
+        )
         words = {"words": [["w", "v"]], "lines": [["w O", "v B-x"]]}
         assert digest(("O", "B-x"), **words, tags=[[0, 1]]) == digest(("B-x", "O"), **words, tags=[[1, 0]])
         assert digest(("O", "B-x"), **words, tags=[[0, 1]]) != digest(("O", "B-x"), **words, tags=[[1, 1]])
@@ -189,17 +223,17 @@ class TestInputs:
         torch.manual_seed(0)
         shape = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
         model = AutoModelForSequenceClassification.from_config(BertConfig(intermediate_size=8, **shape))
-        digest = runs.digest_model(model)
+        digest = run_folder.digest_model(model)
         model.save_pretrained(tmp_path / "there")
         again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "there")
-        assert runs.digest_model(again) == digest
+        assert run_folder.digest_model(again) == digest
         again.config.hidden_act = "relu"
-        assert runs.digest_model(again) != digest
+        assert run_folder.digest_model(again) != digest
         model.bert.embeddings.word_embeddings.weight.data[0, 0] += 1e-3
-        assert runs.digest_model(model) != digest
+        assert run_folder.digest_model(model) != digest
         for name, text in (("a", "x" * 9), ("b", "x" * 9), ("c", "y" + "x" * 8), ("d", "x" * 8 + "y"), ("e", "x" * 8)):
             (tmp_path / name).write_text(text)
-        a, *others = [runs.digest_files([tmp_path / name], ends=3) for name in "abcde"]
+        a, *others = [run_folder.digest_files([tmp_path / name], ends=3) for name in "abcde"]
         assert others[0] == a and a not in others[1:]
 
     @pytest.fixture
@@ -208,10 +242,28 @@ class TestInputs:
         shutil.copytree(world / "glue" / "CoLA", tmp_path / "glue" / "CoLA")
         shutil.copytree(teacher, tmp_path / "teacher")
         shutil.copytree(world / "bert", tmp_path / "student")
-        options = ("--data_dir", tmp_path / "glue", "--teacher", tmp_path / "teacher",
-                   "--student", tmp_path / "student", "--max_train_samples", "0", "--max_eval_samples", "0",
-                   "--max_steps", "3", "--save_steps", "1", "--eval_steps", "9", "--terms", "kd",
-                   "--output_dir", tmp_path / "run")  # fmt: skip
+        options = (
+            "--data_dir",
+            tmp_path / "glue",
+            "--teacher",
+            tmp_path / "teacher",
+            "--student",
+            tmp_path / "student",
+            "--max_train_samples",
+            "0",
+            "--max_eval_samples",
+            "0",
+            "--max_steps",
+            "3",
+            "--save_steps",
+            "1",
+            "--eval_steps",
+            "9",
+            "--terms",
+            "kd",
+            "--output_dir",
+            tmp_path / "run",
+        )
         cut_at(2)
         with pytest.raises(KeyboardInterrupt):
             finetune(*options)
@@ -248,7 +300,7 @@ class TestInputs:
         refused("the student changed")
         # Without digests, as an earlier version of this code left it, the misfit of the checkpoint is met in one line.
         old = {k: v for k, v in json.loads(record).items() if k != "inputs"}
-        runs.write_json(tmp_path / "run" / "run.json", old)
+        run_folder.write_json(tmp_path / "run" / "run.json", old)
         with pytest.raises(training.TrainingError, match=r"step-00000001 does not fit this student .*--overwrite"):
             finetune(*interrupted)
         shutil.rmtree(tmp_path / "student")
@@ -260,36 +312,43 @@ class TestInputs:
         args = argparse.Namespace(output_dir=str(tmp_path), overwrite=False, old=1, new=2)
         args.defaults, args.asked = {"old": 0, "new": 2}, ["old"]
         there = {"train_examples": "ab", "number_of_processes": 2, "examples_per_step": 32}
-        runs.write_json(tmp_path / "run.json", RECORD | {"status": "running", "options": {"old": 1}, "inputs": there})
-        assert runs.inspect_run(args, there) == runs.inspect_run(args) == "resume"
+        run_folder.write_json(
+            tmp_path / "run.json", RECORD | {"status": "running", "options": {"old": 1}, "inputs": there}
+        )
+        assert run_folder.inspect_run(args, there) == run_folder.inspect_run(args) == "resume"
         with pytest.raises(ValueError, match="of processes 2 there, 1 here; examples per step 32 there, 16 here"):
-            runs.inspect_run(args, there | {"number_of_processes": 1, "examples_per_step": 16})
+            run_folder.inspect_run(args, there | {"number_of_processes": 1, "examples_per_step": 16})
         args.new = 3  # what the default became
-        assert runs.inspect_run(args) == "resume"
+        assert run_folder.inspect_run(args) == "resume"
         args.asked = ["old", "new"]
         with pytest.raises(ValueError, match=r"other options \(--new 2 there, 3 here\)"):
-            runs.inspect_run(args)
+            run_folder.inspect_run(args)
 
 
 class TestWriting:
     def test_json_has_no_nan_and_no_infinity(self, tmp_path):
-        runs.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5, (float("inf"), "NaN")], "b": -float("inf")})
+        run_folder.write_json(
+            tmp_path / "a.json", {"a": [float("nan"), 1.5, (float("inf"), "NaN")], "b": -float("inf")}
+        )
         found = json.loads((tmp_path / "a.json").read_text(), parse_constant=lambda c: pytest.fail(c))
         assert found == {"a": [None, 1.5, [None, "NaN"]], "b": None}
 
-    @pytest.mark.parametrize("error, said", [
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device.: is the disk full.*make room"),
-        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system.: What was saved.*mend that"),
-        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "is the disk full"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device.: is the disk"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "error, said",
+        [
+            (OSError(errno.ENOSPC, "No space left on device"), "No space left on device.: is the disk full.*make room"),
+            (OSError(errno.EROFS, "Read-only file system"), "Read-only file system.: What was saved.*mend that"),
+            (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "is the disk full"),
+            (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device.: is the disk"),
+        ],
+    )
     def test_errors_of_the_disk_are_called_so(self, tmp_path, error, said):
-        with pytest.raises(training.TrainingError, match=said), runs.writing(tmp_path):
+        with pytest.raises(training.TrainingError, match=said), run_folder.writing(tmp_path):
             raise error
 
     @pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert"), RuntimeError("shapes differ")])
     def test_other_errors_are_not(self, tmp_path, error):
-        with pytest.raises(RuntimeError) as raised, runs.writing(tmp_path):
+        with pytest.raises(RuntimeError) as raised, run_folder.writing(tmp_path):
             raise error
         assert raised.value is error
 
@@ -323,7 +382,7 @@ class TestStopping:
             raise ValueError("a\nb: \x1b[31mred\b: no such file")
 
         with pytest.raises(SystemExit) as end:
-            cli.run_script(refused)
+            command_line.run_script(refused)
         said = capsys.readouterr().err
         assert end.value.code == 2 and said.endswith("error: a b: \\x1b[31mred\\x08: no such file\n")
 
@@ -332,28 +391,32 @@ class TestStopping:
             raise KeyboardInterrupt
 
         with pytest.raises(SystemExit) as end:
-            cli.run_script(interrupted)
+            command_line.run_script(interrupted)
         said = capsys.readouterr().err
         assert end.value.code == 130 and "stopped by Ctrl-C" in said and len(said.splitlines()) == 1
 
     def test_a_process_that_does_not_answer_is_named(self, monkeypatch, capsys):
         store = torch.distributed.TCPStore("localhost", 0, is_master=True)
-        for name, value in {"WORLD_SIZE": "4", "RANK": "1", "MASTER_ADDR": "localhost",
-                            "MASTER_PORT": str(store.port)}.items():  # fmt: skip
+        for name, value in {
+            "WORLD_SIZE": "4",
+            "RANK": "1",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(store.port),
+        }.items():
             monkeypatch.setenv(name, value)
         store.set("waited/0/0", "1")
         error = RuntimeError("[unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete")
-        assert cli.lost_processes(error, patience_s=0.5) == "processes 2, 3"
+        assert command_line.lost_processes(error, patience_s=0.5) == "processes 2, 3"
         store.set("waited/0/3", "1")
-        assert cli.lost_processes(error, patience_s=0.5) == "process 2"
-        assert cli.lost_processes(RuntimeError("shapes differ")) == ""
+        assert command_line.lost_processes(error, patience_s=0.5) == "process 2"
+        assert command_line.lost_processes(RuntimeError("shapes differ")) == ""
 
         def main():
             raise error
 
-        monkeypatch.setattr(cli, "lost_processes", lambda error: "process 2")
+        monkeypatch.setattr(command_line, "lost_processes", lambda error: "process 2")
         with pytest.raises(SystemExit):
-            cli.run_script(main)
+            command_line.run_script(main)
         assert "error (process 1): process 2 did not answer within --timeout_minutes" in capsys.readouterr().err
 
 
@@ -361,15 +424,35 @@ def options_of(*words):
     return finetune_parser().parse_args(["--task", "cola", *words])
 
 
-@pytest.mark.parametrize("option", [
-    "--learning_rate 1e300", "--learning_rate nan", "--num_train_epochs 1e300", "--max_steps 1" + 30 * "0",
-    "--seed 99999999999999", "--per_device_train_batch_size 1000000000000", "--weight_decay 1e300",
-    "--per_device_eval_batch_size 1000000000000", "--gradient_accumulation_steps 1000000000000",
-    "--num_workers 1000000000", "--save_minutes nan", "--save_minutes -1", "--timeout_minutes 0",
-    "--timeout_minutes 1e300", "--max_steps 1" + 5000 * "0", "--max_seq_length 7", "--max_eval_samples -1",
-    "--doc_stride 1.5", "--student_layers 0", "--student_layers 100000", "--student_hidden -4",
-    "--student_hidden 4000000", "--held_out 1", "--cache_limit_gb 0",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--learning_rate 1e300",
+        "--learning_rate nan",
+        "--num_train_epochs 1e300",
+        "--max_steps 1" + 30 * "0",
+        "--seed 99999999999999",
+        "--per_device_train_batch_size 1000000000000",
+        "--weight_decay 1e300",
+        "--per_device_eval_batch_size 1000000000000",
+        "--gradient_accumulation_steps 1000000000000",
+        "--num_workers 1000000000",
+        "--save_minutes nan",
+        "--save_minutes -1",
+        "--timeout_minutes 0",
+        "--timeout_minutes 1e300",
+        "--max_steps 1" + 5000 * "0",
+        "--max_seq_length 7",
+        "--max_eval_samples -1",
+        "--doc_stride 1.5",
+        "--student_layers 0",
+        "--student_layers 100000",
+        "--student_hidden -4",
+        "--student_hidden 4000000",
+        "--held_out 1",
+        "--cache_limit_gb 0",
+    ],
+)
 def test_absurd_values_are_one_line(option, capsys):
     with pytest.raises(SystemExit) as end:
         options_of(*option.split())
@@ -402,8 +485,9 @@ class TestPlan:
             num_processes, process_index, device = 1, 0, torch.device("cpu")
 
         args = argparse.Namespace(per_device_train_batch_size=2, num_workers=num_workers)
-        recipe = argparse.Namespace(collate=lambda indices, epoch: {"x": torch.tensor(indices)}, positions={},
-                                    parts=(None,))  # fmt: skip
+        recipe = argparse.Namespace(
+            collate=lambda indices, epoch: {"x": torch.tensor(indices)}, positions={}, parts=(None,)
+        )
         plan = batching.Steps(range(10**15), 4)
         batches = batching.step_batches(args, Alone, recipe, plan, 0, 10**14)
         indices, parts = next(batches)
@@ -442,8 +526,10 @@ def test_large_buffers_come_from_memory_that_is_kept():
 def test_the_rate_rises_and_falls_as_before_bit_for_bit_and_never_wastes_a_step(total, ratio):
     args = options_of("--learning_rate", "3e-4", "--warmup_ratio", str(ratio))
     warmup = math.ceil(ratio * total)
-    expected = [3e-4 * ((step + 1) / warmup if step < warmup else (total - step) / max(1, total - warmup))
-                for step in range(total)]  # fmt: skip
+    expected = [
+        3e-4 * ((step + 1) / warmup if step < warmup else (total - step) / max(1, total - warmup))
+        for step in range(total)
+    ]
     assert [training.learning_rate(args, step, total) for step in range(total)] == expected and min(expected) > 0
 
 

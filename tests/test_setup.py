@@ -1,5 +1,6 @@
 """setup.sh: which Python and packages it takes, what it says of others; what the run_*.sh check before they train; and
 relations.py in another project."""
+
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import runs
+from engine import run_folder
 
 
 def script(path, text):
@@ -23,19 +24,24 @@ def script(path, text):
 def place(tmp_path):
     """A folder with setup.sh, in bin/ this Python, which finds an old transformers where old/ is filled; install(how):
     what comes of `python3 -m venv` and pip."""
-    shutil.copy("setup.sh", tmp_path)
+    shutil.copy("scripts/setup.sh", tmp_path)
     real = shlex.quote(sys.executable)
-    script(tmp_path / "bin" / "python", f"PYTHONPATH=old exec {real} \"$@\"")
-    script(tmp_path / "bin" / "python3", f"[ $1 = -c ] && exec {real} \"$@\"\n/bin/cp -r made .venv")
-    script(tmp_path / "made" / "bin" / "python", f"[ $1 = - ] && exec {real} \"$@\"\necho \"$@\" >> pip-log")
+    script(tmp_path / "bin" / "python", f'PYTHONPATH=old exec {real} "$@"')
+    script(tmp_path / "bin" / "python3", f'[ $1 = -c ] && exec {real} "$@"\n/bin/cp -r made .venv')
+    script(tmp_path / "made" / "bin" / "python", f'[ $1 = - ] && exec {real} "$@"\necho "$@" >> pip-log')
     (tmp_path / "made" / "bin" / "activate").write_text("PATH=$PWD/.venv/bin:$PATH\n")
     return tmp_path
 
 
 def source(place):
     """Exit status and stderr of a script that sources setup.sh, with nothing in PATH but what the folder has."""
-    done = subprocess.run(["/bin/bash", "-c", "set -euo pipefail; source setup.sh; command -v python"], cwd=place,
-                          env={"PATH": str(place / "bin")}, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        ["/bin/bash", "-c", "set -euo pipefail; source scripts/setup.sh; command -v python"],
+        cwd=place,
+        env={"PATH": str(place / "bin")},
+        capture_output=True,
+        text=True,
+    )
     return done.returncode, done.stdout.strip(), done.stderr
 
 
@@ -49,9 +55,10 @@ def test_what_is_there_is_used_where_it_is_new_enough(place):
     assert source(place) == (0, str(place / "bin" / "python"), "") and not (place / ".venv").exists()
 
 
-@pytest.mark.parametrize("name, version, said", [
-    ("transformers", "4.57.1", "transformers 4.57.1 is older than 5.4"), ("torch", "2.9.1+cu128", "torch 2.9.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, version, said",
+    [("transformers", "4.57.1", "transformers 4.57.1 is older than 5.4"), ("torch", "2.9.1+cu128", "torch 2.9.1")],
+)
 def test_what_is_too_old_is_named_and_an_environment_made(place, name, version, said):
     older(place, name, version)
     status, python, stderr = source(place)
@@ -66,7 +73,8 @@ def test_an_environment_that_stays_wrong_is_named(place):
     path.write_text(path.read_text().replace("exec", "PYTHONPATH=old exec"))
     status, _, stderr = source(place)
     assert status == 2 and stderr.splitlines()[-1].startswith(
-        "setup.sh: error: .venv is of no use (transformers 4.57.1 is older than 5.4): delete it")  # fmt: skip
+        "setup.sh: error: .venv is of no use (transformers 4.57.1 is older than 5.4): delete it"
+    )
     assert "install --quiet --disable-pip-version-check -r requirements.txt" in (place / "pip-log").read_text()
 
 
@@ -74,8 +82,11 @@ def test_an_old_python_is_named(place):
     for name in ("python", "python3"):
         script(place / "bin" / name, '[ "$1" = --version ] && echo Python 3.9.2\nexit 1')
     status, _, stderr = source(place)
-    assert status == 2 and not (place / ".venv").exists() and stderr == (
-        "setup.sh: error: Python 3.11 or newer is needed, and python3 is Python 3.9.2: install one\n")  # fmt: skip
+    assert (
+        status == 2
+        and not (place / ".venv").exists()
+        and stderr == ("setup.sh: error: Python 3.11 or newer is needed, and python3 is Python 3.9.2: install one\n")
+    )
 
 
 # --- run_*.sh: what is checked before anything is trained -----------------------------------------------------------
@@ -86,44 +97,59 @@ def run_script(world, tmp_path):
     """Run a script on the artificial language: (exit status, stdout, stderr); its runs would be in tmp_path/runs."""
 
     def run(script, *arguments, **variables):
-        own = {"TEACHER": str(world / "bert"), "DATA_DIR": str(world / "glue"), "STUDENT_LAYERS": "2",
-               "CORPUS": str(world / "text"), "RUNS": str(tmp_path / "runs"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
-        done = subprocess.run(["bash", script, *arguments], env=os.environ | own | variables, capture_output=True,
-                              text=True)  # fmt: skip
+        own = {
+            "TEACHER": str(world / "bert"),
+            "DATA_DIR": str(world / "glue"),
+            "STUDENT_LAYERS": "2",
+            "CORPUS": str(world / "text"),
+            "RUNS": str(tmp_path / "runs"),
+            "HF_HUB_OFFLINE": "1",
+        }
+        done = subprocess.run(
+            ["bash", script, *arguments], env=os.environ | own | variables, capture_output=True, text=True
+        )
         return done.returncode, done.stdout, done.stderr
 
     return run
 
 
-@pytest.mark.parametrize("script, variables, said", [
-    ("run_glue.sh", "TASK=rte", "run_glue.sh: error: TASK is no variable of this script: set TASKS"),
-    ("run_glue.sh", "SEED=5", "SEED is no variable of this script: set SEEDS"),
-    ("run_glue.sh", "LEARNING_RATES=1e-4", "set LEARNING_RATE "),
-    ("run_squad.sh", "TASKS=squad_v2", "run_squad.sh: error: TASKS is no variable of this script: set TASK "),
-    ("run_sweep.sh", "TASKS=rte", "set TASK "), ("run_sweep.sh", "LEARNING_RATE=1", "set LEARNING_RATES"),
-    ("run_pretrain.sh", "TASK=rte", "set TASKS"), ("run_pretrain.sh", "METHOD=kd", "set METHODS"),
-    ("run_ablation.sh", "CRITERION=l2-l1", "set CRITERIA"), ("run_ablation.sh", "SEED=1", "set SEEDS"),
-    ("run_dynabert.sh", "OBJECTIVE=ckd", "set OBJECTIVES"),
-    ("run_glue.sh", "DRY_RUN=true", "run_glue.sh: error: DRY_RUN is true: use 1 for yes; 0, no or nothing for no"),
-    ("run_glue.sh", "CACHE_TEACHER=2", "CACHE_TEACHER is 2: use 1"),
-    ("run_sweep.sh", "CACHE_TEACHER=yes", "CACHE_TEACHER is yes: use 1"),
-    ("run_dynabert.sh", "CACHE_TEACHER=false", "CACHE_TEACHER is false: use 1"),
-    ("run_pretrain.sh", "STREAMING=on", "STREAMING is on: use 1"),
-    *[(f"run_{name}.sh", "DRY_RUN=x", "DRY_RUN is x: use 1")
-      for name in ("squad", "pretrain", "ablation", "dynabert", "sweep")],
-    ("run_glue.sh", "LAUNCH='torchrunn --nproc_per_node 2'", "LAUNCH names 'torchrunn', which is no command here"),
-    ("run_pretrain.sh", "LAUNCH=' '", "LAUNCH names '', which is no command"),
-    ("run_glue.sh", "TERMS=ckdd", "distill_finetune.py: error: --terms 'ckdd' is neither a preset"),
-    ("run_glue.sh", "EPOCHS=three", "argument --num_train_epochs: 'three' must be a number above 0"),
-    ("run_glue.sh --window 10", "", "--window 10 must be odd"),
-    ("run_glue.sh", "STUDENT=nobody-has-this", "run_glue.sh: error: STUDENT 'nobody-has-this' "),
-    ("run_squad.sh --layer_map x", "", "unknown layer map 'x'"),
-    ("run_pretrain.sh", "EPOCHS=0", "distill_finetune.py: error: argument --num_train_epochs: '0'"),  # behind it
-    ("run_pretrain.sh", "TERMS=ckdd", "distill_pretrain.py: error: --terms 'ckdd'"),
-    ("run_dynabert.sh", "DEPTH_EPOCHS=-1", "distill_dynabert.py: error: argument --num_train_epochs: '-1'"),
-    ("run_ablation.sh", "STUDENT_LAYERS=six", "STUDENT_LAYERS names six: use a whole number"),
-    ("run_ablation.sh", "TASKS=rte", "/runs/rte/teacher/seed1 holds no trained teacher: run this first: RUNS="),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, variables, said",
+    [
+        ("run_glue.sh", "TASK=rte", "run_glue.sh: error: TASK is no variable of this script: set TASKS"),
+        ("run_glue.sh", "SEED=5", "SEED is no variable of this script: set SEEDS"),
+        ("run_glue.sh", "LEARNING_RATES=1e-4", "set LEARNING_RATE "),
+        ("run_squad.sh", "TASKS=squad_v2", "run_squad.sh: error: TASKS is no variable of this script: set TASK "),
+        ("run_sweep.sh", "TASKS=rte", "set TASK "),
+        ("run_sweep.sh", "LEARNING_RATE=1", "set LEARNING_RATES"),
+        ("run_pretrain.sh", "TASK=rte", "set TASKS"),
+        ("run_pretrain.sh", "METHOD=kd", "set METHODS"),
+        ("run_ablation.sh", "CRITERION=l2-l1", "set CRITERIA"),
+        ("run_ablation.sh", "SEED=1", "set SEEDS"),
+        ("run_dynabert.sh", "OBJECTIVE=ckd", "set OBJECTIVES"),
+        ("run_glue.sh", "DRY_RUN=true", "run_glue.sh: error: DRY_RUN is true: use 1 for yes; 0, no or nothing for no"),
+        ("run_glue.sh", "CACHE_TEACHER=2", "CACHE_TEACHER is 2: use 1"),
+        ("run_sweep.sh", "CACHE_TEACHER=yes", "CACHE_TEACHER is yes: use 1"),
+        ("run_dynabert.sh", "CACHE_TEACHER=false", "CACHE_TEACHER is false: use 1"),
+        ("run_pretrain.sh", "STREAMING=on", "STREAMING is on: use 1"),
+        *[
+            (f"run_{name}.sh", "DRY_RUN=x", "DRY_RUN is x: use 1")
+            for name in ("squad", "pretrain", "ablation", "dynabert", "sweep")
+        ],
+        ("run_glue.sh", "LAUNCH='torchrunn --nproc_per_node 2'", "LAUNCH names 'torchrunn', which is no command here"),
+        ("run_pretrain.sh", "LAUNCH=' '", "LAUNCH names '', which is no command"),
+        ("run_glue.sh", "TERMS=ckdd", "distill_finetune.py: error: --terms 'ckdd' is neither a preset"),
+        ("run_glue.sh", "EPOCHS=three", "argument --num_train_epochs: 'three' must be a number above 0"),
+        ("run_glue.sh --window 10", "", "--window 10 must be odd"),
+        ("run_glue.sh", "STUDENT=nobody-has-this", "run_glue.sh: error: STUDENT 'nobody-has-this' "),
+        ("run_squad.sh --layer_map x", "", "unknown layer map 'x'"),
+        ("run_pretrain.sh", "EPOCHS=0", "distill_finetune.py: error: argument --num_train_epochs: '0'"),  # behind it
+        ("run_pretrain.sh", "TERMS=ckdd", "distill_pretrain.py: error: --terms 'ckdd'"),
+        ("run_dynabert.sh", "DEPTH_EPOCHS=-1", "distill_dynabert.py: error: argument --num_train_epochs: '-1'"),
+        ("run_ablation.sh", "STUDENT_LAYERS=six", "STUDENT_LAYERS names six: use a whole number"),
+        ("run_ablation.sh", "TASKS=rte", "/runs/rte/teacher/seed1 holds no trained teacher: run this first: RUNS="),
+    ],
+)
 def test_a_mistake_ends_a_script_in_one_line_before_a_teacher_is_trained(run_script, tmp_path, script, variables, said):
     status, stdout, stderr = run_script(*script.split(), **dict(word.split("=", 1) for word in shlex.split(variables)))
     assert status == 2 and said in stderr and len(stderr.splitlines()) == 1 and not stdout, stderr
@@ -132,19 +158,28 @@ def test_a_mistake_ends_a_script_in_one_line_before_a_teacher_is_trained(run_scr
 
 @pytest.mark.parametrize("value, on", [("1", True), ("", False), ("0", False), ("no", False)])
 def test_a_switch_is_on_with_1_and_off_when_empty_0_or_no(run_script, tmp_path, value, on):
-    for script, variable, option in (("run_glue.sh", "CACHE_TEACHER", "--cache_teacher"),
-                                     ("run_dynabert.sh", "CACHE_TEACHER", "--cache_teacher"),
-                                     ("run_sweep.sh", "CACHE_TEACHER", "--cache_teacher"),
-                                     ("run_pretrain.sh", "STREAMING", "--streaming")):  # fmt: skip
+    for script, variable, option in (
+        ("run_glue.sh", "CACHE_TEACHER", "--cache_teacher"),
+        ("run_dynabert.sh", "CACHE_TEACHER", "--cache_teacher"),
+        ("run_sweep.sh", "CACHE_TEACHER", "--cache_teacher"),
+        ("run_pretrain.sh", "STREAMING", "--streaming"),
+    ):
         status, stdout, stderr = run_script(script, DRY_RUN="1", **{variable: value})
         assert status == 0 and (option in stdout.split()) == on, stderr
     status, stdout, stderr = run_script("run_glue.sh", "--check_only", DRY_RUN=value)
     assert status == 0 and bool(stdout) == on and not stderr and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("script, count", [
-    ("run_glue.sh", 1 + 3), ("run_squad.sh", 1 + 3), ("run_pretrain.sh", 1 + 4), ("run_dynabert.sh", 1 + 2 * 3),
-    ("run_sweep.sh", 1 + 6)])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, count",
+    [
+        ("run_glue.sh", 1 + 3),
+        ("run_squad.sh", 1 + 3),
+        ("run_pretrain.sh", 1 + 4),
+        ("run_dynabert.sh", 1 + 2 * 3),
+        ("run_sweep.sh", 1 + 6),
+    ],
+)
 def test_every_command_is_checked_once_for_all_seeds_before_the_first_is_carried_out(tmp_path, script, count):
     """A stand-in for python notes what it is called with."""
     fake = tmp_path / "python"
@@ -169,8 +204,11 @@ def test_every_command_is_checked_once_for_all_seeds_before_the_first_is_carried
 def test_ablations_take_a_trained_teacher_and_say_where_there_is_none(run_script, world, tmp_path):
     folder = tmp_path / "runs" / "cola" / "teacher" / "seed1"
     folder.mkdir(parents=True)
-    for name, text, ready in (("config.json", "{}", True), ("run.json", '{\n "status": "running"\n}\n', False),
-                              ("run.json", '{\n "status": "complete"\n}\n', True)):  # fmt: skip
+    for name, text, ready in (
+        ("config.json", "{}", True),
+        ("run.json", '{\n "status": "running"\n}\n', False),
+        ("run.json", '{\n "status": "complete"\n}\n', True),
+    ):
         (folder / name).write_text(text)
         status, _, stderr = run_script("run_ablation.sh", "--check_only", GRID="stages", STUDENT=str(world / "bert"))
         assert status == (0 if ready else 2) and ("holds no trained teacher" in stderr) != ready, stderr
@@ -186,16 +224,26 @@ def test_the_command_of_a_record_can_be_pasted(monkeypatch, count, launcher):
     words = ["./distill_finetune.py", "--label_separator", "; ", "--text_columns", "it's", "$HOME *", "--data_dir", ""]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", count)
-    shown = subprocess.run(["bash", "-c", f"printf '%s\\0' {runs.command()}"], capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {run_folder.command()}"], capture_output=True, text=True
+    ).stdout
     assert shown.split("\0")[:-1] == [*launcher, *words]
 
 
 def test_the_relations_work_alone_in_another_project_as_the_docs_show(tmp_path):
     page = Path("docs/extending.md").read_text()
-    (block,) = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
-                if "from relations import" in block]  # fmt: skip
+    (block,) = [
+        block for block in re.findall(r"^```python\n(.*?)^```", page, re.S | re.M) if "from relations import" in block
+    ]
     assert block.count("\n") == 10
-    for name in ("relations.py", "losses.py", "baselines.py", "heads.py", "recipes.py", "stages.py"):
+    for name in (
+        "relations.py",
+        "losses.py",
+        "methods/baselines.py",
+        "methods/mlm_head.py",
+        "methods/recipes.py",
+        "methods/term_weights.py",
+    ):
         shutil.copy(name, tmp_path)
     check = """
 import sys

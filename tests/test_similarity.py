@@ -1,4 +1,5 @@
 """Pairs of texts compared by the cosine of their vectors, relations between sentences, folders of sentence encoders."""
+
 import json
 import math
 import random
@@ -14,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 import distill_finetune
 import losses
 import relations
-import similarity
+from tasks import similarity
 
 
 @pytest.fixture
@@ -43,11 +44,37 @@ def run(files, encoder):
 
     def call(*options):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_finetune.main(list(map(str, [
-            "--task", "custom", "--kind", "similarity", "--train_file", files / "pairs.tsv", "--validation_file",
-            files / "pairs.tsv", "--text_columns", "one", "two", "--label_column", "score", "--max_seq_length", "32",
-            "--per_device_train_batch_size", "8", "--max_steps", "6", "--logging_steps", "2", *options,
-        ])))  # fmt: skip
+        distill_finetune.main(
+            list(
+                map(
+                    str,
+                    [
+                        "--task",
+                        "custom",
+                        "--kind",
+                        "similarity",
+                        "--train_file",
+                        files / "pairs.tsv",
+                        "--validation_file",
+                        files / "pairs.tsv",
+                        "--text_columns",
+                        "one",
+                        "two",
+                        "--label_column",
+                        "score",
+                        "--max_seq_length",
+                        "32",
+                        "--per_device_train_batch_size",
+                        "8",
+                        "--max_steps",
+                        "6",
+                        "--logging_steps",
+                        "2",
+                        *options,
+                    ],
+                )
+            )
+        )
 
     return call
 
@@ -73,8 +100,21 @@ def expected_score(folder, files, **options):
 
 
 def test_trained_on_scores_and_scored_as_by_hand(run, files, encoder, tmp_path):
-    run("--student", encoder, "--text_prefix", "the ", "--learning_rate", "1e-3", "--output_dir", tmp_path / "run",
-        "--save", "last", "--do_predict", "--test_file", files / "pairs.tsv")  # fmt: skip
+    run(
+        "--student",
+        encoder,
+        "--text_prefix",
+        "the ",
+        "--learning_rate",
+        "1e-3",
+        "--output_dir",
+        tmp_path / "run",
+        "--save",
+        "last",
+        "--do_predict",
+        "--test_file",
+        files / "pairs.tsv",
+    )
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["last"]["score"] == pytest.approx(expected_score(tmp_path / "run", files, prefix="the "), abs=1e-6)
     before = AutoModel.from_pretrained(encoder).state_dict()
@@ -92,17 +132,47 @@ def test_distilled_on_pairs_with_and_without_the_cache_alike(run, encoder, tmp_p
     monkeypatch.chdir(tmp_path)
     found = []
     for name, more in (("live", []), ("cached", ["--cache_teacher"])):
-        run("--teacher", encoder, "--student_layers", "2", "--terms", *terms.split(), "--output_dir",
-            tmp_path / name, *more)  # fmt: skip
+        run(
+            "--teacher",
+            encoder,
+            "--student_layers",
+            "2",
+            "--terms",
+            *terms.split(),
+            "--output_dir",
+            tmp_path / name,
+            *more,
+        )
         found.append(json.loads((tmp_path / name / "run.json").read_text())["best"]["score"])
     assert found[0] == pytest.approx(found[1], abs=0.02)
 
 
 def test_distilled_on_texts_alone_by_relations(run, files, encoder, tmp_path):
-    options = ("--teacher", encoder, "--student_layers", "2", "--student_hidden", "16", "--student_heads", "2",
-               "--student_intermediate", "32", "--terms", "ckd", "logits=0", "sentence_pair=1", "sentence_triple=10",
-               "--learning_rate", "1e-2", "--max_steps", "30", "--train_file", files / "texts.txt",
-               "--output_dir", tmp_path / "run")  # fmt: skip
+    options = (
+        "--teacher",
+        encoder,
+        "--student_layers",
+        "2",
+        "--student_hidden",
+        "16",
+        "--student_heads",
+        "2",
+        "--student_intermediate",
+        "32",
+        "--terms",
+        "ckd",
+        "logits=0",
+        "sentence_pair=1",
+        "sentence_triple=10",
+        "--learning_rate",
+        "1e-2",
+        "--max_steps",
+        "30",
+        "--train_file",
+        files / "texts.txt",
+        "--output_dir",
+        tmp_path / "run",
+    )
     run(*options)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["train_examples"] == 60 and record["status"] == "complete"
@@ -110,8 +180,19 @@ def test_distilled_on_texts_alone_by_relations(run, files, encoder, tmp_path):
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(run, encoder, tmp_path, cut_at, monkeypatch):
-    options = ("--teacher", encoder, "--student_layers", "2", "--terms", "kd", "--save", "last", "--save_steps", "2",
-               "--output_dir")  # fmt: skip
+    options = (
+        "--teacher",
+        encoder,
+        "--student_layers",
+        "2",
+        "--terms",
+        "kd",
+        "--save",
+        "last",
+        "--save_steps",
+        "2",
+        "--output_dir",
+    )
     run(*options, tmp_path / "whole")
     cut_at(4)
     with pytest.raises(KeyboardInterrupt):
@@ -122,20 +203,42 @@ def test_an_interrupted_run_ends_with_the_same_weights(run, encoder, tmp_path, c
     assert not any("pooler" in name for name in whole) and all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-@pytest.mark.parametrize("options, said", [
-    (["--text_columns", "one"], "compares two texts: name both columns"),
-    (["--train_file", "texts.txt"], "logits compares cosines of pairs"),
-    (["--train_file", "texts.txt", "--terms", "ckd", "logits=0", "--hard_weight", "1"], "have no labels to learn from"),
-    (["--train_file", "texts.txt", "--held_out", "0.2", "--terms", "ckd", "logits=0"], "held_out needs labels"),
-    (["--metrics", "accuracy"], "accuracy' is none of those of similarity"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--text_columns", "one"], "compares two texts: name both columns"),
+        (["--train_file", "texts.txt"], "logits compares cosines of pairs"),
+        (
+            ["--train_file", "texts.txt", "--terms", "ckd", "logits=0", "--hard_weight", "1"],
+            "have no labels to learn from",
+        ),
+        (["--train_file", "texts.txt", "--held_out", "0.2", "--terms", "ckd", "logits=0"], "held_out needs labels"),
+        (["--metrics", "accuracy"], "accuracy' is none of those of similarity"),
+    ],
+)
 def test_what_cannot_be_is_one_line(files, encoder, options, said, monkeypatch):
     monkeypatch.chdir(files)
     status, stderr = forked(
-        distill_finetune, "--task", "custom", "--kind", "similarity", "--train_file", "pairs.tsv", "--validation_file",
-        "pairs.tsv", "--text_columns", "one", "two", "--label_column", "score", "--teacher", "encoder",
-        "--student_layers", "2", *options,
-    )  # fmt: skip
+        distill_finetune,
+        "--task",
+        "custom",
+        "--kind",
+        "similarity",
+        "--train_file",
+        "pairs.tsv",
+        "--validation_file",
+        "pairs.tsv",
+        "--text_columns",
+        "one",
+        "two",
+        "--label_column",
+        "score",
+        "--teacher",
+        "encoder",
+        "--student_layers",
+        "2",
+        *options,
+    )
     assert status == 2 and said in stderr and len(stderr.splitlines()) == 1, stderr
     assert not (files / "runs").exists()
 
@@ -172,17 +275,29 @@ class TestPooling:
         record = json.loads((folder / "run.json").read_text())
         assert record["best"]["score"] == pytest.approx(expected_score(folder, files, first=True), abs=1e-6)
 
-    @pytest.mark.parametrize("modules, config, said", [
-        (["Transformer", "Pooling", "Dense"], {}, "has a layer Dense behind its encoder"),
-        (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, "pools in a way that is not known"),
-        (["Transformer", "Pooling"], {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "pools in"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "modules, config, said",
+        [
+            (["Transformer", "Pooling", "Dense"], {}, "has a layer Dense behind its encoder"),
+            (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, "pools in a way that is not known"),
+            (
+                ["Transformer", "Pooling"],
+                {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
+                "pools in",
+            ),
+        ],
+    )
     def test_another_pooling_is_refused(self, tmp_path, modules, config, said):
         (tmp_path / "1_Pooling").mkdir()
         (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
-        (tmp_path / "modules.json").write_text(json.dumps([
-            {"idx": i, "name": str(i), "path": f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"}
-            for i, kind in enumerate(modules)]))  # fmt: skip
+        (tmp_path / "modules.json").write_text(
+            json.dumps(
+                [
+                    {"idx": i, "name": str(i), "path": f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+                    for i, kind in enumerate(modules)
+                ]
+            )
+        )
         with pytest.raises(ValueError, match=said):
             similarity.pooling_of(tmp_path)
         assert similarity.pooling_of(tmp_path / "1_Pooling") == "mean"
@@ -199,8 +314,10 @@ class TestRelationsBetweenSentences:
             states.data[mask == 0] = math.nan
         pairs = losses.LayerPairs([(0, 0), (1, 2), (2, 4)])
         s_layers, t_layers = pairs.sides()
-        return (losses.ModelView({"hidden_states": student}, s_layers, mask),
-                losses.ModelView({"hidden_states": teacher}, t_layers, mask))  # fmt: skip
+        return (
+            losses.ModelView({"hidden_states": student}, s_layers, mask),
+            losses.ModelView({"hidden_states": teacher}, t_layers, mask),
+        )
 
     @pytest.mark.parametrize("options", [{}, {"pair_criterion": "mse", "triple_criterion": "huber", "distance": "l2"}])
     @pytest.mark.parametrize("name", ["sentence_pair", "sentence_triple"])
@@ -214,8 +331,14 @@ class TestRelationsBetweenSentences:
             sets.append(torch.stack([states[i, :count].mean(0) for i, count in there]))
         word = name.replace("sentence", "wr")
         criterion = args.pair_criterion if name.endswith("pair") else args.triple_criterion
-        expected = relations.as_defined(word, *(x[None, None] for x in sets), torch.ones(1, 5), distance=args.distance,
-                                        criterion=criterion, window=None)  # fmt: skip
+        expected = relations.as_defined(
+            word,
+            *(x[None, None] for x in sets),
+            torch.ones(1, 5),
+            distance=args.distance,
+            criterion=criterion,
+            window=None,
+        )
         torch.testing.assert_close(got.double(), expected.detach(), rtol=1e-4, atol=1e-7)
         got.backward()
         grads = [states.grad for states in views[0].out["hidden_states"]]
@@ -223,8 +346,9 @@ class TestRelationsBetweenSentences:
         assert grads[2].isfinite().all() and not grads[2][views[0].mask == 0].any()
 
     def test_vectors_by_squared_error(self, views):
-        alike = losses.ModelView({"hidden_states": [x[..., :12] for x in views[1].out["hidden_states"]]},
-                                 views[1].layers, views[1].mask)  # fmt: skip
+        alike = losses.ModelView(
+            {"hidden_states": [x[..., :12] for x in views[1].out["hidden_states"]]}, views[1].layers, views[1].mask
+        )
         got, each = losses.TERMS["sentence_mse"](views[0], alike, {}, None), []
         for i, count in enumerate(views[0].mask.sum(1).tolist()):
             if count:
@@ -236,14 +360,32 @@ class TestRelationsBetweenSentences:
         assert grad.isfinite().all() and not grad[views[0].mask == 0].any()
 
     def test_a_narrow_student_has_its_vectors_projected(self, run, files, encoder, tmp_path):
-        run("--teacher", encoder, "--student_layers", "1", "--student_hidden", "16", "--student_heads", "2", "--terms",
-            "sentence_mse=1", "--train_file", files / "texts.txt", "--output_dir", tmp_path / "run")  # fmt: skip
+        run(
+            "--teacher",
+            encoder,
+            "--student_layers",
+            "1",
+            "--student_hidden",
+            "16",
+            "--student_heads",
+            "2",
+            "--terms",
+            "sentence_mse=1",
+            "--train_file",
+            files / "texts.txt",
+            "--output_dir",
+            tmp_path / "run",
+        )
         names = load_file(tmp_path / "run" / "model.safetensors")
         assert names and not any("projection" in name for name in names)
 
     @pytest.mark.parametrize("name, count", [("sentence_pair", 1), ("sentence_triple", 2)])
     def test_a_batch_without_relations_is_0_with_a_graph(self, views, name, count):
-        few = [losses.ModelView({"hidden_states": [x[:count] for x in view.out["hidden_states"]]}, view.layers,
-                                view.mask[:count]) for view in views]  # fmt: skip
+        few = [
+            losses.ModelView(
+                {"hidden_states": [x[:count] for x in view.out["hidden_states"]]}, view.layers, view.mask[:count]
+            )
+            for view in views
+        ]
         value = losses.TERMS[name](*few, {}, relations.Options())
         assert value.item() == 0 and value.requires_grad

@@ -1,4 +1,5 @@
 """SQuAD: reading, windows, the search for answers, the official scores, and a run through the command line."""
+
 import argparse
 import json
 import shutil
@@ -16,9 +17,7 @@ import data
 import distill_finetune
 import losses
 import metrics
-import readers
-import squad
-import tasks
+from tasks import kinds, readers, squad
 
 
 def squad_file(path, qas, context="The cat sat on the mat ."):
@@ -161,8 +160,9 @@ def test_an_answer_is_taught_by_the_tokens_that_overlap_it(stripping, args, tmp_
     assert given == {i for i, (a, b) in enumerate(spans) if any(x < b and y > a for x, y in tokens)}
     said = squad.inexact_answers(questions, cut)
     lost = len(spans) - len(given)
-    assert near and said.startswith(f"{len(near) + lost} of {len(spans)} training answers cannot be given exactly: "
-                                    f"for {len(near)} the tokens")  # fmt: skip
+    assert near and said.startswith(
+        f"{len(near) + lost} of {len(spans)} training answers cannot be given exactly: for {len(near)} the tokens"
+    )
     assert f"taken, {lost} have no token" in said
 
 
@@ -211,8 +211,15 @@ def middle_zeroed(file):
     file.write_bytes(raw[: len(raw) // 2] + b"\0" * 64 + raw[len(raw) // 2 + 64 :])
 
 
-@pytest.mark.parametrize("damage", [middle_zeroed, lambda file: file.write_bytes(file.read_bytes()[:-100]),
-                                    lambda file: file.write_bytes(b""), lambda file: file.unlink()])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        middle_zeroed,
+        lambda file: file.write_bytes(file.read_bytes()[:-100]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.unlink(),
+    ],
+)
 def test_damaged_windows_are_named_with_the_remedy(world, tokenizer, args, tmp_path, damage):
     questions = squad.read_squad(world / "squad" / "dev-v1.1.json", False, readers.Skipped())
     whole = squad.windows(questions, tokenizer, args, tmp_path)[:]
@@ -303,9 +310,14 @@ def test_totals_are_means_over_the_questions():
 
 INFINITE = float("inf")
 V2_ROWS = st.lists(
-    st.tuples(st.sampled_from(["cat", "dog", "cat dog", "the", ""]),
-              st.sampled_from([-INFINITE, -2, -1, 0, 1, INFINITE]),
-              st.sampled_from([[], ["cat"], ["the"], ["cat", "big dog"]])), min_size=1, max_size=8)  # fmt: skip
+    st.tuples(
+        st.sampled_from(["cat", "dog", "cat dog", "the", ""]),
+        st.sampled_from([-INFINITE, -2, -1, 0, 1, INFINITE]),
+        st.sampled_from([[], ["cat"], ["the"], ["cat", "big dog"]]),
+    ),
+    min_size=1,
+    max_size=8,
+)
 
 
 def v2_case(rows):
@@ -336,8 +348,10 @@ def test_best_scores_of_v2_are_the_official_ones(rows):
     got, _ = metrics.squad_metrics(answers, golds, True)
     order = sorted(answers, key=lambda k: answers[k][1])
     for i, name in enumerate(("exact", "f1")):
-        points = [metrics.squad_scores(answers[k][0], golds[k], True)[i] if golds[k] else -(answers[k][0] != "")
-                  for k in order]  # fmt: skip
+        points = [
+            metrics.squad_scores(answers[k][0], golds[k], True)[i] if golds[k] else -(answers[k][0] != "")
+            for k in order
+        ]
         totals = [sum(not g for g in golds.values()) + sum(points[:n]) for n in range(len(order) + 1)]
         first = totals.index(max(totals))
         assert got[f"best_{name}"] == pytest.approx(totals[first] / len(order))
@@ -367,8 +381,9 @@ def test_the_logit_term_sees_no_padding():
         views = []
         for x in (student, teacher):
             x = torch.where(mask.bool(), x, junk)
-            views.append(losses.ModelView({"start_logits": x[0], "end_logits": x[1]}, (), mask,
-                                          kind=tasks.KINDS["qa"](None)))  # fmt: skip
+            views.append(
+                losses.ModelView({"start_logits": x[0], "end_logits": x[1]}, (), mask, kind=kinds.KINDS["qa"](None))
+            )
         values.append(losses.TERMS["logits"](*views, {}, argparse.Namespace(temperature=2.0)))
     torch.testing.assert_close(values[0], values[1])
     expected = losses.soft_logits(student[:, :, :3], teacher[:, :, :3], temperature=2.0)
@@ -378,8 +393,20 @@ def test_the_logit_term_sees_no_padding():
 @pytest.mark.parametrize("task", ["squad", "squad_v2"])
 def test_teacher_and_student_through_the_command_line(world, tmp_path, monkeypatch, task):
     monkeypatch.chdir(tmp_path)  # the cache
-    common = ["--task", task, "--data_dir", str(world / "squad"), "--max_seq_length", "64", "--max_query_length", "16",
-              "--doc_stride", "16", "--max_steps", "2"]  # fmt: skip
+    common = [
+        "--task",
+        task,
+        "--data_dir",
+        str(world / "squad"),
+        "--max_seq_length",
+        "64",
+        "--max_query_length",
+        "16",
+        "--doc_stride",
+        "16",
+        "--max_steps",
+        "2",
+    ]
     teacher = ["--student", str(world / "bert"), "--output_dir", "teacher"]
     student = ["--teacher", "teacher", "--student_layers", "2", "--hard_weight", "1", "--output_dir", "s"]
     for options in (teacher, student):
@@ -397,5 +424,15 @@ def test_teacher_and_student_through_the_command_line(world, tmp_path, monkeypat
 
 def test_no_room_for_a_context_is_refused(finetune, world, tmp_path):
     with pytest.raises(ValueError, match=r"leaves no room for a context.*--max_seq_length 384"):
-        finetune("--task", "squad", "--data_dir", world / "squad", "--student", world / "bert",
-                 "--max_seq_length", "128", "--output_dir", tmp_path / "run")  # fmt: skip
+        finetune(
+            "--task",
+            "squad",
+            "--data_dir",
+            world / "squad",
+            "--student",
+            world / "bert",
+            "--max_seq_length",
+            "128",
+            "--output_dir",
+            tmp_path / "run",
+        )

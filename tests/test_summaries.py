@@ -1,4 +1,5 @@
 """Summaries: ROUGE, labels by ROUGE, files, markers and windows, and whole runs of every model type and method."""
+
 import argparse
 import json
 import os
@@ -19,21 +20,39 @@ from test_families import TINY, make_tokenizer, tiny_config
 from test_teacher_cache import terms_of
 from transformers import AutoModel, AutoModelForTokenClassification
 
-import batching
 import data
 import distill_dynabert
 import distill_finetune
-import families
 import losses
 import metrics
-import readers
 import report
-import summaries
-import tasks
-import teacher_cache
+from encoders import families
+from engine import teacher_cache
+from tasks import batching, kinds, readers, summaries
 
-WORDS = ["running", "runs", "ran", "run", "the", "The", "THE", "dogs", "dog's", "state-of-the-art", "3.5", "naïve",
-         "東京", "cats", "cat,", "is,", ".", "!", "generously", "generous", "organization"]  # fmt: skip
+WORDS = [
+    "running",
+    "runs",
+    "ran",
+    "run",
+    "the",
+    "The",
+    "THE",
+    "dogs",
+    "dog's",
+    "state-of-the-art",
+    "3.5",
+    "naïve",
+    "東京",
+    "cats",
+    "cat,",
+    "is,",
+    ".",
+    "!",
+    "generously",
+    "generous",
+    "organization",
+]
 SCORER = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
 
 
@@ -79,6 +98,7 @@ def test_lines_are_what_rouge_lsum_compares():
 
 def greedy(sentences, references, count):
     """The oracle by calls of rouge-score alone."""
+
     def gain(numbers):
         text = " ".join(sentences[i] for i in sorted(numbers))
         each = [SCORER.score(reference, text) for reference in references]
@@ -107,14 +127,19 @@ def test_the_oracle_is_greedy_by_rouge_score_itself():
     assert sizes == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("sentences, references, count, found", [
-    (["a cat", "a dog ran", "home"], ["a dog ran home"], 1, [1]),
-    (["home", "a cat", "a dog ran"], ["a dog ran home"], 3, [0, 2]),  # a third would cost more than it brings
-    (["a dog", "a dog"], ["a dog"], 2, [0]),                            # the first of equals, and no worse one
-    (["cats", "dogs"], ["birds"], 2, []), (["東京"], ["birds"], 1, []), (["", "birds"], ["birds"], 3, [1]),
-    (["one", "birds"], [], 1, []),
-    (["red birds", "green birds"], ["blue cats", "green birds"], 1, [1]),  # of several references the best one
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sentences, references, count, found",
+    [
+        (["a cat", "a dog ran", "home"], ["a dog ran home"], 1, [1]),
+        (["home", "a cat", "a dog ran"], ["a dog ran home"], 3, [0, 2]),  # a third would cost more than it brings
+        (["a dog", "a dog"], ["a dog"], 2, [0]),  # the first of equals, and no worse one
+        (["cats", "dogs"], ["birds"], 2, []),
+        (["東京"], ["birds"], 1, []),
+        (["", "birds"], ["birds"], 3, [1]),
+        (["one", "birds"], [], 1, []),
+        (["red birds", "green birds"], ["blue cats", "green birds"], 1, [1]),  # of several references the best one
+    ],
+)
 def test_worked_examples_of_the_oracle(sentences, references, count, found):
     assert summaries.oracle(sentences, references, count) == found
 
@@ -123,10 +148,25 @@ def test_worked_examples_of_the_oracle(sentences, references, count, found):
 
 
 def arguments(**more):
-    return argparse.Namespace(**{
-        "task": "custom", "kind": "summary", "data_dir": None, "hub_dataset": None, "train_file": None,
-        "validation_file": None, "test_file": None, "max_train_samples": 0, "max_eval_samples": 0, "metrics": [],
-        "regression": False, "label_column": "label", "held_out": 0.0, "summary_sentences": 2, **more})  # fmt: skip
+    return argparse.Namespace(
+        **{
+            "task": "custom",
+            "kind": "summary",
+            "data_dir": None,
+            "hub_dataset": None,
+            "train_file": None,
+            "validation_file": None,
+            "test_file": None,
+            "max_train_samples": 0,
+            "max_eval_samples": 0,
+            "metrics": [],
+            "regression": False,
+            "label_column": "label",
+            "held_out": 0.0,
+            "summary_sentences": 2,
+            **more,
+        }
+    )
 
 
 def lines(path, *rows):
@@ -138,15 +178,26 @@ DOCUMENT = {"sentences": ["A dog ran.", "Cats sat."], "summary": "Cats sat down.
 
 
 def load(tmp_path, *train, skip=False, **more):
-    args = arguments(train_file=lines(tmp_path / "train.jsonl", *train),
-                     validation_file=lines(tmp_path / "dev.jsonl", DOCUMENT), **more)  # fmt: skip
+    args = arguments(
+        train_file=lines(tmp_path / "train.jsonl", *train),
+        validation_file=lines(tmp_path / "dev.jsonl", DOCUMENT),
+        **more,
+    )
     skipped = readers.Skipped(skip)
     return *summaries.load_documents(args, data.TASKS[args.task], skipped), skipped
 
 
 def test_own_json_lines(tmp_path):
-    rows = [DOCUMENT, {"sentences": [" A\tdog \n ran. ", "", "  "], "summary": ["A dog.\nIt ran.", " ", "Dogs run."],
-                       "labels": [True, 0, 0], "more": 1}, {"sentences": ["One."], "labels": [0]}]  # fmt: skip
+    rows = [
+        DOCUMENT,
+        {
+            "sentences": [" A\tdog \n ran. ", "", "  "],
+            "summary": ["A dog.\nIt ran.", " ", "Dogs run."],
+            "labels": [True, 0, 0],
+            "more": 1,
+        },
+        {"sentences": ["One."], "labels": [0]},
+    ]
     task, splits, _ = load(tmp_path, *rows, test_file=lines(tmp_path / "test.jsonl", {"sentences": ["One."]}))
     train = splits["train"]
     assert train["sentences"][:] == [["A dog ran.", "Cats sat."], ["A dog ran.", "", ""], ["One."]]
@@ -173,7 +224,8 @@ BAD = [
     (DOCUMENT | {"labels": [1, 2]}, r"column 'labels' holds \[1, 2\], not a list of 0 and 1"),
     (DOCUMENT | {"labels": "10"}, "column 'labels' holds \"10\", not a list of 0 and 1"),
     ('{"sentences": ["\\ud800"], "summary": "One."}', "column 'sentences' holds half a surrogate pair"),
-    ('["One."]', "not a JSON object"), ("{", "not valid JSON"),
+    ('["One."]', "not a JSON object"),
+    ("{", "not valid JSON"),
 ]
 
 
@@ -193,15 +245,23 @@ def test_what_is_scored_needs_a_summary(tmp_path):
         load(tmp_path, given, held_out=0.1)
     lines(tmp_path / "dev.jsonl", given)
     with pytest.raises(ValueError, match=r"dev.jsonl, line 1: no summary in column 'summary'; mend it or pass --skip"):
-        summaries.load_documents(arguments(train_file=str(tmp_path / "train.jsonl"),
-                                           validation_file=str(tmp_path / "dev.jsonl")),
-                                 data.TASKS["custom"], readers.Skipped())  # fmt: skip
+        summaries.load_documents(
+            arguments(train_file=str(tmp_path / "train.jsonl"), validation_file=str(tmp_path / "dev.jsonl")),
+            data.TASKS["custom"],
+            readers.Skipped(),
+        )
     with pytest.raises(ValueError, match=r"holds no documents that are whole; the first: .*line 1: not valid JSON"):
         load(tmp_path, "{", skip=True)
 
 
-PAPER = {"source": ["We study.", "It works.\n"], "source_labels": [0, 1], "rouge_scores": [0.1, 0.2], "paper_id": "x",
-         "target": ["It works well.", "Works."], "title": "T"}  # fmt: skip
+PAPER = {
+    "source": ["We study.", "It works.\n"],
+    "source_labels": [0, 1],
+    "rouge_scores": [0.1, 0.2],
+    "paper_id": "x",
+    "target": ["It works well.", "Works."],
+    "title": "T",
+}
 
 
 def test_scitldr_as_published_and_on_the_hub(tmp_path, monkeypatch):
@@ -209,24 +269,44 @@ def test_scitldr_as_published_and_on_the_hub(tmp_path, monkeypatch):
     folder.mkdir()
     for name in ("train", "dev", "test"):
         lines(folder / f"{name}.jsonl", PAPER, PAPER)
-    features = Features({"source": List(Value("string")), "target": List(Value("string")), "paper_id": Value("string"),
-                         "source_labels": List(ClassLabel(names=["non-oracle", "oracle"]))})  # fmt: skip
+    features = Features(
+        {
+            "source": List(Value("string")),
+            "target": List(Value("string")),
+            "paper_id": Value("string"),
+            "source_labels": List(ClassLabel(names=["non-oracle", "oracle"])),
+        }
+    )
     rows = Dataset.from_list([{k: PAPER[k] for k in features}] * 2, features=features)
-    monkeypatch.setattr(summaries, "load_hub", lambda hub: DatasetDict(train=rows, validation=rows, test=rows)
-                        if hub == ("allenai/scitldr", "Abstract") else None)  # fmt: skip
+    monkeypatch.setattr(
+        summaries,
+        "load_hub",
+        lambda hub: (
+            DatasetDict(train=rows, validation=rows, test=rows) if hub == ("allenai/scitldr", "Abstract") else None
+        ),
+    )
     for data_dir in (tmp_path, folder, None):
         args = arguments(task="scitldr", kind=None, data_dir=data_dir and str(data_dir), max_eval_samples=1)
         _, splits = summaries.load_documents(args, data.TASKS["scitldr"], readers.Skipped())
         assert {name: len(split) for name, split in splits.items()} == {"train": 2, "validation": 1, "test": 2}
-        assert splits["train"][1] == {"sentences": ["We study.", "It works."], "labels": [0, 1], "idx": 1,
-                                      "references": ["It works well.", "Works."]}  # fmt: skip
+        assert splits["train"][1] == {
+            "sentences": ["We study.", "It works."],
+            "labels": [0, 1],
+            "idx": 1,
+            "references": ["It works well.", "Works."],
+        }
         assert splits["test"]["references"][0] == PAPER["target"] and splits["test"]["labels"][0] == []
 
 
 def test_articles_of_the_hub_are_cut_by_a_package(monkeypatch):
     rows = Dataset.from_list([{"article": "Dr. Dog ran. It sat.", "highlights": "It sat .\nIt ran .", "id": "1"}] * 3)
-    monkeypatch.setattr(summaries, "load_hub", lambda hub: DatasetDict(train=rows, validation=rows, test=rows)
-                        if hub == ("abisee/cnn_dailymail", "3.0.0") else None)  # fmt: skip
+    monkeypatch.setattr(
+        summaries,
+        "load_hub",
+        lambda hub: (
+            DatasetDict(train=rows, validation=rows, test=rows) if hub == ("abisee/cnn_dailymail", "3.0.0") else None
+        ),
+    )
     args = arguments(task="cnn_dailymail", kind=None, max_train_samples=2)
     monkeypatch.setitem(sys.modules, "sentencex", None)
     with pytest.raises(ValueError, match="package sentencex, which is missing here: pip install sentencex"):
@@ -241,17 +321,24 @@ def test_articles_of_the_hub_are_cut_by_a_package(monkeypatch):
 
 def test_the_package_cuts_news_into_sentences():
     pytest.importorskip("sentencex")
-    text = "The U.S. Navy left on Jan. 5, 2015. \"We won't go,\" Mr. Obama said. Prices rose 3.5 percent. Did they?"
+    text = 'The U.S. Navy left on Jan. 5, 2015. "We won\'t go," Mr. Obama said. Prices rose 3.5 percent. Did they?'
     found = summaries.splitter()(text)
     assert [sentence.strip() for sentence in found] == [
-        "The U.S. Navy left on Jan. 5, 2015.", "\"We won't go,\" Mr. Obama said.", "Prices rose 3.5 percent.",
-        "Did they?"]  # fmt: skip
+        "The U.S. Navy left on Jan. 5, 2015.",
+        '"We won\'t go," Mr. Obama said.',
+        "Prices rose 3.5 percent.",
+        "Did they?",
+    ]
 
 
 # --- markers and windows --------------------------------------------------------------------------------------------
 
-LINES = ["the quick brown fox jumps over the lazy dog", "unbelievable happenings in New York City , said Dr. O'Neill",
-         "naïve café 東京 10 000 #hashtag", "[SEP] and </s> [CLS] <s> are words of papers <mask> [MASK]"]  # fmt: skip
+LINES = [
+    "the quick brown fox jumps over the lazy dog",
+    "unbelievable happenings in New York City , said Dr. O'Neill",
+    "naïve café 東京 10 000 #hashtag",
+    "[SEP] and </s> [CLS] <s> are words of papers <mask> [MASK]",
+]
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "xlm-roberta"])
@@ -266,8 +353,10 @@ def tokenizer(request):
 
 def documents(*rows):
     """A Dataset of documents from (sentences, labels) or (sentences, labels, references)."""
-    return Dataset.from_list([{"sentences": row[0], "labels": row[1], "references": list(row[2:]), "idx": i}
-                              for i, row in enumerate(rows)], features=summaries.DOCUMENT)  # fmt: skip
+    return Dataset.from_list(
+        [{"sentences": row[0], "labels": row[1], "references": list(row[2:]), "idx": i} for i, row in enumerate(rows)],
+        features=summaries.DOCUMENT,
+    )
 
 
 def windows(rows, tokenizer, tmp_path, length, count=2):
@@ -282,11 +371,14 @@ def test_every_sentence_has_one_marker_of_its_own(tokenizer, tmp_path, length):
     rows = documents(*((own, [draw.randint(0, 1) for _ in own]) for own in sentences))
     cut = windows(rows, tokenizer, tmp_path, length)
     assert cut[:] == windows(rows, tokenizer, tmp_path, length)[:]  # out of the cache
-    pieces = [[tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in own]
-              for own in sentences]  # fmt: skip
+    pieces = [
+        [tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in own]
+        for own in sentences
+    ]
     seen, labels = [[] for _ in sentences], [[None] * len(own) for own in sentences]
-    for ids, mask, marks, places, owned, number in zip(*(cut[name] for name in (
-            "input_ids", "attention_mask", "labels", "places", "owned", "document")), strict=True):  # fmt: skip
+    for ids, mask, marks, places, owned, number in zip(
+        *(cut[name] for name in ("input_ids", "attention_mask", "labels", "places", "owned", "document")), strict=True
+    ):
         assert len(ids) == len(mask) == len(marks) <= length and set(mask) == {1}
         assert [i for i, mark in enumerate(marks) if mark != -100] == places and owned
         for place, i in zip(places, owned, strict=True):
@@ -295,15 +387,19 @@ def test_every_sentence_has_one_marker_of_its_own(tokenizer, tmp_path, length):
             seen[number].append(i)
             labels[number][i] = marks[place]
     assert seen == [[i for i, text in enumerate(own) if text] for own in sentences]
-    assert labels == [[label if text else None for text, label in zip(own, row, strict=True)]
-                      for own, row in zip(sentences, rows["labels"], strict=True)]  # fmt: skip
+    assert labels == [
+        [label if text else None for text, label in zip(own, row, strict=True)]
+        for own, row in zip(sentences, rows["labels"], strict=True)
+    ]
     assert sum(cut["cut_off"]) == sum(len(own) + 2 > length for of in pieces for own in of)
     if length == 4000:
         assert len(cut) == len(sentences) and summaries.cut_line("train", rows, cut, length) == ""
     else:
-        assert re.fullmatch(rf"dev: [1-3] of 4 documents are longer than --max_seq_length {length} and read in windows"
-                            r"(, \d+ sentences are longer and lose their end)?",
-                            summaries.cut_line("dev", rows, cut, length))  # fmt: skip
+        assert re.fullmatch(
+            rf"dev: [1-3] of 4 documents are longer than --max_seq_length {length} and read in windows"
+            r"(, \d+ sentences are longer and lose their end)?",
+            summaries.cut_line("dev", rows, cut, length),
+        )
 
 
 def test_a_sentence_about_special_words_is_text(tmp_path):
@@ -315,8 +411,9 @@ def test_a_sentence_about_special_words_is_text(tmp_path):
 
 def test_labels_that_are_not_given_are_the_oracles(tokenizer, tmp_path):
     own = ["the dog", "New York", "the lazy fox"]
-    cut = windows(documents((own, [], "a lazy fox"), (own, []), (own, [1, 0, 0], "a lazy fox")), tokenizer, tmp_path,
-                  400, count=1)  # fmt: skip
+    cut = windows(
+        documents((own, [], "a lazy fox"), (own, []), (own, [1, 0, 0], "a lazy fox")), tokenizer, tmp_path, 400, count=1
+    )
     assert [[label for label in row if label >= 0] for row in cut["labels"]] == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
 
 
@@ -353,8 +450,11 @@ def test_windows_are_kept_by_all_that_they_depend_on(tokenizer, tmp_path):
 def test_the_best_sentences_stand_in_the_documents_order(tokenizer, tmp_path):
     rows = documents((["a fox", "the dog", "New York", "10 000"], [], "the dog 10 000", "foxes"), (["a"], []))
     cut = windows(rows, tokenizer, tmp_path, 400)
-    for chances, chosen in (([0.1, 0.6, 0.2, 0.9], [1, 3]), ([0.5, 0.5, 0.5, 0.5], [0, 1]),
-                            ([0.1, 0.9, 0.3, 0.3], [1, 2])):  # fmt: skip
+    for chances, chosen in (
+        ([0.1, 0.6, 0.2, 0.9], [1, 3]),
+        ([0.5, 0.5, 0.5, 0.5], [0, 1]),
+        ([0.1, 0.9, 0.3, 0.3], [1, 2]),
+    ):
         logits = torch.full((2, 400, 2), float("-inf"))
         for row, given in ((0, chances), (1, [0.25])):
             logits[row, cut["places"][row]] = torch.tensor([[1 - p, p] for p in given]).log()
@@ -362,7 +462,8 @@ def test_the_best_sentences_stand_in_the_documents_order(tokenizer, tmp_path):
         assert first["chosen"] == chosen and first["scores"] == pytest.approx(chances, abs=1e-6)
         assert first["summary"] == [rows["sentences"][0][i] for i in chosen]
         assert {name: first[name] for name in metrics.ROUGE} == metrics.rouge(
-            "\n".join(first["summary"]), ["the dog 10 000", "foxes"])  # fmt: skip
+            "\n".join(first["summary"]), ["the dog 10 000", "foxes"]
+        )
         assert (second["chosen"], second["index"]) == ([0], 1) and "rouge1" not in second  # no reference
 
 
@@ -382,8 +483,10 @@ def write_documents(path, count, seed, **more):
     draw = random.Random(seed)
     with path.open("w") as f:
         for _ in range(count):
-            sentences = [f"the {draw.choice(('dog', 'cat'))} {draw.choice(('sleeps', 'sings'))} ."
-                         for _ in range(draw.choice((1, 2, 3, 12)))]  # fmt: skip
+            sentences = [
+                f"the {draw.choice(('dog', 'cat'))} {draw.choice(('sleeps', 'sings'))} ."
+                for _ in range(draw.choice((1, 2, 3, 12)))
+            ]
             sentences.insert(draw.randint(0, len(sentences)), f"a {draw.choice(('big', 'small'))} bird sings .")
             summary = next(sentence for sentence in sentences if "bird" in sentence)
             f.write(json.dumps({"sentences": sentences, "summary": summary, **more}) + "\n")
@@ -393,16 +496,39 @@ def write_documents(path, count, seed, **more):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documents")
-    return [write_documents(folder / f"{name}.jsonl", n, seed)
-            for seed, (name, n) in enumerate((("train", 65), ("dev", 20), ("test", 8)))]  # fmt: skip
+    return [
+        write_documents(folder / f"{name}.jsonl", n, seed)
+        for seed, (name, n) in enumerate((("train", 65), ("dev", 20), ("test", 8)))
+    ]
 
 
 def command(files, folder, *options):
     train, dev, test = map(str, files)
-    return ["--task", "custom", "--kind", "summary", "--train_file", train, "--validation_file", dev, "--test_file",
-            test, "--summary_sentences", "1", "--per_device_train_batch_size", "16", "--max_seq_length", "32",
-            "--num_train_epochs", "1", "--logging_steps", "2", "--output_dir", str(folder),
-            *map(str, options)]  # fmt: skip
+    return [
+        "--task",
+        "custom",
+        "--kind",
+        "summary",
+        "--train_file",
+        train,
+        "--validation_file",
+        dev,
+        "--test_file",
+        test,
+        "--summary_sentences",
+        "1",
+        "--per_device_train_batch_size",
+        "16",
+        "--max_seq_length",
+        "32",
+        "--num_train_epochs",
+        "1",
+        "--logging_steps",
+        "2",
+        "--output_dir",
+        str(folder),
+        *map(str, options),
+    ]
 
 
 @pytest.fixture
@@ -420,8 +546,20 @@ def teacher(world, files, tmp_path_factory):
     """Folder of a trained teacher of summaries."""
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     AcceleratorState._reset_state(reset_partial_state=True)
-    distill_finetune.main(command(files, folder, "--student", world / "bert", "--num_train_epochs", 4,
-                                  "--learning_rate", "2e-3", "--run_name", "teacher"))  # fmt: skip
+    distill_finetune.main(
+        command(
+            files,
+            folder,
+            "--student",
+            world / "bert",
+            "--num_train_epochs",
+            4,
+            "--learning_rate",
+            "2e-3",
+            "--run_name",
+            "teacher",
+        )
+    )
     return folder
 
 
@@ -492,8 +630,11 @@ def test_a_whole_run(run, teacher, files, tmp_path, capsys):
 
 @pytest.mark.parametrize("method", ["finetune", *losses.PRESETS])
 def test_every_method_trains_a_student(run, teacher, tmp_path, method):
-    options = ("--student", teacher, "--student_layers", 2) if method == "finetune" else (
-        "--teacher", teacher, "--student_layers", 2, "--terms", method)  # fmt: skip
+    options = (
+        ("--student", teacher, "--student_layers", 2)
+        if method == "finetune"
+        else ("--teacher", teacher, "--student_layers", 2, "--terms", method)
+    )
     record = run(tmp_path / "run", *options, "--max_steps", 2, "--held_out", 0.2)
     assert record["status"] == "complete" and "held_out/score" in record["best"]["metrics"]
     assert report.main([str(tmp_path / "run"), "--output_dir", str(tmp_path)]) == 0
@@ -523,8 +664,9 @@ def test_every_model_type_reads_markers(run, files, tmp_path, name):
     assert compared > 5
 
 
-def test_a_resumed_run_with_a_cached_teacher_has_the_losses_of_the_teacher_itself(run, teacher, tmp_path, cut_at,
-                                                                                   monkeypatch):  # fmt: skip
+def test_a_resumed_run_with_a_cached_teacher_has_the_losses_of_the_teacher_itself(
+    run, teacher, tmp_path, cut_at, monkeypatch
+):
     monkeypatch.setattr(teacher_cache, "FOLDER", tmp_path / "cache")
     options = ("--teacher", teacher, *CKD, "--save_steps", "2", "--max_steps", "4", "--logging_steps", "1")
     run(tmp_path / "direct", *options)
@@ -554,8 +696,9 @@ def test_two_processes_train_and_predict_as_one(run, teacher, files, tmp_path):
     """Batches of which one process has few sentences and the other many: means are over those of both."""
     options = ("--teacher", teacher, *CKD, "--do_predict", "--max_steps", 3, "--learning_rate", "1e-3")
     run(tmp_path / "one", *options)
-    done = torchrun("distill_finetune.py", *command(files, tmp_path / "two", *options, "--per_device_train_batch_size",
-                                                    8))  # fmt: skip
+    done = torchrun(
+        "distill_finetune.py", *command(files, tmp_path / "two", *options, "--per_device_train_batch_size", 8)
+    )
     assert done.returncode == 0, done.stderr
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for key in one:
@@ -568,22 +711,26 @@ def test_two_processes_train_and_predict_as_one(run, teacher, files, tmp_path):
 
 def test_a_dynabert_student_chooses_sentences_at_every_width(teacher, files, tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)
-    distill_dynabert.main(command(files, tmp_path / "run", "--teacher", teacher, "--width_mults", 1.0, 0.5,
-                                  "--max_steps", 2))  # fmt: skip
+    distill_dynabert.main(
+        command(files, tmp_path / "run", "--teacher", teacher, "--width_mults", 1.0, 0.5, "--max_steps", 2)
+    )
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(record["subnetworks"]) == 2 and record["bounds"]["oracle"]["rouge1"] == pytest.approx(1)
     assert report.main([str(tmp_path / "run"), "--output_dir", str(tmp_path)]) == 0
 
 
-@pytest.mark.parametrize("options, said", [
-    (["--text_columns", "a"], "--text_columns is for other kinds: documents have columns sentences, summary"),
-    (["--label_column", "ner"], "--label_column is for other kinds"),
-    (["--metrics", "f1"], "--metrics 'f1' is none of those of summary: rouge1, rouge2, rougeL, rougeLsum"),
-    (["--token_column", "2"], "--token_column is for tasks of words"),
-    (["--regression"], "--regression and --kind summary exclude each other"),
-    (["--task", "scitldr"], "--train_file is for --task custom"),
-    (["--kind", "classification"], "--summary_sentences is for summaries"),
-])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--text_columns", "a"], "--text_columns is for other kinds: documents have columns sentences, summary"),
+        (["--label_column", "ner"], "--label_column is for other kinds"),
+        (["--metrics", "f1"], "--metrics 'f1' is none of those of summary: rouge1, rouge2, rougeL, rougeLsum"),
+        (["--token_column", "2"], "--token_column is for tasks of words"),
+        (["--regression"], "--regression and --kind summary exclude each other"),
+        (["--task", "scitldr"], "--train_file is for --task custom"),
+        (["--kind", "classification"], "--summary_sentences is for summaries"),
+    ],
+)
 def test_impossible_options_are_one_line(run, world, tmp_path, options, said):
     with pytest.raises(ValueError, match=said):
         run(tmp_path / "run", "--student", world / "bert", *options)
@@ -592,21 +739,37 @@ def test_impossible_options_are_one_line(run, world, tmp_path, options, said):
 
 def test_mistakes_end_in_one_line_and_status_2(world, files, tmp_path):
     bad = lines(tmp_path / "bad.jsonl", DOCUMENT, {"sentences": []})
-    for options, said in ((["--validation_file", bad], "bad.jsonl, line 2: the document has no sentences; mend it or"),
-                          (["--max_seq_length", "4"], "--max_seq_length: '4' must be a whole number at least 8")):
-        status, stderr = forked(distill_finetune, *command(files, tmp_path / "run", "--student", world / "bert"),
-                                *options)  # fmt: skip
+    for options, said in (
+        (["--validation_file", bad], "bad.jsonl, line 2: the document has no sentences; mend it or"),
+        (["--max_seq_length", "4"], "--max_seq_length: '4' must be a whole number at least 8"),
+    ):
+        status, stderr = forked(
+            distill_finetune, *command(files, tmp_path / "run", "--student", world / "bert"), *options
+        )
         assert status == 2 and stderr.count("\n") == 1 and said in stderr
         assert not (tmp_path / "run").exists()
-    status, stderr = forked(distill_finetune, "--task", "cnn_dailymail", "--data_dir", tmp_path, "--student",
-                            world / "bert", "--output_dir", tmp_path / "run")  # fmt: skip
+    status, stderr = forked(
+        distill_finetune,
+        "--task",
+        "cnn_dailymail",
+        "--data_dir",
+        tmp_path,
+        "--student",
+        world / "bert",
+        "--output_dir",
+        tmp_path / "run",
+    )
     assert status == 2 and stderr.count("\n") == 1 and "cnn_dailymail comes from the hub alone" in stderr
 
 
 def test_the_scripts_know_the_tasks():
-    done = subprocess.run(["bash", "run_glue.sh", "--max_seq_length", "512"], capture_output=True, text=True,
-                          env=os.environ | {"DRY_RUN": "1", "TASKS": "scitldr cnn_dailymail", "SEEDS": "1",
-                                            "METHODS": "ckd", "DATA_DIR": ""})  # fmt: skip
+    done = subprocess.run(
+        ["bash", "run_glue.sh", "--max_seq_length", "512"],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {"DRY_RUN": "1", "TASKS": "scitldr cnn_dailymail", "SEEDS": "1", "METHODS": "ckd", "DATA_DIR": ""},
+    )
     assert done.returncode == 0, done.stderr
     trained = [line for line in done.stdout.splitlines() if "distill_finetune.py" in line]
     assert [line.split("--task ")[1].split()[0] for line in trained] == ["scitldr", "cnn_dailymail"] * 2
@@ -616,7 +779,7 @@ def test_the_scripts_know_the_tasks():
 def test_kinds_have_their_own_number_of_sentences():
     for task, given, due in (("scitldr", None, 1), ("cnn_dailymail", None, 3), ("custom", None, 3), ("scitldr", 2, 2)):
         args = arguments(task=task, summary_sentences=given, text_columns=["text"])
-        tasks.KINDS["summary"].check_args(args)
+        kinds.KINDS["summary"].check_args(args)
         assert args.summary_sentences == due
 
 
@@ -624,9 +787,12 @@ def test_padding_and_context_have_no_part_in_the_losses(tokenizer, tmp_path):
     rows = documents((["a fox", "the dog"], [0, 1]), (["New York City", "Dr. O'Neill", "10 000", "café"], [1, 0, 0, 0]))
     cut = windows(rows, tokenizer, tmp_path, 400)
     batch = batching.Arrays(cut, batching.TRAINING).batch([0, 1], 0)
-    kind = tasks.KINDS["summary"](data.TASKS["scitldr"])
+    kind = kinds.KINDS["summary"](data.TASKS["scitldr"])
     logits = torch.randn(*batch["input_ids"].shape, 2, generator=torch.Generator().manual_seed(1))
-    own = [-logits[i, place].log_softmax(-1)[label] for i, row in enumerate(rows["labels"])
-           for place, label in zip(cut["places"][i], row, strict=True)]  # fmt: skip
+    own = [
+        -logits[i, place].log_softmax(-1)[label]
+        for i, row in enumerate(rows["labels"])
+        for place, label in zip(cut["places"][i], row, strict=True)
+    ]
     torch.testing.assert_close(kind.hard_loss(logits, kind.labels(batch)), torch.stack(own).mean())
     assert len(own) == 6

@@ -1,4 +1,5 @@
 """Full disks, folders that cannot be written or vanish, skipped steps: one clear line, and nothing lost."""
+
 import contextlib
 import json
 import math
@@ -13,22 +14,44 @@ from accelerate import Accelerator
 from conftest import forked
 from safetensors.torch import load_file
 
-import checkpoints
 import distill_finetune
 import report
-import runs
 import training
+from engine import checkpoints, run_folder
 
-OPTIONS = ("--max_train_samples", "96", "--max_eval_samples", "32", "--num_train_epochs", "2",
-           "--per_device_train_batch_size", "16", "--max_seq_length", "32", "--save_steps", "3",
-           "--logging_steps", "2")  # fmt: skip
+OPTIONS = (
+    "--max_train_samples",
+    "96",
+    "--max_eval_samples",
+    "32",
+    "--num_train_epochs",
+    "2",
+    "--per_device_train_batch_size",
+    "16",
+    "--max_seq_length",
+    "32",
+    "--save_steps",
+    "3",
+    "--logging_steps",
+    "2",
+)
 
 
 def with_file_limit(limit, world, folder):
     """`forked` of a run whose files cannot grow beyond `limit` bytes, which writers meet like a full disk."""
-    return forked(distill_finetune, "--task", "cola", "--data_dir", world / "glue", "--student", world / "bert",
-                  *OPTIONS, "--output_dir", folder,
-                  prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))  # fmt: skip
+    return forked(
+        distill_finetune,
+        "--task",
+        "cola",
+        "--data_dir",
+        world / "glue",
+        "--student",
+        world / "bert",
+        *OPTIONS,
+        "--output_dir",
+        folder,
+        prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
 
 
 @pytest.mark.parametrize("limit", [300_000, 3_000_000], ids=["model", "optimiser"])
@@ -73,8 +96,7 @@ def test_a_folder_removed_meanwhile_is_named(finetune, world, tmp_path, cut_at):
     assert not folder.exists()
 
 
-def test_a_checkpoint_file_removed_meanwhile_is_named_and_an_older_one_used(finetune, world, tmp_path, cut_at,
-                                                                            capsys):  # fmt: skip
+def test_a_checkpoint_file_removed_meanwhile_is_named_and_an_older_one_used(finetune, world, tmp_path, cut_at, capsys):
     options = ("--student", world / "bert", *OPTIONS, "--keep_checkpoints", "2")
     finetune(*options, "--output_dir", tmp_path / "whole")
     cut_at(8)
@@ -116,18 +138,34 @@ def test_steps_that_the_scaler_skips_are_counted(finetune, world, tmp_path, monk
     assert "fp16: 3 of 6 steps were skipped" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("interval, norms, stopped_at", [
-    (2, [math.inf] * 6, 6),  # nothing was learnt
-    (1, [math.inf] * 40, 17),  # a scaler that begins with 2^16 may skip 16
-    (5, [math.inf] * 40, 20), (20, [math.inf] * 40, 20), (50, [math.inf] * 40, 40),
-    (20, [1.0] * 10 + [math.inf] * 30, 40),  # those of the last interval, not of the one in which it began
-    (10, [1.0] + [math.inf] * 18 + [1.0], None),  # more than 16, but not all of an interval
-])
-def test_a_run_that_skips_all_steps_of_an_interval_stops(finetune, world, tmp_path, monkeypatch, interval, norms,
-                                                         stopped_at):  # fmt: skip
+@pytest.mark.parametrize(
+    "interval, norms, stopped_at",
+    [
+        (2, [math.inf] * 6, 6),  # nothing was learnt
+        (1, [math.inf] * 40, 17),  # a scaler that begins with 2^16 may skip 16
+        (5, [math.inf] * 40, 20),
+        (20, [math.inf] * 40, 20),
+        (50, [math.inf] * 40, 40),
+        (20, [1.0] * 10 + [math.inf] * 30, 40),  # those of the last interval, not of the one in which it began
+        (10, [1.0] + [math.inf] * 18 + [1.0], None),  # more than 16, but not all of an interval
+    ],
+)
+def test_a_run_that_skips_all_steps_of_an_interval_stops(
+    finetune, world, tmp_path, monkeypatch, interval, norms, stopped_at
+):
     in_fp16(monkeypatch, norms)
-    options = ["--student", world / "bert", "--max_steps", len(norms), "--logging_steps", interval,
-               "--eval_steps", "100", "--output_dir", tmp_path / "run"]  # fmt: skip
+    options = [
+        "--student",
+        world / "bert",
+        "--max_steps",
+        len(norms),
+        "--logging_steps",
+        interval,
+        "--eval_steps",
+        "100",
+        "--output_dir",
+        tmp_path / "run",
+    ]
     said = rf"fp16: the last \d+ steps were all skipped, .*\({stopped_at if norms[0] != 1 else 30} of {stopped_at} in"
     with pytest.raises(training.TrainingError, match=said) if stopped_at else contextlib.nullcontext():
         finetune(*options)
@@ -149,8 +187,9 @@ def test_a_model_whose_steps_were_all_skipped_is_never_the_best(finetune, world,
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_a_run_that_diverges_says_what_is_left_and_that_it_would_do_so_again(finetune, world, tmp_path, capsys, saved,
-                                                                             monkeypatch):  # fmt: skip
+def test_a_run_that_diverges_says_what_is_left_and_that_it_would_do_so_again(
+    finetune, world, tmp_path, capsys, saved, monkeypatch
+):
     step, calls = training.training_step, []
 
     def one(*args):
@@ -190,7 +229,7 @@ def test_nothing_that_stands_in_a_checkpoint_is_executed(finetune, world, tmp_pa
     with (checkpoint / name).open("wb") as f:
         pickle.dump(Opens(tmp_path / "executed"), f)
     sums = json.loads((checkpoint / "checksums.json").read_text())
-    runs.write_json(checkpoint / "checksums.json", sums | {name: checkpoints._digest(checkpoint / name)})
+    run_folder.write_json(checkpoint / "checksums.json", sums | {name: checkpoints._digest(checkpoint / name)})
     if name == "optimizer.bin":
         with pytest.raises(training.TrainingError, match=r"step-00000003 holds more than weights .* pass --overwrite"):
             finetune(*options)

@@ -150,7 +150,7 @@ def test_cola_files_look_as_published(folder):
 
 
 def test_no_sentence_stands_in_two_places(folder):
-    sentences = [row[-1] for split in ("train", "dev", "test") for row in cola_rows(folder, split)[split == "test":]]
+    sentences = [row[-1] for split in ("train", "dev", "test") for row in cola_rows(folder, split)[split == "test" :]]
     assert len(sentences) == len(set(sentences))
     held_out = {row[-1] for split in ("dev", "test") for row in cola_rows(folder, split)}
     for name in ("train.txt", "valid.txt"):
@@ -172,7 +172,7 @@ def test_squad_offsets_are_exact(folder, version):
             assert len(qa["answers"]) <= (3 if split == "dev" else 1)
             for answer in qa["answers"]:
                 start, text = answer["answer_start"], answer["text"]
-                assert context[start:start + len(text)] == text
+                assert context[start : start + len(text)] == text
                 # Whole words: what stands on either side is a border.
                 assert start == 0 or context[start - 1] == " "
                 assert context[start + len(text)] in " ."
@@ -190,8 +190,13 @@ def test_squad_questions_are_answered_by_exactly_one_sentence(folder, version):
 
     Other sentences of the same kind are there: question word and form alone do not find the answer.
     """
-    lemma_of = {form: lemma for pool in (synthetic.NOUNS, synthetic.TRANSITIVE) for lemmas in pool.values()
-                for lemma in lemmas for form in (lemma, synthetic.add_s(lemma))}  # fmt: skip
+    lemma_of = {
+        form: lemma
+        for pool in (synthetic.NOUNS, synthetic.TRANSITIVE)
+        for lemmas in pool.values()
+        for lemma in lemmas
+        for form in (lemma, synthetic.add_s(lemma))
+    }
     checked, sharing = {False: 0, True: 0}, 0
     for _, context, qa in questions(folder, f"train-v{version}.json"):
         wanted = {lemma_of[word] for word in qa["question"][:-1].lower().split() if word in lemma_of}
@@ -212,7 +217,7 @@ def test_squad_questions_are_answered_by_exactly_one_sentence(folder, version):
 
 def test_tokenizer_knows_every_word(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder / "bert")
-    texts = [row[-1] for split in ("train", "dev", "test") for row in cola_rows(folder, split)[split == "test":]]
+    texts = [row[-1] for split in ("train", "dev", "test") for row in cola_rows(folder, split)[split == "test" :]]
     lines = (folder / "text" / "train.txt").read_text(encoding="utf-8").splitlines()
     squad = list(questions(folder, "train-v2.0.json")) + list(questions(folder, "dev-v1.1.json"))
     texts += lines + [context for _, context, _ in squad] + [qa["question"] for *_, qa in squad]

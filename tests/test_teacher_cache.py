@@ -1,4 +1,5 @@
 """--cache_teacher: what is read from disk trains as what the teacher says."""
+
 import subprocess
 import sys
 import threading
@@ -10,9 +11,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 
-import checkpoints
 import distill_finetune
-import teacher_cache
+from engine import checkpoints, teacher_cache
 
 
 @pytest.fixture(autouse=True)
@@ -55,12 +55,29 @@ def test_the_losses_are_those_of_the_teacher_itself(finetune, teacher, tmp_path,
 def test_question_answering_too(world, tmp_path):
     def run(name, *more):
         AcceleratorState._reset_state(reset_partial_state=True)
-        distill_finetune.main([
-            "--task", "squad", "--data_dir", str(world / "squad"), "--max_seq_length", "48", "--doc_stride", "16",
-            "--max_query_length", "16",
-            "--num_train_epochs", "1", "--per_device_train_batch_size", "16", "--logging_steps", "1",
-            "--output_dir", str(tmp_path / name), *more,
-        ])  # fmt: skip
+        distill_finetune.main(
+            [
+                "--task",
+                "squad",
+                "--data_dir",
+                str(world / "squad"),
+                "--max_seq_length",
+                "48",
+                "--doc_stride",
+                "16",
+                "--max_query_length",
+                "16",
+                "--num_train_epochs",
+                "1",
+                "--per_device_train_batch_size",
+                "16",
+                "--logging_steps",
+                "1",
+                "--output_dir",
+                str(tmp_path / name),
+                *more,
+            ]
+        )
         return tmp_path / name
 
     teacher = run("teacher", "--student", str(world / "bert"))
@@ -82,8 +99,19 @@ def test_a_resumed_run_has_the_same_weights_bit_for_bit(finetune, teacher, tmp_p
 
 
 def test_a_build_that_was_cut_leaves_nothing_that_looks_whole(finetune, teacher, tmp_path, folder, monkeypatch):
-    options = ("--teacher", teacher, "--student_layers", "2", "--terms", "ckd", "--max_steps", "1", "--cache_teacher",
-               "--output_dir", tmp_path / "run")  # fmt: skip
+    options = (
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--terms",
+        "ckd",
+        "--max_steps",
+        "1",
+        "--cache_teacher",
+        "--output_dir",
+        tmp_path / "run",
+    )
 
     def ill(*args):
         raise OSError("No space left on device")
@@ -99,8 +127,18 @@ def test_a_build_that_was_cut_leaves_nothing_that_looks_whole(finetune, teacher,
 
 
 def test_another_teacher_or_other_examples_have_another_cache(finetune, world, teacher, tmp_path, folder):
-    options = ("--student_layers", "2", "--terms", "kd", "--max_steps", "1", "--cache_teacher", "--overwrite",
-               "--output_dir", tmp_path / "run")  # fmt: skip
+    options = (
+        "--student_layers",
+        "2",
+        "--terms",
+        "kd",
+        "--max_steps",
+        "1",
+        "--cache_teacher",
+        "--overwrite",
+        "--output_dir",
+        tmp_path / "run",
+    )
     finetune("--teacher", teacher, *options)
     finetune("--teacher", teacher, *options, "--max_train_samples", "80")
     finetune("--student", world / "bert", "--max_steps", "1", "--seed", "3", "--output_dir", tmp_path / "other")
@@ -109,8 +147,18 @@ def test_another_teacher_or_other_examples_have_another_cache(finetune, world, t
 
 
 def test_what_is_too_large_is_refused_and_nothing_is_lost(finetune, teacher, tmp_path, folder):
-    options = ("--teacher", teacher, "--student_layers", "2", "--terms", "ckd", "--max_steps", "1",
-               "--output_dir", tmp_path / "run")  # fmt: skip
+    options = (
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--terms",
+        "ckd",
+        "--max_steps",
+        "1",
+        "--output_dir",
+        tmp_path / "run",
+    )
     finetune(*options)
     before = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(ValueError, match=r"needs 0.00\d+ GB for 96 examples, above --cache_limit_gb 1e-06: raise it"):
@@ -121,8 +169,20 @@ def test_what_is_too_large_is_refused_and_nothing_is_lost(finetune, teacher, tmp
 
 
 def test_a_damaged_file_is_refused_with_its_remedy(finetune, teacher, tmp_path, folder):
-    options = ("--teacher", teacher, "--student_layers", "2", "--terms", "ckd", "--max_steps", "1", "--cache_teacher",
-               "--output_dir", tmp_path / "run", "--overwrite")  # fmt: skip
+    options = (
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--terms",
+        "ckd",
+        "--max_steps",
+        "1",
+        "--cache_teacher",
+        "--output_dir",
+        tmp_path / "run",
+        "--overwrite",
+    )
     finetune(*options)
     (cache,) = folder.iterdir()
     for name in ("hidden_states.2.bin", "fields.json", "checksums.json"):
@@ -138,8 +198,20 @@ def test_a_damaged_file_is_refused_with_its_remedy(finetune, teacher, tmp_path, 
 
 
 def test_leftovers_of_dead_builders_are_removed_and_never_used(finetune, teacher, tmp_path, folder):
-    options = ("--teacher", teacher, "--student_layers", "2", "--terms", "kd", "--max_steps", "1", "--cache_teacher",
-               "--output_dir", tmp_path / "run", "--overwrite")  # fmt: skip
+    options = (
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--terms",
+        "kd",
+        "--max_steps",
+        "1",
+        "--cache_teacher",
+        "--output_dir",
+        tmp_path / "run",
+        "--overwrite",
+    )
     finetune(*options)
     (cache,) = folder.iterdir()
     whole = (cache / "logits.bin").read_bytes()
@@ -189,8 +261,9 @@ def holder(folder):
     """Start another process that is making the cache `x`: it finishes ("builds") or gives up when its input ends."""
 
     def start(how):
-        process = subprocess.Popen([sys.executable, "-c", HOLDER, folder / "x", how], stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, text=True)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, folder / "x", how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout.readline() == "locked\n"
         return process
 

@@ -1,4 +1,5 @@
 """trim_vocabulary.py: what a text is cut into and what a model makes of it stay the same; --freeze_embeddings."""
+
 import collections
 import functools
 import json
@@ -15,7 +16,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from test_families import BERT_WORDS, ROBERTA_WORDS, TINY, make_tokenizer, tiny
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors, trainers
-from tokenizers import models as kinds
+from tokenizers import models as token_models
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -25,11 +26,10 @@ from transformers import (
 )
 
 import distill_pretrain
-import dynabert
-import heads
 import models
 import trim_vocabulary
-import vocabulary
+from encoders import vocabulary
+from methods import dynabert, mlm_head
 
 SCRIPTS = {"en": (0x61, 26), "ru": (0x430, 32), "ko": (0xAC00, 40), "zh": (0x4E00, 40)}  # first letter, how many
 
@@ -51,11 +51,14 @@ ALL = [line for language in SCRIPTS for line in lines_of(language, 150)]
 SIZES = {"WordPiece": 600, "BPE": 600, "Unigram": 500}
 # The classes that transformers takes for these tokenizers, of which some make them by rules of their own.
 CLASSES = {
-    "bert": transformers.BertTokenizer, "roberta": transformers.RobertaTokenizer,
-    "xlm-roberta": transformers.XLMRobertaTokenizer, "camembert": transformers.CamembertTokenizer,
-    "deberta-v2": transformers.DebertaV2Tokenizer, "mpnet": transformers.MPNetTokenizer,
+    "bert": transformers.BertTokenizer,
+    "roberta": transformers.RobertaTokenizer,
+    "xlm-roberta": transformers.XLMRobertaTokenizer,
+    "camembert": transformers.CamembertTokenizer,
+    "deberta-v2": transformers.DebertaV2Tokenizer,
+    "mpnet": transformers.MPNetTokenizer,
     "albert": transformers.AlbertTokenizer,
-}  # fmt: skip
+}
 
 
 @functools.cache
@@ -138,7 +141,8 @@ def test_a_text_of_the_corpus_has_the_same_words_states_and_logits(name, own_cla
     assert before.special_tokens_map == after.special_tokens_map
     batches = [t([texts[0], texts[1] + texts[2]], padding=True) for t in (before, after)]
     assert [[one.tokens for one in batch.encodings] for batch in batches][::-1] == [
-        [one.tokens for one in batch.encodings] for batch in batches[::-1]]
+        [one.tokens for one in batch.encodings] for batch in batches[::-1]
+    ]
     assert batches[0]["attention_mask"] == batches[1]["attention_mask"]
     config = transformers.AutoConfig.from_pretrained(tmp_path / "new")
     assert after.convert_ids_to_tokens(config.pad_token_id) == before.pad_token
@@ -160,12 +164,19 @@ def random_tokenizer(algorithm, rng):
     alphabet = "abcdefgh"[: rng.randint(2, 8)]
 
     def line(strange=""):
-        return " ".join(rng.choice(("", strange[rng.randrange(3) :][:1])) + "".join(rng.choices(
-            alphabet, k=rng.randint(1, 8))) for _ in range(rng.randint(1, 6)))  # fmt: skip
+        return " ".join(
+            rng.choice(("", strange[rng.randrange(3) :][:1])) + "".join(rng.choices(alphabet, k=rng.randint(1, 8)))
+            for _ in range(rng.randint(1, 6))
+        )
 
     learned = [line() for _ in range(200)]
-    tokenizer = Tokenizer({"WordPiece": kinds.WordPiece(unk_token="[U]"), "BPE": kinds.BPE(unk_token="[U]"),
-                           "Unigram": kinds.Unigram()}[algorithm])  # fmt: skip
+    tokenizer = Tokenizer(
+        {
+            "WordPiece": token_models.WordPiece(unk_token="[U]"),
+            "BPE": token_models.BPE(unk_token="[U]"),
+            "Unigram": token_models.Unigram(),
+        }[algorithm]
+    )
     tokenizer.pre_tokenizer = (pre_tokenizers.Metaspace if algorithm == "Unigram" else pre_tokenizers.WhitespaceSplit)()
     options = {"vocab_size": rng.choice([30, 60, 200]), "special_tokens": ["[U]"], "show_progress": False}
     trainer = {"WordPiece": trainers.WordPieceTrainer, "BPE": trainers.BpeTrainer, "Unigram": trainers.UnigramTrainer}
@@ -217,8 +228,12 @@ def test_the_words_that_stay_are_those_that_a_slow_count_finds(name, characters,
         return word[2:] if word.startswith("##") else word
 
     seen = set("".join(map(plain, counts)))
-    mandatory = {word for word in tokenizer.get_vocab() if word in tokenizer.all_special_tokens or (
-        len(plain(word)) == 1 and (characters == "all" or name == "roberta" or plain(word) in seen))}  # fmt: skip
+    mandatory = {
+        word
+        for word in tokenizer.get_vocab()
+        if word in tokenizer.all_special_tokens
+        or (len(plain(word)) == 1 and (characters == "all" or name == "roberta" or plain(word) in seen))
+    }
     if name == "xlm-roberta":  # the least likely word
         lowest = min(score for _, score in model["vocab"])
         if not any(word in mandatory and score == lowest for word, score in model["vocab"]):
@@ -247,7 +262,7 @@ def test_the_words_that_stay_are_those_that_a_slow_count_finds(name, characters,
 
 def test_what_characters_cannot_spell_stays_whole():
     vocab = {"[UNK]": 0, "cat": 1, "dog": 2, "##s": 3, "a": 4, "##b": 5, "ab": 6, "fox": 7}
-    tokenizer = Tokenizer(kinds.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer = Tokenizer(token_models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     spec = json.loads(tokenizer.to_str())
     counts = collections.Counter(tokenizer.encode("cats cats dog ab").tokens)
@@ -260,7 +275,7 @@ def test_what_characters_cannot_spell_stays_whole():
 def test_the_score_of_the_unknown_does_not_change():
     """It follows from the least likely word: without that, "xbc" would be cut into the unknown x and "bc"."""
     vocab = [("<unk>", 0.0), ("xb", -12.0), ("b", -5.0), ("c", -12.0), ("bc", -1.0), ("zz", -30.0), ("z", -2.0)]
-    tokenizer = Tokenizer(kinds.Unigram(vocab, unk_id=0))
+    tokenizer = Tokenizer(token_models.Unigram(vocab, unk_id=0))
     spec, counts = json.loads(tokenizer.to_str()), collections.Counter(tokenizer.encode("xbc").tokens)
     assert counts == {"xb": 1, "c": 1}
     stay, _ = vocabulary.staying(spec, counts, ())
@@ -270,7 +285,7 @@ def test_the_score_of_the_unknown_does_not_change():
 
 def test_bytes_that_stand_for_the_unknown_stay():
     byte_words = [(f"<0x{i:02X}>", -50.0) for i in range(256)]
-    tokenizer = Tokenizer(kinds.Unigram([("<unk>", 0.0), ("ab", -1.0), ("cd", -2.0), *byte_words], 0, True))
+    tokenizer = Tokenizer(token_models.Unigram([("<unk>", 0.0), ("ab", -1.0), ("cd", -2.0), *byte_words], 0, True))
     spec, counts = json.loads(tokenizer.to_str()), collections.Counter(tokenizer.encode("ab").tokens)
     stay, _ = vocabulary.staying(spec, counts, ())
     new = trimmed(spec, vocabulary.choose(spec, counts, stay))
@@ -285,11 +300,12 @@ def odd_tokenizer(padding=9):
     words = ["the", "dog", "sees", "##s", "cat", "a", "##g", "un", "##seen"]
     ids = dict(zip(words, (0, 1, 3, 4, 5, 6, 7, 20, 21), strict=True))
     ids |= {"[PAD]": padding, "[UNK]": 10, "[CLS]": 15, "[SEP]": 16, "[MASK]": 17}
-    backend = Tokenizer(kinds.WordPiece(ids, unk_token="[UNK]"))
+    backend = Tokenizer(token_models.WordPiece(ids, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    around = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]",
-                                           special_tokens=[("[CLS]", 15), ("[SEP]", 16)])  # fmt: skip
+    around = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 15), ("[SEP]", 16)]
+    )
     backend.post_processor = processors.Sequence([around, processors.ByteLevel(trim_offsets=False)])
     backend.enable_truncation(4)
     backend.enable_padding(pad_id=padding, pad_token="[PAD]")
@@ -299,14 +315,27 @@ def odd_tokenizer(padding=9):
 def test_odd_tokenizers_keep_their_settings(tmp_path, capsys):
     """Holes among the ids, padding and cutting in tokenizer.json, ids in the configuration."""
     tokenizer = odd_tokenizer()
-    folder = saved(tmp_path / "old", "bert", tokenizer, pad_token_id=9, sep_token_id=16, eos_token_id=[16, 5],
-                   bos_token_id=12)  # fmt: skip
+    folder = saved(
+        tmp_path / "old", "bert", tokenizer, pad_token_id=9, sep_token_id=16, eos_token_id=[16, 5], bos_token_id=12
+    )
     text = write(tmp_path / "text.txt", ["the dog sees the dogs", "", "the cat"])  # longer than it is cut to
     before, after = trim(folder, tmp_path / "new", text)
     said = capsys.readouterr().out  # of the whole text, without padding
     assert "8 pieces, 5 different words" in said and "14 words and 15 rows without a word -> 12 words" in said
     assert sorted(after.get_vocab(), key=after.get_vocab().get) == [
-        "the", "dog", "sees", "##s", "cat", "a", "##g", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # fmt: skip
+        "the",
+        "dog",
+        "sees",
+        "##s",
+        "cat",
+        "a",
+        "##g",
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+    ]
     config = transformers.AutoConfig.from_pretrained(tmp_path / "new")
     assert (config.pad_token_id, config.sep_token_id, config.eos_token_id) == (7, 10, [10, 4])
     assert config.bos_token_id is None  # a row that no word had
@@ -316,11 +345,20 @@ def test_odd_tokenizers_keep_their_settings(tmp_path, capsys):
     for path, tokenizer in ((folder, before), (tmp_path / "new", after)):
         backend = Tokenizer.from_file(str(path / "tokenizer.json"))
         assert [e.tokens for e in backend.encode_batch(["the dog sees the dogs", "the"])] == [
-            ["[CLS]", "the", "dog", "[SEP]"], ["[CLS]", "the", "[SEP]", "[PAD]"]]  # fmt: skip
+            ["[CLS]", "the", "dog", "[SEP]"],
+            ["[CLS]", "the", "[SEP]", "[PAD]"],
+        ]
         backend.no_truncation()
         backend.no_padding()
         assert [tokenizer.convert_ids_to_tokens(i) for i in backend.encode("the dogs", "cat").ids] == [
-            "[CLS]", "the", "dog", "##s", "[SEP]", "cat", "[SEP]"]  # fmt: skip
+            "[CLS]",
+            "the",
+            "dog",
+            "##s",
+            "[SEP]",
+            "cat",
+            "[SEP]",
+        ]
     check_same(before, after, folder, tmp_path / "new", ["the dog sees the dogs", "the cat"])
 
 
@@ -338,7 +376,7 @@ def test_words_added_beside_the_algorithms_own_come_last(tmp_path):
 def test_positions_are_counted_from_the_same_id_on(name, tmp_path):
     """RoBERTa counts them from the id of padding on, so ids below it may not move up."""
     words = {"zzz": 0, "<pad>": 1, "qqq": 2, "<s>": 3, "</s>": 4, "<unk>": 5, "<mask>": 6, "the": 7, "dog": 8, "cat": 9}
-    backend = Tokenizer(kinds.WordPiece(words, unk_token="<unk>"))
+    backend = Tokenizer(token_models.WordPiece(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.RobertaProcessing(("</s>", 4), ("<s>", 3))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **ROBERTA_WORDS)
@@ -350,8 +388,9 @@ def test_positions_are_counted_from_the_same_id_on(name, tmp_path):
 
 def logits_of(both, tokenizers, text):
     """The logits of two models for a text, each with its tokenizer."""
-    return [model(**tokenizer(text, return_tensors="pt")).logits
-            for model, tokenizer in zip(both, tokenizers, strict=True)]  # fmt: skip
+    return [
+        model(**tokenizer(text, return_tensors="pt")).logits for model, tokenizer in zip(both, tokenizers, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -367,8 +406,9 @@ def test_heads_precision_and_what_the_files_lack_stay(tmp_path):
     half = tiny("bert", "mlm", vocab_size=len(tokenizer)).base_model.half()
     half.save_pretrained(tmp_path / "half")
     state = load_file(tmp_path / "half" / "model.safetensors")
-    save_file({k: v for k, v in state.items() if "pooler" not in k}, tmp_path / "half" / "model.safetensors",
-              {"format": "pt"})  # fmt: skip
+    save_file(
+        {k: v for k, v in state.items() if "pooler" not in k}, tmp_path / "half" / "model.safetensors", {"format": "pt"}
+    )
     tokenizer.save_pretrained(tmp_path / "half")
     trim(tmp_path / "half", tmp_path / "half-new", text)
     found = load_file(tmp_path / "half-new" / "model.safetensors")
@@ -403,16 +443,18 @@ def test_what_changed_in_a_held_out_text_is_counted_place_by_place(tmp_path, cap
             places = []
             for tokenizer in tokenizers:
                 found = [tokenizer(line, add_special_tokens=False).encodings[0] for line in lines]
-                places.append([(i, *place) for i, one in enumerate(found)
-                               for place in zip(one.offsets, one.tokens, strict=True)])  # fmt: skip
+                places.append(
+                    [(i, *place) for i, one in enumerate(found) for place in zip(one.offsets, one.tokens, strict=True)]
+                )
             same, left = 0, list(places[1])
             for place in places[0]:
                 if place in left:
                     left.remove(place)
                     same += 1
             assert 0 < same < len(places[0]) + (lines == seen)
-            assert f"{path}: of {len(places[0])} pieces {1 - same / len(places[0]):.2%} are others now" in \
-                said.replace(",", "")  # fmt: skip
+            assert f"{path}: of {len(places[0])} pieces {1 - same / len(places[0]):.2%} are others now" in said.replace(
+                ",", ""
+            )
 
 
 def test_text_is_read_as_it_is_needed_and_counted_over_all_sources(tmp_path, monkeypatch):
@@ -444,12 +486,35 @@ def test_text_is_read_as_it_is_needed_and_counted_over_all_sources(tmp_path, mon
 def test_the_trimmed_model_is_teacher_and_source_of_students(world, finetune, tmp_path, capsys):
     trim(world / "bert", tmp_path / "few", world / "text" / "train.txt", "--min_count", "3")
     AcceleratorState._reset_state(reset_partial_state=True)
-    distill_pretrain.main(["--teacher", str(tmp_path / "few"), "--student_layers", "2", "--corpus",
-                           str(world / "text" / "train.txt"), "--seq_length", "16", "--max_steps", "2",
-                           "--output_dir", str(tmp_path / "student")])  # fmt: skip
+    distill_pretrain.main(
+        [
+            "--teacher",
+            str(tmp_path / "few"),
+            "--student_layers",
+            "2",
+            "--corpus",
+            str(world / "text" / "train.txt"),
+            "--seq_length",
+            "16",
+            "--max_steps",
+            "2",
+            "--output_dir",
+            str(tmp_path / "student"),
+        ]
+    )
     finetune("--student", tmp_path / "student", "--max_steps", "2", "--output_dir", tmp_path / "cola")
-    finetune("--teacher", tmp_path / "cola", "--student_layers", "1", "--terms", "kd", "--max_steps", "2",
-             "--output_dir", tmp_path / "small")  # fmt: skip
+    finetune(
+        "--teacher",
+        tmp_path / "cola",
+        "--student_layers",
+        "1",
+        "--terms",
+        "kd",
+        "--max_steps",
+        "2",
+        "--output_dir",
+        tmp_path / "small",
+    )
     sizes = {AutoModel.from_pretrained(tmp_path / name).config.vocab_size for name in ("few", "student", "small")}
     assert len(sizes) == 1 and sizes != {AutoTokenizer.from_pretrained(world / "bert").vocab_size}
 
@@ -475,7 +540,9 @@ def mistakes(tmp_path_factory):
     (folder / "slow" / "vocab.txt").write_text("the 9\ndog@@ 8\n")
     (folder / "slow" / "bpe.codes").write_text("t h 9\nth e</w> 8\n")
     (folder / "slow" / "tokenizer_config.json").write_text('{"tokenizer_class": "PhobertTokenizer"}')
-    level = Tokenizer(kinds.WordLevel({word: i for i, word in enumerate([*BERT_WORDS.values(), "the"])}, "[UNK]"))
+    level = Tokenizer(
+        token_models.WordLevel({word: i for i, word in enumerate([*BERT_WORDS.values(), "the"])}, "[UNK]")
+    )
     level.post_processor = english.backend_tokenizer.post_processor
     saved(folder / "level", "bert", PreTrainedTokenizerFast(tokenizer_object=level, **BERT_WORDS))
     (folder / "full").mkdir()
@@ -486,27 +553,33 @@ def mistakes(tmp_path_factory):
 SMALL = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
 
-@pytest.mark.parametrize("options, said", [
-    (["--corpus", "ko.txt"], "--corpus '.*ko.txt': 7\\d% of its words are unknown to the tokenizer of .*model"),
-    (["--corpus", "en.txt", "ko.txt"], "--corpus '.*ko.txt': 7"),
-    (["--corpus", "empty.txt"], "empty.txt: the file is empty"),
-    (["--corpus", "blank.txt"], "--corpus '.*blank.txt' holds no text"),
-    (["--corpus", "latin.txt"], "latin.txt, line 1: not UTF-8"),
-    (["--corpus", "none.txt"], "corpus '.*none.txt': no such file, folder or glob"),
-    (["--corpus", "en.txt", "--held_out", "none.txt"], "corpus '.*none.txt': no such file, folder or glob"),
-    (["--corpus", ""], "--corpus '' names nothing"),
-    (["--corpus", "en.txt", "--min_count", "0"], "argument --min_count: '0' must be"),
-    (["--corpus", "en.txt", "--vocab_size", "9"], "--vocab_size 9 is below the \\d+ special words and characters"),
-    (["--corpus", "en.txt", "--output_dir", "full"], "--output_dir .*full is there already: choose a new folder"),
-    (["--corpus", "en.txt", "--output_dir", "full/mine.txt"], "--output_dir .*mine.txt is there already"),
-    (["--corpus", "en.txt", "--output_dir", "full/mine.txt/new"], "--output_dir .*new cannot be made, .*mine.txt is"),
-    (["--corpus", "en.txt", "--output_dir", ""], "argument --output_dir: '' names no folder"),
-    (["--corpus", "en.txt", "--model", "slow"], "--model '.*slow' has no fast tokenizer"),
-    (["--corpus", "en.txt", "--model", "level"], "--model '.*level' has a tokenizer of the kind WordLevel"),
-    (["--corpus", "en.txt", "--model", "small"], "has words up to number \\d+, .* only rows up to \\d+: resize"),
-    (["--corpus", "en.txt", "--model", "nameless"], "--model '.*nameless': its config.json names no class"),
-    (["--corpus", "en.txt", "--model", "none"], "--model '.*none' is not a folder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--corpus", "ko.txt"], "--corpus '.*ko.txt': 7\\d% of its words are unknown to the tokenizer of .*model"),
+        (["--corpus", "en.txt", "ko.txt"], "--corpus '.*ko.txt': 7"),
+        (["--corpus", "empty.txt"], "empty.txt: the file is empty"),
+        (["--corpus", "blank.txt"], "--corpus '.*blank.txt' holds no text"),
+        (["--corpus", "latin.txt"], "latin.txt, line 1: not UTF-8"),
+        (["--corpus", "none.txt"], "corpus '.*none.txt': no such file, folder or glob"),
+        (["--corpus", "en.txt", "--held_out", "none.txt"], "corpus '.*none.txt': no such file, folder or glob"),
+        (["--corpus", ""], "--corpus '' names nothing"),
+        (["--corpus", "en.txt", "--min_count", "0"], "argument --min_count: '0' must be"),
+        (["--corpus", "en.txt", "--vocab_size", "9"], "--vocab_size 9 is below the \\d+ special words and characters"),
+        (["--corpus", "en.txt", "--output_dir", "full"], "--output_dir .*full is there already: choose a new folder"),
+        (["--corpus", "en.txt", "--output_dir", "full/mine.txt"], "--output_dir .*mine.txt is there already"),
+        (
+            ["--corpus", "en.txt", "--output_dir", "full/mine.txt/new"],
+            "--output_dir .*new cannot be made, .*mine.txt is",
+        ),
+        (["--corpus", "en.txt", "--output_dir", ""], "argument --output_dir: '' names no folder"),
+        (["--corpus", "en.txt", "--model", "slow"], "--model '.*slow' has no fast tokenizer"),
+        (["--corpus", "en.txt", "--model", "level"], "--model '.*level' has a tokenizer of the kind WordLevel"),
+        (["--corpus", "en.txt", "--model", "small"], "has words up to number \\d+, .* only rows up to \\d+: resize"),
+        (["--corpus", "en.txt", "--model", "nameless"], "--model '.*nameless': its config.json names no class"),
+        (["--corpus", "en.txt", "--model", "none"], "--model '.*none' is not a folder"),
+    ],
+)
 def test_a_mistake_ends_in_one_line_and_leaves_nothing(options, said, mistakes):
     before = {path: path.stat().st_mtime_ns for path in mistakes.rglob("*")}
     names = {"--model": "model", "--output_dir": "new"}
@@ -566,8 +639,21 @@ def weights(folder):
 
 
 def test_frozen_embeddings_stay_and_all_else_is_trained(finetune, teacher, tmp_path, cut_at, monkeypatch):
-    options = ("--teacher", teacher, "--student_layers", "2", "--terms", "kd", "--max_steps", "4", "--save_steps", "2",
-               "--keep_optimizer", "--save", "last")  # fmt: skip
+    options = (
+        "--teacher",
+        teacher,
+        "--student_layers",
+        "2",
+        "--terms",
+        "kd",
+        "--max_steps",
+        "4",
+        "--save_steps",
+        "2",
+        "--keep_optimizer",
+        "--save",
+        "last",
+    )
     finetune(*options, "--output_dir", tmp_path / "free")
     finetune(*options, "--freeze_embeddings", "--output_dir", tmp_path / "frozen")
     start, free, frozen = weights(teacher), weights(tmp_path / "free"), weights(tmp_path / "frozen")
@@ -578,8 +664,10 @@ def test_frozen_embeddings_stay_and_all_else_is_trained(finetune, teacher, tmp_p
         assert not torch.equal(frozen[key], start[key])
     configs = [(tmp_path / run / "config.json").read_text() for run in ("free", "frozen")]
     assert configs[0] == configs[1]
-    held = [torch.load(tmp_path / run / "checkpoints" / "step-00000004" / "optimizer.bin")["state"]
-            for run in ("free", "frozen")]  # fmt: skip
+    held = [
+        torch.load(tmp_path / run / "checkpoints" / "step-00000004" / "optimizer.bin")["state"]
+        for run in ("free", "frozen")
+    ]
     shapes = [[tuple(one["exp_avg"].shape) for one in state.values()] for state in held]
     assert sorted(shapes[0]) == sorted([*shapes[1], tuple(start[name].shape)])
     cut_at(4)
@@ -602,9 +690,25 @@ def test_a_tied_decoder_is_frozen_along_but_for_its_bias(tied, world, tmp_path):
     model.save_pretrained(tmp_path / "teacher")
     AutoTokenizer.from_pretrained(world / "bert").save_pretrained(tmp_path / "teacher")
     AcceleratorState._reset_state(reset_partial_state=True)
-    distill_pretrain.main(["--teacher", str(tmp_path / "teacher"), "--student_layers", "2", "--corpus",
-                           str(world / "text" / "train.txt"), "--seq_length", "16", "--max_steps", "3",
-                           "--freeze_embeddings", "--output_dir", str(tmp_path / "run"), "--save", "last"])  # fmt: skip
+    distill_pretrain.main(
+        [
+            "--teacher",
+            str(tmp_path / "teacher"),
+            "--student_layers",
+            "2",
+            "--corpus",
+            str(world / "text" / "train.txt"),
+            "--seq_length",
+            "16",
+            "--max_steps",
+            "3",
+            "--freeze_embeddings",
+            "--output_dir",
+            str(tmp_path / "run"),
+            "--save",
+            "last",
+        ]
+    )
     before, after = (AutoModelForMaskedLM.from_pretrained(tmp_path / name) for name in ("teacher", "run"))
     for part, same in (("get_input_embeddings", True), ("get_output_embeddings", tied)):
         assert torch.equal(getattr(before, part)().weight, getattr(after, part)().weight) == same
@@ -616,7 +720,7 @@ def test_no_gradient_of_a_frozen_decoder_is_made(soft, monkeypatch):
     """The others are the same; nothing as large as the vocabulary times the width is taken for it."""
     generator = torch.Generator().manual_seed(0)
     inputs, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((7, 5), (90, 5), (90,)))
-    labels, teacher = torch.randint(90, (7,), generator=generator), heads.Head(inputs + 1, weight * 2, bias)
+    labels, teacher = torch.randint(90, (7,), generator=generator), mlm_head.Head(inputs + 1, weight * 2, bias)
     made, zeros = [], torch.zeros_like
     monkeypatch.setattr(torch, "zeros_like", lambda x, **options: made.append(tuple(x.shape)) or zeros(x, **options))
     grads = []
@@ -624,8 +728,8 @@ def test_no_gradient_of_a_frozen_decoder_is_made(soft, monkeypatch):
         made.clear()
         leaves = [tensor.clone().requires_grad_() for tensor in (inputs, weight, bias)]
         leaves[1].requires_grad_(trained)
-        head = heads.Head(*leaves)
-        value = heads.soft_head_logits(head, teacher) if soft else heads.head_cross_entropy(head, labels)
+        head = mlm_head.Head(*leaves)
+        value = mlm_head.soft_head_logits(head, teacher) if soft else mlm_head.head_cross_entropy(head, labels)
         value.backward()
         assert ((90, 5) in made) == trained
         grads.append([leaf.grad for leaf in leaves])
@@ -636,6 +740,14 @@ def test_no_gradient_of_a_frozen_decoder_is_made(soft, monkeypatch):
 def test_random_embeddings_are_not_frozen(finetune, teacher, tmp_path):
     for shape in (("--student_hidden", "32", "--student_intermediate", "32"), ("--student_init", "random")):
         with pytest.raises(ValueError, match="--freeze_embeddings would leave random word embeddings"):
-            finetune("--teacher", teacher, "--student_layers", "1", *shape, "--freeze_embeddings",
-                     "--output_dir", tmp_path / "new")  # fmt: skip
+            finetune(
+                "--teacher",
+                teacher,
+                "--student_layers",
+                "1",
+                *shape,
+                "--freeze_embeddings",
+                "--output_dir",
+                tmp_path / "new",
+            )
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,5 @@
 """Words with tags: column files, schemes, alignment with pieces, windows, entity F1, and whole runs."""
+
 import argparse
 import itertools
 import json
@@ -12,21 +13,19 @@ from test_families import ROBERTA_WORDS, make_tokenizer
 from test_teacher_cache import terms_of
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-import batching
 import data
 import distill_finetune
 import losses
 import metrics
-import readers
-import tasks
-import teacher_cache
-import tokens
+from engine import teacher_cache
+from tasks import batching, kinds, readers, tagging
 
 # --- entity F1 ------------------------------------------------------------------------------------------------------
 
 
 def conlleval(golds, found):
     """Counts by conlleval's own way: one pass over the words that compares the two taggings as it goes."""
+
     def ends(before, tag):
         if before == "O":
             return False
@@ -60,16 +59,22 @@ def conlleval(golds, found):
     return result
 
 
-@pytest.mark.parametrize("gold, found, f1", [
-    ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", 1),
-    ("B-PER I-PER O B-LOC", "B-PER O O B-LOC", 1 / 2),          # half an entity is none
-    ("I-PER I-PER O I-LOC", "B-PER I-PER O B-LOC", 1),          # IOB1 begins with I-
-    ("I-PER B-PER I-PER", "I-PER I-PER I-PER", 0),              # its B- parts two neighbours of one type
-    ("I-PER I-LOC", "B-PER B-LOC", 1),                          # another type begins another entity
-    ("B-PER I-LOC I-LOC", "B-PER B-LOC I-LOC", 1),
-    ("O O", "O O", 0), ("O O", "B-X O", 0), ("B-X O", "O O", 0),
-    ("S-X O B-Y I-Y E-Y", "S-X O B-Y I-Y E-Y", 1), ("B-Y E-Y S-Y", "B-Y E-Y O", 2 / 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "gold, found, f1",
+    [
+        ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", 1),
+        ("B-PER I-PER O B-LOC", "B-PER O O B-LOC", 1 / 2),  # half an entity is none
+        ("I-PER I-PER O I-LOC", "B-PER I-PER O B-LOC", 1),  # IOB1 begins with I-
+        ("I-PER B-PER I-PER", "I-PER I-PER I-PER", 0),  # its B- parts two neighbours of one type
+        ("I-PER I-LOC", "B-PER B-LOC", 1),  # another type begins another entity
+        ("B-PER I-LOC I-LOC", "B-PER B-LOC I-LOC", 1),
+        ("O O", "O O", 0),
+        ("O O", "B-X O", 0),
+        ("B-X O", "O O", 0),
+        ("S-X O B-Y I-Y E-Y", "S-X O B-Y I-Y E-Y", 1),
+        ("B-Y E-Y S-Y", "B-Y E-Y O", 2 / 3),
+    ],
+)
 def test_worked_examples_of_entity_f1(gold, found, f1):
     assert metrics.entity_metrics([gold.split()], [found.split()])["f1"] == pytest.approx(f1)
 
@@ -81,8 +86,10 @@ def test_entity_scores_are_conllevals_on_any_tagging():
         for _ in range(30):
             golds, found = ([[draw.choice(tags) for _ in range(1 + i % size)] for i in range(4)] for _ in range(2))
             if size < 8:
-                found = [[t if draw.random() < 0.7 else f for t, f in zip(*pair, strict=True)]
-                         for pair in zip(golds, found, strict=True)]  # fmt: skip
+                found = [
+                    [t if draw.random() < 0.7 else f for t, f in zip(*pair, strict=True)]
+                    for pair in zip(golds, found, strict=True)
+                ]
             got = metrics.entity_metrics(golds, found)
             assert got == pytest.approx(conlleval(golds, found)), (golds, found)
     golds = found = [["B-X"]] * 2
@@ -95,17 +102,22 @@ def test_entity_scores_are_conllevals_on_any_tagging():
 def read(tmp_path, text, token=1, label=0, skip=False):
     path = tmp_path / "x.conll"
     path.write_bytes(text.encode())
-    return tokens.read_columns(path, token, label, readers.Skipped(skip))
+    return tagging.read_columns(path, token, label, readers.Skipped(skip))
 
 
-@pytest.mark.parametrize("text, found", [
-    ("a O\nb B-X\n\nc O\n", [("a b", "O B-X"), ("c", "O")]),
-    ("a\tO\r\nb\tB-X\r\n \t \r\n\r\n\r\nc\tO", [("a b", "O B-X"), ("c", "O")]),
-    ("-DOCSTART- -X- O O\n\na DT B-NP O\nb NN I-NP I-X\n\n-DOCSTART- -X- O O\n\nc NN B-NP O\n",
-     [("a b", "O I-X"), ("c", "O")]),
-    ("10 000\tNUM\tO\n", [("10 000", "O")]),
-    ("a\u00a0b  O \n\u3000 O\n", [("a\u00a0b \u3000", "O O")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("a O\nb B-X\n\nc O\n", [("a b", "O B-X"), ("c", "O")]),
+        ("a\tO\r\nb\tB-X\r\n \t \r\n\r\n\r\nc\tO", [("a b", "O B-X"), ("c", "O")]),
+        (
+            "-DOCSTART- -X- O O\n\na DT B-NP O\nb NN I-NP I-X\n\n-DOCSTART- -X- O O\n\nc NN B-NP O\n",
+            [("a b", "O I-X"), ("c", "O")],
+        ),
+        ("10 000\tNUM\tO\n", [("10 000", "O")]),
+        ("a\u00a0b  O \n\u3000 O\n", [("a\u00a0b \u3000", "O O")]),
+    ],
+)
 def test_column_files_as_they_are_published(tmp_path, text, found):
     got = [(" ".join(s.words), " ".join(s.tags)) for s in read(tmp_path, "\ufeff" + text)]
     assert got == found
@@ -128,8 +140,9 @@ def test_only_blanks_tabs_and_carriage_returns_make_a_line_blank(tmp_path, end):
     tagged = end.join([f"{word} O" for word in words] + ["", "k\tO", ""])
     assert [s.words for s in read(tmp_path, tagged)] == [words, ["k"]]
     sentences = read(tmp_path, text, label=None)
-    written = tokens.with_column({"lines": [s.lines for s in sentences], "head": [[]] * 3},
-                                 [["O"] * len(s.words) for s in sentences])  # fmt: skip
+    written = tagging.with_column(
+        {"lines": [s.lines for s in sentences], "head": [[]] * 3}, [["O"] * len(s.words) for s in sentences]
+    )
     assert [s.words for s in read(tmp_path, written)] == [words, ["k"], LOOK_BLANK], "what is written is read again"
 
 
@@ -161,44 +174,62 @@ def test_a_broken_line_is_named(tmp_path, text, options, said):
 def test_skipping_leaves_out_the_whole_sentence_and_counts_it(tmp_path):
     path, skipped = tmp_path / "x", readers.Skipped(True)
     path.write_text("a O\nb B-X\n\nc O\nd\ne O\nf NN\n\ng O\n")
-    assert [s.words for s in tokens.read_columns(path, 1, 0, skipped)] == [["a", "b"], ["g"]]
+    assert [s.words for s in tagging.read_columns(path, 1, 0, skipped)] == [["a", "b"], ["g"]]
     assert len(skipped.reports) == 1 and "line 5" in skipped.reports[0]
 
 
 def arguments(tmp_path, train, dev="a O\n", **more):
     for name, text in (("train", train), ("dev", dev)):
         (tmp_path / f"{name}.txt").write_text(text)
-    return argparse.Namespace(**{
-        "task": "custom", "kind": "token", "token_column": 1, "label_column": "label", "data_dir": None,
-        "train_file": str(tmp_path / "train.txt"), "validation_file": str(tmp_path / "dev.txt"), "test_file": None,
-        "max_train_samples": 0, "max_eval_samples": 0, "metrics": [], **more})  # fmt: skip
+    return argparse.Namespace(
+        **{
+            "task": "custom",
+            "kind": "token",
+            "token_column": 1,
+            "label_column": "label",
+            "data_dir": None,
+            "train_file": str(tmp_path / "train.txt"),
+            "validation_file": str(tmp_path / "dev.txt"),
+            "test_file": None,
+            "max_train_samples": 0,
+            "max_eval_samples": 0,
+            "metrics": [],
+            **more,
+        }
+    )
 
 
 def load(args, skip=False):
-    return tokens.load_sentences(args, data.TASKS[args.task], readers.Skipped(skip))
+    return tagging.load_sentences(args, data.TASKS[args.task], readers.Skipped(skip))
 
 
-@pytest.mark.parametrize("train, labels", [
-    ("a B-X\nb I-X\nc O\nd B-Y\n", "O B-X I-X B-Y I-Y"),
-    ("a I-X\nb I-X\nc B-X\nd I-Y\n", "O B-X I-X B-Y I-Y"),
-    ("a S-X\nb O\nc B-Y\nd E-Y\n", "O B-X I-X E-X S-X B-Y I-Y E-Y S-Y"),
-])
+@pytest.mark.parametrize(
+    "train, labels",
+    [
+        ("a B-X\nb I-X\nc O\nd B-Y\n", "O B-X I-X B-Y I-Y"),
+        ("a I-X\nb I-X\nc B-X\nd I-Y\n", "O B-X I-X B-Y I-Y"),
+        ("a S-X\nb O\nc B-Y\nd E-Y\n", "O B-X I-X E-X S-X B-Y I-Y E-Y S-Y"),
+    ],
+)
 def test_the_labels_are_those_of_the_training_types_and_scheme(tmp_path, train, labels):
     task, splits = load(arguments(tmp_path, train))
     assert task.labels == tuple(labels.split()) and task.metrics == ("f1",)
     assert [task.labels[i] for i in splits["train"]["tags"][0]] == [line.split()[1] for line in train.splitlines()]
 
 
-@pytest.mark.parametrize("train, dev, said", [
-    ("a B-X\nb I-X\n\nc O\nd I-Y\n", "a O\n", r"train.txt, line 5: I-Y stands behind O, but in BIO,"),
-    ("a B-X\nb I-Y\n\nc B-Y\n", "a O\n", r"train.txt, line 2: I-Y stands behind B-X, but in BIO,"),
-    ("a I-X\n\nb I-X\n\nc O\nd B-X\n", "a O\n", r"train.txt, line 6: B-X stands behind O, but in IOB1,"),
-    ("a S-X\n\nb B-X\nc O\n", "a O\n", r"train.txt, line 4: O stands behind B-X, but in BIOES,"),
-    ("a S-X\n\nb O\nc B-X\n", "a O\n", r"train.txt, line 4: the end of the sentence stands behind B-X"),
-    ("a B-X\n", "b O\nc I-X\n", r"dev.txt, line 2: I-X stands behind O, but in BIO, which the training set"),
-    ("a B-X\n", "b O\nc B-Z\n", r"dev.txt, line 2: unknown tag 'B-Z'; the types of this task are X"),
-    ("a O\n", "b O\n", r"train.txt: every tag is O"),
-])
+@pytest.mark.parametrize(
+    "train, dev, said",
+    [
+        ("a B-X\nb I-X\n\nc O\nd I-Y\n", "a O\n", r"train.txt, line 5: I-Y stands behind O, but in BIO,"),
+        ("a B-X\nb I-Y\n\nc B-Y\n", "a O\n", r"train.txt, line 2: I-Y stands behind B-X, but in BIO,"),
+        ("a I-X\n\nb I-X\n\nc O\nd B-X\n", "a O\n", r"train.txt, line 6: B-X stands behind O, but in IOB1,"),
+        ("a S-X\n\nb B-X\nc O\n", "a O\n", r"train.txt, line 4: O stands behind B-X, but in BIOES,"),
+        ("a S-X\n\nb O\nc B-X\n", "a O\n", r"train.txt, line 4: the end of the sentence stands behind B-X"),
+        ("a B-X\n", "b O\nc I-X\n", r"dev.txt, line 2: I-X stands behind O, but in BIO, which the training set"),
+        ("a B-X\n", "b O\nc B-Z\n", r"dev.txt, line 2: unknown tag 'B-Z'; the types of this task are X"),
+        ("a O\n", "b O\n", r"train.txt: every tag is O"),
+    ],
+)
 def test_a_tag_that_breaks_the_scheme_is_named(tmp_path, train, dev, said):
     with pytest.raises(ValueError, match=said):
         load(arguments(tmp_path, train, dev))
@@ -213,7 +244,10 @@ def test_tasks_have_fixed_types_and_files_in_their_folder_or_directly(tmp_path):
         args = arguments(tmp_path, "", task="wnut17", kind=None, data_dir=str(data_dir), max_eval_samples=1)
         task, splits = load(args)
         assert len(task.labels) == 13 and {k: len(v) for k, v in splits.items()} == {
-            "train": 2, "validation": 1, "test": 2}  # fmt: skip
+            "train": 2,
+            "validation": 1,
+            "test": 2,
+        }
     assert splits["test"]["tags"][0] == []
     (folder / "dev.conll").unlink()
     with pytest.raises(ValueError, match=r"wnut17/dev.conll: no such file"):
@@ -231,15 +265,17 @@ def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
     names = ["O", "B-person", "I-person", *data.bio("corporation", "creative-work", "group", "location", "product")[1:]]
     rows = on_hub([["a", "b"], ["c"]], [[1, 2], [0]], names, "ner_tags")
     hub = DatasetDict({"train": rows, "validation": rows, "test": rows})
-    monkeypatch.setattr(tokens, "load_hub", lambda *_: hub)
+    monkeypatch.setattr(tagging, "load_hub", lambda *_: hub)
     args = arguments(tmp_path, "", task="wnut17")
     task, splits = load(args)
     assert [task.labels[i] for i in splits["train"]["tags"][0]] == ["B-person", "I-person"]
     assert splits["test"]["lines"][0] == ["a\tB-person", "b\tI-person"] and splits["test"]["tags"][0] == []
     hub["train"] = on_hub([["a\u00a0b", "\u3000", "c\t\nd"]], [[1, 2, 0]], names, "ner_tags")
     assert load(args)[1]["train"]["words"][0] == ["a\u00a0b", "\u3000", "c d"]
-    for words, ids, said in (([["a"], []], [[1], []], "row 2: an empty sentence"),
-                             ([["a"], ["b", "c"]], [[1], [0, 2]], "row 2, word 2: I-person stands behind O")):
+    for words, ids, said in (
+        ([["a"], []], [[1], []], "row 2: an empty sentence"),
+        ([["a"], ["b", "c"]], [[1], [0, 2]], "row 2, word 2: I-person stands behind O"),
+    ):
         hub["train"] = on_hub(words, ids, names, "ner_tags")
         with pytest.raises(ValueError, match=said):
             load(args)
@@ -253,15 +289,31 @@ def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
 
 # --- words, pieces, windows -----------------------------------------------------------------------------------------
 
-LINES = ["the quick brown fox jumps over the lazy dog", "unbelievable happenings in New York City , said Dr. O'Neill",
-         "naïve café 東京 10 000 #hashtag"]  # fmt: skip
+LINES = [
+    "the quick brown fox jumps over the lazy dog",
+    "unbelievable happenings in New York City , said Dr. O'Neill",
+    "naïve café 東京 10 000 #hashtag",
+]
 SENTENCES = [line.split() for line in LINES] + [
     ["New", "York's", "10 000", "cafe\u0301", "\u200b", "don't", "#hash-tag", "東京", "😀😀"],
-    ["\u200d"], ["a", "\u00ad", "\ufe0f", "b"], ["#"],
-]  # fmt: skip
-TOKENIZERS = {"bert": ("WordPiece", {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
-                                     "sep_token": "[SEP]", "mask_token": "[MASK]"}),
-              "roberta": ("BPE", ROBERTA_WORDS), "xlm-roberta": ("Unigram", ROBERTA_WORDS)}  # fmt: skip
+    ["\u200d"],
+    ["a", "\u00ad", "\ufe0f", "b"],
+    ["#"],
+]
+TOKENIZERS = {
+    "bert": (
+        "WordPiece",
+        {
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        },
+    ),
+    "roberta": ("BPE", ROBERTA_WORDS),
+    "xlm-roberta": ("Unigram", ROBERTA_WORDS),
+}
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
@@ -275,7 +327,7 @@ def tokenizer(request):
 
 
 def test_all_pieces_are_those_of_the_text(tokenizer):
-    for words, cut in zip(SENTENCES, tokens.pieces(SENTENCES, tokenizer), strict=True):
+    for words, cut in zip(SENTENCES, tagging.pieces(SENTENCES, tokenizer), strict=True):
         text = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
         assert len(cut) == len(words) and [*itertools.chain(*cut)] == text
         for at, (word, ids) in enumerate(zip(words, cut, strict=True)):  # cut alone, as any word after another is
@@ -289,13 +341,13 @@ def test_words_without_any_piece_are_the_unknown_word():
 
     made.backend_tokenizer.normalizer = normalizers.BertNormalizer()
     sentences = Dataset.from_dict({"words": [["the", "\u200d", "dog"]], "tags": [[1, 2, 3]]})
-    cut, unknown, _ = tokens.windows(sentences, made, 16)
+    cut, unknown, _ = tagging.windows(sentences, made, 16)
     ((_, the, *_),), ((*places,),) = cut["input_ids"], cut["places"]
     assert unknown == 1 and cut["input_ids"][0][places[1]] == made.unk_token_id != the
     assert [cut["labels"][0][place] for place in places] == [1, 2, 3]
     made.unk_token = None
     with pytest.raises(ValueError, match=r"makes nothing of the word '\\u200d'"):
-        tokens.windows(sentences, made, 16)
+        tagging.windows(sentences, made, 16)
 
 
 @pytest.mark.parametrize("room", [1, 2, 4, 9, 40])
@@ -304,7 +356,7 @@ def test_windows_own_every_word_once_and_fit(room):
     for _ in range(200):
         sizes = [draw.choice((1, 1, 2, 3, min(7, room))) for _ in range(draw.randint(1, 60))]
         sizes = [min(size, room) for size in sizes]
-        found = tokens.spans(sizes, room)
+        found = tagging.spans(sizes, room)
         owned = [word for _, first, last, _ in found for word in range(first, last)]
         assert owned == list(range(len(sizes)))
         for start, first, last, end in found:
@@ -314,15 +366,20 @@ def test_windows_own_every_word_once_and_fit(room):
 
 
 def test_inner_words_have_context_on_both_sides():
-    for start, first, last, end in tokens.spans([1] * 100, 16)[1:-1]:
+    for start, first, last, end in tagging.spans([1] * 100, 16)[1:-1]:
         assert (first - start, end - last) == (4, 4)
 
 
 def test_long_sentences_lose_no_word(tokenizer):
-    sentences = Dataset.from_dict({
-        "words": [SENTENCES[3] * 9, ["a"], SENTENCES[1]], "tags": [[i % 5 for i in range(81)], [4], list(range(10))],
-        "lines": [[]] * 3, "head": [[]] * 3})  # fmt: skip
-    cut, unknown, _ = tokens.windows(sentences, tokenizer, 16)
+    sentences = Dataset.from_dict(
+        {
+            "words": [SENTENCES[3] * 9, ["a"], SENTENCES[1]],
+            "tags": [[i % 5 for i in range(81)], [4], list(range(10))],
+            "lines": [[]] * 3,
+            "head": [[]] * 3,
+        }
+    )
+    cut, unknown, _ = tagging.windows(sentences, tokenizer, 16)
     assert max(map(len, cut["input_ids"])) <= 16 and len(cut) > 5
     arrays = batching.Arrays(cut, batching.TRAINING)
     batch = arrays.batch(range(len(cut)), 0)
@@ -330,7 +387,7 @@ def test_long_sentences_lose_no_word(tokenizer):
     assert ((batch["labels"] != -100) <= (batch["attention_mask"] == 1)).all()
     # The model that says what the labels say, and nonsense elsewhere: the words come back as they were.
     said = torch.where(batch["labels"] == -100, 7, batch["labels"])
-    assert tokens.joined(cut, said, sentences) == sentences["tags"]
+    assert tagging.joined(cut, said, sentences) == sentences["tags"]
     assert (batch["labels"] != -100).sum() == 92
     for ids, labels in zip(cut["input_ids"], cut["labels"], strict=True):
         assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
@@ -339,12 +396,13 @@ def test_long_sentences_lose_no_word(tokenizer):
 
 
 def test_a_word_longer_than_a_window_is_predicted_too(tokenizer):
-    sentences = Dataset.from_dict({"words": [["so", "unbelievablehappenings" * 4, "fox"]], "tags": [[1, 2, 3]],
-                                   "lines": [[]], "head": [[]]})  # fmt: skip
-    cut, _, cut_off = tokens.windows(sentences, tokenizer, 10)
+    sentences = Dataset.from_dict(
+        {"words": [["so", "unbelievablehappenings" * 4, "fox"]], "tags": [[1, 2, 3]], "lines": [[]], "head": [[]]}
+    )
+    cut, _, cut_off = tagging.windows(sentences, tokenizer, 10)
     assert max(map(len, cut["input_ids"])) == 10 and cut_off == 1
     batch = batching.Arrays(cut, batching.TRAINING).batch(range(len(cut)), 0)
-    assert tokens.joined(cut, batch["labels"], sentences) == [[1, 2, 3]]
+    assert tagging.joined(cut, batch["labels"], sentences) == [[1, 2, 3]]
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -352,7 +410,7 @@ def test_a_word_longer_than_a_window_is_predicted_too(tokenizer):
 
 def test_losses_are_means_over_first_pieces_and_padding_counts_nothing():
     torch.manual_seed(0)
-    kind, args = tasks.KINDS["token"](data.TASKS["wnut17"]), argparse.Namespace(temperature=2.0)
+    kind, args = kinds.KINDS["token"](data.TASKS["wnut17"]), argparse.Namespace(temperature=2.0)
     student, teacher = torch.randn(2, 3, 5, 13, dtype=torch.float32).unbind()
     student.requires_grad_()
     labels = torch.full((3, 5), -100)
@@ -363,14 +421,18 @@ def test_losses_are_means_over_first_pieces_and_padding_counts_nothing():
     hard = sum(-student[i, j].log_softmax(-1)[labels[i, j]] for i, j in words) / 3
     torch.testing.assert_close(kind.hard_loss(views[0].logits, labels), hard)
     soft = kind.soft_loss(*views, {"labels": labels}, args)
-    by_hand = [(teacher[w] / 2).softmax(-1) * ((teacher[w] / 2).log_softmax(-1) - (student[w] / 2).log_softmax(-1))
-               for w in words]  # fmt: skip
+    by_hand = [
+        (teacher[w] / 2).softmax(-1) * ((teacher[w] / 2).log_softmax(-1) - (student[w] / 2).log_softmax(-1))
+        for w in words
+    ]
     torch.testing.assert_close(soft, 4 * sum(x.sum() for x in by_hand) / 3)
     (gradient,) = torch.autograd.grad(soft, student)
     assert {tuple(i) for i in gradient.abs().sum(-1).nonzero().tolist()} == set(words)
-    for empty in (kind.soft_loss(*views, {"labels": torch.full((3, 5), -100)}, args),
-                  kind.hard_loss(views[0].logits, torch.full((3, 5), -100)),
-                  kind.hard_loss(views[0].logits[:0], labels[:0])):
+    for empty in (
+        kind.soft_loss(*views, {"labels": torch.full((3, 5), -100)}, args),
+        kind.hard_loss(views[0].logits, torch.full((3, 5), -100)),
+        kind.hard_loss(views[0].logits[:0], labels[:0]),
+    ):
         assert empty.item() == 0 and empty.requires_grad
 
 
@@ -396,8 +458,10 @@ def write_sentences(path, count, seed, scheme="BIO"):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("words")
-    return [write_sentences(folder / f"{name}.txt", n, seed)
-            for seed, (name, n) in enumerate((("train", 65), ("dev", 20), ("test", 8)))]  # fmt: skip
+    return [
+        write_sentences(folder / f"{name}.txt", n, seed)
+        for seed, (name, n) in enumerate((("train", 65), ("dev", 20), ("test", 8)))
+    ]
 
 
 @pytest.fixture
@@ -405,10 +469,31 @@ def run(world, files):
     def run(folder, *options):
         AcceleratorState._reset_state(reset_partial_state=True)
         train, dev, test = map(str, files)
-        distill_finetune.main([
-            "--task", "custom", "--kind", "token", "--train_file", train, "--validation_file", dev, "--test_file", test,
-            "--num_train_epochs", "1", "--per_device_train_batch_size", "16", "--max_seq_length", "16",
-            "--logging_steps", "2", "--output_dir", str(folder), *map(str, options)])  # fmt: skip
+        distill_finetune.main(
+            [
+                "--task",
+                "custom",
+                "--kind",
+                "token",
+                "--train_file",
+                train,
+                "--validation_file",
+                dev,
+                "--test_file",
+                test,
+                "--num_train_epochs",
+                "1",
+                "--per_device_train_batch_size",
+                "16",
+                "--max_seq_length",
+                "16",
+                "--logging_steps",
+                "2",
+                "--output_dir",
+                str(folder),
+                *map(str, options),
+            ]
+        )
         return json.loads((folder / "run.json").read_text())
 
     return run
@@ -420,10 +505,32 @@ def tagger(world, files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     AcceleratorState._reset_state(reset_partial_state=True)
     train, dev, _ = map(str, files)
-    distill_finetune.main(["--task", "custom", "--kind", "token", "--train_file", train, "--validation_file", dev,
-                           "--student", str(world / "bert"), "--num_train_epochs", "3", "--learning_rate", "2e-3",
-                           "--per_device_train_batch_size", "16", "--max_seq_length", "16", "--run_name", "teacher",
-                           "--output_dir", str(folder)])  # fmt: skip
+    distill_finetune.main(
+        [
+            "--task",
+            "custom",
+            "--kind",
+            "token",
+            "--train_file",
+            train,
+            "--validation_file",
+            dev,
+            "--student",
+            str(world / "bert"),
+            "--num_train_epochs",
+            "3",
+            "--learning_rate",
+            "2e-3",
+            "--per_device_train_batch_size",
+            "16",
+            "--max_seq_length",
+            "16",
+            "--run_name",
+            "teacher",
+            "--output_dir",
+            str(folder),
+        ]
+    )
     return folder
 
 
@@ -471,8 +578,9 @@ def test_a_whole_run(run, tagger, files, tmp_path):
     assert [model.config.id2label[ids[i].item()] for i in first] == [row[-1] for row in group]
 
 
-def test_a_resumed_run_with_a_cached_teacher_has_the_losses_of_the_teacher_itself(run, tagger, tmp_path, cut_at,
-                                                                                   monkeypatch):  # fmt: skip
+def test_a_resumed_run_with_a_cached_teacher_has_the_losses_of_the_teacher_itself(
+    run, tagger, tmp_path, cut_at, monkeypatch
+):
     monkeypatch.setattr(teacher_cache, "FOLDER", tmp_path / "cache")
     options = ("--teacher", tagger, *CKD, "--save_steps", "2", "--max_steps", "4", "--logging_steps", "1")
     run(tmp_path / "direct", *options)
@@ -486,17 +594,20 @@ def test_a_resumed_run_with_a_cached_teacher_has_the_losses_of_the_teacher_itsel
         assert cached[tag] == pytest.approx(direct[tag], rel=2e-3, abs=1e-7), tag
 
 
-@pytest.mark.parametrize("options, said", [
-    (["--text_columns", "a"], "--text_columns is for texts"),
-    (["--token_column", "0"], "--token_column '0' must be the number of a column"),
-    (["--label_column", "ner"], "--label_column 'ner' must be the number of a column"),
-    (["--label_column", "9"], "train.txt, line 3: 3 columns, so --label_column 9 is none of them"),
-    (["--label_separator", ";"], "--label_separator is for"),
-    (["--kind", "tokens"], "--kind 'tokens' is none of: classification, regression, multilabel, token"),
-    (["--kind", "qa"], "--kind 'qa' is none of"),
-    (["--regression"], "--regression and --kind token exclude each other"),
-    (["--task", "wnut17"], "--train_file is for --task custom"),
-])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--text_columns", "a"], "--text_columns is for texts"),
+        (["--token_column", "0"], "--token_column '0' must be the number of a column"),
+        (["--label_column", "ner"], "--label_column 'ner' must be the number of a column"),
+        (["--label_column", "9"], "train.txt, line 3: 3 columns, so --label_column 9 is none of them"),
+        (["--label_separator", ";"], "--label_separator is for"),
+        (["--kind", "tokens"], "--kind 'tokens' is none of: classification, regression, multilabel, token"),
+        (["--kind", "qa"], "--kind 'qa' is none of"),
+        (["--regression"], "--regression and --kind token exclude each other"),
+        (["--task", "wnut17"], "--train_file is for --task custom"),
+    ],
+)
 def test_impossible_options_are_one_line(run, world, tmp_path, options, said):
     with pytest.raises(ValueError, match=said):
         run(tmp_path / "run", "--student", world / "bert", *options)
@@ -504,8 +615,10 @@ def test_impossible_options_are_one_line(run, world, tmp_path, options, said):
 
 
 def test_options_of_words_are_refused_elsewhere(finetune, world, tmp_path):
-    for options, said in ((["--token_column", "2"], "--token_column is for tasks of words"),
-                          (["--kind", "token"], "--kind is for --task custom, not cola")):
+    for options, said in (
+        (["--token_column", "2"], "--token_column is for tasks of words"),
+        (["--kind", "token"], "--kind is for --task custom, not cola"),
+    ):
         with pytest.raises(ValueError, match=said):
             finetune("--student", world / "bert", *options, "--output_dir", tmp_path / "run")
 
@@ -514,5 +627,14 @@ def test_a_task_without_test_set_predicts_nothing(finetune, world, files, tmp_pa
     (tmp_path / "train.txt").write_text("a X B-NP\n")
     (tmp_path / "test.txt").write_text("a X B-NP\n")
     with pytest.raises(ValueError, match="has no test set of conll2000"):
-        finetune("--task", "conll2000", "--data_dir", tmp_path, "--student", world / "bert", "--do_predict",
-                 "--output_dir", tmp_path / "run")  # fmt: skip
+        finetune(
+            "--task",
+            "conll2000",
+            "--data_dir",
+            tmp_path,
+            "--student",
+            world / "bert",
+            "--do_predict",
+            "--output_dir",
+            tmp_path / "run",
+        )

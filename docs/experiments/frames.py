@@ -9,6 +9,7 @@ is fitted on the first three quarters of the blocks and tested on the last; that
 a student of random weights, of the same width, shows what fits by chance. Blocks are centred one by one: how their
 means lie to each other is not looked at.
 """
+
 import sys
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from scipy.linalg import svd
 from transformers import AutoModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import alignment
-import cli
-import corpus
 import models
 import options
+from encoders import layer_maps
+from engine import command_line
+from tasks import plain_text
 
 
 @torch.no_grad()
@@ -45,8 +46,9 @@ def compare(student, teacher):
     """(share by one rotation for all text, mean share by one for each block) of states [N, T, D] of one layer."""
     first = len(student) * 3 // 4
     flat = [h.reshape(-1, h.shape[-1]) for h in (student[first:], teacher[first:], student[:first], teacher[:first])]
-    return explained(*flat), np.mean([explained(s, t, s, t) for s, t in zip(student[first:], teacher[first:],
-                                                                          strict=True)])  # fmt: skip
+    return explained(*flat), np.mean(
+        [explained(s, t, s, t) for s, t in zip(student[first:], teacher[first:], strict=True)]
+    )
 
 
 def main():
@@ -57,24 +59,26 @@ def main():
     parser.add_argument("--text", required=True, help="text that no student has seen, as --corpus takes it")
     parser.add_argument("--blocks", type=options.number(int, 4), default=160, help="at most, of 128 tokens each")
     args = parser.parse_args()
-    cli.quiet()
+    command_line.quiet()
     tokenizer = models.load_tokenizer(args.teacher, "tokenizer of")
     for name in args.students:
         models.check_vocabulary(models.load_tokenizer(name, "tokenizer of"), tokenizer, name, args.teacher)
-    blocks = corpus.load_blocks(args.text, tokenizer, 128)
+    blocks = plain_text.load_blocks(args.text, tokenizer, 128)
     if len(blocks) < 4:
         raise ValueError(f"--text {args.text}: {len(blocks)} blocks of 128 tokens, too few to fit and to test on")
     blocks = torch.tensor(np.asarray(blocks[: args.blocks]["input_ids"]).astype(np.int64))
     teacher, *students = (models.load_model(name, AutoModel)[0].eval() for name in (args.teacher, *args.students))
     for name, student in zip(args.students, students, strict=True):
         depths = [model.config.num_hidden_layers for model in (student, teacher)]
-        pairs = alignment.layer_map(*depths, "uniform")
-        sides = [centred_states(model, blocks, layers)
-                 for model, layers in zip((student, teacher), zip(*pairs, strict=True), strict=True)]  # fmt: skip
+        pairs = layer_maps.layer_map(*depths, "uniform")
+        sides = [
+            centred_states(model, blocks, layers)
+            for model, layers in zip((student, teacher), zip(*pairs, strict=True), strict=True)
+        ]
         found = np.array([compare(*layer) for layer in zip(*sides, strict=True)])
         for what, shares in zip(("one rotation for all text", "one for each block"), found.T, strict=True):
             print(f"| {name} | {what} | {' | '.join(f'{x:.2f}' for x in (*shares, shares.mean()))} |", flush=True)
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    command_line.run_script(main)

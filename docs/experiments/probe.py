@@ -6,6 +6,7 @@ One vector a text (or pair), of the last layer: that of the first token, [CLS], 
 regression, standardised; its strength by five-fold cross-validation within the training examples, in their order, of
 which SST-2's are phrases of the same sentences, so that it is chosen as weaker than it should be for all models alike.
 """
+
 import sys
 from pathlib import Path
 
@@ -18,13 +19,12 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import batching
-import cli
 import data
-import forward
 import models
 import options
-import readers
+from encoders import model_outputs
+from engine import command_line
+from tasks import batching, readers
 
 TASKS = [name for name, task in data.TASKS.items() if task.kind == "classification" and task.columns and task.dev]
 
@@ -36,7 +36,7 @@ def text_vectors(model, dataset, tokenizer):
     for indices in np.array_split(np.argsort(rows.lengths(), kind="stable"), -(-len(dataset) // 64)):
         batch = rows.batch(indices.tolist(), tokenizer.pad_token_id)
         mask = batch["attention_mask"][..., None]
-        hidden = model(**forward.model_inputs(model, batch)).last_hidden_state
+        hidden = model(**model_outputs.model_inputs(model, batch)).last_hidden_state
         for i, first, mean in zip(indices, hidden[:, 0], (hidden * mask).sum(1) / mask.sum(1), strict=True):
             found[i] = first.numpy(), mean.numpy()
     return tuple(map(np.array, zip(*found, strict=True)))
@@ -58,19 +58,20 @@ def main():
     for name in ("--max_train_samples", "--max_eval_samples"):
         parser.add_argument(name, type=options.number(int, 0), default=0, help="0 = all")
     args = parser.parse_args()
-    cli.quiet()
+    command_line.quiet()
     _, splits = data.load_examples(args, readers.Skipped())
     dev = next(split for split in splits if split.startswith("validation"))
     for name in args.models:
         model, tokenizer = models.load_model(name, AutoModel)[0], models.load_tokenizer(name)
-        length = min(128, forward.max_tokens(model.config))
+        length = min(128, model_outputs.max_tokens(model.config))
         sets = [data.tokenize(splits[split], tokenizer, length) for split in ("train", dev)]
         train_vectors, dev_vectors = (text_vectors(model, one, tokenizer) for one in sets)
         labels, dev_labels = (np.array(one["labels"]) for one in sets)
-        scores = [accuracy(train, labels, held, dev_labels)
-                  for train, held in zip(train_vectors, dev_vectors, strict=True)]  # fmt: skip
+        scores = [
+            accuracy(train, labels, held, dev_labels) for train, held in zip(train_vectors, dev_vectors, strict=True)
+        ]
         print(f"| {name} | {' | '.join(f'{100 * score:.1f}' for score in scores)} |", flush=True)
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    command_line.run_script(main)

@@ -1,0 +1,167 @@
+"""What goes into a model's pass and, beside logits and hidden states, comes out of it."""
+
+import inspect
+
+import torch
+
+import losses
+from encoders import families, layer_maps
+from methods import mlm_head
+
+
+class MaskedLM(torch.nn.Module):
+    """A masked language model whose head is applied at the masked positions only.
+
+    forward(inputs, positions [M] in the flattened batch) -> {"hidden_states": tuple of [B, T, D], "features": [M, D],
+    "decoder": (weight [V, D], bias [V] or None)}, where the features times the decoder are the logits. A multilingual
+    head of 119,547 words would otherwise cost as much as twelve layers.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.narrow = None  # of a frozen model: its decoder as `mlm_head.narrow_decoder` makes it, once for all passes
+
+    def forward(self, inputs, positions):
+        """See the class."""
+        hidden = self.model.base_model(**inputs, output_hidden_states=True)["hidden_states"]
+        chosen = hidden[-1].flatten(0, 1)[positions]
+        # The decoder as views: DistributedDataParallel looks in what forward returns for the weights that are in use.
+        layer = self.model.get_output_embeddings()
+        decoder = tuple(None if x is None else x.view_as(x) for x in (layer.weight, layer.bias))
+        return {"hidden_states": hidden, "features": self._transform(chosen), "decoder": decoder}
+
+    def _transform(self, x):
+        return families.FAMILIES[self.model.config.model_type].mlm(self.model, x)
+
+
+def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
+    """Add to what the model's forward returns, which becomes a dict, the inputs of the terms of other methods.
+
+    qkv_layers: layers, counted as in hidden_states, whose queries, keys and values come as out["qkv"]: layer -> three
+    [B, T, heads, D / heads], taken from the linear layers, so any kernel of attention will do. projected: term ->
+    layers whose hidden states come projected to `width`, as out["projected"]: term -> layer -> [B, T, width]; the
+    weights, drawn from the seed, are parameters in model.projections. All within forward, where DDP wants it.
+    """
+    inner, captured = model.model if isinstance(model, MaskedLM) else model, {}
+    for layer in qkv_layers:
+        for i, path in enumerate(families.FAMILIES[inner.config.model_type].qkv):
+            linear = families.encoder_layers(inner)[layer - 1].get_submodule(path)
+            linear.register_forward_hook(lambda _, args, out, key=(layer, i): captured.__setitem__(key, out))
+    if projected:
+        generator = torch.Generator().manual_seed(seed)
+        model.projections = torch.nn.ModuleDict()
+        for term in projected:
+            linear = torch.nn.Linear(inner.config.hidden_size, width, bias=False)
+            torch.nn.init.normal_(linear.weight, std=0.02, generator=generator)  # as BERT's own layers
+            model.projections[term] = linear
+
+    def extend(model, args, out):
+        """The hook that adds them: what the linear layers of this forward pass gave, and projected hidden states."""
+        out, size = dict(out), inner.config.hidden_size // inner.config.num_attention_heads  # of a head, however many
+        if qkv_layers:
+            out["qkv"] = {
+                layer: tuple(captured.pop((layer, i)).unflatten(-1, (-1, size)) for i in range(3))
+                for layer in qkv_layers
+            }
+        if projected and "hidden_states" in out:
+            with torch.autocast(out["hidden_states"][0].device.type, enabled=False):
+                out["projected"] = {
+                    term: {layer: model.projections[term](out["hidden_states"][layer].float()) for layer in layers}
+                    for term, layers in projected.items()
+                }
+        return out
+
+    if qkv_layers or projected:
+        model.register_forward_hook(extend)
+
+
+def add_term_outputs(args, student, teacher):
+    """Make both models (or their MaskedLM) return what args.terms need besides logits and hidden states."""
+    configs = [(m.model if isinstance(m, MaskedLM) else m).config for m in (student, teacher)]
+    qkv, width = losses.qkv_pairs(args.terms, args.layer_pairs), configs[1].hidden_size
+    projected = {} if configs[0].hidden_size == width else losses.projected_layers(args.terms, args.layer_pairs)
+    add_outputs(student, [s for s, _ in qkv], projected, width, args.seed)
+    add_outputs(teacher, [t for _, t in qkv])
+
+
+def cast_linears(model, accelerator):
+    """Cast the linear layers of a frozen model, or its MaskedLM, once to the precision of autocast; on its device.
+
+    Autocast keeps the casts of weights that need a gradient alone, so it would cast those of all linear layers again in
+    every pass. The numbers are the same, with two operations fewer a layer and half the memory. The decoder, which may
+    be the word embedding too, stays; that of a MaskedLM is kept beside it as its products want it. From then on the
+    model runs under autocast only.
+    """
+    kind = accelerator.device.type
+    decoder = (model.model if isinstance(model, MaskedLM) else model).get_output_embeddings()
+    with accelerator.autocast(), torch.no_grad():
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        if isinstance(model, MaskedLM):
+            model.narrow = mlm_head.narrow_decoder(decoder.weight, decoder.bias)
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module is not decoder:
+            module.to(dtype)
+
+
+def compile_models(*models):
+    """Put the models' forward through torch.compile in place, once for all lengths; None is passed over."""
+    for model in filter(None, models):
+        encoder, training = (model.model if isinstance(model, MaskedLM) else model).base_model, model.training
+        ids = torch.zeros(1, 2, dtype=torch.long, device=encoder.device)
+        with torch.no_grad():  # at a first pass transformers installs hooks, which would break the graph
+            encoder.eval()(input_ids=ids, output_hidden_states=True)
+        model.train(training).compile(dynamic=True)
+
+
+def saved_state(model):
+    """The model's state dict without what `add_outputs` added to it."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith("projections.")}
+
+
+def model_inputs(model, batch):
+    """The part of a batch that a model's forward takes: no token types where it has none, no labels.
+
+    The mask goes in as bool [B, 1, 1, T] where that means the same: from [B, T] transformers would make it itself,
+    after asking the device whether there is any padding.
+    """
+    config, mask = model.config, batch["attention_mask"]
+    # Attention written out would add False and True to its scores.
+    if families.FAMILIES[config.model_type].fast_mask and config._attn_implementation == "sdpa":
+        mask = mask.bool()[:, None, None]
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask}
+    # Of the class: what the model's own attribute is wrapped in may hide the signature.
+    takes = inspect.signature(type(model).forward).parameters
+    if "token_type_ids" in batch and "token_type_ids" in takes and getattr(config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = batch["token_type_ids"]
+    return inputs
+
+
+def max_tokens(config):
+    """Longest input in tokens. RoBERTa and MPNet count their positions from the padding id on."""
+    return config.max_position_embeddings - families.FAMILIES[config.model_type].skipped(config)
+
+
+@torch.no_grad()
+def relation_figures(student, teacher, pairs, inputs, tokens):
+    """{tag: figure} of the cosines that both models have in one sentence, teacher and student side by side.
+
+    relations/words: between its words, in the last of the aligned pairs; relations/layers: between every two aligned
+    layers, for each word, where there are two. inputs: tensors [1, T] for both models. tokens: the T words. Of what
+    autocast is on, the models alone have its precision.
+    """
+    from reporting import pictures  # here: matplotlib takes 0.3 s, and runs without a teacher draw nothing
+
+    words, layers, pairs = [], [], layer_maps.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
+    for model, own in zip((teacher, student), pairs.sides()[::-1], strict=True):
+        encoder = (model.model if isinstance(model, MaskedLM) else model).base_model
+        hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True)["hidden_states"]
+        with torch.autocast(hidden[0].device.type, enabled=False):
+            unit = [torch.nn.functional.normalize(h[0].float(), dim=-1) for h in hidden]  # [T, D] each
+            words.append((unit[own.wr[-1]] @ unit[own.wr[-1]].T).cpu().numpy())
+            through = torch.stack([unit[i] for i in own.ltr], 1)  # [T, L, D]
+            layers.append((through @ through.mT)[:, *torch.triu_indices(len(own.ltr), len(own.ltr), 1)].cpu().numpy())
+    figures = {"relations/words": pictures.relation_figure(*words, tokens)}
+    if len(pairs.ltr) > 1:
+        figures["relations/layers"] = pictures.relation_figure(*layers, tokens, "layers 1-2, 1-3, ... of the aligned")
+    return figures

@@ -1,0 +1,79 @@
+"""The model card of a saved model: metadata as the Hugging Face hub reads them, and a few lines of text."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from reporting.records import recipe_text
+from training import shown
+
+# The hub's names, by the class that a model is opened with and by our name of a metric.
+PIPELINES = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModel": "sentence-similarity",
+}
+METRIC_TYPES = {"pearson": "pearsonr", "spearman": "spearmanr"}
+
+
+def base_metadata(source):
+    """base_model, language and license of the model that a run begins with, as far as its card says: {name: value}.
+
+    source: a folder or a hub id. A folder is named as nobody's base model but passes on what its own card says.
+    """
+    local = Path(source).exists()
+    try:
+        data = ModelCard.load(Path(source) / "README.md" if local else source, ignore_metadata_errors=True).data
+        found = {name: data.get(name) for name in ("base_model", "language", "license")}
+    except Exception:  # no card, a broken one, no network: whatever it is, a run does not end for want of metadata
+        found = {}
+    if not local:
+        found["base_model"] = source
+    if "multilingual" in (found.get("language") or str(found.get("base_model"))):
+        found["language"] = "multilingual"  # where the card lists a hundred languages, too
+    return {name: value for name, value in found.items() if value}
+
+
+def model_card(args, entry, auto, about, dataset, base, suffixes=("",)):
+    """Text of the README.md that goes with a saved model.
+
+    entry: step and metrics of the evaluation in run.json. auto: the class that opens the model. about: what the model
+    is, a sentence. dataset: what it was evaluated on, as EvalResult's dataset_type, dataset_name, ... base: what
+    `base_metadata` found. suffixes: of metrics that name one of several dev sets, which the split then does.
+    """
+    task, results = PIPELINES[auto.__name__], []
+    for name, value in entry["metrics"].items():
+        if value is None:  # not defined
+            continue
+        suffix = next((suffix for suffix in suffixes if suffix and name.endswith(suffix)), "")
+        kind, split = name.removesuffix(suffix), dataset["dataset_split"] + suffix
+        results.append(
+            EvalResult(
+                task_type=task,
+                metric_type=METRIC_TYPES.get(kind, kind),
+                metric_name=name,
+                metric_value=value,
+                **dataset | {"dataset_split": split},
+            )
+        )
+    distilled = ["knowledge-distillation"] if args.teacher else []
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=[*distilled, getattr(args, "task", "mlm")],
+        datasets=[dataset["dataset_type"]] if "/" in dataset["dataset_type"] else None,
+        model_name=args.run_name,
+        eval_results=results or None,
+        **base,
+    )
+    scores = "\n".join(f"- {name}: {shown(value)}" for name, value in entry["metrics"].items())
+    how = f"distilled from `{args.teacher}` with `{recipe_text(vars(args))}`"
+    how = how if args.teacher else "trained without a teacher"
+    text = (
+        f"# {args.run_name}, seed {args.seed}\n\n{about} It was {how}. On {dataset['dataset_name']}, step "
+        f"{entry['step']}:\n\n{scores}\n\nMethod: contextual knowledge distillation (arXiv:2109.08359) or the "
+        "baseline named above. `run.json` beside this file holds all options, hardware and time.\n"
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"

@@ -1,0 +1,159 @@
+"""The checks of the training scripts' options: what goes together, and what follows from what was given.
+
+As options.py they import neither torch nor what does, but for what only the code itself knows: kinds of the user's own
+data, terms that no preset has.
+"""
+
+import re
+from pathlib import Path
+
+import data
+from encoders import layer_maps
+from methods import recipes
+
+
+def check_finetune(args):
+    """Check the options of distill_finetune.py and fill in what follows from others; raises ValueError."""
+    words = args.terms
+    data.check_args(args)
+    _check_kind(args)
+    check_models(args)
+    _check_distilling(args)
+    if args.task == "ax" and (args.teacher or not args.do_predict):
+        raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
+    headed = data.kind_of(args) != "similarity"  # which compares the encoder's own vectors
+    if headed and args.teacher and "logits" not in args.terms and not args.hard_weight:
+        raise ValueError(
+            f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
+            "alone are for distill_pretrain.py)"
+        )
+    if args.do_predict and args.task == "custom" and not (args.test_file or args.hub_dataset):
+        raise ValueError("--do_predict needs --test_file: a file without labels to predict")
+    if args.task == "ax" and not args.run_name:
+        args.run_name = re.sub(r"[^\w.+-]+", "-", args.student).strip("-.") or Path(args.student).resolve().name
+    args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
+    check_name(args.run_name)
+    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
+
+
+def check_pretrain(args):
+    """Check the options of distill_pretrain.py and fill in what follows from others; raises ValueError."""
+    words = args.terms
+    check_models(args)
+    _check_distilling(args, pretraining=True)
+    for name in ("corpus", "validation_corpus"):
+        if getattr(args, name) is not None and not getattr(args, name).strip():
+            raise ValueError(
+                f"--{name} {getattr(args, name)!r} names nothing: pass a file, folder, glob or hub id"
+                + (", or leave it out" if name != "corpus" else "")
+            )
+    if args.streaming and not (args.max_steps and args.validation_corpus):
+        raise ValueError("--streaming knows no epochs and holds nothing out: pass --max_steps and --validation_corpus")
+    args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "mlm")
+    check_name(args.run_name)
+    args.output_dir = args.output_dir or f"runs/pretrain/{args.run_name}/seed{args.seed}"
+
+
+def check_dynabert(args):
+    """Check the options of distill_dynabert.py and fill in what follows from others; raises ValueError."""
+    words = args.terms
+    if args.export:
+        if not args.output_dir:
+            raise ValueError("--export needs --output_dir: a new folder for the sub-network")
+        return
+    for name in ("width", "depth", "onnx"):
+        if name in args.asked:
+            raise ValueError(
+                f"--{name} says what --export writes: add that, or leave it out; sizes to train are in "
+                "--width_mults and --depth_mults"
+            )
+    if args.task is None:
+        raise ValueError(f"--task is missing: pass one of {', '.join(data.TASKS)}")
+    if args.task == "ax":
+        raise ValueError("--task ax has no dev set to choose sub-networks by: train on mnli")
+    if args.teacher and args.student:
+        raise ValueError(
+            "--student is for training on the labels (stage 3): with --teacher, whose copy the student is, leave it out"
+        )
+    if not args.teacher and not args.student:
+        raise ValueError(
+            "pass --teacher, a run of the task's teacher (stage 1) or of stage 1 (stage 2), or --student, "
+            "a run of stage 2, to train it on the labels"
+        )
+    deep = any(mult != 1 for mult in args.depth_mults)
+    if deep and "dynabert" in words and not any(word.startswith("dynabert_mse=") for word in words):
+        args.terms = [*words, "dynabert_mse=1"]  # its lambdas of this stage
+    data.check_args(args)
+    _check_kind(args)
+    _check_distilling(args, schedule=False)  # a recipe's is that of a student of one size
+    if args.terms.keys() - recipes.PRESETS["ckd"].keys() - recipes.PRESETS["dynabert"].keys():
+        _check_sliced(args, words)
+    if args.teacher and "logits" not in args.terms and not args.hard_weight:
+        raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1")
+    stage = "labels" if args.student else "depth" if deep else "width"
+    args.run_name = args.run_name or "-".join([*(words if args.teacher else ["dynabert"]), stage]).replace("=", "")
+    check_name(args.run_name)
+    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
+    args.student = args.student or args.teacher  # a copy of its own
+
+
+def _check_sliced(args, words):
+    """Raise ValueError for terms that compare attention heads; what a term reads is known where torch is loaded."""
+    import losses
+    from methods import baselines
+
+    for name in args.terms:
+        if losses.needs_of(name).qkv is not baselines.nothing:
+            raise ValueError(
+                f"--terms {' '.join(words)}: {name} compares attention heads, which sub-networks have "
+                "fewer of: use ckd, dynabert or kd"
+            )
+
+
+# --- checks that the scripts share --------------------------------------------------------------------------------
+
+
+def student_shape(args):
+    """The options of the student's shape that were given, as keyword arguments of `students.student_config`."""
+    given = {name: getattr(args, f"student_{name}") for name in ("layers", "hidden", "heads", "intermediate")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def check_models(args):
+    """Check the options that name and shape the two models."""
+    shape = student_shape(args)
+    for name in ("teacher", "student"):
+        if getattr(args, name) is not None and not getattr(args, name).strip():
+            raise ValueError(
+                f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the option out"
+            )
+    if not args.teacher and not args.student:
+        raise ValueError("--student is missing: pass a hub id or folder, such as bert-base-multilingual-cased")
+    if not args.student and not shape:
+        raise ValueError("pass --student (hub id or folder), or --student_layers to cut a student from the teacher")
+    if args.student_init and not shape:
+        raise ValueError(f"--student_init {args.student_init} is for a student built with --student_layers: add that")
+
+
+def _check_kind(args):
+    """Check the kind and metrics of the user's own data; what kinds there are is known where torch is loaded."""
+    if args.task == "custom":
+        from tasks import kinds
+
+        kinds.chosen(args)
+
+
+def _check_distilling(args, **options):
+    """Check and convert the options of distilling, and those about the teacher; options as in `recipes.check_args`."""
+    recipes.check_args(args, **options)
+    layer_maps.check_maps(args)
+    if getattr(args, "label_map", None) and not args.teacher and args.task != "ax":
+        raise ValueError("--label_map is for the names of a teacher's labels: pass --teacher, or leave it out")
+    if getattr(args, "cache_teacher", False) and not args.teacher:
+        raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
+
+
+def check_name(name):
+    """Raise ValueError unless a --run_name can be the name of a folder."""
+    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
+        raise ValueError(f"--run_name {name!r} becomes a folder: use letters, digits and . _ + - only, no dot first")

@@ -1,0 +1,96 @@
+"""How the training scripts run: quietly, a mistake in one line, exit statuses. Their options: options.py."""
+
+import datetime
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
+
+from engine.run_folder import TrainingError
+from options import one_line
+
+
+def quiet():
+    """Leave the screen to the run: no library's progress bars, load reports or retry messages."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    disable_hub_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once; it warns of that each time
+
+
+def say(text):
+    """Print a text in the main process of a run, if there is any."""
+    if text and os.environ.get("RANK", "0") == "0":
+        print(text)
+
+
+def run_script(main):
+    """Call main; a user's mistake ends in one line on stderr and exit status 2, a failed run in one and status 1.
+
+    Ctrl-C ends in one line and status 130; within `training.train`, which saves first, that line is its own.
+    """
+    status, message = 0, ""
+    try:
+        main()
+    except (ValueError, OSError, TrainingError) as error:
+        if os.environ.get("CKD_TRACEBACK"):
+            raise
+        status, message = 2 if isinstance(error, ValueError) else 1, str(error)
+    except KeyboardInterrupt:
+        status, message = 130, "stopped by Ctrl-C outside the training steps: the same command goes on"
+    except torch.OutOfMemoryError as error:
+        status = 1
+        message = (
+            "the GPU's memory is full: lower --per_device_train_batch_size and raise "
+            "--gradient_accumulation_steps by the same factor, or shorten the sequences "
+            f"({' '.join(str(error).split()[:12])} ...)"
+        )
+    except RuntimeError as error:
+        silent = "" if os.environ.get("CKD_TRACEBACK") else lost_processes(error)
+        if not silent:
+            raise
+        status = 1
+        message = (
+            f"{silent} did not answer within --timeout_minutes, stopped or dead: end what is left of this run, "
+            "then run the same command again; its last checkpoint is intact"
+        )
+    if message:
+        process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
+        print(f"{Path(sys.argv[0]).name}: error{process}: {one_line(' '.join(message.split()))}", file=sys.stderr)
+    sys.exit(status)
+
+
+def lost_processes(error, patience_s=10):
+    """The processes of this run that no longer answer, in words, if the error says that some do not; else "".
+
+    Those that still live all meet such an error about now: each says so in the launcher's store, and who does not say
+    so within patience_s is lost. Between GPUs it is NCCL that waits: its watchdog ends the process, with its own words.
+    """
+    signs = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out")
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or not any(sign in str(error) for sign in signs):
+        return ""
+    try:
+        store = torch.distributed.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=datetime.timedelta(seconds=patience_s),
+        )
+        keys = [f"waited/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{rank}" for rank in range(count)]
+        store.set(keys[int(os.environ["RANK"])], "1")
+        end = time.monotonic() + patience_s
+        while (silent := [rank for rank, key in enumerate(keys) if not store.check([key])]) and time.monotonic() < end:
+            time.sleep(0.2)
+    except (RuntimeError, KeyError):  # the store lives in a process that does not answer either
+        silent = []
+    return f"process{'es' if len(silent) > 1 else ''} {', '.join(map(str, silent))}" if silent else "another process"

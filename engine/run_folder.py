@@ -1,0 +1,449 @@
+"""The run folder: its lock, the record run.json with the hardware, and checkpoints that are whole or not there."""
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from engine import environment
+
+# Options that a resumed or finished run may change: they do not touch its result.
+FREE_OPTIONS = (
+    "overwrite",
+    "do_predict",
+    "output_dir",
+    "keep_checkpoints",
+    "num_workers",
+    "num_proc",
+    "cache_limit_gb",
+    "save_minutes",
+    "timeout_minutes",
+    "log_with",
+    "keep_optimizer",
+)
+OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
+OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; what it had saved is intact."""
+
+
+class Diverged(TrainingError):
+    """The run cannot go on, and the same command would end in the same way."""
+
+    def __init__(self, what, folder, remedy):
+        """what: happened, in a run in this folder; remedy: what to change."""
+        saved = any(Path(folder).glob("checkpoints/step-*"))
+        left = "the last checkpoint is intact" if saved else "there was no checkpoint yet"
+        super().__init__(f"{what}; {left}: {remedy}")
+
+
+@contextlib.contextmanager
+def writing(folder, temporary=None):
+    """Within it, a run folder that is gone, full or read-only ends in a TrainingError; temporary is then removed.
+
+    Disk errors reach us as OSError, or as the writers' own errors with the OSError behind them or in their text; any
+    other error goes on as it is.
+    """
+    if not folder.is_dir():
+        raise TrainingError(f"{folder} was removed while this run was using it: run the same command again")
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+        reason = disk_error(error)
+        if not reason:
+            raise
+        hint, remedy = ("is the disk full? ", "make room") if reason in FULL else ("", "mend that")
+        raise TrainingError(
+            f"could not write to {folder} ({reason}): {hint}What was saved before is intact; {remedy}, "
+            "then run the same command again"
+        ) from error
+
+
+UNKNOWN = "file write failed"  # all that torch.save, which writes in C++, says of it
+FULL = [UNKNOWN, *(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))]
+
+
+def disk_error(error):
+    """What the operating system said of a failed writing, or "" if the error has another cause."""
+    chain = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    for link in reversed(chain):
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+    said = " ".join(map(str, chain))
+    number = re.search(r"\(os error (\d+)\)", said)  # safetensors writes in Rust
+    if number:
+        return os.strerror(int(number[1]))
+    return UNKNOWN if re.search("PytorchStreamWriter failed|unexpected pos|iostream error", said) else ""
+
+
+# --- the record --------------------------------------------------------------------------------------------------
+
+
+def finite(content):
+    """A copy of what is to become JSON, which knows no NaN and no infinity: null in their place."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_json(path, content):
+    """Write JSON so that the file is either the old or the new one, whole; a number that is not finite as null."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as f:
+            json.dump(finite(content), f, indent=1, ensure_ascii=False, allow_nan=False)
+            f.write("\n")
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_record(folder):
+    """The run.json of a folder, None where there is none. Raises ValueError if it is damaged."""
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record["options"], dict) or not all(isinstance(record[k], str) for k in ("status", "stage")):
+            raise ValueError("options, status or stage missing")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}), so nothing says what run {folder} "
+            "holds: look into it, choose another --output_dir, or pass --overwrite, which moves it aside"
+        ) from error
+    return record
+
+
+def _lock(folder):
+    """Hold the folder's lock until this process ends; it ends with a process that died, and what that forked."""
+    path = folder / ".lock"
+    if path.is_symlink() or (path.exists() and not (path.is_file() and path.stat().st_nlink == 1)):
+        raise ValueError(f"{path} is not a file of its own, as the lock of a run must be: delete it")
+    lock = FileLock(path, is_singleton=True)  # of this process: it may open the folder again
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        holder = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown process"
+        raise ValueError(f"{folder} is in use by another run ({holder}): wait or choose another folder") from error
+    path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+    return lock
+
+
+def options_of(args):
+    """The resolved options as they stand in run.json."""
+    others = ("lock", "layer_pairs", "defaults", "asked", "filled", "unfilled", "check_only")
+    return {name: value for name, value in vars(args).items() if name not in others}
+
+
+def inspect_run(args, inputs=None):
+    """What the run folder holds: "new" (nothing, or a run that --overwrite moves aside), "resume" or "complete".
+
+    inputs: the `describe_inputs` of this command, once they are known. Reads only. Raises ValueError if the folder
+    holds a run with other options or, where it would be resumed, other inputs; or something that is no run.
+    """
+    folder = Path(args.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file: choose another folder")
+    if not folder.exists():
+        return "new"
+    if args.overwrite and (folder / "run.json").is_file():
+        _check_overwrite(args, folder)
+        return "new"
+    record = read_record(folder)
+    if record is None:
+        strangers = _contents(folder)
+        if strangers:
+            raise ValueError(
+                f"--output_dir {folder} is not empty and holds no run ({_few(strangers)}): choose another folder"
+            )
+        return "new"
+    kept = "" if "filled" in record else _keep_older(args, record["options"])
+    _compare_options(args, folder, record["options"])
+    if kept and os.environ.get("RANK", "0") == "0":
+        print(f"{folder}: begun before tasks had recipes and left as it began ({kept})")
+    if record["status"] == "complete":
+        return "complete"
+    changed = [
+        _change(name, old, inputs.get(name))
+        for name, old in (record.get("inputs") or {}).items()
+        if inputs and old != inputs.get(name)
+    ]
+    if changed:  # a run of an earlier version of this code has no inputs in its record
+        raise ValueError(
+            f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it "
+            "began with, choose another --output_dir, or pass --overwrite to start anew"
+        )
+    return "resume"
+
+
+def _keep_older(args, theirs):
+    """Give args the options of a run that began before tasks had recipes, where these alone would change them.
+
+    So the command that it was begun with leaves it alone if it is complete, and else goes on as it began. Returns what
+    was kept, in words.
+    """
+    older = json.loads(json.dumps(finite(getattr(args, "unfilled", {}))))
+    now = json.loads(json.dumps(finite({name: getattr(args, name) for name in older})))
+    if not older or any(theirs.get(name) not in (older[name], now[name]) for name in older):
+        return ""
+    kept = {name: value for name, value in older.items() if theirs.get(name) != now[name]}
+    vars(args).update(kept, filled=None, unfilled={})
+    return ", ".join(f"--{name} {value!r}, now {now[name]!r}" for name, value in kept.items())
+
+
+def _compare_options(args, folder, theirs):
+    """Raise ValueError if a run in the folder has other options; one that it does not know has its default there.
+
+    The default as this command has it where it leaves the option alone: what a default becomes may depend on others.
+    """
+    mine = json.loads(json.dumps(finite({k: v for k, v in options_of(args).items() if k not in FREE_OPTIONS})))
+    missing = {k: v for k, v in getattr(args, "defaults", {}).items() if k not in theirs}
+    missing = {k: v if k in args.asked else mine.get(k) for k, v in missing.items()}
+    theirs = missing | {k: v for k, v in theirs.items() if k not in FREE_OPTIONS}
+    differ = [k for k in sorted({*mine, *theirs} - set(FREE_OPTIONS)) if mine.get(k) != theirs.get(k)]
+    if differ:
+        listed = ", ".join(f"--{k} {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in differ)
+        raise ValueError(
+            f"{folder} holds a run with other options ({listed}): choose another --output_dir, or pass "
+            "--overwrite to move it aside"
+        )
+
+
+def _change(name, old, new):
+    """The words for an input that is not what it was."""
+    if isinstance(old, int):
+        return f"{name.replace('_', ' ')} {old} there, {new} here"
+    return f"the {name.replace('_', ' ')} {'changed' if new else 'is missing'}"
+
+
+def _few(paths):
+    """The names of some paths, for a message."""
+    names = [path if isinstance(path, str) else path.name for path in paths]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _contents(folder):
+    """The entries of a run folder that are more than the lock and a record never finished."""
+    return sorted(path for path in folder.iterdir() if path.name not in (".lock", ".run.json.tmp"))
+
+
+def _check_overwrite(args, folder):
+    """Raise ValueError if the run folder cannot be moved aside: this process stands in it, or reads something there."""
+    here = folder.resolve()
+    if here in (Path.cwd(), *Path.cwd().parents):
+        raise ValueError(
+            f"--overwrite moves the run aside, and --output_dir {folder} is the current folder or holds "
+            "it: choose another --output_dir"
+        )
+    for name, value in vars(args).items():
+        if name == "output_dir" or not isinstance(value, str):
+            continue
+        for path in named_files(value, deep=False):
+            if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
+                raise ValueError(
+                    f"--overwrite moves the run aside, and --output_dir {folder} holds what this command "
+                    f"reads (--{name} {value}): choose another --output_dir"
+                )
+
+
+def _move_aside(folder):
+    """Rename a run folder to <folder>.old-<time>, unless another process uses it, and say so."""
+    _lock(folder).release()
+    aside = folder.with_name(f"{folder.name}{OLD}{time.strftime('%Y%m%d-%H%M%S')}")
+    if aside.exists():
+        raise ValueError(f"{aside} is there already: give the same command again")
+    folder.rename(aside)
+    print(f"--overwrite: {folder} is now {aside}; delete it when nobody needs it", file=sys.stderr)
+
+
+def named_files(value, deep=True):
+    """Paths that an option's value names: a file, a folder (deep: the .txt files below it), what a glob finds."""
+    if not value:
+        return []
+    path = Path(value)
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*.txt") if p.is_file()) if deep else [path]
+    if path.exists():
+        return [path]
+    return sorted(map(Path, glob.glob(value, recursive=True))) if glob.has_magic(value) else []
+
+
+def open_run(args, inputs=None):
+    """Make and lock the run folder, a new one if --overwrite was passed; what it holds, as `inspect_run` says."""
+    folder = Path(args.output_dir)
+    inspect_run(args)
+    try:
+        if args.overwrite and (folder / "run.json").is_file():
+            _move_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        args.lock = _lock(folder)
+    except OSError as error:
+        raise ValueError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another one") from error
+    return inspect_run(args, inputs)
+
+
+def open_run_everywhere(args, accelerator, inputs=None):
+    """`open_run` in the main process, its answer in all of them; the others need not know the inputs."""
+    answer = [open_run(args, inputs) if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(answer)
+    return answer[0]
+
+
+# --- what a run was made from --------------------------------------------------------------------------------------
+
+
+def describe_inputs(args, accelerator, data, models):
+    """What must not change between the parts of a run, as it stands in run.json: {name: SHA-256 or number}.
+
+    data: {name: Dataset, or list of files to be streamed}. models: {name: model or None}, before training. Digests are
+    of contents, not of paths or times; of a streamed file its size and its first and last MiB.
+    """
+    found = {name: digest_files(rows) if isinstance(rows, list) else digest_rows(rows) for name, rows in data.items()}
+    found |= {name: digest_model(model) for name, model in models.items() if model}
+    size = args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+    return found | {"number_of_processes": accelerator.num_processes, "examples_per_step": size}
+
+
+def describe_data(splits, labels=()):
+    """What a run was trained and scored on, as it stands in run.json: {split: examples, a number, and their sha256}.
+
+    splits: {name: Dataset of examples as they were read}; labels: as in `digest_examples`.
+    """
+    return {
+        name: {"examples": len(rows), "sha256": digest_examples(rows, labels)}
+        for name, rows in splits.items()
+        if not name.startswith("test")
+    }
+
+
+def digest_rows(dataset):
+    """SHA-256 of the rows of a Dataset, whatever files they came from and however they are cut into chunks."""
+    digest = hashlib.sha256(json.dumps(dataset.column_names).encode())
+    for table in dataset.with_format("arrow").iter(10_000):
+        for batch in table.replace_schema_metadata(None).combine_chunks().to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()
+
+
+def digest_examples(dataset, labels=()):
+    """SHA-256 of examples as they were read, in any order: texts and the names of their labels.
+
+    It is the same for all tokenizers, file formats and numberings of the classes. labels: the classes' names; none
+    where a label is a number.
+    """
+
+    def named(key, value):
+        """The value of a column, labels by their names; -1 stands for none."""
+        if not labels or key not in ("label", "tags"):
+            return value
+        if key == "tags":
+            return [labels[i] for i in value]
+        if isinstance(value, list):  # for each class whether it is one of the text's
+            return sorted(labels[i] for i, own in enumerate(value) if own)
+        return labels[value] if value >= 0 else value
+
+    keys, digests = sorted({*dataset.column_names} - {"idx", "lines", "head"}), []  # these say where an example stood
+    for batch in dataset.with_format(None).select_columns(keys).iter(10_000):
+        columns = [[named(key, value) for value in values] for key, values in batch.items()]
+        digests += [hashlib.sha256(ascii(row).encode()).digest() for row in zip(*columns, strict=True)]
+    return hashlib.sha256(b"".join([ascii(keys).encode(), *sorted(digests)])).hexdigest()
+
+
+def digest_model(model):
+    """SHA-256 of a model's configuration and of all its tensors; not of its path or of the library's version."""
+    passing = ("transformers_version", "architectures", "dtype", "torch_dtype")  # differ by how it was made or loaded
+    config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k not in passing}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def digest_files(paths, ends=2**20):
+    """SHA-256 of the sizes and the first and last bytes of files, for those too large to be read twice."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as f:
+            size = f.seek(0, os.SEEK_END)
+            digest.update(f"{size} ".encode())
+            for at in (0, max(0, size - ends)):
+                f.seek(at)
+                digest.update(f.read(ends))
+    return digest.hexdigest()
+
+
+def kept(args):
+    """The evaluation, "best" or "last", whose model a run keeps in its folder."""
+    return "last" if args.save == "last" else "best"
+
+
+def new_record(args, accelerator, stage, task, **more):
+    """What run.json says of a run before it has results."""
+    return {
+        "status": "running",
+        "stage": stage,
+        "task": task,
+        "name": args.run_name,
+        "seed": args.seed,
+        "command": command(),
+        "options": options_of(args),
+        "asked": sorted({*getattr(args, "asked", ())}),  # options that are not at their default, by hand or by a preset
+        "git": environment.git_state(),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(accelerator),
+        **more,
+    } | ({} if getattr(args, "filled", None) is None else {"filled": args.filled})
+
+
+def command():
+    """What was typed to start this process or its like, quoted so that a shell takes it as it was."""
+    processes = {
+        "--nnodes": int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        "--nproc_per_node": int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    }
+    counts = [str(word) for option, count in processes.items() if count > 1 for word in (option, count)]
+    return shlex.join(["torchrun", *counts, *sys.argv] if counts else ["python", *sys.argv])
+
+
+def complete(args, record):
+    """Write the record as that of a finished run, whose checkpoints then lose AdamW's state unless --keep_optimizer."""
+    folder = Path(args.output_dir)
+    record["status"] = "complete"
+    with writing(folder):
+        write_json(folder / "run.json", record)
+        for path in () if args.keep_optimizer else folder.glob(f"checkpoints/step-*/{OPTIMIZER}"):
+            sums = json.loads((path.parent / "checksums.json").read_text())
+            write_json(path.parent / "checksums.json", {name: of for name, of in sums.items() if name != OPTIMIZER})
+            path.unlink()

@@ -1,0 +1,184 @@
+"""The head of a masked language model, a chunk of the vocabulary's logits at a time: imports torch and relations only.
+
+Axes: M masked positions, D width (student and teacher may differ), V vocabulary. [M, V] is never held: of 119,547
+words and 1,229 positions (64 x 128 tokens, 15 % masked) it would take 0.6 GB, and its gradients as much again.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+import relations
+from relations import masked_mean
+
+# Logits of one chunk: on a CPU they shall stay near the cache, on a GPU be a large product in bounded memory (0.5 GB).
+CHUNK = {"cpu": 2**22, "cuda": 2**27}
+# Rows of logits are filled up to a multiple of this: a GPU's fast products in half precision want rows that begin at a
+# multiple of 16 bytes, and 119,547 is odd.
+MULTIPLE = {"cuda": 64}
+COLUMNS = 8  # by which a decoder that is filled up gets wider, for its bias: 16 bytes, as above
+FILL = -1e4  # logit of a word that there is not: of no probability, and a number in half precision
+# Devices that give a product of half-precision matrices as the float32 numbers in which they add it up.
+WIDE = {"cuda"}
+# Most of a large vocabulary's probabilities are below what float16 can tell from 0, and the scaler's factor comes after
+# the gradients here: they are made of slopes times this. No slope is beyond 1, and their products are float32.
+SCALE = {torch.float16: 2.0**15}
+
+
+class Head(NamedTuple):
+    """What a language-model head needs to give logits: inputs [M, D], weight [V, D], bias [V] or None."""
+
+    inputs: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def narrow(self):
+        """The same head in the precision of autocast, in which its products are taken; cast once, not once a chunk."""
+        weight, bias = narrow_decoder(self.weight, self.bias)
+        inputs = self.inputs.to(weight.dtype)
+        if weight.shape[1] > inputs.shape[1]:
+            inputs = F.pad(inputs, (0, COLUMNS), value=1.0)  # times the bias and zeros
+        return Head(inputs, weight, bias)
+
+    def logits(self, rows, temperature=1.0):
+        """Float32 logits [m, V] of a slice of rows, divided by the temperature."""
+        if self.bias is None:
+            logits = _product(self.inputs[rows], self.weight.mT).float()
+        else:
+            logits = F.linear(self.inputs[rows], self.weight, self.bias).float()
+        return logits if temperature == 1 else logits.div_(temperature)
+
+    def chunks(self):
+        """Slices of rows, of equal length but for the rounding, whose logits together make a chunk at most."""
+        rows, most = len(self.inputs), CHUNK.get(self.inputs.device.type, CHUNK["cuda"]) // len(self.weight)
+        step = math.ceil(rows / math.ceil(rows / max(1, most))) if rows else 1
+        return [slice(i, i + step) for i in range(0, rows or 1, step)]  # one at least, of no row where there is none
+
+
+def narrow_decoder(weight, bias):
+    """A decoder (weight [V, D], bias [V] or None) in the precision of autocast; float32 where that is off.
+
+    In half precision on a GPU it is filled up, with words, and with columns of the bias and of zeros: then a product
+    alone makes logits. A decoder that is narrow already comes back as it is, so that of a frozen model can be kept.
+    """
+    kind, (words, width) = weight.device.type, weight.shape
+    half = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if half else torch.float32
+    multiple = MULTIPLE.get(kind, 1) if half else 1
+    if multiple == 1 or (bias is None and words % multiple == 0):
+        return weight.to(dtype), None if bias is None else bias.to(dtype)
+    filled = weight.new_zeros((words + -words % multiple, width + COLUMNS), dtype=dtype)
+    filled[:words, :width] = weight
+    filled[words:, width] = FILL
+    if bias is not None:
+        filled[:words, width] = bias
+    return filled, None
+
+
+def _product(a, b):
+    """a [n, k] @ b [k, m], float32 numbers where the device can give them or float16 could not hold them."""
+    if a.device.type in WIDE and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float() if a.dtype == torch.float16 else a @ b
+
+
+def _add_product(total, a, b):
+    """total + a @ b, float32; total may be None, else it is changed."""
+    if total is None:
+        return _product(a, b).float()
+    return total.addmm_(a, b) if a.dtype == torch.float32 else total.add_(_product(a, b))
+
+
+def _beside_teacher(student, teacher, slope, scale):
+    """Sum of p_t (log p_t - log p_s) of float32 logits [m, V]; scale * (p_s - p_t) goes into slope, if one is given."""
+    student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
+    p_t = teacher.exp()
+    total = teacher.sub_(student).mul_(p_t).sum()
+    if slope is not None and scale == 1:
+        torch.sub(student.exp_(), p_t, out=slope)
+    elif slope is not None:
+        torch.mul(student.exp_().sub_(p_t), scale, out=slope)
+    return total
+
+
+def _against_labels(student, labels, slope, scale):
+    """Sum of log p at labels [m] of float32 logits [m, V]; scale * (p - 1 there, p elsewhere) goes into slope."""
+    student = student.log_softmax(-1)
+    chosen = student.gather(1, labels[:, None])
+    if slope is not None and scale == 1:
+        torch.exp(student, out=slope)
+    elif slope is not None:
+        torch.mul(student.exp_(), scale, out=slope)
+    if slope is not None:  # p - 1 before it is rounded: near 1 nothing would be left of it
+        slope.scatter_(1, labels[:, None], chosen.expm1().mul_(scale).to(slope.dtype))
+    return chosen.sum()
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Sum over rows of T^2 KL(teacher || student), or of the cross-entropy with labels where there is no teacher.
+
+    Gradients are taken chunk by chunk in the forward pass, in the precision of autocast, and added up in float32: at
+    most a chunk of logits exists, and none is computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx, inputs, weight, bias, teacher, labels, temperature, compiled):
+        """inputs [M, D], weight [V, D], bias [V] of the student's head; teacher: a Head or None; labels [M] or None."""
+        student, teacher = Head(inputs, weight, bias).narrow(), teacher and teacher.narrow()
+        (words, width), dtype = weight.shape, student.weight.dtype
+        # Of a frozen word embedding, which the decoder may be, there is no gradient: it would be the largest of all.
+        needs, need = ctx.needs_input_grad[:3], any(ctx.needs_input_grad[:3])
+        compare, scale = _beside_teacher if teacher else _against_labels, SCALE.get(dtype, 1.0)
+        compare = relations._compiled(compare) if compiled else compare
+        total, d_inputs, d_weight, d_bias = inputs.new_zeros((), dtype=torch.float32), [], None, None
+        with torch.autocast(inputs.device.type, enabled=False):
+            for rows in student.chunks():
+                other = teacher.logits(rows, temperature) if teacher else labels[rows]
+                slope = other.new_empty((len(other), len(student.weight)), dtype=dtype) if need else None
+                total += compare(student.logits(rows, temperature), other, slope, scale)
+                if needs[0]:
+                    d_inputs.append(_product(slope, student.weight[:, :width]).float())
+                if needs[1]:
+                    d_weight = _add_product(d_weight, slope.mT, student.inputs[rows, :width])
+                if needs[2]:
+                    part = slope.sum(0, dtype=torch.float32)
+                    d_bias = part if d_bias is None else d_bias.add_(part)
+        if need:
+            ctx.factor = (temperature if teacher else 1.0) / scale
+            d_inputs = torch.cat(d_inputs) if len(d_inputs) > 1 else d_inputs[0] if d_inputs else None
+            ctx.save_for_backward(d_inputs, *(None if grad is None else grad[:words] for grad in (d_weight, d_bias)))
+        return total.mul_(temperature**2 if teacher else -1.0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output):
+        factor = grad_output * ctx.factor
+        return *(None if x is None else x * factor for x in ctx.saved_tensors), None, None, None, None
+
+
+def soft_head_logits(student, teacher, *, temperature=1.0, across_processes=False, compiled=False):
+    """`losses.soft_logits` of two Heads over the same M rows, without ever holding [M, V]; float32 scalar.
+
+    Gradients flow to the student's inputs, weight and bias. Widths may differ, the vocabulary may not.
+    across_processes: as in `relations.masked_mean`. compiled: what is not a product by torch.compile.
+    """
+    teacher = Head(*(x if x is None else x.detach() for x in teacher))
+    total = _HeadLoss.apply(*student, teacher, None, temperature, compiled)
+    return masked_mean(total, len(student.inputs), across_processes)
+
+
+def head_cross_entropy(student, labels, *, across_processes=False, compiled=False):
+    """Mean cross-entropy of a Head with labels [M], without ever holding [M, V]; float32 scalar; options as above."""
+    total = _HeadLoss.apply(*student, None, labels, 1.0, compiled)
+    return masked_mean(total, len(labels), across_processes)
+
+
+def agreement(student, teacher):
+    """Number of rows (float scalar) whose most likely word is the same for two Heads."""
+    student, teacher = student.narrow(), teacher.narrow()
+    total = student.inputs.new_zeros((), dtype=torch.float32)
+    for rows in student.chunks():
+        total += (student.logits(rows).argmax(-1) == teacher.logits(rows).argmax(-1)).sum()
+    return total

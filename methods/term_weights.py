@@ -1,0 +1,144 @@
+"""Weights of the terms and of the loss on the labels, and how they change over the steps: --stages."""
+
+import argparse
+import math
+
+MAX_WEIGHT = 1e9  # times a loss and its gradient still a float32
+HARD = "hard"  # the loss on the true labels, beside the terms
+
+
+def weight_of(option, word, text):
+    """The weight that stands in a word of an option. Raises ValueError if it is none."""
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = float("nan")
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(
+            f"{option} {word!r}: the weight must be a number >= 0 and at most {MAX_WEIGHT:g}, such as "
+            f"{word.partition('=')[0]}=1"
+        )
+    return weight
+
+
+def split(words):
+    """["wr_pair", "0.5", "logits=2"] -> [[0.0, ["wr_pair"]], [0.5, ["logits=2"]]]: a number begins a stage.
+
+    Raises ValueError for a number that is no share of the steps from 0 to 1, or not above the one before.
+    """
+    stages = [[0.0, []]]
+    for word in words:
+        try:
+            begin = float(word)
+        except ValueError:
+            stages[-1][1].append(word)
+            continue
+        first = len(stages) == 1 and not stages[0][1]
+        if not (begin == 0 if first else stages[-1][0] < begin < 1):
+            raise ValueError(
+                f"--stages {word!r}: a stage begins at a share of the steps, the first at 0, each later "
+                "one above the one before and below 1, as in: wr_pair 0.5 logits"
+            )
+        if not first:
+            stages.append([begin, []])
+    return stages
+
+
+def parse(stages, weights, terms):
+    """The stages of `split` with their weights: [[0.0, {"wr_pair": 1.0}], [0.5, {"logits": [0.0, 1.0]}]].
+
+    weights: of terms and "hard", for names that have none beside them; terms: the names of all. name=weight is
+    constant, name=first..last goes evenly from one to the other and is [first, last]. Raises ValueError for an unknown
+    name, one without a weight, one given twice, or a stage in which nothing is trained.
+    """
+    found = []
+    for begin, words in stages:
+        found.append([begin, {}])
+        for word in words:
+            name, equals, text = word.partition("=")
+            if name not in (*terms, HARD):
+                raise ValueError(f"--stages {word!r}: unknown term {name!r}, choose from: {', '.join(terms)}, {HARD}")
+            if name in found[-1][1]:
+                raise ValueError(f"--stages names {name!r} twice in the stage from {begin:g}: name it once")
+            if not equals and not weights.get(name):
+                raise ValueError(
+                    f"--stages {name!r} has no weight: write {name}=1, or give it one by "
+                    f"{'--hard_weight' if name == HARD else '--terms'}"
+                )
+            ends = (text.split("..") if text.count("..") == 1 else [text]) if equals else [weights[name]]
+            ends = [weight_of("--stages", word, end) for end in ends]
+            found[-1][1][name] = ends[0] if len(set(ends)) == 1 else ends
+        found[-1][1] = {name: found[-1][1][name] for name in (*terms, HARD) if found[-1][1].get(name)}
+        if not any(w[0] if isinstance(w, list) else w for w in found[-1][1].values()):
+            raise ValueError(
+                f"--stages: nothing is trained where the stage from {begin:g} on begins: name a term with "
+                "a weight that begins above 0"
+            )
+    return found
+
+
+def resolve(args, terms, named, own, pretraining):
+    """Convert args.stages to what `args_at` reads; args.terms and args.hard_weight become the largest of all stages.
+
+    terms: the names of all; named: those given beside the preset, and "hard" if it was. own: whether the stages were
+    given, too, and are not the preset's. pretraining: of a preset's stages only the first is meant. Raises ValueError.
+    """
+    weights = args.terms | {HARD: args.hard_weight}
+    parts = split(args.stages if own else args.stages.split())
+    told = {word.partition("=")[0] for _, words in parts for word in words}
+    more = [name for name in weights if name in named - told and weights[name]]
+    if own and more:
+        raise ValueError(f"--stages trains {more[0]!r} at no time, which was given a weight: name it in a stage")
+    if not own:  # what was named beside the preset is part of all its stages
+        parts = [[begin, [name for name in words if weights.get(name)] + more] for begin, words in parts]
+        parts = [part for part in parts if part[1]][: 1 if pretraining else None]
+        parts[0][0] = 0.0
+    args.stages, largest = parse(parts, weights, terms), {}
+    for _, now in args.stages:
+        for name, weight in now.items():
+            largest[name] = max(largest.get(name, 0.0), *(weight if isinstance(weight, list) else [weight]))
+    args.terms = {name: largest[name] for name in terms if name in largest}
+    args.hard_weight = largest.get(HARD, 0.0)
+    if not args.terms:
+        raise ValueError("--stages: nothing would be distilled; name a term, or leave out --teacher")
+    if len(args.stages) == 1 and not any(isinstance(weight, list) for weight in args.stages[0][1].values()):
+        args.stages = None  # as if the weights had been given
+
+
+def args_at(args, progress):
+    """The options with the terms and the hard_weight of the step before which this share of the steps, 0 to 1, is done.
+
+    Terms of weight 0 there are left out. Without stages the options themselves.
+    """
+    if not getattr(args, "stages", None):
+        return args
+    at = max(i for i, (begin, _) in enumerate(args.stages) if begin <= progress)
+    begin, weights = args.stages[at]
+    end = args.stages[at + 1][0] if at + 1 < len(args.stages) else 1.0
+    share = (progress - begin) / (end - begin)
+    now = {name: w[0] + (w[1] - w[0]) * share if isinstance(w, list) else w for name, w in weights.items()}
+    now = {name: weight for name, weight in now.items() if weight}
+    return argparse.Namespace(**vars(args) | {"hard_weight": now.pop(HARD, 0.0), "terms": now})
+
+
+def weights_of(args):
+    """{name: weight} of the terms and of the loss on the labels, which alone is left without a teacher."""
+    hard = args.hard_weight if args.teacher else args.hard_weight or 1.0
+    return dict(args.terms) | ({HARD: hard} if hard else {})
+
+
+def head_trained(args, progress):
+    """Whether logits or labels, which alone train the head, had a weight in the step at `progress` or one before."""
+    begins = [begin for begin, _ in args.stages or () if begin <= progress]
+    return any({"logits", HARD} & {*weights_of(args_at(args, p))} for p in (*begins, progress))
+
+
+def check(args, steps):
+    """Raise ValueError if a stage has none of this number of steps."""
+    stages = args.stages or []
+    firsts = [math.ceil(begin * steps - 1e-9) for begin, _ in stages] + [steps]
+    for (begin, _), first, after in zip(stages, firsts, firsts[1:], strict=False):
+        if first >= after:
+            raise ValueError(
+                f"--stages: the stage from {begin:g} on has none of {steps} steps: train longer, or take other shares"
+            )

@@ -1,0 +1,119 @@
+"""The pictures that runs and reports draw, from arrays and tables alone; matplotlib only."""
+
+import textwrap
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours with wine for their yellow (too faint on white); 8 and 9 have no common factor: 72 looks.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+MARKERS = "osD^vPX*<"
+
+
+def short(text, width=26):
+    """The text on at most two lines, for a label."""
+    lines = textwrap.wrap(text, width)
+    return "\n".join(lines if len(lines) <= 2 else [lines[0], lines[1][: width - 3] + "..."])
+
+
+# A name may hold "$", which must not start a formula; in PDF and SVG text stays text.
+STYLE = {"text.parse_math": False, "pdf.fonttype": 42, "svg.fonttype": "none"}
+
+
+@matplotlib.rc_context(STYLE)
+def draw_panels(path, panels, names, caption, formats=("png",)):
+    """Writes one figure of panels side by side in each of the formats, a colour and marker for each of the names.
+
+    path: its suffix is replaced; returns the paths. panels: (properties of the axes, table with the columns name, x, y,
+    dx, dy, line style); dx and dy are the arms of the error bars, NaN for none; a column style goes before the panel's.
+    Panels with yticks name the methods there and have no legend. Among the properties may be what is drawn beneath:
+    seeds, a table (name, x, y) of small points; threads, a table (name, seed, x, y) of thin lines; teacher, a score for
+    a dashed line.
+    """
+    columns, by_row = min(len(panels), 4), "yticks" in panels[0][0]
+    rows = -(-len(panels) // columns)
+    shown = [name for name in names if any(name in set(points["name"]) for _, points, _ in panels)]
+    height = max(1.8, 1.2 + 0.36 * len(shown)) if by_row else 3.0
+    legend_columns = 1 if by_row else 1 + (len(shown) - 1) // (10 * rows)
+    width = 3 * columns + 2.4 * legend_columns
+    caption = "\n".join(line for part in caption.split("\n") for line in textwrap.wrap(part, int(16 * width)))
+    size = width, 0.4 + height * rows + 0.16 * caption.count("\n")
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    axes, handles = figure.subplots(rows, columns, squeeze=False, sharey=by_row).ravel(), {}
+    looks = {name: {"color": COLOURS[i % 8], "marker": MARKERS[i % 9]} for i, name in enumerate(shown)}
+    for ax, (properties, points, style) in zip(axes, panels, strict=False):
+        handles |= _beneath(ax, properties, looks, by_row)
+        for name, curve in points.groupby("name", observed=True):
+            marker = looks[name] if len(curve) <= 12 else {"color": looks[name]["color"]}
+            handles[name], *_ = ax.errorbar(
+                curve["x"],
+                curve["y"],
+                xerr=curve["dx"],
+                yerr=curve["dy"],
+                capsize=3,
+                linestyle=curve["style"].iloc[0] if "style" in curve else style,
+                **marker,
+            )
+        ax.set(**{key: value for key, value in properties.items() if key not in ("seeds", "threads", "teacher")})
+        if "xticks" not in properties and not by_row:  # costs: the axis starts at zero
+            left, right = ax.get_xlim()
+            ax.set_xlim(min(0, left), 1.04 * right)
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    if not by_row and len(handles) > 1:
+        named = {name: handles[name] for name in (LINE, *shown) if name in handles}
+        figure.legend(
+            named.values(),
+            map(short, named),
+            loc="outside right upper",
+            frameon=False,
+            fontsize="small",
+            ncols=legend_columns,
+        )
+    figure.supxlabel(caption, fontsize="small")
+    paths = [path.with_suffix(f".{form}") for form in formats]
+    for one in paths:
+        figure.savefig(one)
+    return paths
+
+
+LINE = "teacher (line)"  # in the legend
+
+
+def _beneath(ax, properties, looks, by_row):
+    """Draws what stands beneath the means: seeds, thin lines, the teacher's score; {its name in the legend: handle}."""
+    for name, dots in properties["seeds"].groupby("name", observed=True) if "seeds" in properties else ():
+        y = dots["y"] - 0.25 if by_row else dots["y"]  # below the bar, which would hide them
+        ax.scatter(dots["x"], y, s=14, color=looks[name]["color"], edgecolors="white", linewidths=0.5, zorder=3)
+    threads = properties.get("threads")
+    for (name, _), thread in threads.groupby(["name", "seed"], observed=True) if threads is not None else ():
+        ax.plot(thread["x"], thread["y"], color=looks[name]["color"], alpha=0.35, linewidth=0.8, zorder=1)
+    if "teacher" not in properties:
+        return {}
+    line = ax.axvline if by_row else ax.axhline
+    return {LINE: line(properties["teacher"], color="0.35", linestyle=(0, (4, 2)), linewidth=1.2, zorder=1)}
+
+
+@matplotlib.rc_context({"text.parse_math": False})
+def relation_figure(teacher, student, tokens, columns=""):
+    """Figure of the relations in one sentence: teacher, student, and where the student is above or below it.
+
+    teacher, student: numpy arrays [T, T], cosines between the words of one layer, or [T, P], of each word between P
+    pairs of layers, as `columns` then says. tokens: the T words; where they are many, some are left out at the axis, so
+    that the rest can be read on a thumbnail.
+    """
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    step = -(-len(tokens) // 8)
+    panels = {"teacher": teacher, "student": student, "difference": student - teacher}
+    for ax, (name, values) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
+        image = ax.imshow(
+            values, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest", aspect="auto" if columns else None
+        )
+        ax.set_title(name, fontsize=24)
+        ax.set_xlabel(columns, fontsize=18)
+        ax.set_xticks([])
+        ax.set_yticks(range(0, len(tokens), step), [token[:10] for token in tokens[::step]], fontsize=18)
+    figure.colorbar(image, ax=figure.axes, ticks=(-1, 0, 1)).ax.tick_params(labelsize=20)
+    return figure

@@ -1,0 +1,219 @@
+"""The plots of a report: scores against cost, over windows and over training; drawn by reporting/pictures.py."""
+
+import json
+import math
+
+import pandas as pd
+
+from reporting import notes, pictures, subnetworks
+from reporting.records import headline, same_examples, time_unit
+
+
+def seed_points(runs, x):
+    """A row for each run: x and its best headline score y."""
+    return pd.DataFrame({"name": runs["name"], "x": x, "y": runs["best"].map(headline(runs).of)})
+
+
+def points(runs, x):
+    """A row for each method: mean and standard deviation of x and of the best headline score."""
+    scores = seed_points(runs, x)
+    means, stds = (getattr(scores.groupby("name", observed=True), of)() for of in ("mean", "std"))
+    return means.join(stds.add_prefix("d")).reset_index()
+
+
+def side_by_side(table):
+    """The points with those of equal x set a little side by side."""
+    same = table.groupby("x")["x"]
+    step = (0.06 / same.transform("size")).clip(upper=0.015) * table["x"].max()
+    return table.assign(x=table["x"] + step * (same.cumcount() - (same.transform("size") - 1) / 2))
+
+
+def size_panels(task, runs, x, xlabel, label, teacher):
+    """The panel of scores over x, a number that runs of one shape share; [] where it is known of none."""
+    known = points(runs, x).dropna(subset="x")
+    if known.empty:
+        return []
+    means = side_by_side(known)
+    seeds = seed_points(runs, runs["name"].astype(str).map(dict(zip(means["name"], means["x"], strict=True))))
+    return [
+        (
+            {
+                "title": task,
+                "xlabel": f"{xlabel}\n(equal values side by side)",
+                "ylabel": label,
+                "seeds": seeds,
+                **teacher,
+            },
+            means,
+            "none",
+        )
+    ]
+
+
+def window_curves(runs):
+    """{method: {window: its runs, one for each seed}} of runs that differ in these only; at least two windows."""
+
+    def uses_window(options):
+        terms, window = options.get("terms"), options.get("window", "")
+        known = window is None or (type(window) is int and abs(window) < 2**31)
+        return known and bool(not isinstance(terms, dict) or terms.get("wr_triple"))
+
+    runs = runs[[uses_window(options) for options in runs["options"]]]
+    recipes = [
+        json.dumps([model, recipe | {"window": 0}, data], sort_keys=True)
+        for model, recipe, data in zip(runs["model"], runs["recipe"], same_examples(runs, "train"), strict=True)
+    ]
+    curves = {}
+    for _, own in runs.groupby(recipes):
+        windows = own["options"].map(lambda options: options["window"] or math.inf)  # None and 0: all triples
+        if windows.nunique() > 1:
+            curves[own["name"].min()] = {w: same.drop_duplicates("seed") for w, same in own.groupby(windows)}
+    return curves
+
+
+def without_teacher(runs):
+    """(a task's runs without the teacher's, its best headline score); all of them and None where it stands alone."""
+    teachers = runs[runs["teaches"]]
+    if not 0 < len(teachers) < len(runs):
+        return runs, None
+    return runs[~runs["teaches"]], teachers["best"].map(headline(teachers).of).mean()
+
+
+def learning_curves(runs, value):
+    """(means over seeds, each seed's) of value(entry) at every evaluation; means where all seeds were evaluated.
+
+    Empty where no method was evaluated twice.
+    """
+    rows = [
+        (name, seed, entry["step"], value(entry))
+        for name, seed, entries in zip(runs["name"], runs["seed"], runs["history"], strict=True)
+        for entry in entries
+    ]
+    threads = pd.DataFrame(rows, columns=["name", "seed", "x", "y"]).dropna()
+    names = threads.groupby("name", observed=True)
+    if threads.empty or names["x"].nunique().max() < 2:
+        return threads[:0], threads[:0]
+    means = threads.groupby(["name", "x"], observed=True)["y"].agg(["mean", "count"]).reset_index()
+    means = means[means["count"] == means["name"].astype(str).map(names["seed"].nunique().rename(index=str))]
+    return means.rename(columns={"mean": "y"}).assign(dx=math.nan, dy=math.nan), threads
+
+
+def curve_panels(task, runs, teacher):
+    """The panels of learning curves: the headline score, and the loss on the dev set where it was noted."""
+    main, panels = headline(runs), []
+
+    def score(entry):
+        return main.of(entry) if main.key is None or main.key in entry["metrics"] else math.nan
+
+    def loss(entry):
+        return math.nan if entry.get("loss") is None else entry["loss"]
+
+    for label, value, line in (
+        (main.title + " x 100" * (main.scale == 100), score, teacher),
+        ("loss on the dev set", loss, {}),
+    ):
+        means, threads = learning_curves(runs, value)
+        if len(means):
+            panels.append(
+                ({"title": task, "xlabel": "optimiser step", "ylabel": label, "threads": threads, **line}, means, "-")
+            )
+    return panels
+
+
+def window_panels(task, runs, label, teacher):
+    """The panel of scores over windows, if runs differ in these alone."""
+    curves = window_curves(runs)
+    ticks = sorted({window for windows in curves.values() for window in windows})
+    every = [
+        (same.assign(name=name), ticks.index(window))
+        for name, windows in curves.items()
+        for window, same in windows.items()
+    ]
+    if not every:
+        return []
+    return [
+        (
+            {
+                "title": task,
+                "xlabel": "window W (words, evenly spaced)",
+                "ylabel": label,
+                "xticks": range(len(ticks)),
+                "xticklabels": ["all" if tick == math.inf else f"{tick:g}" for tick in ticks],
+                "seeds": pd.concat([seed_points(same, at) for same, at in every]),
+                **teacher,
+            },
+            pd.concat([points(same, at).assign(dx=math.nan) for same, at in every]),
+            "-",
+        )
+    ]
+
+
+def write_plots(runs, folder, formats=("png",)):
+    """Writes the plots into the folder in each of the formats; returns their paths."""
+    names, machines = [*runs["name"].unique().sort_values()], sorted(runs["machine"].unique())
+    (unit, seconds), plots = (
+        time_unit(runs),
+        {kind: [] for kind in ("scores", "flops", "latency", "time", "window", "curves")},
+    )
+    alone = runs[runs["stage"] != "dynabert"]
+    plots["dynabert"] = subnetworks.panels(runs[runs["stage"] == "dynabert"], alone[alone["stage"] == "finetune"])
+    tasks = [(task, *without_teacher(own)) for (_, task), own in alone.groupby(["stage", "task"], observed=True)]
+    rows = [name for name in names[::-1] if any(name in set(own["name"]) for _, own, _ in tasks)]
+    for task, own, score in tasks:
+        main, teacher = headline(own), {} if score is None else {"teacher": score}
+        label = main.title + (" x 100" if main.scale == 100 else "")
+        turned = {"x": "y", "y": "x", "dx": "dy", "dy": "dx"}
+        means, seeds = (
+            table.rename(columns=turned).assign(y=[rows.index(name) for name in table["name"]], dy=math.nan)
+            for table in (points(own, 0), seed_points(own, 0))
+        )
+        plots["scores"].append(
+            (
+                {
+                    "title": task,
+                    "xlabel": label,
+                    "yticks": range(len(rows)),
+                    "ylim": (-0.6, len(rows) - 0.4),
+                    "yticklabels": [pictures.short(name) for name in rows],
+                    "seeds": seeds,
+                    **teacher,
+                },
+                means,
+                "none",
+            )
+        )
+        gflops = own["model.flops_per_sequence"] / 1e9
+        plots["flops"] += size_panels(task, own, gflops, "GFLOPs per sequence", label, teacher)
+        for machine, of in own.groupby("machine"):
+            where, took = f", machine {machines.index(machine) + 1}" * (len(machines) > 1), of["time.train_s"] / seconds
+            latency = of.groupby("model")["ms"].transform("median")  # of a shape: each run measured it for itself
+            plots["latency"] += size_panels(task + where, of, latency, "latency at batch 1 (ms)", label, teacher)
+            plots["time"].append(
+                (
+                    {
+                        "title": task + where,
+                        "xlabel": f"training time ({unit})",
+                        "ylabel": label,
+                        "seeds": seed_points(of, took),
+                        **teacher,
+                    },
+                    side_by_side(points(of, took)),
+                    "none",
+                )
+            )
+        plots["window"] += window_panels(task, own, label, teacher)
+        plots["curves"] += curve_panels(task, own, teacher)
+    paths = []
+    for kind, panels in plots.items():
+        line = "; dashed: the teacher" * any("teacher" in properties for properties, _, _ in panels)
+        caption = [f"best dev score: mean over seeds, bars ± sample standard deviation, small points: seeds{line}"]
+        if kind == "curves":
+            caption = [f"at each evaluation: mean over seeds, thin lines: seeds{line}"]
+        if kind == "dynabert":
+            caption = ["dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
+        caption += [f"{task}: {words}" for task, words in notes.set_words(runs).items()]
+        if kind in ("time", "latency") and len(machines) > 1:
+            caption += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
+        if panels:
+            paths += pictures.draw_panels(folder / f"report_{kind}.png", panels, names, "\n".join(caption), formats)
+    return paths

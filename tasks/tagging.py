@@ -1,0 +1,394 @@
+"""Words with tags: column files and tagging schemes; words cut into pieces and windows, and put together again."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+
+from data import fewer_examples, load_hub, task_files, whole_texts, with_offsets
+from encoders.label_names import in_order
+from tasks.readers import read_lines
+
+
+class Sentence(NamedTuple):
+    """One sentence as it was read: its words, its tags (none in a test set), the lines of its file."""
+
+    where: str  # file or data set
+    start: int  # line of the first word, or row of the data set
+    words: list
+    tags: list
+    lines: list
+    head: list = ()  # -DOCSTART- lines that stand before it
+
+    def place(self, i):
+        """Where word i stands, for a message."""
+        at_line = self.lines and not self.where.endswith(" of the hub")
+        return f"{self.where}, line {self.start + i}" if at_line else f"{self.where}, row {self.start}, word {i + 1}"
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _fields(line):
+    """The columns of a line: cut at tabs if it has any, else at blanks."""
+    return [field.strip(" ") for field in line.split("\t")] if "\t" in line else re.split(" +", line.strip(" "))
+
+
+def _paragraphs(path):
+    """(-DOCSTART- lines, [(line number, line), ...]) of what stands between blank lines and those.
+
+    Blanks, tabs and carriage returns make a line blank; others of Unicode's spaces may be words.
+    """
+    head, lines = [], []
+    for number, line in read_lines(path):
+        blank = not line.strip(" \t\r")
+        if not blank and not line.startswith("-DOCSTART-"):
+            lines.append((number, line))
+            continue
+        if lines:
+            yield head, lines
+            head, lines = [], []
+        if not blank:
+            head.append(line)
+    if lines:
+        yield head, lines
+
+
+def read_columns(path, token_column, label_column, skipped):
+    """Sentences of a file with a word a line, as the shared tasks of CoNLL publish them.
+
+    token_column: number from 1. label_column: number from 1, 0 = the last, None = the file has no tags to be read.
+    A line with another number of columns than the first, an empty word or a tag that follows no scheme is broken, and
+    so is its sentence. Raises ValueError for a column that the file does not have.
+    """
+    due, found, before = 0, [], len(skipped.reports)
+    for head, lines in _paragraphs(path):
+        rows = [_fields(line) for _, line in lines]
+        if not due:
+            due = len(rows[0])
+            label = due if label_column == 0 else label_column
+            _check_columns(path, lines[0][0], due, token_column, label)
+        fault = next(
+            (
+                f"{path}, line {number}: {reason}"
+                for (number, _), row in zip(lines, rows, strict=True)
+                if (reason := _fault(row, due, token_column, label))
+            ),
+            "",
+        )
+        if fault:
+            skipped.bad(f"{fault}; mend the line, or pass --skip_bad_examples to leave out its sentence")
+        else:
+            found.append(
+                Sentence(
+                    str(path),
+                    lines[0][0],
+                    [row[token_column - 1] for row in rows],
+                    [row[label - 1] for row in rows] if label else [],
+                    [line for _, line in lines],
+                    head,
+                )
+            )
+    if not found:
+        broken = skipped.reports[before:]
+        raise ValueError(f"{path}: holds no sentences" + (f" that are whole; the first: {broken[0]}" if broken else ""))
+    return found
+
+
+def _check_columns(path, number, due, token, label):
+    """Raise ValueError unless a file of `due` columns has these two, and they are two."""
+    for option, column in (("token", token), ("label", label or 1)):
+        if column > due:
+            raise ValueError(
+                f"{path}, line {number}: {due} columns, so --{option}_column {column} is none of them; "
+                "columns count from 1"
+            )
+    if token == label:
+        raise ValueError(
+            f"{path}, line {number}: {due} columns, and word and tag cannot both be column {token}: a "
+            "line is a word and its tag, between them a tab or blanks"
+        )
+
+
+TAG = re.compile(r"O|[BIES]-.+")
+
+
+def _fault(row, due, token, label):
+    """What is wrong with the columns of a line, in words; "" if nothing."""
+    if len(row) != due:
+        return f"{len(row)} columns where {due} are due"
+    if not row[token - 1]:
+        return f"the word in column {token} is empty"
+    if label and not TAG.fullmatch(row[label - 1]):
+        return f"the tag {row[label - 1]!r} follows no scheme (BIO, IOB1 or BIOES: O, B-type, I-type, ...)"
+    return ""
+
+
+def _from_hub(rows, name, columns, with_tags, skipped):
+    """Sentences of a split of the hub, whose tags are numbers that its features name."""
+    words, tags = columns
+    names = getattr(getattr(rows.features.get(tags), "feature", None), "names", None)
+    if names is None or words not in rows.features:
+        raise ValueError(
+            f"{name}: needs columns {words!r} and {tags!r}, numbers with names; there are {', '.join(rows.features)}"
+        )
+    found = []
+    for number, row in enumerate(rows, 1):
+        given = [names[i] if 0 <= i < len(names) else str(i) for i in row[tags]]
+        bad = next((tag for tag in given if not TAG.fullmatch(tag)), None)
+        if not row[words]:
+            skipped.bad(f"{name}, row {number}: an empty sentence; pass --skip_bad_examples to leave it out")
+        elif len(given) != len(row[words]):
+            skipped.bad(f"{name}, row {number}: {len(row[words])} words and {len(given)} tags")
+        elif bad:
+            skipped.bad(f"{name}, row {number}: the tag {bad!r} follows no scheme (BIO, IOB1 or BIOES)")
+        else:
+            clean = [re.sub(r"[ \t\r\n]+", " ", word) for word in row[words]]  # one line, one column
+            lines = [f"{word}\t{tag}" for word, tag in zip(clean, given, strict=True)]
+            found.append(Sentence(f"{name} of the hub", number, clean, given if with_tags else [], lines))
+    if not found:
+        raise ValueError(f"{name}: holds no sentences")
+    return found
+
+
+# --- schemes --------------------------------------------------------------------------------------------------------
+
+
+def _same(before, tag, kinds):
+    """Whether the tag before is one of these kinds, of the same type."""
+    return before[0] in kinds and before[2:] == tag[2:]
+
+
+def _in_bioes(before, tag):
+    if before[0] in "BI":
+        return tag[0] in "IE" and before[2:] == tag[2:]
+    return tag[0] in "OBS"
+
+
+# name -> (letters of its tags, whether a tag may stand after another, what else is due)
+SCHEMES = {
+    "BIO": (
+        "BI",
+        lambda before, tag: tag[0] in "OB" or (tag[0] == "I" and _same(before, tag, "BI")),
+        "an I- tag goes on with a chunk of its own type, which begins with B-",
+    ),
+    "IOB1": (
+        "BI",
+        lambda before, tag: tag[0] in "OI" or (tag[0] == "B" and _same(before, tag, "BI")),
+        "a B- tag begins a chunk right behind one of its own type, and nothing else",
+    ),
+    "BIOES": ("BIES", _in_bioes, "a chunk is S-, or B-, any number of I- and E-, all of one type"),
+}
+
+
+def _breaks(tags, scheme):
+    """Number of the first tag that may not stand where it does, len(tags) for an end too early; None if all is well."""
+    _, may_follow, _ = SCHEMES[scheme]
+    pairs = itertools.pairwise(["O", *tags, "O"])
+    return next((i for i, (before, tag) in enumerate(pairs) if not may_follow(before, tag)), None)
+
+
+def scheme_of(sentences):
+    """The scheme of tagged sentences: BIOES where there are E- or S- tags, else the one of BIO and IOB1 that fewer
+    sentences break."""
+    if any(tag[0] in "ES" for sentence in sentences for tag in sentence.tags):
+        return "BIOES"
+    broken = {name: sum(_breaks(s.tags, name) is not None for s in sentences) for name in ("BIO", "IOB1")}
+    return min(broken, key=broken.get)
+
+
+def check_scheme(sentences, scheme, skipped):
+    """The sentences whose tags are as the scheme of the training set has them; the others are broken."""
+    good = []
+    for sentence in sentences:
+        i = _breaks(sentence.tags, scheme)
+        if i is None:
+            good.append(sentence)
+            continue
+        tags = ["O", *sentence.tags, "the end of the sentence"]
+        skipped.bad(
+            f"{sentence.place(min(i, len(sentence.tags) - 1))}: {tags[i + 1]} stands behind {tags[i]}, but in "
+            f"{scheme}, which the training set follows, {SCHEMES[scheme][2]}; mend the tag, or pass "
+            "--skip_bad_examples to leave out its sentence"
+        )
+    return good
+
+
+def load_sentences(args, task, skipped):
+    """(task, {split: Dataset with words, tags (numbers), lines, head}) from --data_dir, the hub or the custom files.
+
+    A task without types of its own takes those of its training set. The tags of a test set are not looked at.
+    """
+    label = 0 if args.label_column == "label" else int(args.label_column)
+    if args.task == "custom":
+        files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
+    else:
+        files = task_files(args.task, args.data_dir) if args.data_dir else {}
+    splits = {
+        split: read_columns(Path(path), args.token_column, None if split == "test" else label, skipped)
+        for split, path in files.items()
+        if path
+    }
+    if not files:
+        hub = load_hub(task.hub)
+        names = {"train": "train", "validation": "validation" if task.files[2] else "test"}
+        names |= {"test": "test"} if task.files[2] else {}
+        splits = {
+            split: _from_hub(hub[name], f"{task.hub[0]} {name}", task.columns, split != "test", skipped)
+            for split, name in names.items()
+        }
+    scheme = scheme_of(splits["train"])
+    types = [tag[2:] for tag in task.labels if tag != "O"]
+    types = types or in_order({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
+    if not types:
+        raise ValueError(
+            f"{splits['train'][0].where}: every tag is O, so there is nothing to learn: is "
+            f"--label_column {args.label_column} the right one?"
+        )
+    labels = ("O", *(f"{letter}-{name}" for name in dict.fromkeys(types) for letter in SCHEMES[scheme][0]))
+    ids = {tag: i for i, tag in enumerate(labels)}
+    found = {
+        split: _dataset(_known(check_scheme(sentences, scheme, skipped), ids, skipped), ids, sentences[0].where)
+        for split, sentences in splits.items()
+    }
+    task = task._replace(
+        labels=labels, kind="token", metrics=tuple(args.metrics) or ("f1",), submission=("predictions.test.conll",)
+    )
+    return task, fewer_examples(found, args)
+
+
+def _known(sentences, ids, skipped):
+    """The sentences whose tags all have a number; the others are broken."""
+    good = []
+    for sentence in sentences:
+        i = next((i for i, tag in enumerate(sentence.tags) if tag not in ids), None)
+        if i is None:
+            good.append(sentence)
+        else:
+            types = ", ".join(dict.fromkeys(tag[2:] for tag in ids if tag != "O"))
+            skipped.bad(f"{sentence.place(i)}: unknown tag {sentence.tags[i]!r}; the types of this task are {types}")
+    return good
+
+
+def _dataset(sentences, ids, where):
+    if not sentences:
+        raise ValueError(f"{where}: holds no sentences that are whole")
+    return Dataset.from_dict(
+        {
+            "words": [s.words for s in sentences],
+            "tags": [[ids[tag] for tag in s.tags] for s in sentences],
+            "lines": [s.lines for s in sentences],
+            "head": [list(s.head) for s in sentences],
+        }
+    )
+
+
+# --- pieces and windows -----------------------------------------------------------------------------------------------
+
+
+def pieces(sentences, tokenizer):
+    """For each sentence (a list of words) a list, for each word the ids of its pieces; none, as for control characters.
+
+    The sentence is tokenised as a text, its words with a blank between, so that a word has the pieces it has in
+    running text whatever the tokenizer does with blanks. A piece belongs to the word of its first character that is no
+    blank; one of blanks alone, such as the mark that some tokenizers put before a word, to the word behind the blank.
+    """
+    texts = [" ".join(words) for words in sentences]
+    encoded = with_offsets(tokenizer, texts, add_special_tokens=False, return_attention_mask=False)
+    found = []
+    for words, text, ids, offsets in zip(
+        sentences, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        word_of = [i for i, word in enumerate(words) for _ in f" {word}"][1:]  # for each character of the text
+        cut = [[] for _ in words]
+        for piece, (begin, end) in zip(ids, offsets, strict=True):
+            at = next((i for i in range(begin, end) if not text[i].isspace()), begin)
+            cut[word_of[min(at, len(text) - 1)]].append(piece)
+        found.append(cut)
+    return found
+
+
+def spans(sizes, room):
+    """Windows of a sentence whose words have these numbers of pieces: [(start, first, last, end), ...] of words.
+
+    A window holds the words start:end, at most `room` pieces unless one word has more, and owns first:last; every word
+    is owned once. Words around those that it owns, of up to a quarter of its room on each side, are context.
+    """
+    edges, found, done, margin = [0, *itertools.accumulate(sizes)], [], 0, room // 4
+    while done < len(sizes):
+        start = done
+        while start and edges[done] - edges[start - 1] <= margin and edges[done + 1] - edges[start - 1] <= room:
+            start -= 1
+        end = done + 1
+        while end < len(sizes) and edges[end + 1] - edges[start] <= room:
+            end += 1
+        last = end
+        while end < len(sizes) and last - 1 > done and edges[end] - edges[last - 1] <= margin:
+            last -= 1
+        found.append((start, done, last, end))
+        done = last
+    return found
+
+
+def windows(sentences, tokenizer, max_length):
+    """(Dataset of windows of at most max_length tokens, words as [UNK], words whose ends are cut off).
+
+    sentences: Dataset of `load_sentences`. Columns: input_ids, attention_mask; sentence (its number); places and owned:
+    for each word of the window's own the place of its first piece and its number in the sentence; and where there are
+    tags, labels: a number a token, the word's tag at its first piece, -100 elsewhere. Raises ValueError for a word
+    without pieces where the tokenizer has no unknown word.
+    """
+    whole_texts(tokenizer)  # of an earlier call, or of the tokenizer's file
+    empty = tokenizer("")["input_ids"]
+    at = empty.index(tokenizer.cls_token_id) + 1
+    room = max_length - len(empty)
+    columns = {name: [] for name in ("input_ids", "attention_mask", "sentence", "places", "owned", "labels")}
+    unknown = cut_off = number = 0
+    for rows in sentences.iter(1000):
+        for texts, words, tags in zip(rows["words"], pieces(rows["words"], tokenizer), rows["tags"], strict=True):
+            unknown += words.count([])
+            if [] in words and tokenizer.unk_token_id is None:
+                raise ValueError(
+                    f"the tokenizer makes nothing of the word {texts[words.index([])]!r} and has no "
+                    "unk_token to stand for it: take the word out"
+                )
+            cut_off += sum(len(ids) > room for ids in words)
+            words = [ids[:room] or [tokenizer.unk_token_id] for ids in words]
+            for start, first, last, end in spans(list(map(len, words)), room):
+                edges = [*itertools.accumulate(map(len, words[start:end]), initial=at)]
+                ids = [*empty[:at], *itertools.chain(*words[start:end]), *empty[at:]]
+                places = edges[first - start : last - start]
+                labels = np.full(len(ids), -100)
+                labels[places] = tags[first:last] if tags else -100
+                row = (ids, [1] * len(ids), number, places, list(range(first, last)), labels.tolist())
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+            number += 1
+    return Dataset.from_dict(columns), unknown, cut_off
+
+
+def joined(cut, predicted, sentences):
+    """The tag numbers of every word, a list for each sentence, from those of the windows' tokens [N, S]."""
+    found = [[None] * len(words) for words in sentences["words"]]
+    rows = predicted.numpy()
+    for row, number, places, owned in zip(rows, cut["sentence"], cut["places"], cut["owned"], strict=True):
+        for place, word in zip(places, owned, strict=True):
+            found[number][word] = int(row[place])
+    return found
+
+
+def with_column(sentences, tags):
+    """The lines of the sentences as they were read with one column more, the given tags; -DOCSTART- lines get O."""
+    texts = []
+    for lines, head, given in zip(sentences["lines"], sentences["head"], tags, strict=True):
+        texts += [_added(line, "O") + "\n" for line in head]
+        texts += [_added(line, tag) for line, tag in zip(lines, given, strict=True)] + [""]
+    return "".join(f"{text}\n" for text in texts)
+
+
+def _added(line, tag):
+    line = line.rstrip(" \t")
+    return f"{line}\t{tag}" if "\t" in line else f"{line} {tag}"
