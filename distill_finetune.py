@@ -12,6 +12,7 @@ if __name__ == "__main__":
     begin(build_parser(), check_args)  # before the imports below, which take seconds
 
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -47,6 +48,9 @@ def load_everything(args):
     for model in filter(None, (student, teacher)):
         kind.prepare(model, args)
     held_out = hold_out(args, splits)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone writes the record
+        read = splits | ({"held_out": held_out["validation"]} if held_out else {})
+        kind.described = run_folder.describe_data(read, task.labels)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     args.layer_pairs = layer_maps.layer_maps(args, *sizes) if teacher else []
     if teacher:
@@ -236,7 +240,7 @@ def model_card(args, kind, entry, base):
 
 
 def describe_inputs(args, accelerator, splits, student, teacher):
-    """Describe what must not change between the parts of a run, in the main process; None in the others."""
+    """What must not change between the parts of a run, as `run_folder.describe_inputs`; None in all but the main process."""
     if not accelerator.is_main_process:
         return None
     used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
@@ -254,6 +258,7 @@ def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs)
         metric=kind.task.metrics[0],
         headline=kind.task.metrics,
         inputs=inputs,
+        data=kind.described,
         layer_map=args.layer_pairs,
         **{"bounds": dict(kind.bounds)} if kind.bounds else {},
         model=cost.describe(student, args.max_seq_length),
