@@ -240,7 +240,7 @@ def model_card(args, kind, entry, base):
 
 
 def describe_inputs(args, accelerator, splits, student, teacher):
-    """What must not change between the parts of a run, as `run_folder.describe_inputs`; None in all but the main process."""
+    """Describe what must not change between the parts of a run, in the main process; None in the others."""
     if not accelerator.is_main_process:
         return None
     used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}

@@ -347,8 +347,8 @@ def finish(args, record, student, teacher, accelerator):
     scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items())
     account = record["accounting"]
     print(
-        f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}\n{account['tokens_seen']} tokens at "
-        f"{rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
+        f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}\n"
+        f"{account['tokens_seen']} tokens at {rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
         f"{account['hours_for_one_epoch_of_english_wikipedia']} h on this machine"
     )
 

@@ -14,7 +14,7 @@ import pandas as pd
 import tabulate
 
 from options import Parser, named_folder, one_line
-from reporting import exports, notes, plots, significance, subnetworks
+from reporting import exports, plots, significance, subnetworks, table_notes
 from reporting.records import (
     SIZES,
     Measure,
@@ -91,7 +91,7 @@ def by_seed(runs, part):
     Of the part "held-out" none where the students held unlike examples out.
     """
     own = students(runs)
-    if part == "held-out" and not notes.chosen_alike(own):
+    if part == "held-out" and not table_notes.chosen_alike(own):
         own = own[:0]
     scores = own.assign(score=own[part].map(Measure(None, "").of)).astype({"name": str})
     unknown = set(scores["name"][scores["score"].isna()])
@@ -199,7 +199,7 @@ def costs(runs, title, columns):
 
 def stage_tables(runs, baseline):
     """All tables of the runs of one stage, as a list of Markdown texts."""
-    notes = [wrapped(escape(line)) for line in (*notes.set_lines(runs), *notes.unlike_lines(runs))]
+    notes = [wrapped(escape(line)) for line in (*table_notes.set_lines(runs), *table_notes.unlike_lines(runs))]
     if runs["stage"].iloc[0] == "dynabert":
         texts = subnetworks.tables(runs, baseline, grid_markdown, summary)
         texts = [text if text[0] in "#|" else wrapped(escape(text)) for text in texts]
@@ -258,7 +258,7 @@ def report_text(runs, left_out, baseline):
     code = sorted(runs["code"].dropna().unique()) + [f"unknown for {unknown} of {len(runs)} runs"] * bool(unknown)
     lines = [
         *bounds(runs),
-        *map(escape, (*notes.mixed_lines(runs), *notes.recipe_lines(runs))),
+        *map(escape, (*table_notes.mixed_lines(runs), *table_notes.recipe_lines(runs))),
         NOTE,
         *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
         "Versions: " + escape(", ".join(sorted(versions))),

@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 
-from reporting import notes, pictures, subnetworks
+from reporting import pictures, subnetworks, table_notes
 from reporting.records import headline, same_examples, time_unit
 
 
@@ -211,7 +211,7 @@ def write_plots(runs, folder, formats=("png",)):
             caption = [f"at each evaluation: mean over seeds, thin lines: seeds{line}"]
         if kind == "dynabert":
             caption = ["dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
-        caption += [f"{task}: {words}" for task, words in notes.set_words(runs).items()]
+        caption += [f"{task}: {words}" for task, words in table_notes.set_words(runs).items()]
         if kind in ("time", "latency") and len(machines) > 1:
             caption += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
         if panels:

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 import report
 from options import Parser, named_folder, one_line
-from reporting import notes
+from reporting import table_notes
 from reporting.records import CHOICE, DISTILLING, METHODS, Positive, ReportError, check, read_runs, recipe_text, select
 
 Rate = TypedDict("Rate", {"options.learning_rate": Positive})
@@ -68,7 +68,7 @@ def tries(runs):
     if table["share"].nunique(dropna=False) > 1:
         shares = " and ".join(sorted(map(str, table["share"].unique())))
         raise ReportError(f"tries held out different shares, {shares}: sweep into an empty folder")
-    if not notes.chosen_alike(runs):
+    if not table_notes.chosen_alike(runs):
         raise ReportError("tries learned from unlike examples or held unlike ones out: sweep into an empty folder")
     groups = table.groupby(["method", "number"])
     mixed = groups["all"].nunique()
@@ -148,7 +148,7 @@ def main(argv=None):
         chosen = best(table)
         if not chosen:
             raise ReportError(f"{folder}: no try has a finite score on what was held out: lower the learning rates")
-        notes = notes.unlike_lines(runs, ("learning_rate", *DISTILLING))  # which stand in the table
+        notes = table_notes.unlike_lines(runs, ("learning_rate", *DISTILLING))  # which stand in the table
         print(sweep_text(table, chosen, f"{report.headline(runs).title} x 100", notes))
         for line in [*left_out["damaged"], *left_out["incomplete"]]:
             print(f"{parser.prog}: left out: {one_line(line)}", file=sys.stderr)

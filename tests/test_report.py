@@ -947,8 +947,8 @@ def test_tables_that_go_on_below_are_one_in_latex_and_bold_stays_bold():
         (
             r"A \& B: Best score",
             r"A \& B: Best score. Mean over seeds $\pm$ sample standard deviation (number of "
-            r"seeds), fractions $\times$ 100. Bold: the best mean of the students and all that a paired interval cannot "
-            r"tell from it. Unlike on x: -{}-a\_b 1 (c*).",
+            r"seeds), fractions $\times$ 100. Bold: the best mean of the students and all that a paired interval "
+            r"cannot tell from it. Unlike on x: -{}-a\_b 1 (c*).",
         ),
         (r"A \& B: Last: 1", r"A \& B: Last: 1."),
         (r"A \& B: Last: 2", r"A \& B: Last: 2. GB: peak memory of a run, $10^9$ bytes."),
