@@ -552,7 +552,10 @@ def test_a_teacher_of_another_task_is_refused_with_a_command_that_is_not(run, te
         run("--task", "mnli", "--data_dir", tmp_path, "--teacher", teacher, "--output_dir", tmp_path / "new")
     _, _, command = str(error.value).partition("python distill_finetune.py ")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "bert-base-multilingual-cased").symlink_to(world / "bert")  # which cannot be loaded here
+    (tmp_path / "google-bert").mkdir()
+    (tmp_path / "google-bert" / "bert-base-multilingual-cased").symlink_to(
+        world / "bert"
+    )  # which cannot be loaded here
     AcceleratorState._reset_state(reset_partial_state=True)
     distill_finetune.main([*command.split(), "--data_dir", ".", "--max_steps", "1"])
     run("--task", "mnli", "--data_dir", ".", "--teacher", "runs/mnli/teacher/seed1", "--max_steps", 1)

@@ -256,7 +256,8 @@ def test_means_over_words_are_those_of_both_processes(runs):
     assert one["steps"] == two["steps"] > 2 and one["best"]["metrics"] == pytest.approx(two["best"]["metrics"])
     a, b = (load_file(runs / f"{name}-words" / "model.safetensors") for name in ("one", "two"))
     for key in a:
-        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-5, msg=key)
+        if not key.endswith("key.bias"):  # whose gradient is 0 but for rounding, which AdamW takes for a direction
+            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-5, msg=key)
 
 
 @pytest.mark.parametrize("kind", ["", "-cached", "-sizes"])

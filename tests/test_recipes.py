@@ -39,6 +39,8 @@ OURS = {
     "squad_v2": (1, 1, 10, 5e-5, 3),
     "custom": (1, 1, 10, 5e-5, 3),
     **dict.fromkeys(("conll2003", "wnut17", "conll2000", "goemotions"), (1, 1, 10, 5e-5, 4)),
+    "scitldr": (1, 1, 10, 5e-5, 4),
+    "cnn_dailymail": (1, 1, 10, 5e-5, 4),
 }
 PLAIN = {"logits": 1.0, "wr_pair": 1.0, "wr_triple": 10.0, "ltr_pair": 1.0, "ltr_triple": 10.0}
 OBJECTIVE = (
@@ -238,7 +240,11 @@ def test_the_examples_of_the_readme_train_with_the_weights_of_its_table():
     with open("docs/runs/glue.csv", encoding="utf-8") as f:
         rows = [row for row in csv.DictReader(f) if (row["task"], row["name"]) == ("cola", "ckd")]
     table = {json.dumps([(o := json.loads(row["options"]))["terms"], o["temperature"]]) for row in rows}
-    examples = re.sub(r"\\\n\s*", "", Path("README.md").read_text(encoding="utf-8"))
+    examples = re.sub(
+        r"\\\n\s*",
+        "",
+        "\n".join(page.read_text(encoding="utf-8") for page in [Path("README.md"), *Path("docs").glob("*.md")]),
+    )
     examples = re.findall(r"^python distill_finetune\.py (--task cola .*--terms ckd.*)$", examples, re.M)
     assert len(rows) >= 3 and len(examples) >= 2
     for words in examples:

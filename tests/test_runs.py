@@ -92,7 +92,7 @@ class TestOverwrite:
 
     def test_a_run_that_another_process_uses_stays(self, finished):
         code = (
-            "import pathlib, sys, runs; held = runs._lock(pathlib.Path(sys.argv[1])); "
+            "import pathlib, sys; from engine import run_folder; held = run_folder._lock(pathlib.Path(sys.argv[1])); "
             "print('held', flush=True); sys.stdin.read()"
         )
         before = files_of(finished)

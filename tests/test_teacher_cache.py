@@ -45,7 +45,7 @@ def test_the_losses_are_those_of_the_teacher_itself(finetune, teacher, tmp_path,
     # Of a preset in two stages each term has its half.
     assert set(direct) == set(cached) and all(len(v) in (6, 12) for v in cached.values())
     for tag in direct:
-        assert cached[tag] == pytest.approx(direct[tag], rel=2e-3, abs=1e-7), tag
+        assert cached[tag] == pytest.approx(direct[tag], rel=2e-3, abs=1e-6), tag
     # One example to see the shapes, then 96 in batches of 64; a second run, of another seed, computes only the first.
     assert len(calls) == 3
     finetune(*options, "--seed", "2", "--max_steps", "2", "--output_dir", tmp_path / "again", "--cache_teacher")
@@ -84,7 +84,7 @@ def test_question_answering_too(world, tmp_path):
     options = ("--teacher", str(teacher), "--student_layers", "2", "--terms", "ckd")
     direct, cached = terms_of(run("direct", *options)), terms_of(run("cached", *options, "--cache_teacher"))
     for tag in direct:
-        assert cached[tag] == pytest.approx(direct[tag], rel=2e-3, abs=1e-7), tag
+        assert cached[tag] == pytest.approx(direct[tag], rel=2e-3, abs=1e-6), tag
 
 
 def test_a_resumed_run_has_the_same_weights_bit_for_bit(finetune, teacher, tmp_path, cut_at):

@@ -724,8 +724,8 @@ def test_no_gradient_of_a_frozen_decoder_is_made(soft, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     inputs, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((7, 5), (90, 5), (90,)))
     labels, teacher = torch.randint(90, (7,), generator=generator), mlm_head.Head(inputs + 1, weight * 2, bias)
-    made, zeros = [], torch.zeros_like
-    monkeypatch.setattr(torch, "zeros_like", lambda x, **options: made.append(tuple(x.shape)) or zeros(x, **options))
+    made, add = [], mlm_head._add_product
+    monkeypatch.setattr(mlm_head, "_add_product", lambda *words: made.append(1) or add(*words))
     grads = []
     for trained in (True, False):
         made.clear()
@@ -734,7 +734,7 @@ def test_no_gradient_of_a_frozen_decoder_is_made(soft, monkeypatch):
         head = mlm_head.Head(*leaves)
         value = mlm_head.soft_head_logits(head, teacher) if soft else mlm_head.head_cross_entropy(head, labels)
         value.backward()
-        assert ((90, 5) in made) == trained
+        assert bool(made) == trained
         grads.append([leaf.grad for leaf in leaves])
     assert grads[1][1] is None and grads[0][1].abs().sum() > 0
     assert torch.equal(grads[0][0], grads[1][0]) and torch.equal(grads[0][2], grads[1][2])
