@@ -12,6 +12,7 @@ if __name__ == "__main__":
     begin(build_parser(), check_args)  # before the imports below, which take seconds
 
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -47,6 +48,9 @@ def load_everything(args):
     for model in filter(None, (student, teacher)):
         kind.prepare(model, args)
     held_out = hold_out(args, splits)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone writes the record
+        read = splits | ({"held_out": held_out["validation"]} if held_out else {})
+        kind.described = run_folder.describe_data(read, task.labels)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     args.layer_pairs = layer_maps.layer_maps(args, *sizes) if teacher else []
     if teacher:
@@ -254,6 +258,7 @@ def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs)
         metric=kind.task.metrics[0],
         headline=kind.task.metrics,
         inputs=inputs,
+        data=kind.described,
         layer_map=args.layer_pairs,
         **{"bounds": dict(kind.bounds)} if kind.bounds else {},
         model=cost.describe(student, args.max_seq_length),

@@ -369,7 +369,7 @@ def main(argv=None):
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / batching.step_size(args, accelerator))
     term_weights.check(args, training.total_steps(args, per_epoch))
-    inputs = None
+    inputs = data = None
     if accelerator.is_main_process:
         # Of a hub's stream the id must do.
         train = (plain_text.find_files(args.corpus) or []) if args.streaming else blocks
@@ -379,6 +379,13 @@ def main(argv=None):
             {"training_text": train, "validation_text": held_out},
             {"teacher": teacher, "student": student},
         )
+        data = {
+            "train": {
+                "examples": None if args.streaming else len(blocks),
+                "sha256": inputs["training_text"] if len(train) else None,
+            },
+            "validation": {"examples": len(held_out), "sha256": inputs["validation_text"]},
+        }
     how = run_folder.open_run_everywhere(args, accelerator, inputs)
     student, teacher = model_outputs.MaskedLM(student), teacher and model_outputs.MaskedLM(teacher).eval()
     if teacher:
@@ -397,6 +404,7 @@ def main(argv=None):
         "mlm",
         layer_map=args.layer_pairs,
         inputs=inputs,
+        data=data,
         train_examples=None if args.streaming else len(blocks),
         metric="relation_loss" if headless(args) else "mlm_loss",
         model=cost.describe(measured(args, student), args.seq_length),

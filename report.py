@@ -1,7 +1,7 @@
 """Tables and plots of finished runs: `python report.py runs/cola --baseline kd`; reads their run.json."""
 
+import argparse
 import html
-import json
 import math
 import os
 import re
@@ -14,17 +14,19 @@ import pandas as pd
 import tabulate
 
 from options import Parser, named_folder, one_line
-from reporting import exports, plots, significance, subnetworks
+from reporting import exports, plots, significance, subnetworks, table_notes
 from reporting.records import (
     SIZES,
     Measure,
     ReportError,
     by_task,
     customary,
+    displayed,
     headline,
     read_runs,
-    recipe_text,
     select,
+    students,
+    task_alone,
     time_unit,
 )
 
@@ -38,7 +40,7 @@ embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the t
 was filled before. GB: peak memory of one run, 10^9 bytes, mean over seeds, of the task that needs most; the GPU's
 allocations, on a CPU the process's resident set. Interval: Student t, confidence 95 %. Bold: the best mean of the
 students' headline scores, and all that cannot be told from it, as the interval of the paired difference over common
-seeds holds 0; of one seed nothing is said."""
+seeds holds 0 or has no width; of one seed nothing is said."""
 WIDTH = 120  # columns of a terminal; wider tables are continued below
 tabulate.MIN_PADDING = 0  # by which it makes columns wider than their headers
 
@@ -83,15 +85,14 @@ def grid_markdown(table):
     return table.map(escape).rename(index=escape).to_markdown(disable_numparse=True)
 
 
-def students(runs):
-    """The runs without those named teacher, and without those from which others of them learned."""
-    taught = {Path(str(options.get("teacher"))).parts[-3:] for options in runs["options"]}
-    return runs[(runs["name"] != "teacher") & ~runs["folder"].map(lambda folder: folder.parts[-3:] in taught)]
-
-
 def by_seed(runs, part):
-    """Headline scores, higher is better: a row for each seed, a column for each student whose scores are all known."""
+    """Headline scores, higher is better: a row for each seed, a column for each student whose scores are all known.
+
+    Of the part "held-out" none where the students held unlike examples out.
+    """
     own = students(runs)
+    if part == "held-out" and not table_notes.chosen_alike(own):
+        own = own[:0]
     scores = own.assign(score=own[part].map(Measure(None, "").of)).astype({"name": str})
     unknown = set(scores["name"][scores["score"].isna()])
     return scores[~scores["name"].isin(unknown)].pivot(index="seed", columns="name", values="score")
@@ -172,7 +173,8 @@ def cost_columns(runs):
 
 def time_columns(runs):
     """Columns of training time, one for each task, and of peak memory, for runs of one stage on one hardware."""
-    (unit, seconds), tasks, columns = time_unit(runs), runs.groupby("task", observed=True), []
+    (unit, seconds), columns = time_unit(runs), []
+    tasks = runs.groupby(runs["task"].map(task_alone), observed=True)  # whatever they were scored on
     for task, own in tasks:
         title = f"{escape(task)} ({unit})" if len(tasks) > 1 else f"train ({unit})"
         cached = set(own["name"][[bool(options.get("cache_teacher")) for options in own["options"]]])
@@ -197,10 +199,11 @@ def costs(runs, title, columns):
 
 def stage_tables(runs, baseline):
     """All tables of the runs of one stage, as a list of Markdown texts."""
+    notes = [wrapped(escape(line)) for line in (*table_notes.set_lines(runs), *table_notes.unlike_lines(runs))]
     if runs["stage"].iloc[0] == "dynabert":
         texts = subnetworks.tables(runs, baseline, grid_markdown, summary)
         texts = [text if text[0] in "#|" else wrapped(escape(text)) for text in texts]
-        return texts + costs(runs, "Training time and memory", time_columns)
+        return texts[:2] + notes + texts[2:] + costs(runs, "Training time and memory", time_columns)
     names, tasks = [*runs["name"].unique().sort_values()], runs.groupby("task", observed=True)
     held_out = runs["stage"].iloc[0] == "finetune" and any(entry["score"] is not None for entry in runs["held-out"])
     parts = ["best", *["held-out"] * held_out, "last"]
@@ -212,7 +215,7 @@ def stage_tables(runs, baseline):
             title = f"{escape(task)} ({' / '.join(escape(measure.title) for measure in chosen)})"
             scores[part].append(score_column(own, part, chosen, title))
             means[part].append(own[part].map(main.of).groupby(own["name"], observed=True).mean(skipna=False))
-    if len(tasks) > 1 and runs["stage"].iloc[0] == "finetune":
+    if len(tasks) > 1 and runs["stage"].iloc[0] == "finetune" and not any(runs["scored on"]):
         for part in scores:
             average = pd.concat(means[part], axis=1).mean(axis=1, skipna=False).dropna()
             tables = [by_seed(own, part) for _, own in tasks]
@@ -226,35 +229,11 @@ def stage_tables(runs, baseline):
     if len(tasks) == runs["machine"].nunique() == 1:
         best, *others = (column.rename(part) for part, (column,) in scores.items())
         title = f"{scores['best'][0].name} best"
-        texts = [markdown(names, [best.rename(title), *others, *cost_columns(runs)])]
+        texts = [markdown(names, [best.rename(title), *others, *cost_columns(runs)]), *notes]
     else:
         texts = [text for part in scores for text in (f"### {part.capitalize()} score", markdown(names, scores[part]))]
-        texts += costs(runs, "Cost and training time", cost_columns)
+        texts = texts[:2] + notes + texts[2:] + costs(runs, "Cost and training time", cost_columns)
     return texts + differences(runs, baseline)
-
-
-def mixed_options(runs):
-    """Lines that name the options in which the seeds of one method differ, whose mean then means little."""
-    lines = []
-    for (_, task, name), recipes in runs.groupby(["stage", "task", "name"], observed=True)["recipe"]:
-        for key in sorted(recipes.iloc[0]):
-            values = dict.fromkeys(json.dumps(recipe[key], sort_keys=True) for recipe in recipes)
-            if len(values) > 1:
-                lines.append(escape(f"Mixed: the runs of {name} on {task} differ in --{key}: {', '.join(values)}"))
-    return lines
-
-
-def recipes(runs):
-    """Lines that name what each distilled method was trained with, as options of the command line."""
-    lines, found = [], {}
-    for stage, task, name, options in zip(*(runs[key] for key in ("stage", "task", "name", "options")), strict=True):
-        if text := recipe_text(options):
-            found.setdefault((stage, name), {}).setdefault(text, {})[task] = None
-    for (_, name), texts in found.items():
-        for text, tasks in texts.items():
-            where = f" on {', '.join(tasks)}" if len(texts) > 1 else ""
-            lines.append(escape(f"Recipe of {name}{where}: {text}"))
-    return lines
 
 
 def bounds(runs):
@@ -279,18 +258,25 @@ def report_text(runs, left_out, baseline):
     code = sorted(runs["code"].dropna().unique()) + [f"unknown for {unknown} of {len(runs)} runs"] * bool(unknown)
     lines = [
         *bounds(runs),
-        *mixed_options(runs),
-        *recipes(runs),
+        *map(escape, (*table_notes.mixed_lines(runs), *table_notes.recipe_lines(runs))),
         NOTE,
         *(f"Hardware: {escape(one)}" for one in sorted(runs["machine"].unique())),
         "Versions: " + escape(", ".join(sorted(versions))),
         "Code: " + escape(", ".join(code)),
     ]
-    texts += map(wrapped, lines)
+    texts += ["## Notes", *map(wrapped, lines)]
     for what, found in left_out.items():
         lines = [f"{what.capitalize()} runs, not in the tables:\n", *(f"- {escape(line)}" for line in found)]
         texts += ["\n".join(lines)] * bool(found)
     return "\n\n".join(texts)
+
+
+def display_name(text):
+    """(name, display name) of NAME=TEXT on the command line."""
+    name, sign, shown = text.partition("=")
+    if not (name and sign and shown.strip() and shown.isprintable()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=TEXT, such as ckd=CKD")
+    return name, shown.strip()
 
 
 def build_parser():
@@ -335,6 +321,14 @@ def build_parser():
         help="of the plots: png, pdf, svg",
     )
     table.add_argument("--baseline", metavar="NAME", help="method from which paired differences over seeds are taken")
+    table.add_argument(
+        "--names",
+        nargs="+",
+        type=display_name,
+        default=[],
+        metavar="NAME=TEXT",
+        help='what tables and plots call methods, such as kd=KD ckd="CKD (ours)"',
+    )
     return parser
 
 
@@ -349,10 +343,11 @@ def main(argv=None):
         runs, left_out = read_runs(args.runs)
         if "runs" in args.tables and (folder / "runs.csv").resolve() in {path.resolve() for path in args.runs}:
             raise ReportError(f"{folder / 'runs.csv'} is read: name another --output_dir to write it anew")
-        runs = select(runs, args.methods, args.baseline)
+        names = dict(args.names)
+        runs = displayed(select(runs, args.methods, args.baseline), names)
         for line in left_out["damaged"]:
             print(f"{parser.prog}: left out: {one_line(line)}", file=sys.stderr)
-        text, where = report_text(runs, left_out, args.baseline), "standard output"
+        text, where = report_text(runs, left_out, names.get(args.baseline, args.baseline)), "standard output"
         print(text, flush=True)
         where = folder
         folder.mkdir(parents=True, exist_ok=True)

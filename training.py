@@ -372,6 +372,7 @@ def train(args, accelerator, recipe, model, record, how):
             at_end, at_log = step == total, step % args.logging_steps == 0
             if at_log or at_end:
                 bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
+                state["skipped_steps"] = log.skipped
                 log.check_skipped(step, at_end)
             late = 0 < args.save_minutes * 60 <= time.monotonic() - saved
             stop, late = _agreed(accelerator, asked, late, at_log)

@@ -334,6 +334,18 @@ def describe_inputs(args, accelerator, data, models):
     return found | {"number_of_processes": accelerator.num_processes, "examples_per_step": size}
 
 
+def describe_data(splits, labels=()):
+    """What a run was trained and scored on, as it stands in run.json: {split: examples, a number, and their sha256}.
+
+    splits: {name: Dataset of examples as they were read}; labels: as in `digest_examples`.
+    """
+    return {
+        name: {"examples": len(rows), "sha256": digest_examples(rows, labels)}
+        for name, rows in splits.items()
+        if not name.startswith("test")
+    }
+
+
 def digest_rows(dataset):
     """SHA-256 of the rows of a Dataset, whatever files they came from and however they are cut into chunks."""
     digest = hashlib.sha256(json.dumps(dataset.column_names).encode())
@@ -341,6 +353,30 @@ def digest_rows(dataset):
         for batch in table.replace_schema_metadata(None).combine_chunks().to_batches():
             digest.update(batch.serialize())
     return digest.hexdigest()
+
+
+def digest_examples(dataset, labels=()):
+    """SHA-256 of examples as they were read, in any order: texts and the names of their labels.
+
+    It is the same for all tokenizers, file formats and numberings of the classes. labels: the classes' names; none
+    where a label is a number.
+    """
+
+    def named(key, value):
+        """The value of a column, labels by their names; -1 stands for none."""
+        if not labels or key not in ("label", "tags"):
+            return value
+        if key == "tags":
+            return [labels[i] for i in value]
+        if isinstance(value, list):  # for each class whether it is one of the text's
+            return sorted(labels[i] for i, own in enumerate(value) if own)
+        return labels[value] if value >= 0 else value
+
+    keys, digests = sorted({*dataset.column_names} - {"idx", "lines", "head"}), []  # these say where an example stood
+    for batch in dataset.with_format(None).select_columns(keys).iter(10_000):
+        columns = [[named(key, value) for value in values] for key, values in batch.items()]
+        digests += [hashlib.sha256(ascii(row).encode()).digest() for row in zip(*columns, strict=True)]
+    return hashlib.sha256(b"".join([ascii(keys).encode(), *sorted(digests)])).hexdigest()
 
 
 def digest_model(model):

@@ -25,37 +25,56 @@ TEX = {
 def tex_cell(cell):
     """A cell of a Markdown table, as `escape` wrote it and perhaps in bold, for LaTeX."""
     parts = [html.unescape(re.sub(r"\\(.)", r"\1", part)) for part in re.split(r"(?<!\\)\*\*", cell.strip())]
-    parts = ["".join(TEX.get(c, c) for c in part) for part in parts]
+    parts = ["".join(TEX.get(c, c) for c in part).replace("--", "-{}-") for part in parts]
     return "".join(rf"\textbf{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
 
 
+# What a caption says of a table that holds a text that this pattern finds.
+EXPLAINED = {
+    r"^[^[]*\(\d+\)$": r"Mean over seeds $\pm$ sample standard deviation (number of seeds), fractions $\times$ 100",
+    r"textbf": "Bold: the best mean of the students and all that a paired interval cannot tell from it",
+    r"^params": "Params: with / without embeddings",
+    r"^speed-up": "Speed-up: latency of the teacher / of the student, batch 1 / 32",
+    r"^GB$": r"GB: peak memory of a run, $10^9$ bytes",
+}
+
+
 def latex(text):
-    """The Markdown tables of a report as LaTeX, one for each heading, whole where the report continues them below."""
+    """The Markdown tables of a report as LaTeX, one for each heading, whole where the report continues them below.
+
+    A caption has the heading, what the numbers are, and the notes that stand below the table; a label the heading.
+    """
     tables, heading, last = [], [], False
-    for block in text.split("\n\n"):
+    for block in re.split(r"\n\n(?=## Notes\n|Scores: )", text + "\n")[0].split("\n\n"):
         rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines() if line.startswith("|")]
         if block.startswith("#"):
             heading = ([] if block.startswith("## ") else heading[:1]) + [tex_cell(block.lstrip("# "))]
+        elif not rows and tables:
+            tables[-1][2].append(tex_cell(block.replace("\n", " ")))
         if rows:
             frame = pd.DataFrame([list(map(tex_cell, row)) for row in rows[2:]], columns=map(tex_cell, rows[0]))
             if last and frame.iloc[:, 0].tolist() == tables[-1][1].iloc[:, 0].tolist():
                 tables[-1][1] = pd.concat([tables[-1][1], frame.iloc[:, 1:]], axis=1)
             else:
-                tables.append([": ".join(heading), frame])
+                label = re.sub(r"[^a-z0-9]+", "-", " ".join(part.split(":")[0] for part in heading).lower()).strip("-")
+                twins = sum(re.sub(r"\.\d+$", "", other) == f"tab:{label}" for *_, other in tables)
+                tables.append([": ".join(heading), frame, [], f"tab:{label}" + f".{twins + 1}" * bool(twins)])
         last = bool(rows)
-    return (
-        r"% \usepackage{booktabs}"
-        + "\n\n"
-        + "\n".join(
-            frame.to_latex(
-                index=False,
-                escape=False,
-                caption=caption,
-                position="htbp",
-                column_format="l" + "r" * (frame.shape[1] - 1),
-            )
-            for caption, frame in tables
-        )
+    return r"% \usepackage{booktabs}" + "\n\n" + "\n".join(tex_table(*table) for table in tables)
+
+
+def tex_table(heading, frame, notes, label):
+    """A table of LaTeX; frame: its cells as LaTeX; the list of tables has the heading alone."""
+    texts = [*frame.columns, *frame.to_numpy().flatten()]
+    said = [words for pattern, words in EXPLAINED.items() if any(re.search(pattern, text) for text in texts)]
+    caption = " ".join(f"{sentence.removesuffix('.')}." for sentence in (heading, *said, *notes))
+    return frame.to_latex(
+        index=False,
+        escape=False,
+        caption=(caption, f"{{{heading}}}"),
+        label=label,
+        position="htbp",
+        column_format="l" + "r" * (frame.shape[1] - 1),
     )
 
 
@@ -79,6 +98,7 @@ def numbers(runs):
                     "speedup_batch_32": own["32"].mean(),
                     "train_s": own["time.train_s"].mean(),
                     "machine": "; ".join(sorted(own["machine"].unique())),
+                    "scored_on": own["scored on"].iloc[0],
                 }
             )
     return pd.DataFrame(rows)
@@ -110,6 +130,9 @@ COLUMNS = [
     "git",
     "asked",
     "options",
+    "data",
+    "inputs",
+    "train_examples",
     "subnetworks",
     "bounds",
     "folder",

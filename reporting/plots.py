@@ -5,8 +5,8 @@ import math
 
 import pandas as pd
 
-from reporting import pictures, subnetworks
-from reporting.records import headline, time_unit
+from reporting import pictures, subnetworks, table_notes
+from reporting.records import headline, same_examples, time_unit
 
 
 def seed_points(runs, x):
@@ -60,8 +60,8 @@ def window_curves(runs):
 
     runs = runs[[uses_window(options) for options in runs["options"]]]
     recipes = [
-        json.dumps([model, recipe | {"window": 0}], sort_keys=True)
-        for model, recipe in zip(runs["model"], runs["recipe"], strict=True)
+        json.dumps([model, recipe | {"window": 0}, data], sort_keys=True)
+        for model, recipe, data in zip(runs["model"], runs["recipe"], same_examples(runs, "train"), strict=True)
     ]
     curves = {}
     for _, own in runs.groupby(recipes):
@@ -73,10 +73,10 @@ def window_curves(runs):
 
 def without_teacher(runs):
     """(a task's runs without the teacher's, its best headline score); all of them and None where it stands alone."""
-    teachers = runs[runs["name"] == "teacher"]
+    teachers = runs[runs["teaches"]]
     if not 0 < len(teachers) < len(runs):
         return runs, None
-    return runs[runs["name"] != "teacher"], teachers["best"].map(headline(teachers).of).mean()
+    return runs[~runs["teaches"]], teachers["best"].map(headline(teachers).of).mean()
 
 
 def learning_curves(runs, value):
@@ -211,6 +211,7 @@ def write_plots(runs, folder, formats=("png",)):
             caption = [f"at each evaluation: mean over seeds, thin lines: seeds{line}"]
         if kind == "dynabert":
             caption = ["dev score, mean over seeds; lines: sub-networks of one run; single points: other runs"]
+        caption += [f"{task}: {words}" for task, words in table_notes.set_words(runs).items()]
         if kind in ("time", "latency") and len(machines) > 1:
             caption += [f"machine {n}: {machine}" for n, machine in enumerate(machines, 1)]
         if panels:

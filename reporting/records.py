@@ -43,6 +43,18 @@ CHOICE = "held_out/score"  # the metric that chose the best model in place of th
 SHAPE = ["layers", "hidden_size", "heads", "intermediate_size", "vocab_size"]
 TEXTS = ("folder", "stage", "task", "name", "metric")  # cells of a runs.csv that are text; the others are JSON
 
+# Options of distilling that `recipe_text` does not name.
+DISTILLING = (
+    "layer_map",
+    "wr_layer_map",
+    "ltr_layer_map",
+    "no_embeddings",
+    "window",
+    "distance",
+    "pair_criterion",
+    "triple_criterion",
+)
+
 # Options in which the runs of one method may differ: they say where things are or how it runs, not what is trained.
 OUTSIDE_RECIPE = (
     "output_dir",
@@ -65,6 +77,9 @@ OUTSIDE_RECIPE = (
     "timeout_minutes",
     "log_with",
     "keep_optimizer",
+    "logging_steps",
+    "save_steps",
+    "per_device_eval_batch_size",
 )
 
 
@@ -92,6 +107,15 @@ Positive = Annotated[float, Strict(), Field(gt=1e-30, lt=1e30)]
 Maybe = Annotated[float, Strict()] | None
 OfBatch = TypedDict("OfBatch", {"1": Positive | None, "32": Positive | None}, total=False) | None
 COSTS = ("parameters", "parameters_without_embeddings", "flops_per_sequence")
+
+
+class Split(TypedDict):
+    """What a run.json says of the examples of a split."""
+
+    examples: Finite | None
+    sha256: Text | None
+
+
 # What is read of a finished run.json, by its place; other entries may stand beside it.
 Run = TypedDict(
     "Run",
@@ -110,6 +134,9 @@ Run = TypedDict(
         "max_mem_gb": NotRequired[Positive | None],
         **dict.fromkeys(("hardware.gpu", "git.commit"), NotRequired[Text | None]),
         **dict.fromkeys(("latency.speedup", "latency.student_ms"), NotRequired[OfBatch]),
+        "data": NotRequired[dict[str, Split] | None],
+        "inputs": NotRequired[dict[str, Any] | None],
+        "train_examples": NotRequired[Finite | None],
         "headline": NotRequired[list[Text]],  # metrics; missing in older records
         "asked": NotRequired[list[Any]],
         "bounds": NotRequired[dict[str, dict[str, Finite]]],  # scores that need no model
@@ -225,9 +252,34 @@ def results(run):
     commit = row.get("git.commit")
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
     row |= {name: row.get(name, []) for name in ("headline", "asked", "history", "bounds")}
+    row |= {split: examples(run, split) for split in ("train", "validation", "held_out")}
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}
     return row | {"record": run}
+
+
+class Examples(NamedTuple):
+    """What a run.json says of the examples of a split: texts that are equal for equal ones, None where it says none."""
+
+    digest: str | None  # of the examples as they were read
+    tokens: str | None  # of what the tokenizer made of them: all that a record of an earlier version has
+    tokenizer: str  # vocabulary and length; of two of them the tokens cannot be compared
+    count: float | None
+
+
+def examples(run, split):
+    """The Examples of a run.json's split, "train", "validation" (several dev sets make one) or "held_out"."""
+    parts = {name: part for name, part in (run.get("data") or {}).items() if name.startswith(split)}
+    digest = {name: part["sha256"] for name, part in parts.items()}
+    counts = [part["examples"] for part in parts.values()] or [run.get("train_examples") if split == "train" else None]
+    # train_examples or training_text, validation_examples or validation_text; of SQuAD's windows the questions beside
+    tokens = {name: value for name, value in (run.get("inputs") or {}).items() if name.startswith(split)}
+    return Examples(
+        json.dumps(digest) if digest and None not in digest.values() else None,
+        json.dumps(tokens) if tokens else None,
+        str([run["model"].get(key) for key in ("vocab_size", "seq_length")]),
+        None if None in counts else sum(counts),
+    )
 
 
 def ratios(of_batch):
@@ -350,7 +402,8 @@ def read_runs(places):
     if not runs:
         counts = ", ".join(f"{len(lines)} {what}" for what, lines in left_out.items() if lines)
         raise ReportError(f"no complete run under {where}; {counts}, the first is {[*left_out['damaged'], *advice][0]}")
-    runs = with_defaults(with_speedups(with_shapes(pd.DataFrame(runs))))
+    runs = with_sets(with_defaults(with_speedups(with_shapes(pd.DataFrame(runs)))))
+    runs = runs.assign(teaches=runs["name"] == "teacher")  # whatever name is displayed
     for column, convention in (("task", TASKS), ("name", METHODS)):
         places = {name: i for i, name in enumerate(convention)}
         names = sorted(set(runs[column]), key=lambda name: (places.get(name.split()[0], len(places)), name))
@@ -358,13 +411,82 @@ def read_runs(places):
     return runs.sort_values(["stage", "task", "name", "seed"], ignore_index=True), left_out
 
 
-REMEDY = {"running": "give its command again to finish it", "failed": "the same command would fail again"}
+REMEDY = {
+    "running": "give its command again to finish it",
+    "failed": "the same command would fail again; what it said is in its run.json",
+}
 
 
 def unfinished(row):
     """The words for a run that is not complete, with the reason where its record has one."""
-    reason = f": {textwrap.shorten(row['error'], 160, placeholder=' ...')}" if isinstance(row["error"], str) else ""
-    return f"{row['folder']} ({row['status']}{reason})"
+    reason = row["error"].partition(";")[0] if isinstance(row["error"], str) else ""
+    return f"{row['folder']} ({row['status']}{': ' * bool(reason)}{textwrap.shorten(reason, 160, placeholder=' ...')})"
+
+
+def same_examples(runs, split):
+    """For each run a text that is the same for the runs with the same examples of a split; None where it is unknown."""
+    found = runs[split]
+    of_tokens = {one.tokens: one.digest for one in found if one.digest and one.tokens}
+    comparable = len({one.tokenizer for one in found if one.tokens}) == 1
+    return [one.digest or of_tokens.get(one.tokens) or (one.tokens if comparable else None) for one in found]
+
+
+# Options that say what a run was scored on: those of masks always, the others where its record has no digest.
+SCORED_ON, MASKS = ("max_eval_samples", "validation_split"), ("mlm_probability", "whole_word_mask")
+
+
+def with_sets(runs):
+    """The runs; a task that was scored on several evaluation sets is several tasks: "cola set 1" is the largest.
+
+    So nothing is compared between them. The new column "scored on" has a set in words, "" where there is one only.
+    """
+    runs = runs.assign(**{"scored on": ""})
+    for _, own in runs.groupby("task"):
+        found = evaluation_sets(own)
+        if found.nunique() > 1:
+            sizes = own["validation"].map(lambda one: one.count or 0).groupby(found).agg(["max", "size"])
+            order = sizes.reset_index().sort_values(["max", "size", "index"], ascending=[False, False, True])["index"]
+            names = {one: f" set {i}" for i, one in enumerate(order, 1)}
+            runs.loc[own.index, "task"] = own["task"] + found.map(names)
+            runs.loc[own.index, "scored on"] = [
+                set_in_words(*of) for of in zip(own["validation"], own["recipe"], strict=True)
+            ]
+    return runs
+
+
+def evaluation_sets(runs):
+    """For each run of a task a text that is the same for the runs that were scored on the same examples and masks.
+
+    A run whose record does not say it counts to the only set of the runs with its options, where there is one.
+    """
+
+    def of(keys):
+        return [json.dumps([recipe.get(key) for key in keys]) for recipe in runs["recipe"]]
+
+    known, likely = {}, [*zip(of(SCORED_ON), of(MASKS), strict=True)]
+    found = [
+        digest and digest + masks for digest, (_, masks) in zip(same_examples(runs, "validation"), likely, strict=True)
+    ]
+    for one, options in zip(found, likely, strict=True):
+        if one:
+            known.setdefault(options, set()).add(one)
+    alone = {options: next(iter(sets)) for options, sets in known.items() if len(sets) == 1}
+    return pd.Series(
+        [one or alone.get(options, str(options)) for one, options in zip(found, likely, strict=True)], runs.index
+    )
+
+
+def set_in_words(examples, recipe):
+    """What is known of an evaluation set, its masks included."""
+    count = examples.count and f"{examples.count:g} examples"
+    keys = [*(() if count else SCORED_ON), *MASKS]
+    words = [f"--{key} {recipe[key]}" for key in keys if recipe.get(key) not in (None, 0, False, "default")]
+    return ", ".join([count or "examples of unknown number", *words])
+
+
+def task_alone(task):
+    """The name of a task without that of an evaluation set that `with_sets` gave it."""
+    return re.sub(r" set [0-9]+$", "", task)
 
 
 def with_shapes(runs):
@@ -403,6 +525,24 @@ def with_speedups(runs):
     reference = shapes.isin(pd.MultiIndex.from_frame(runs[["stage", "task", "teacher"]]))
     found[found.isna().all(axis=1) & reference] = 1.0
     return runs.assign(**found)
+
+
+def students(runs):
+    """The runs without those named teacher, and without those from which others of them learned."""
+    taught = {Path(str(options.get("teacher"))).parts[-3:] for options in runs["options"]}
+    return runs[~runs["teaches"] & ~runs["folder"].map(lambda folder: folder.parts[-3:] in taught)]
+
+
+def displayed(runs, names):
+    """The runs with the names to print: {name of a method: another}. Raises ReportError for what cannot be done."""
+    known = [*runs["name"].cat.categories]
+    for name, shown in names.items():
+        if name not in known:
+            raise ReportError(f"--names {name}={shown}: no complete run of that name; choose from {', '.join(known)}")
+    shown = [names.get(name, name) for name in known]
+    if twice := [name for name in shown if shown.count(name) > 1]:
+        raise ReportError(f"--names would give two methods the name {twice[0]!r}: choose another one")
+    return runs.assign(name=runs["name"].cat.rename_categories(shown))
 
 
 def select(runs, methods, baseline):
@@ -497,7 +637,7 @@ PRETRAINING = (
 def by_task(runs):
     """The Measures by which the runs' task is given, if they are more than one."""
     own = runs["headline"].iloc[0] if "headline" in runs else ()
-    keys = CUSTOMARY.get(runs["task"].iloc[0]) or (own if len(own) > 1 else ())
+    keys = CUSTOMARY.get(task_alone(runs["task"].iloc[0])) or (own if len(own) > 1 else ())
     return [Measure(key, TITLES.get(key, key.replace("_", " "))) for key in keys]
 
 

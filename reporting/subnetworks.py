@@ -62,7 +62,7 @@ def differences(table, names, reference):
     tested = {
         f"{name} at depth {size[0]:g}, width {size[1]:g}": sure[name, size]
         for (name, size), row in rows.items()
-        if row.n > 1
+        if not math.isnan(row.p)
     }
     return (
         {name: grid(grids[name], name) for name in map(str, names) if name in grids},

@@ -13,19 +13,9 @@ from typing_extensions import TypedDict
 
 import report
 from options import Parser, named_folder, one_line
-from reporting.records import CHOICE, METHODS, Positive, ReportError, check, read_runs, recipe_text, select
+from reporting import table_notes
+from reporting.records import CHOICE, DISTILLING, METHODS, Positive, ReportError, check, read_runs, recipe_text, select
 
-# Options of distilling that `recipe_text` does not write; given ones are part of a recipe too.
-OTHERS = (
-    "layer_map",
-    "wr_layer_map",
-    "ltr_layer_map",
-    "no_embeddings",
-    "window",
-    "distance",
-    "pair_criterion",
-    "triple_criterion",
-)
 Rate = TypedDict("Rate", {"options.learning_rate": Positive})
 
 
@@ -38,7 +28,7 @@ def recipe(run):
     words = [recipe_text(run["options"])]
     if not words[0] and not run["name"].startswith("finetune-"):
         raise ReportError(f"{run['folder']}: no terms that it was distilled with: run it again or move it away")
-    for name in OTHERS if words[0] else ():
+    for name in DISTILLING if words[0] else ():  # given ones are part of it too
         if name in run["asked"]:
             value = run["options"].get(name)
             words.append(f"--{name}" if value is True else f"--{name} {'all' if value is None else value}")
@@ -50,7 +40,7 @@ def tries(runs):
 
     runs: as `records.read_runs` gives them, named METHOD-NUMBER. The score is that on what was held out, NaN where one
     of a seed is not finite. Raises ReportError at a run of another name or without that score, if the seeds of a try
-    differ in more than the seed, or tries in what was held out.
+    differ in more than the seed, or tries in what was held out or trained on.
     """
     unknown = runs[~runs["name"].astype(str).str.fullmatch(r"\w+-[1-9]\d*")]
     if len(unknown):
@@ -78,6 +68,8 @@ def tries(runs):
     if table["share"].nunique(dropna=False) > 1:
         shares = " and ".join(sorted(map(str, table["share"].unique())))
         raise ReportError(f"tries held out different shares, {shares}: sweep into an empty folder")
+    if not table_notes.chosen_alike(runs):
+        raise ReportError("tries learned from unlike examples or held unlike ones out: sweep into an empty folder")
     groups = table.groupby(["method", "number"])
     mixed = groups["all"].nunique()
     if (mixed > 1).any():
@@ -105,8 +97,8 @@ def best(table):
     return {method: rows.loc[method] for method in table["method"].unique() if method in rows.index}
 
 
-def sweep_text(table, chosen, metric):
-    """The Markdown table of all tries, the chosen ones bold, and what each method was given."""
+def sweep_text(table, chosen, metric, notes=()):
+    """The Markdown table of all tries, the chosen ones bold, notes, and what each method was given."""
 
     def row(one):
         """The cells of one try."""
@@ -135,7 +127,7 @@ def sweep_text(table, chosen, metric):
     if tied:
         said += f". Tied for the best, of whom the first was taken: {tied}; with more steps they may differ"
     table = frame.to_markdown(index=False, disable_numparse=True, colalign=["left", "right", "left", "right"])
-    return f"{table}\n\n{report.wrapped(said)}"
+    return "\n\n".join([table, *(report.wrapped(report.escape(line)) for line in notes), report.wrapped(said)])
 
 
 def main(argv=None):
@@ -147,6 +139,8 @@ def main(argv=None):
         if not folder.is_dir():
             raise ReportError(f"{folder} is not a folder: name the one that run_sweep.sh filled")
         runs, left_out = read_runs([folder])
+        if any(runs["scored on"]):
+            raise ReportError(f"{folder} holds tries of unlike dev sets: sweep into an empty folder")
         if runs["task"].nunique() > 1:
             raise ReportError(f"{folder} holds runs of {' and '.join(runs['task'].unique())}: name one task's folder")
         runs = select(runs, None, None)
@@ -154,7 +148,8 @@ def main(argv=None):
         chosen = best(table)
         if not chosen:
             raise ReportError(f"{folder}: no try has a finite score on what was held out: lower the learning rates")
-        print(sweep_text(table, chosen, f"{report.headline(runs).title} x 100"))
+        notes = table_notes.unlike_lines(runs, ("learning_rate", *DISTILLING))  # which stand in the table
+        print(sweep_text(table, chosen, f"{report.headline(runs).title} x 100", notes))
         for line in [*left_out["damaged"], *left_out["incomplete"]]:
             print(f"{parser.prog}: left out: {one_line(line)}", file=sys.stderr)
         lines = [f"{method} {row['recipe']}" for method, row in chosen.items()]

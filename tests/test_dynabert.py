@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from scipy import stats
+from test_report import make_run, write
 from torch.nn import functional as F
 from transformers import (
     AutoModelForSequenceClassification,
@@ -430,6 +431,33 @@ def test_differences_are_paired_by_seed():
     assert found["width 0.5"].tolist() == [f"{sum(gaps) / 3:+.1f} [{low:+.1f}, {high:+.1f}] (3)"]
     cells = subnetworks.scores(table, report.summary)["ckd-width"]
     assert cells["width 0.5"].tolist() == ["64.0 ± 17.9 (4)"]
+
+
+def test_sub_networks_scored_on_unlike_dev_sets_are_not_compared(tmp_path, capsys):
+    size = {"depth": 1.0, "width": 1.0, "parameters": 10.0, "flops_per_sequence": 2e9, "latency": {"student_ms": {}}}
+    runs = [
+        make_run(
+            name,
+            seed=seed,
+            stage="dynabert",
+            subnetworks=[size | {"score": score + 0.1 * seed}],
+            data={"validation": {"examples": count, "sha256": str(count)}},
+        )
+        for name, score, count in (("a", 0.1, 9), ("b", 0.2, 9), ("c", 0.3, 5))
+        for seed in (1, 2)
+    ]
+    runs.append(make_run("kd", data={"validation": {"examples": 5, "sha256": "5"}}))
+    report.main([write(tmp_path, *runs)])
+    text = capsys.readouterr().out
+    assert "### Sub-networks of cola set 1: minus b" in text and "Sub-networks of cola set 2: minus" not in text
+    assert "cola set 1 is 9 examples (a, b); cola set 2 is 5 examples (c)" in " ".join(text.split())
+    frame, _ = report.read_runs([tmp_path])
+    alone = frame[frame["stage"] == "finetune"]
+    drawn = subnetworks.panels(frame[frame["stage"] == "dynabert"], alone)
+    names = {
+        panel["title"]: set(points["name"].astype(str)) for panel, points, _ in drawn if "GFLOPs" in panel["xlabel"]
+    }
+    assert names == {"cola set 1": {"a", "b"}, "cola set 2": {"c", "kd"}}
 
 
 def test_tables_say_what_the_score_is_and_where_a_size_is_missing():

@@ -386,8 +386,14 @@ def test_a_student_learns_from_text_without_labels(finetune, world, animals, cap
     teacher = animals / "runs" / "animals" / "teacher" / "seed1"
     student = ("--teacher", teacher, "--student_layers", "2", "--train_file", "train.bare.csv", "--max_steps", "2")
     run(finetune, animals, *student, *named, "--cache_teacher")
-    record = json.loads((animals / "runs" / "animals" / "ckd" / "seed1" / "run.json").read_text())
+    record, taught = (
+        json.loads((animals / "runs" / "animals" / name / "seed1" / "run.json").read_text())
+        for name in ("ckd", "teacher")
+    )
     assert record["task"] == "animals" and record["train_examples"] == 48
+    assert {split: of["examples"] for split, of in record["data"].items()} == {"train": 48, "validation": 24}
+    # The texts are the same, but not their labels, of which a student of logits has none, and one word is new.
+    assert all(record["data"][split]["sha256"] != taught["data"][split]["sha256"] for split in record["data"])
     best = record["best"]["metrics"]
     assert set(best) == {"macro_f1", "accuracy"} and record["best"]["score"] == pytest.approx(sum(best.values()) / 2)
     config = AutoModelForSequenceClassification.from_pretrained(animals / "runs/animals/ckd/seed1").config

@@ -245,9 +245,21 @@ def test_intervals_equal_the_printed_table_and_a_paired_t_test(tmp_path, tables,
     assert row["p"] == pytest.approx(scipy.stats.ttest_rel(ckd, kd).pvalue)
 
 
-def test_equal_differences_have_an_interval_of_no_width(tmp_path, tables):
-    runs = [make_run(name, seed=seed, score=score) for name, score in (("kd", 0.25), ("ckd", 0.5)) for seed in (1, 2)]
-    assert cells(tables(write(tmp_path, *runs), "--baseline", "kd"), "ckd")[1] == ["+25.0* [+25.0, +25.0] (2)"]
+def test_equal_differences_have_an_interval_of_no_width_which_tells_nothing(tmp_path, tables):
+    """0.3 - 0.1 and 0.4 - 0.2 are the same but for their rounding."""
+    scores = {"kd": (0.1, 0.2, 0.7), "ckd": (0.3, 0.4, 0.9), "minilm": (0.1, 0.2, 0.7), "pkd": (0.2, 0.3, 0.81)}
+    runs = [make_run(name, seed=seed, score=score) for name, of in scores.items() for seed, score in enumerate(of)]
+    text = tables(write(tmp_path, *runs), "--baseline", "kd")
+    assert [cells(text, name)[1] for name in ("ckd", "minilm", "pkd")] == [
+        ["+20.0 [+20.0, +20.0] (3)"],
+        ["+0.0 [+0.0, +0.0] (3)"],
+        ["+10.3* [+8.9, +11.8] (3)"],
+    ]
+    assert "told from kd (paired t tests, Holm's correction for the 2 of" in " ".join(text.split())
+    # Nor does it tell anything from the best: ckd and kd are bold.
+    assert [cells(text, name)[0][0].startswith("**") for name in ("ckd", "kd", "pkd")] == [True, True, False]
+    text = tables(write(tmp_path / "two", *(run for run in runs if run["name"] in ("kd", "ckd"))), "--baseline", "kd")
+    assert "Nothing can be said about differences to kd: they are of one seed, or the same in all seeds." in text
 
 
 def test_baseline_interval_is_paired_by_seed(tmp_path, tables):
@@ -294,7 +306,7 @@ def test_bold_is_the_best_student_and_all_that_a_paired_test_cannot_tell_from_it
             metrics={"mlm_loss": loss},
             last=math.nan if (name, seed) == ("ckd", 1) else -loss,
         )
-        for name, of in (("kd", (2.0, 2.1)), ("ckd", (1.0, 1.2)), ("pkd", (3.1, 3.2)))
+        for name, of in (("kd", (2.0, 2.1)), ("ckd", (1.0, 1.2)), ("pkd", (3.1, 3.21)))
         for seed, loss in enumerate(of)
     ]
     text = tables(write(tmp_path / "pretrain", *runs))
@@ -431,6 +443,230 @@ def test_refusals_name_the_value_and_the_remedy(tmp_path, capsys):
 def test_a_folder_given_twice_is_read_once(tmp_path, tables):
     root = write(tmp_path, make_run("kd"))
     assert cells(tables(root, Path(root) / "cola", root), "kd")[0][0] == "25.0 (1)"
+
+
+def read_from(run, dev="a", train="t", dev_size=400, train_size=1000, **options):
+    """The record of a run on these examples, as the scripts write it; each letter stands for other ones."""
+    data = {
+        "train": {"examples": train_size, "sha256": train * 64},
+        "validation": {"examples": dev_size, "sha256": dev * 64},
+    }
+    return run | {"data": data, "options": run["options"] | options}
+
+
+def older(run, dev="a", **options):
+    """The record of a run of an earlier version, which knows what the tokenizer made of the examples only."""
+    return run | {
+        "inputs": {"train_examples": "c" * 64, "validation_examples": dev * 64, "examples_per_step": 32},
+        "options": run["options"] | options,
+        "asked": [*options],
+    }
+
+
+@pytest.mark.parametrize(
+    "of, words",
+    [
+        (lambda run, dev, n: read_from(run, dev=dev, dev_size=n), ("400 examples", "100 examples")),
+        (lambda run, dev, n: read_from(run, dev=dev, dev_size=400), ("400 examples", "400 other examples")),
+        (lambda run, dev, n: older(run, dev), ("examples of unknown number", "other examples of unknown number")),
+        (
+            lambda run, dev, n: (
+                run | {"options": {"max_eval_samples": n % 400}, "asked": ["max_eval_samples"] * (n == 100)}
+            ),
+            ("examples of unknown number", "examples of unknown number, --max_eval_samples 100"),
+        ),
+    ],
+    ids=["sizes", "mended file", "earlier version", "no digests"],
+)
+def test_scores_on_unlike_evaluation_sets_are_told_apart_and_not_compared(tmp_path, tables, monkeypatch, of, words):
+    runs = [
+        of(make_run(name, seed=seed, score=score + 0.01 * seed * seed), "a", 400)
+        for seed in (1, 2, 3)
+        for name, score in (("teacher", 0.8), ("finetune", 0.2), ("kd", 0.25))
+    ]
+    runs += [of(make_run("ckd", seed=seed, score=0.9 + 0.01 * seed), "b", 100) for seed in (1, 2, 3)]
+    root = write(tmp_path, *runs, make_run("ckd", "rte", metrics={"accuracy": 0.5}))
+    text = tables(root, "--baseline", "kd")
+    first = next(line for line in text.splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in first.split("|")[1:-1]] == [
+        "method",
+        "cola set 1 (Matthews)",
+        "cola set 2 (Matthews)",
+        "rte (acc)",
+    ]
+    assert "average" not in text.split("## Notes")[0]
+    assert cells(text, "ckd")[0][:2] == ["-", "92.0 ± 1.0 (3)"] and cells(text, "kd")[0][1] == "-"
+    assert cells(text, "kd")[0][0].startswith("**29.7 ± ") and cells(text, "teacher")[0][1] == "-"
+    assert cells(text, "ckd")[-1] == ["-"] and cells(text, "finetune")[-1][0].startswith("-5.0 [")
+    said = " ".join(text.split("### Last score")[0].split())
+    assert (
+        f"Unlike evaluation sets of cola, between which nothing is compared: cola set 1 is {words[0]} (teacher, "
+        f"finetune, kd); cola set 2 is {words[1]} (ckd)"
+    ) in said
+    # From a csv it is the same, and no plot puts them together.
+    tables(root, "--output_dir", tmp_path / "out", "--tables", "runs", "latex", "csv")
+    again = tables(tmp_path / "out" / "runs.csv", "--baseline", "kd")
+    assert again.split("Plots:")[0] == text.split("Plots:")[0]
+    assert "cola set 2 is " in (tmp_path / "out" / "report.tex").read_text()
+    numbers = pandas.read_csv(tmp_path / "out" / "report.csv").set_index(["task", "method"])
+    assert numbers.loc[("cola set 2", "ckd"), "best_mean"] == pytest.approx(92)
+    drawn = {}
+    monkeypatch.undo()
+    monkeypatch.setattr(pictures, "draw_panels", lambda path, panels, *rest: drawn.update({path.stem: panels}) or [])
+    frame, _ = report.read_runs([Path(root)])
+    plots.write_plots(frame, tmp_path)
+    panels = {panel[0]["title"]: (set(panel[1]["name"]), panel[0].get("teacher")) for panel in drawn["report_scores"]}
+    assert panels["cola set 1"] == ({"finetune", "kd"}, pytest.approx(84.67, abs=0.01))
+    assert panels["cola set 2"] == ({"ckd"}, None)
+
+
+def test_evaluation_sets_are_one_where_nothing_says_that_they_differ(tmp_path, tables):
+    other_words = {"model": STUDENT | {"vocab_size": 9_000}}
+    for name, runs in {
+        # Digests of tokens say nothing beside another tokenizer or length.
+        "tokenizers": [older(make_run("kd"), "a"), older(make_run("ckd", **other_words), "b")],
+        "lengths": [older(make_run("kd"), "a"), older(make_run("ckd", model=STUDENT | {"seq_length": 64}), "b")],
+        "versions": [older(read_from(make_run("kd")), "a"), older(make_run("ckd"), "a")],
+        "unknown": [read_from(make_run("kd")), make_run("ckd")],
+        "enough": [read_from(make_run("kd"), max_eval_samples=0), read_from(make_run("ckd"), max_eval_samples=900)],
+        "training": [read_from(make_run("kd")), read_from(make_run("ckd"), train="u")],
+    }.items():
+        text = tables(write(tmp_path / name, *runs), "--baseline", "kd")
+        assert "cola (Matthews) best" in text and " set " not in text.split("## Notes")[0], name
+        assert cells(text, "ckd")[-1] == ["+0.0 (n=1, no interval)"], name
+
+
+def test_a_run_of_unknown_set_joins_the_one_of_its_options(tmp_path, tables):
+    runs = [
+        read_from(make_run("kd"), max_eval_samples=0),
+        make_run("ckd", options={"max_eval_samples": 100}),
+        read_from(make_run("pkd"), dev="b", dev_size=100, max_eval_samples=100),
+    ]
+    text = tables(write(tmp_path, *runs))
+    assert [cell != "-" for cell in cells(text, "ckd")[0]] == [False, True]
+
+
+def test_masks_are_part_of_what_is_scored_in_pre_training(tmp_path, tables):
+    runs = [
+        read_from(make_run(name, "mlm", metrics={"mlm_loss": 2.5}, score=-2.5, stage="pretrain"), mlm_probability=share)
+        for name, share in (("kd", 0.15), ("ckd", 0.4))
+    ]
+    text = " ".join(tables(write(tmp_path, *runs)).split())
+    assert "mlm set 2 is 400 examples, --mlm_probability 0.4 (ckd)" in text
+
+
+def test_several_dev_sets_are_one_evaluation_set(tmp_path, tables):
+    metrics = {"accuracy_matched": 0.5, "accuracy_mismatched": 0.4}
+    runs = [make_run(name, "mnli", metrics=metrics) for name in ("kd", "ckd", "pkd")]
+    for run, last in zip(runs, "aab", strict=True):
+        run["data"] = {
+            f"validation_{name}": {"examples": 50, "sha256": of * 64}
+            for name, of in (("matched", "a"), ("mismatched", last))
+        }
+    text = " ".join(tables(write(tmp_path, *runs)).split())
+    assert "mnli set 1 is 100 examples (kd, ckd); mnli set 2 is 100 other examples (pkd)" in text
+    assert "mnli set 1 (m / mm)" in text
+
+
+def test_students_that_differ_in_what_their_recipes_do_not_name_are_told_apart(tmp_path, tables):
+    def run(name, seed=1, train="t", train_size=1000, taught=True, **options):
+        options = {
+            "learning_rate": 5e-5,
+            "window": 21,
+            "no_embeddings": False,
+            "save_steps": 0,
+            "terms": {name: 1.0},
+            "student": "/home/me/models/bert",
+            "temperature": 1.0,
+            "max_train_samples": 0,
+            "teacher": f"/x/cola/teacher/seed{seed}" if taught else None,
+        } | options
+        run = read_from(make_run(name, seed=seed), train=train, train_size=train_size, **options)
+        return run | {"asked": [*options]}
+
+    root = write(
+        tmp_path / "a",
+        make_run("teacher", options={"learning_rate": 1.0}),
+        *(run(name, seed, save_steps=seed) for name in ("kd", "pkd", "minilm", "tinybert") for seed in (1, 2)),
+        run("finetune", taught=False, window=3, max_train_samples=900, train="u", train_size=900),
+        run("ckd", learning_rate=1e-4, temperature=4.0, window=5, no_embeddings=True),
+        run("own", student="some/other"),
+    )
+    text = " ".join(tables(root).split("## Notes")[0].split())
+    assert text.endswith(
+        "Unlike on cola: --learning_rate 0.0001 (ckd), 5e-05 (the others); --no_embeddings on (ckd), off (the others); "
+        "--student some/other (own), bert (the others); --window 5 (ckd), 21 (the others); training data 900 examples "
+        "(finetune), 1000 examples (the others)"
+    )
+    # Of the seeds of one method it is said below; nothing is said of runs that are alike, or of one.
+    text = tables(write(tmp_path / "b", run("kd"), run("kd", 2, train="u", learning_rate=1.0), run("ckd")))
+    assert "Unlike" not in text and "Mixed: the runs of kd on cola differ in --learning_rate: 5e-05, 1.0\n" in text
+    assert "Mixed: the runs of kd on cola differ in their training data\n" in text and text.count("Mixed") == 2
+    # Equally many other examples.
+    text = " ".join(tables(write(tmp_path / "c", run("kd"), run("ckd", train="e"))).split())
+    assert "Unlike on cola: training data 1000 examples eeeeee (ckd), 1000 examples tttttt (kd)" in text
+
+
+def test_unlike_parts_of_the_training_set_choose_without_comparison(tmp_path, tables):
+    def run(name, seed, share):
+        run = make_run(name, seed=seed, score=0.2 + 0.01 * seed)
+        run["options"]["held_out"] = share
+        run["best"]["metrics"]["held_out/score"] = 0.5 + 0.1 * (name == "ckd") + 0.01 * seed * seed
+        return run
+
+    for shares, bold in (((0.1, 0.1), True), ((0.1, 0.2), False)):
+        root = tmp_path / str(bold)
+        write(
+            root,
+            *(run(name, seed, share) for name, share in zip(("kd", "ckd"), shares, strict=True) for seed in (1, 2, 3)),
+        )
+        best, held_out, *_ = cells(tables(root), "ckd")[0]
+        assert best.startswith("**") and held_out.startswith("**") == bold
+
+
+def test_methods_have_display_names_everywhere(tmp_path, capsys):
+    runs = [
+        make_run(name, seed=seed, score=score + 0.01 * seed**2)
+        for seed in (1, 2, 3)
+        for name, score in (("teacher", 0.9), ("kd", 0.5), ("ckd", 0.6))
+    ]
+    root, out = write(tmp_path, *runs), tmp_path / "out"
+    report.main(
+        [
+            root,
+            "--baseline",
+            "kd",
+            "--output_dir",
+            str(out),
+            "--tables",
+            "latex",
+            "csv",
+            "runs",
+            "--formats",
+            "svg",
+            "--names",
+            "kd=KD",
+            "ckd=CKD (ours) & 100%",
+            "teacher=BERT",
+        ]
+    )
+    text, err = capsys.readouterr()
+    assert err == "" and not re.search(r"\b(kd|ckd|teacher)\b", text.split("Scores:")[0])
+    assert cells(text, "BERT") and not cells(text, "BERT")[0][0].startswith("**")  # still no student
+    assert "### Difference to KD in best score" in text
+    assert cells(text, "CKD (ours) &amp; 100%")[-1] == ["+10.0 [+10.0, +10.0] (3)"]
+    drawn = (out / "report_scores.svg").read_text()
+    assert "CKD (ours)" in drawn and ">kd<" not in drawn
+    assert r"CKD (ours) \& 100\% & \textbf{" in (out / "report.tex").read_text()
+    assert set(pandas.read_csv(out / "report.csv")["method"]) == {"KD", "BERT", "CKD (ours) & 100%"}
+    assert set(pandas.read_csv(out / "runs.csv")["name"]) == {"kd", "ckd", "teacher"}  # which are names of runs
+    for names, said in (
+        ("kd", "'kd' is not NAME=TEXT"),
+        ("pkd=PKD", "--names pkd=PKD: no complete run of that name"),
+        ("kd=ckd", "--names would give two methods the name 'ckd'"),
+        ("kd= ", "is not NAME=TEXT"),
+    ):
+        assert said in refused(capsys, root, "--names", names)
 
 
 def test_students_of_several_shapes_stand_in_one_table(tmp_path, tables, capsys):
@@ -701,11 +937,23 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
 def test_tables_that_go_on_below_are_one_in_latex_and_bold_stays_bold():
     text = (
         "## A & B\n\n### Best score\n\n| method | x\\|y |\n|:--|--:|\n| a\\*\\*b | **1.0 ± 0.1** (3) |\n\n"
-        "| method | z |\n|:--|--:|\n| a\\*\\*b | 5 % |\n\n"
-        "### Last\n\n| method | x |\n|:--|--:|\n| &lt;q\\\\ | - |\n\nScores: of no table | at all."
+        "| method | z |\n|:--|--:|\n| a\\*\\*b | 5 % |\n\nUnlike on x: --a_b 1\n(c\\*)\n\n"
+        "### Last: 1\n\n| method | x |\n|:--|--:|\n| &lt;q\\\\ | - |\n\n"
+        "### Last: 2\n\n| method | GB |\n|:--|--:|\n| q | - |\n\nScores: of no table | at all."
     )
     found = exports.latex(text)
-    assert re.findall(r"caption\{(.*)\}", found) == [r"A \& B: Best score", r"A \& B: Last"]
+    captions = re.findall(r"caption\[\{(.*?)\}\]\{(.*)\}", found)
+    assert captions == [
+        (
+            r"A \& B: Best score",
+            r"A \& B: Best score. Mean over seeds $\pm$ sample standard deviation (number of "
+            r"seeds), fractions $\times$ 100. Bold: the best mean of the students and all that a paired interval "
+            r"cannot tell from it. Unlike on x: -{}-a\_b 1 (c*).",
+        ),
+        (r"A \& B: Last: 1", r"A \& B: Last: 1."),
+        (r"A \& B: Last: 2", r"A \& B: Last: 2. GB: peak memory of a run, $10^9$ bytes."),
+    ]
+    assert re.findall(r"label\{(.*)\}", found) == ["tab:a-b-best-score", "tab:a-b-last", "tab:a-b-last.2"]
     assert r"method & x|y & z \\" in found and r"a**b & \textbf{1.0 $\pm$ 0.1} (3) & 5 \% \\" in found
     assert r"\textless{}q\textbackslash{} & - \\" in found and "of no table" not in found
 

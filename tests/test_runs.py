@@ -187,6 +187,38 @@ class TestInputs:
         parts = [Dataset.from_dict({"a": rows}) for rows in ([[1, 2], [3]], [[1], [2, 3]])]
         assert run_folder.digest_rows(parts[0]) != run_folder.digest_rows(parts[1])
 
+    def test_digests_of_examples_are_of_what_was_read_in_any_order_and_numbering(self):
+        def digest(labels, **columns):
+            return run_folder.digest_examples(Dataset.from_dict(columns), labels)
+
+        one = {"text_a": ["a", "b", "b"], "label": [0, 1, -1], "idx": [0, 1, 2]}
+        same = {"idx": [7, 8, 9], "label": [0, 1, -1], "text_a": ["b", "a", "b"]}
+        assert digest(("no", "yes"), **one) == digest(("yes", "no"), **same)
+        assert run_folder.digest_examples(Dataset.from_dict(one).with_format("torch"), ("no", "yes")) == digest(
+            ("no", "yes"), **one
+        )
+        for other in (
+            one | {"label": [0, 0, -1]},
+            one | {"text_a": ["a", "b", "c"]},
+            {"text_a": ["a", "b"], "label": [0, 1], "idx": [0, 1]},
+            one | {"text_b": ["", "", ""]},
+        ):
+            assert digest(("no", "yes"), **other) != digest(("no", "yes"), **one)
+        # Numbers are labels themselves; several labels of a text, and a tag for each word, have names.
+        assert digest((), text_a=["a"], label=[0.5]) != digest((), text_a=["a"], label=[0.25])
+        texts = {"text_a": ["a", "b"]}
+        assert digest(("x", "y", "z"), **texts, label=[[1, 0, 1], [0, 1, 0]]) == digest(
+            ("z", "y", "x"), **texts, label=[[1, 0, 1], [0, 1, 0]]
+        )
+        assert digest(("x", "y", "z"), **texts, label=[[1, 0, 1], [0, 1, 0]]) != digest(
+            ("y", "x", "z"), **texts, label=[[1, 0, 1], [0, 1, 0]]
+        )
+        words = {"words": [["w", "v"]], "lines": [["w O", "v B-x"]]}
+        assert digest(("O", "B-x"), **words, tags=[[0, 1]]) == digest(("B-x", "O"), **words, tags=[[1, 0]])
+        assert digest(("O", "B-x"), **words, tags=[[0, 1]]) != digest(("O", "B-x"), **words, tags=[[1, 1]])
+        # No two rows run into each other.
+        assert digest((), text_a=["a", "b"], text_b=["b", "a"]) != digest((), text_a=["a", "a"], text_b=["b", "b"])
+
     def test_digests_of_models_and_streamed_files_are_of_their_contents(self, tmp_path):
         torch.manual_seed(0)
         shape = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}

@@ -171,6 +171,7 @@ def test_a_run_that_skips_all_steps_of_an_interval_stops(
         finetune(*options)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == ("failed" if stopped_at else "complete")
+    assert record["skipped_steps"] == sum(map(math.isinf, norms[:stopped_at]))
     assert not stopped_at or (record["steps"] == stopped_at and "steps were all skipped" in record["error"])
 
 

@@ -32,6 +32,15 @@ def tried(method, number, seed, score, **options):
     return run
 
 
+def read(train, dev, held_out, number=1, **options):
+    """The record of a try of kd on these examples; each letter stands for other ones."""
+    data = {
+        name: {"examples": 50, "sha256": of * 64}
+        for name, of in (("train", train), ("validation", dev), ("held_out", held_out))
+    }
+    return tried("kd", number, 1, 0.1, held_out=0.1, **options) | {"data": data}
+
+
 def swept(root, capsys, *runs):
     """(what reporting/sweep.py printed, its errors, the lines of recipes.txt)."""
     write(root, *runs)
@@ -125,6 +134,12 @@ def test_unequal_and_unfinished_sweeps_say_so_and_nothing_infinite_is_chosen(tmp
         ([tried("kd", 1, 1, 0.1, window=21), tried("kd", 1, 2, 0.1, window=5)], "the seeds of kd-1 differ"),
         ([tried("kd", 1, 1, 0.1, held_out=0.1), tried("kd", 2, 1, 0.1, held_out=0.5)], "held out different shares"),
         ([tried("kd", 1, 1, 0.1), tried("kd", 1, 1, 0.1) | {"task": "rte"}], "holds runs of cola and rte"),
+        ([read("a", "b", "c"), read("a", "b", "d", number=2)], "learned from unlike examples or held unlike ones out"),
+        ([read("a", "b", "c"), read("e", "b", "c", number=2)], "learned from unlike examples or held unlike ones out"),
+        (
+            [read("a", "b", "c"), read("a", "e", "c", number=2)],
+            "holds tries of unlike dev sets: sweep into an empty folder",
+        ),
         ([tried("kd", 1, 1, None), tried("ckd", 1, 1, None)], "no try has a finite score"),
         ([tried("kd", 1, 1, 0.1, terms=["kd"])], "no terms that it was distilled with"),
         ([tried("kd", 1, 1, 0.1, learning_rate=None)], "options.learning_rate is None"),
@@ -247,6 +262,14 @@ def test_a_try_that_fails_does_not_end_the_sweep(tmp_path):
         commands = [line for line in (tmp_path / "log").read_text().splitlines() if line.split()[0] != "-"]
         assert (done.returncode, len(commands)) == (status, count)
         assert ("left out of the choice: kd-2" in done.stderr) == (code == "1")
+
+
+def test_tries_that_differ_in_what_the_table_does_not_say_are_told_apart(tmp_path, capsys):
+    """In a sweep that was half done by an earlier version of this code only some records say what was read."""
+    runs = [read("a", "b", "c", number=n, learning_rate=n * 1e-4, num_train_epochs=3.0 + (n == 2)) for n in (1, 2, 3)]
+    runs[2]["data"] = None
+    out, _, recipes = swept(tmp_path, capsys, *runs)
+    assert "Unlike on cola: --num_train_epochs 4 (kd-2), 3 (kd-1, kd-3)\n" in out and len(recipes) == 1
 
 
 def test_options_of_distilling_that_a_try_was_given_are_part_of_its_recipe(tmp_path, capsys):
