@@ -297,7 +297,7 @@ def _label_words(rows, path, column, skipped):
                     f"{line_name(line)}, which would make two classes of one: write it the same way "
                     "everywhere"
                 )
-    return sorted(word for word, _ in first.values())
+    return in_order(sorted(word for word, _ in first.values()))
 
 
 def kind_of(args):
@@ -480,9 +480,12 @@ def fewer_examples(splits, args):
     return {split: rows if split.startswith("test") else drawn(rows, limits[split]) for split, rows in splits.items()}
 
 
+TEXTS = ("text_a", "text_b", "words", "question", "context", "sentences")  # columns that hold what a model reads
+
+
 def _same_texts(one, other):
     """Return whether two Datasets hold the same texts, each as often, whatever their order, labels and files."""
-    names = [name for name in ("text_a", "text_b", "words", "question", "context") if name in one.column_names]
+    names = [name for name in TEXTS if name in one.column_names]
     if not names or len(one) != len(other) or not {*names} <= {*other.column_names}:
         return False
     one, other = (Counter(zip(*(map(str, rows[name][:]) for name in names), strict=True)) for rows in (one, other))

@@ -326,7 +326,7 @@ def test_a_dev_set_that_is_the_training_set_is_named(train, dev, same, capsys, m
 
 
 @pytest.mark.parametrize(
-    "way", ["path", "link", "copy", "line ends", "csv and Parquet", "shuffled", "train.tsv", "qa", "words"]
+    "way", ["path", "link", "copy", "line ends", "csv and Parquet", "shuffled", "train.tsv", "qa", "words", "summary"]
 )
 def test_a_dev_file_with_the_texts_of_the_training_file_is_named(way, world, tmp_path, capsys):
     lines = [f"text {i},{i % 2}" for i in range(9)]
@@ -359,6 +359,11 @@ def test_a_dev_file_with_the_texts_of_the_training_file_is_named(way, world, tmp
         write(tmp_path, {"train.conll": "a B-X\nb O\n\nc O\n", "dev.conll": "\n\na\tB-X\nb\tI-X\n\nc\tO\n"})
         options = ("--train_file", tmp_path / "train.conll", "--validation_file", tmp_path / "dev.conll")
         kind = ("--kind", "token")
+    elif way == "summary":
+        lines = [json.dumps({"sentences": [f"a {i}", "b"], "summary": "a"}) + "\n" for i in range(4)]
+        write(tmp_path, {"train.jsonl": "".join(lines), "dev.jsonl": "".join(lines[::-1])})
+        options = ("--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "dev.jsonl")
+        kind = ("--kind", "summary")
     args = parse(task, *options, *kind, "--max_train_samples", "2", "--max_eval_samples", "1")
     kinds.chosen(args).read(args, readers.Skipped())
     name = "validation_mismatched" if task == "mnli" else "validation"

@@ -119,6 +119,13 @@ def test_labels_that_are_all_numbers_are_in_the_order_of_numbers(tmp_path, given
     assert [tag[2:] for tag in task.labels if tag[0] == "B"] == list(order)
 
 
+def test_the_labels_of_any_file_are_in_order():
+    """Also where a model's names are matched with them, as in evaluation."""
+    for given, order in (("12 1 10 2", "1 2 10 12"), ("b 10 9", "10 9 b")):
+        table = enumerate([{"label": word} for word in given.split()], 2)
+        assert data._label_words(table, "x.csv", "label", readers.Skipped()) == order.split()
+
+
 def test_labels_that_are_the_same_number_are_refused(tmp_path):
     for first, second in (("1", "01"), ("0.10", ".1"), ("-0", "0"), ("1", "\uff11"), ("100", "1e2")):
         with pytest.raises(ValueError, match=f"row 3: the label {second!r} is written {first!r} in row 1"):
