@@ -32,7 +32,7 @@ def _explain(what, name, error):
     if Path(name).is_dir():
         return ValueError(f"{what} {str(name)!r} could not be loaded: {hub.said(error)}")
     return ValueError(
-        f"{what} {str(name)!r} is no local folder and could not be had from the Hugging Face hub: "
+        f"{what} {str(name)!r} is no local folder and could not be had from the Hugging Face hub "
         f"{hub.explained(str(name), error, 'model', 'download it and pass its folder')}"
     )
 

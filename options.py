@@ -544,8 +544,10 @@ def trim_parser():
         nargs="+",
         required=True,
         metavar="TEXT",
-        help="text in all languages that are needed: files, folders, globs, or hub ids as owner/name:config",
+        help="text in all languages that are needed: what distill_pretrain.py takes, files, folders, globs, or hub ids "
+        "as owner/name:config",
     )
+    add("--text_column", default="text", help="column with the text where the corpus is a table, a document a row")
     add("--output_dir", type=named_folder, required=True, help="new folder for model and tokenizer")
     add(
         "--held_out",

@@ -24,7 +24,6 @@ import models
 from encoders import families, vocabulary
 from engine import card, checkpoints, command_line, cost
 from tasks import plain_text
-from tasks.readers import read_lines
 
 LINES, CHARACTERS = 1000, 10**6  # of a batch of text at most; one line may be longer
 UNKNOWN = 0.5  # share of unknown words from which on a text is taken for one of a language that the model lacks
@@ -32,17 +31,16 @@ UNKNOWN = 0.5  # share of unknown words from which on a text is taken for one of
 # --- the text ------------------------------------------------------------------------------------------------------
 
 
-def source_of(name):
-    """Where a text is to be read from, for `batches`: files, or rows of the hub; ValueError for a name of neither."""
-    return plain_text.find_files(name) or plain_text.load_texts(name, streaming=True)
+def source_of(name, column):
+    """Rows of a text, to be read again and again; ValueError for a name of nothing. column: of a table, the text."""
+    return plain_text.load_texts(name, streaming=True, column=column)
 
 
 def batches(source):
-    """The lines of a text in lists, as it is read."""
-    files = (text for file in source for _, text in read_lines(file)) if isinstance(source, list) else None
+    """The texts of rows in lists, as they are read."""
     batch, size = [], 0
-    for text in files or (row["text"] for row in source):
-        if text.strip():
+    for text in (row["text"] for row in source):
+        if text and text.strip():
             batch.append(text)
             size += len(text)
         if len(batch) == LINES or size >= CHARACTERS:
@@ -208,8 +206,8 @@ def main(argv=None):
     args, begun = build_parser().parse_args(argv), time.perf_counter()
     check_args(args)
     command_line.quiet()
-    sources = {name: source_of(name) for name in args.corpus}
-    held_out = {name: source_of(name) for name in args.held_out}
+    sources = {name: source_of(name, args.text_column) for name in args.corpus}
+    held_out = {name: source_of(name, args.text_column) for name in args.held_out}
     model, missing, tokenizer, spec = load(args.model)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()

@@ -128,7 +128,9 @@ def check_models(args):
                 f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the option out"
             )
     if not args.teacher and not args.student:
-        raise ValueError("--student is missing: pass a hub id or folder, such as bert-base-multilingual-cased")
+        raise ValueError(
+            "--student is missing: pass a hub id or folder, such as google-bert/bert-base-multilingual-cased"
+        )
     if not args.student and not shape:
         raise ValueError("pass --student (hub id or folder), or --student_layers to cut a student from the teacher")
     if args.student_init and not shape:

@@ -30,7 +30,7 @@ def load_hub(hub, otherwise=OTHERWISE, **options):
         return datasets.load_dataset(name, data_dir=_converted(name, config), revision=PARQUET, **options)
     except Exception as error:  # the hub, the network and the parser each raise their own
         raise ValueError(
-            f"data set {name!r} could not be had from the Hugging Face hub: "
+            f"data set {name!r} could not be had from the Hugging Face hub "
             f"{explained(name, error, 'dataset', otherwise)}"
         ) from error
 
@@ -52,7 +52,7 @@ def _converted(name, config):
 
 
 def explained(name, error, kind, otherwise):
-    """What the error of a model or data set that could not be had says, and what to do; one line.
+    """What the error of a model or data set that could not be had says, in brackets, and what to do; one line.
 
     name: its id. kind: "model" or "dataset". otherwise: what to do where there is no network.
     """
@@ -86,7 +86,7 @@ def explained(name, error, kind, otherwise):
         advice = f"if a file is damaged, delete {' and '.join(folders)}, then run the same command again"
     else:
         advice = f"choose another one, or {otherwise}"
-    return f"{text}; {advice}"
+    return f"({text}): {advice}"
 
 
 FOLDER_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)

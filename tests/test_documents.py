@@ -12,12 +12,13 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from datasets import Dataset, Features, IterableDataset, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from engine import run_folder
+from engine import command_line, run_folder
 from tasks import documents, plain_text
 
 TEXTS = [
@@ -266,3 +267,27 @@ def test_a_stream_that_breaks_off_names_the_corpus_and_says_how_to_go_on(world):
         "--corpus 'owner/news': the text cannot be read on: peer closed connection; once it "
         "can, the same command goes on from its last checkpoint"
     )
+
+
+class Broken(torch.utils.data.Dataset):
+    """Rows that cannot be read."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, i):
+        try:
+            raise OSError("peer closed connection")
+        except OSError as error:
+            raise self.error("--corpus 'owner/news': broke off\nthe same command goes on") from error
+
+
+@pytest.mark.parametrize("error, status", [(run_folder.TrainingError, 1), (ValueError, 2)])
+def test_an_error_in_a_worker_is_told_without_its_traceback(capsys, error, status):
+    Broken.error = error
+    loader = torch.utils.data.DataLoader(Broken(), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(SystemExit) as stop:
+        command_line.run_script(lambda: list(loader))
+    said = capsys.readouterr().err
+    assert stop.value.code == status
+    assert said.partition(": error: ")[2] == "--corpus 'owner/news': broke off the same command goes on\n"

@@ -63,14 +63,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 SCRIPT = """
-import json, sys
-import data, models
+import json, os, sys
+import models
 from engine import command_line
 from tasks import hub
 command_line.quiet()
 calls = {"model": lambda name: models.load_model(name, models.AutoModelForMaskedLM, "--teacher"),
          "dataset": lambda name: hub.load_hub((name, None))}
-for kind, name in json.loads(sys.argv[1]):
+for kind, name, token in json.loads(sys.argv[1]):
+    os.environ["HF_TOKEN"] = token
     try:
         calls[kind](name)
         print(json.dumps("loaded"))
@@ -81,18 +82,16 @@ for kind, name in json.loads(sys.argv[1]):
 
 @pytest.fixture
 def told(tmp_path):
-    """told(cases, **environment): what loading each (kind, name) says, and what the server was asked."""
-    (tmp_path / "tiny").mkdir()
+    """told(cases): what loading each (kind, name, token) says, and what the server was asked; it serves tmp_path."""
 
-    def tell(cases, **environment):
+    def tell(cases):
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            server.folder, server.asked = tmp_path / "tiny", []
+            server.folder, server.asked = tmp_path, []
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | environment
+            env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
             env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}
-            done = subprocess.run(
-                [sys.executable, "-c", SCRIPT, json.dumps(cases)], env=env, capture_output=True, text=True
-            )
+            command = [sys.executable, "-c", SCRIPT, json.dumps(cases)]
+            done = subprocess.run(command, env=env, capture_output=True, text=True)
             server.shutdown()
         assert not done.returncode, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()], server.asked
@@ -102,31 +101,30 @@ def told(tmp_path):
 
 def test_each_fault_has_its_own_advice_and_weights_as_bin_only_are_read_as_they_are(told, tmp_path):
     config = BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8)
-    config.save_pretrained(tmp_path / "tiny")
-    torch.save(BertForMaskedLM(config).state_dict(), tmp_path / "tiny" / "pytorch_model.bin")
-    cases = [
-        ("model", "gated/bert"),
-        ("dataset", "gated/news"),
-        ("model", "nobody/bert"),
-        ("dataset", "nobody/news"),
-        ("model", "a/b.."),
-        ("model", "empty/bert"),
-        ("model", "tiny/bert"),
-    ]
-    texts, asked = told(cases)
+    config.save_pretrained(tmp_path)
+    torch.save(BertForMaskedLM(config).state_dict(), tmp_path / "pytorch_model.bin")
+    faults = {
+        "gated": [("model", "gated/bert", ""), ("dataset", "gated/news", "")],
+        "absent": [("model", "nobody/bert", ""), ("dataset", "nobody/news", ""), ("model", "a/b..", "")],
+        "token": [("model", "tiny/bert", "bad"), ("dataset", "tiny/news", "bad")],
+        "incomplete": [("model", "empty/bert", "")],
+        "none": [("model", "tiny/bert", "")],
+    }
+    texts, asked = told([case for cases in faults.values() for case in cases])
     assert all("\n" not in text and "check the network" not in text for text in texts)
-    for text, page in zip(texts[:2], ("gated/bert", "datasets/gated/news"), strict=True):
-        assert "gated" in text.split(";")[0]
-        assert f"; ask for access at https://huggingface.co/{page}, then set HF_TOKEN" in text
-    assert all("; check its name, owner/name; for a private one set HF_TOKEN" in text for text in texts[2:5])
-    assert "config.json" in texts[5] and "HF_TOKEN" not in texts[5]
-    assert texts[6] == "loaded" and any("pytorch_model.bin" in path for path in asked)
+    texts = iter(texts)
+    texts = {fault: [next(texts).split("): ") for _ in cases] for fault, cases in faults.items()}
+    for (said, advice), page in zip(texts["gated"], ("gated/bert", "datasets/gated/news"), strict=True):
+        assert "gated" in said and advice.startswith(
+            f"ask for access at https://huggingface.co/{page}, then set HF_TOK"
+        )
+    for said, advice in texts["absent"]:
+        assert said.count("(") and advice.startswith("check its name, owner/name; for a private one set HF_TOKEN")
+    for said, advice in texts["token"]:
+        assert "401" in said and advice.startswith("the token in HF_TOKEN, or that of `hf auth login`, is not accepted")
+    assert "config.json" in texts["incomplete"][0][0] and "HF_TOKEN" not in texts["incomplete"][0][1]
+    assert texts["none"] == [["loaded"]] and any("pytorch_model.bin" in path for path in asked)
     assert not any("discussions" in path or "refs/pr" in path for path in asked)  # where converted copies are
-
-
-def test_a_token_that_is_not_accepted_is_said_to_be_the_fault(told):
-    for text in told([("model", "tiny/bert"), ("dataset", "tiny/news")], HF_TOKEN="bad")[0]:
-        assert "401" in text and "HF_TOKEN" in text.split(";")[1] and "is not accepted" in text
 
 
 # --- errors of which no server is needed ------------------------------------------------------------------------------
@@ -183,9 +181,9 @@ def test_the_errors_own_text_and_advice_that_fits(monkeypatch, tmp_path, error, 
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(ValueError, match="data set 'owner/news' could not be had from the Hugging Face hub: ") as found:
+    with pytest.raises(ValueError, match="data set 'owner/news' could not be had from the Hugging Face hub ") as found:
         hub.load_hub(("owner/news", None), "take files")
-    said, _, told = str(found.value).partition("; ")
+    said, _, told = str(found.value).partition("): ")
     assert text in said and told.startswith(advice.format(**folders)[:20]) and advice.format(**folders) in told
     assert "\n" not in str(found.value) and "manual" not in said
 
@@ -193,7 +191,7 @@ def test_the_errors_own_text_and_advice_that_fits(monkeypatch, tmp_path, error, 
 def test_offline_the_variable_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     error = ConnectionError("Couldn't reach 'owner/news' on the Hub (OfflineModeIsEnabled)")
-    assert "; HF_HUB_OFFLINE=1 allows only what is in the cache already: unset it, or" in hub.explained(
+    assert "): HF_HUB_OFFLINE=1 allows only what is in the cache already: unset it, or" in hub.explained(
         "owner/news", error, "dataset", "take files"
     )
 
@@ -246,9 +244,9 @@ def test_a_loading_script_is_read_as_the_hub_has_converted_it(scripted, folders,
         (
             ["a", "b"],
             None,
-            "its configurations are a, b, and None is none of them; name one as owner/old:configuration",
+            "its configurations are a, b, and None is none of them): name one as owner/old:configuration",
         ),
-        (["a"], "c", "its configurations are a, and c is none of them; name one as"),
+        (["a"], "c", "its configurations are a, and c is none of them): name one as"),
         (
             None,
             None,
