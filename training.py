@@ -222,9 +222,8 @@ def check_weights(model, step, folder):
     if torch.nn.utils.get_total_norm(parameters.values(), math.inf).isfinite():
         return
     bad = next(name for name, value in parameters.items() if not value.isfinite().all())
-    raise Diverged(
-        f"non-finite weights: {bad.removeprefix('module.')} after step {step}", folder, "lower --learning_rate"
-    )
+    bad = bad.removeprefix("module.")
+    raise Diverged(f"non-finite weights: {bad} after step {step}", "lower --learning_rate", folder)
 
 
 def save_model(args, accelerator, recipe, model, entry, below=""):

@@ -65,7 +65,7 @@ def run_script(main):
         status = 1
         message = (
             f"{silent} did not answer within --timeout_minutes, stopped or dead: end what is left of this run, "
-            "then run the same command again; its last checkpoint is intact"
+            "then run the same command again; what it had saved is intact"
         )
     if message:
         process = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""

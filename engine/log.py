@@ -124,8 +124,8 @@ class Log:
                 bad = [name for name in bad if name != "total"] or bad
                 raise Diverged(
                     f"non-finite loss: {bad[0]} at step {step} (examples {', '.join(map(str, indices[:64]))})",
-                    self.folder,
                     "lower --learning_rate or look at these examples",
+                    self.folder,
                 )
         rows = [dict(zip(self.names, row, strict=True)) for row in stacked.tolist()]
         self.rows += zip(rows, self.weights, strict=True)
@@ -176,8 +176,8 @@ class Log:
             raise Diverged(
                 f"fp16: the last {self.in_a_row} steps were all skipped, as their gradients overflowed "
                 f"({self.skipped} of {step} in all)",
-                self.folder,
                 "take --mixed_precision bf16 or no, or lower the weights of --terms",
+                self.folder,
             )
 
     def scalars(self, points, step):

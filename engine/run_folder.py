@@ -48,11 +48,13 @@ class TrainingError(RuntimeError):
 class Diverged(TrainingError):
     """The run cannot go on, and the same command would end in the same way."""
 
-    def __init__(self, what, folder, remedy):
-        """what: happened, in a run in this folder; remedy: what to change."""
-        saved = any(Path(folder).glob("checkpoints/step-*"))
-        left = "the last checkpoint is intact" if saved else "there was no checkpoint yet"
-        super().__init__(f"{what}; {left}: {remedy}")
+    def __init__(self, what, remedy, folder=None):
+        """what: happened; remedy: what to change; folder: of the run, to say what is left of it."""
+        left = ""
+        if folder:
+            saved = any(Path(folder).glob("checkpoints/step-*"))
+            left = "; the last checkpoint is intact" if saved else "; there was no checkpoint yet"
+        super().__init__(f"{what}{left}: {remedy}")
 
 
 @contextlib.contextmanager

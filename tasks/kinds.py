@@ -599,9 +599,10 @@ def predict(kind, model, dataset, tokenizer, args, accelerator):
     if accelerator.num_processes > 1:  # whole batches: a row alone would be sent with all of its batch
         found, odd = gather_object(found), gather_object(odd)
     if odd:
-        raise run_folder.TrainingError(
-            f"the model's outputs are not finite (example {min(odd)} of {len(dataset)} that it "
-            "was asked for): its weights diverged; lower --learning_rate"
+        raise run_folder.Diverged(
+            f"the model's outputs are not finite (example {min(odd)} of {len(dataset)} that it was asked for), as its "
+            "weights diverged",
+            "lower --learning_rate",
         )
     order = torch.tensor([i for indices, _ in found for i in indices]).argsort()
     return torch.cat([logits for _, logits in found])[order]

@@ -209,6 +209,21 @@ def test_a_run_that_diverges_says_what_is_left_and_that_it_would_do_so_again(
     assert "give its command again" not in line
 
 
+def test_a_model_whose_outputs_are_not_finite_is_a_run_that_failed(finetune, world, tmp_path, monkeypatch):
+    step = training.training_step
+
+    def one(args, accelerator, recipe, model, *rest):
+        values = step(args, accelerator, recipe, model, *rest)
+        model.classifier.weight.data.fill_(3e38)  # a finite number
+        return values
+
+    monkeypatch.setattr(training, "training_step", one)
+    with pytest.raises(training.TrainingError, match=r"outputs are not finite .* diverged: lower --learning_rate"):
+        finetune("--student", world / "bert", "--max_steps", 1, "--output_dir", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "failed" and record["error"].startswith("the model's outputs are not finite")
+
+
 class Opens:
     """Unpickled, it makes a file."""
 
