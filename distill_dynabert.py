@@ -28,7 +28,7 @@ import models
 import training
 from encoders import families, layer_maps, model_outputs, students
 from engine import checkpoints, command_line, cost, run_folder, teacher_cache
-from methods import dynabert, recipes, term_weights
+from methods import dynabert, recipes
 from tasks import batching, kinds
 
 
@@ -89,7 +89,7 @@ def rewire(args, kind, splits, student, tokenizer, accelerator):
     dynabert.rewire(student, found)
 
 
-def make_loss(args, kind, teacher, sizes):
+def make_loss(args, objective, kind, teacher, sizes):
     """The function (student, batch) -> (weighted sum, {term: unweighted value}) for the sub-network batch["part"].
 
     The teacher's pass is made once a batch, for all of them. Values of a term are summed over sub-networks; the
@@ -110,14 +110,14 @@ def make_loss(args, kind, teacher, sizes):
         dynabert.resize(student, batch["part"])
         return pairs[batch["part"]]
 
-    whole, weights = distill_finetune.make_loss(args, kind, teacher, teach, resized)
+    whole = distill_finetune.make_loss(objective, kind, teacher, teach, resized)
 
     def loss(student, batch):
         """A pass of one sub-network; weighted sum and terms."""
         total, values = whole(student, batch)
         return total, {**values, str(batch["part"]): total.detach()}
 
-    return loss, weights
+    return loss
 
 
 def aligned(args, layers, teacher):
@@ -185,9 +185,9 @@ def main(argv=None):
         return None
     command_line.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))
-    kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
+    objective, kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
     steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
-    term_weights.check(args, training.total_steps(args, steps))
+    objective.check_steps(training.total_steps(args, steps))
     rewired = hasattr(student.config, "dynabert")
     if not rewired and "labels" in splits["train"].column_names and all(x == -1 for x in splits["train"]["labels"]):
         raise ValueError(
@@ -197,7 +197,7 @@ def main(argv=None):
     for size in sizes if teacher else ():
         config = students.student_config(student.config, layers=len(size.layers))
         try:
-            losses.check_terms(args.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
+            losses.check_terms(objective.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
         except ValueError as error:
             raise ValueError(f"the sub-networks of depth {size.depth:g}, {len(size.layers)} layers: {error}") from error
     dynabert.make_dynamic(student).to(accelerator.device)
@@ -208,17 +208,22 @@ def main(argv=None):
         model_outputs.compile_models(student, teacher)
     cache = None
     if args.cache_teacher:  # before the folder is opened: it may be refused for its size
-        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
+        cache = teacher_cache.open_cache(
+            args, objective, teacher, splits["train"], accelerator, kind.token_axis is not None
+        )
     inputs = distill_finetune.describe_inputs(args, accelerator, splits, student, teacher)
-    how = run_folder.open_run_everywhere(args, accelerator, inputs)
+    how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
     if not rewired and not (how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))):
         # A checkpoint would hold it rewired.
         rewire(args, kind, splits, student, tokenizer, accelerator)
     if teacher:  # now that its weights have been described
         model_outputs.cast_linears(teacher, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
-    recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
-    record = distill_finetune.new_record(args, accelerator, "dynabert", kind, recipe, student, teacher, inputs)
+    recipe = make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
+    examples = len(recipe.lengths)
+    record = distill_finetune.new_record(
+        args, accelerator, "dynabert", kind, objective, examples, student, teacher, inputs
+    )
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:
         finish(args, record, sizes, student, teacher, accelerator)
@@ -233,15 +238,15 @@ def main(argv=None):
     return None
 
 
-def make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache):
+def make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache):
     """What the loop needs to know: distill_finetune.py's recipe with every sub-network's loss and scores."""
-    recipe = distill_finetune.make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache)
-    loss, weights = make_loss(args, kind, teacher, sizes)
-    figures = distill_finetune.make_figures(args, splits, teacher, tokenizer, accelerator)
-    evaluate = make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures)
-    return dataclasses.replace(
-        recipe, loss=loss, evaluate=evaluate, parts=sizes, weights=dict.fromkeys(losses.TERMS, 0.0) | weights
+    recipe = distill_finetune.make_recipe(
+        args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache
     )
+    figures = distill_finetune.make_figures(objective.layer_pairs, splits, teacher, tokenizer, accelerator)
+    evaluate = make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures)
+    loss = make_loss(args, objective, kind, teacher, sizes)
+    return dataclasses.replace(recipe, loss=loss, evaluate=evaluate, parts=sizes)
 
 
 # --- export ------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from tasks import batching, kinds, readers
 
 
 def load_everything(args):
-    """(kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError before anything is trained."""
+    """(objective, kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError."""
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = kinds.chosen(args).read(args, skipped)
     kind = kinds.chosen(args)(task)
@@ -52,10 +52,10 @@ def load_everything(args):
         read = splits | ({"held_out": held_out["validation"]} if held_out else {})
         kind.described = run_folder.describe_data(read, task.labels)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
-    args.layer_pairs = layer_maps.layer_maps(args, *sizes) if teacher else []
+    objective = term_weights.objective_of(args, layer_maps.layer_maps(args, *sizes) if teacher else ())
     if teacher:
-        losses.check_terms(args.terms, args.layer_pairs, student.config, teacher.config)
-        model_outputs.add_term_outputs(args, student, teacher)
+        losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher.config)
+        model_outputs.add_term_outputs(objective, student, teacher, args.seed)
     for model in filter(None, (student, teacher)):
         if args.max_seq_length > model_outputs.max_tokens(model.config):
             raise ValueError(
@@ -70,7 +70,7 @@ def load_everything(args):
         command_line.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     command_line.say(said)
     command_line.say(held_out and taught_more(args))
-    return kind, splits, student, teacher, tokenizer
+    return objective, kind, splits, student, teacher, tokenizer
 
 
 def hold_out(args, splits):
@@ -122,17 +122,17 @@ def taught(teacher, batch, need_hidden):
     return out
 
 
-def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, pairs: pairs):
-    """The function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises.
+def make_loss(objective, kind, teacher, teach=taught, before=lambda student, batch, pairs: pairs):
+    """Return the function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises.
 
     before(student, batch, aligned pairs): is called before each pass of the student, returns the pairs to be compared.
     """
 
     def loss(student, batch):
         """One forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""
-        now = term_weights.args_at(args, batch.get("progress", 0.0))
+        now = objective.at(batch.get("progress", 0.0))
         inner = getattr(student, "module", student)
-        pairs = before(inner, batch, args.layer_pairs)
+        pairs = before(inner, batch, objective.layer_pairs)
         need_hidden = bool(losses.teacher_layers(now.terms, pairs))
         s_out = student(**model_outputs.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teach(teacher, batch, need_hidden) if now.terms else None
@@ -150,10 +150,10 @@ def make_loss(args, kind, teacher, teach=taught, before=lambda student, batch, p
         total, values = losses.objective(view, t_view, batch, now, hard_loss)
         return total, {name: value.detach() for name, value in values.items()}
 
-    return loss, term_weights.weights_of(args)
+    return loss
 
 
-def make_figures(args, splits, teacher, tokenizer, accelerator):
+def make_figures(layer_pairs, splits, teacher, tokenizer, accelerator):
     """The function model -> {name: figure} of its relations beside the teacher's in one sentence of the dev set."""
     first = next(split for name, split in splits.items() if name.startswith("validation"))[0]
     tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
@@ -161,17 +161,19 @@ def make_figures(args, splits, teacher, tokenizer, accelerator):
 
     def figures(model):
         """See above; none without a teacher, and in the main process only."""
-        if not (teacher and args.layer_pairs and accelerator.is_main_process):
+        if not (teacher and layer_pairs and accelerator.is_main_process):
             return {}
         with accelerator.autocast():
-            return model_outputs.relation_figures(model, teacher, args.layer_pairs, sentence, tokens)
+            return model_outputs.relation_figures(model, teacher, layer_pairs, sentence, tokens)
 
     return figures
 
 
-def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
-    """The function model -> (metrics, score, figures) for the dev sets; predictions go to files, {name: text}."""
-    figures = make_figures(args, splits, teacher, tokenizer, accelerator)
+def make_evaluate(args, kind, splits, tokenizer, accelerator, files, figures):
+    """Return the function model -> (metrics, score, figures) for the dev sets.
+
+    files: {name: text} that predictions are put into. figures: from a model to them.
+    """
 
     def evaluate(model):
         model = accelerator.unwrap_model(model)
@@ -185,13 +187,13 @@ def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
     return evaluate
 
 
-def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
+def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
     """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
     train, rows = batching.Arrays(splits["train"], batching.TRAINING), kind.rows.get("train", 1)
     lengths = train.lengths()
     lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
-    loss, weights = make_loss(args, kind, teacher)
     files = {}
+    figures = make_figures(objective.layer_pairs, splits, teacher, tokenizer, accelerator)
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def collate(indices, epoch):
@@ -212,14 +214,12 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
         lengths=lengths,
         plan=lambda size, epoch: batching.grouped_batches(lengths, size, args.seed, epoch),
         collate=collate,
-        loss=loss,
-        evaluate=make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files),
+        loss=make_loss(objective, kind, teacher),
+        evaluate=make_evaluate(args, kind, splits, tokenizer, accelerator, files, figures),
         save=save,
-        weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
-        weights_at=(lambda progress: term_weights.weights_of(term_weights.args_at(args, progress)))
-        if args.stages
-        else None,
-        scored=lambda progress: kind.headless or term_weights.head_trained(args, progress),
+        weights=dict.fromkeys(losses.TERMS, 0.0) | objective.weights,
+        weights_at=(lambda progress: objective.at(progress).weights) if objective.stages else None,
+        scored=lambda progress: kind.headless or objective.head_trained(progress),
     )
 
 
@@ -247,19 +247,19 @@ def describe_inputs(args, accelerator, splits, student, teacher):
     return run_folder.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
 
 
-def new_record(args, accelerator, stage, kind, recipe, student, teacher, inputs):
+def new_record(args, accelerator, stage, kind, objective, examples, student, teacher, inputs):
     """What run.json says of a run of this stage on a task before it has results."""
     return run_folder.new_record(
         args,
         accelerator,
         stage,
         args.dataset_name or args.task,
-        train_examples=len(recipe.lengths),
+        train_examples=examples,
         metric=kind.task.metrics[0],
         headline=kind.task.metrics,
         inputs=inputs,
         data=kind.described,
-        layer_map=args.layer_pairs,
+        layer_map=objective.layer_pairs,
         **{"bounds": dict(kind.bounds)} if kind.bounds else {},
         model=cost.describe(student, args.max_seq_length),
         teacher=teacher and cost.describe(teacher, args.max_seq_length) | {"path": args.teacher},
@@ -289,11 +289,11 @@ def main(argv=None):
     if not complete:
         command_line.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))  # a head may wait for its stage
-    kind, splits, student, teacher, tokenizer = load_everything(args)
+    objective, kind, splits, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     if not complete:
         size = batching.step_size(args, accelerator)
-        term_weights.check(args, training.total_steps(args, math.ceil(len(splits["train"]) / size)))
+        objective.check_steps(training.total_steps(args, math.ceil(len(splits["train"]) / size)))
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
@@ -301,16 +301,19 @@ def main(argv=None):
         model_outputs.compile_models(student, teacher)
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
-        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
+        cache = teacher_cache.open_cache(
+            args, objective, teacher, splits["train"], accelerator, kind.token_axis is not None
+        )
     inputs = None
     if not complete and args.task != "ax":
         inputs = describe_inputs(args, accelerator, splits, student, teacher)
-    how = "complete" if args.task == "ax" else run_folder.open_run_everywhere(args, accelerator, inputs)
+    how, _lock = ("complete", None) if args.task == "ax" else run_folder.open_run_everywhere(args, accelerator, inputs)
     if how != "complete":
         if teacher:  # now that its weights have been described
             model_outputs.cast_linears(teacher, accelerator)
-        recipe = make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, cache)
-        record = new_record(args, accelerator, "finetune", kind, recipe, student, teacher, inputs)
+        recipe = make_recipe(args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache)
+        examples = len(recipe.lengths)
+        record = new_record(args, accelerator, "finetune", kind, objective, examples, student, teacher, inputs)
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:
             finish(args, record, student, teacher, accelerator)

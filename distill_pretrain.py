@@ -35,7 +35,7 @@ EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
 
 
 def load_everything(args):
-    """(training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError.
+    """(objective, training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError.
 
     Blocks are Datasets; those of --streaming are what `open_streams` returns.
     """
@@ -46,8 +46,8 @@ def load_everything(args):
         fine_tune_command="leave out logits (--terms ckd logits=0), or python distill_pretrain.py --student ...",
     )
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
-    args.layer_pairs = layer_maps.layer_maps(args, *sizes) if teacher else []
-    losses.check_terms(args.terms, args.layer_pairs, student.config, teacher and teacher.config)
+    objective = term_weights.objective_of(args, layer_maps.layer_maps(args, *sizes) if teacher else ())
+    losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher and teacher.config)
     for model in filter(None, (student, teacher)):
         if args.seq_length > model_outputs.max_tokens(model.config):
             raise ValueError(
@@ -93,7 +93,7 @@ def load_everything(args):
         )
     if not args.streaming:
         blocks = data.drawn(blocks, args.max_train_samples)
-    return blocks, held_out, student, teacher, tokenizer
+    return objective, blocks, held_out, student, teacher, tokenizer
 
 
 def open_streams(args, tokenizer):
@@ -101,7 +101,7 @@ def open_streams(args, tokenizer):
 
     Raises ValueError if a share does not fill one block.
     """
-    state, workers = PartialState(), max(1, args.num_workers)
+    state, workers = PartialState(), max(1, batching.workers(args))
     texts = plain_text.load_texts(args.corpus, streaming=True, column=args.text_column)
     cut = plain_text.cutter(tokenizer, args.seq_length)
 
@@ -119,7 +119,7 @@ def make_stream_reader(args, open_stream, positions):
 
     positions: {worker: position} from a checkpoint, looked at when the first block is wanted.
     """
-    streams, workers = {}, max(1, args.num_workers)
+    streams, workers = {}, max(1, batching.workers(args))
     size = args.per_device_train_batch_size * PartialState().num_processes
 
     def read(indices):
@@ -183,16 +183,16 @@ def measured(args, model):
     return model.model.base_model if headless(args) else model.model
 
 
-def make_losses(args, teacher):
-    """The function (student, batch) -> (weighted sum, {term: unweighted scalar}, outputs of both), and the weights.
+def make_losses(objective, teacher):
+    """Return the function (student, batch) -> (weighted sum, {term: unweighted scalar}, outputs of both).
 
     The loss on the masked words is named hard. across_processes: as in `relations.masked_mean`.
     """
-    s_layers, t_layers = args.layer_pairs.sides() if teacher else ((), ())
+    s_layers, t_layers = objective.layer_pairs.sides() if teacher else ((), ())
 
     def terms(student, batch, across_processes=False):
         """Weighted sum and terms of one batch, in evaluation of all terms, and the outputs of student and teacher."""
-        now = term_weights.args_at(args, batch["progress"]) if "progress" in batch else args
+        now = objective.at(batch["progress"]) if "progress" in batch else objective
         s_out = outputs(student, getattr(student, "module", student), batch)
         mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
         with torch.no_grad():
@@ -204,15 +204,15 @@ def make_losses(args, teacher):
             """The loss on the masked words."""
             labels = batch["labels"][: len(s_out["head"].inputs)]
             return mlm_head.head_cross_entropy(
-                s_out["head"], labels, across_processes=across_processes, compiled=args.compile
+                s_out["head"], labels, across_processes=across_processes, compiled=objective.compile
             )
 
         return *losses.objective(view, t_view, batch, now, hard_loss), s_out, t_out
 
-    return terms, term_weights.weights_of(args)
+    return terms
 
 
-def make_figures(args, teacher, held_out, tokenizer, accelerator):
+def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
     """The function model -> {name: figure} of its relations beside the teacher's in the first held-out block."""
     ids = held_out[0]["input_ids"][:24]
     tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
@@ -220,10 +220,10 @@ def make_figures(args, teacher, held_out, tokenizer, accelerator):
 
     def figures(model):
         """See above; none without a teacher, and in the main process only."""
-        if not (teacher and args.layer_pairs and accelerator.is_main_process):
+        if not (teacher and layer_pairs and accelerator.is_main_process):
             return {}
         with accelerator.autocast():
-            return model_outputs.relation_figures(model, teacher, args.layer_pairs, block, tokens)
+            return model_outputs.relation_figures(model, teacher, layer_pairs, block, tokens)
 
     return figures
 
@@ -268,9 +268,9 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator,
     return evaluate
 
 
-def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator):
+def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, accelerator):
     """What the loop needs to know of this corpus and objective."""
-    terms, weights = make_losses(args, teacher)
+    terms, weights = make_losses(objective, teacher), objective.weights
     vocab_size = student.model.config.vocab_size
     count = 0 if args.streaming else len(blocks)
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
@@ -292,21 +292,19 @@ def make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(args, entry, base), encoding="utf-8")
 
-    positions = {str(worker): None for worker in range(max(1, args.num_workers))} if args.streaming else {}
+    positions = {str(worker): None for worker in range(max(1, batching.workers(args)))} if args.streaming else {}
     rows, held_rows = None if args.streaming else plain_text.Rows(blocks), plain_text.Rows(held_out)
     read = make_stream_reader(args, blocks, positions) if args.streaming else lambda indices: (rows[indices], None)
-    figures = make_figures(args, teacher, held_out, tokenizer, accelerator)
+    figures = make_figures(objective.layer_pairs, teacher, held_out, tokenizer, accelerator)
     check = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
     return training.Recipe(
         lengths=batching.Constant(args.seq_length),
         plan=plan,
         loss=loss,
         save=save,
-        weights=dict.fromkeys(losses.TERMS, 0.0) | weights,
-        weights_at=(lambda progress: term_weights.weights_of(term_weights.args_at(args, progress)))
-        if args.stages
-        else None,
-        scored=lambda progress: headless(args) or term_weights.head_trained(args, progress),
+        weights=dict.fromkeys(losses.TERMS, 0.0) | objective.weights,
+        weights_at=(lambda progress: objective.at(progress).weights) if objective.stages else None,
+        scored=lambda progress: headless(args) or objective.head_trained(progress),
         collate=make_collate(args, read, tokenizer, vocab_size),
         positions=positions,
         evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator, figures),
@@ -365,10 +363,10 @@ def main(argv=None):
         return
     # Where relations are alone the language-model head has no gradient.
     accelerator = training.make_accelerator(args, unused_parameters=headless(args) or bool(args.stages))
-    blocks, held_out, student, teacher, tokenizer = load_everything(args)
+    objective, blocks, held_out, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
     per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / batching.step_size(args, accelerator))
-    term_weights.check(args, training.total_steps(args, per_epoch))
+    objective.check_steps(training.total_steps(args, per_epoch))
     inputs = data = None
     if accelerator.is_main_process:
         # Of a hub's stream the id must do.
@@ -386,23 +384,23 @@ def main(argv=None):
             },
             "validation": {"examples": len(held_out), "sha256": inputs["validation_text"]},
         }
-    how = run_folder.open_run_everywhere(args, accelerator, inputs)
+    how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
     student, teacher = model_outputs.MaskedLM(student), teacher and model_outputs.MaskedLM(teacher).eval()
     if teacher:
-        model_outputs.add_term_outputs(args, student, teacher)
+        model_outputs.add_term_outputs(objective, student, teacher, args.seed)
         teacher.to(accelerator.device)
     student.to(accelerator.device)
     if args.compile:
         model_outputs.compile_models(student, teacher)
     if teacher:  # now that its weights have been described
         model_outputs.cast_linears(teacher, accelerator)
-    recipe = make_recipe(args, blocks, held_out, student, teacher, tokenizer, accelerator)
+    recipe = make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, accelerator)
     record = run_folder.new_record(
         args,
         accelerator,
         "pretrain",
         "mlm",
-        layer_map=args.layer_pairs,
+        layer_map=objective.layer_pairs,
         inputs=inputs,
         data=data,
         train_examples=None if args.streaming else len(blocks),

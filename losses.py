@@ -214,7 +214,8 @@ def _sentence_triple_term(student, teacher, batch, args):
     return _between_sentences("wr_triple", student, teacher, args)
 
 
-# name -> (student, teacher, batch, args) -> scalar. student, teacher: ModelView; batch: the collated inputs.
+# name -> (student, teacher, batch, args) -> scalar. student, teacher: ModelView; batch: the collated inputs; args:
+# `term_weights.Objective`.
 TERMS = {
     "logits": _logits_term,
     "wr_pair": _wr_pair_term,
@@ -234,17 +235,16 @@ TERMS = {
 }
 
 
-def objective(student, teacher, batch, args, hard_loss=None):
+def objective(student, teacher, batch, recipe, hard_loss=None):
     """Return what is minimised, the sum of weight x term, and its parts: (scalar, {name: unweighted scalar}).
 
-    student, teacher: ModelViews of one batch; without terms the teacher may be None. args.terms: {name: weight}.
+    student, teacher: ModelViews of one batch; without terms the teacher may be None. recipe: `term_weights.Objective`.
     hard_loss(): the loss on the true labels, called where it has a weight; its name is `term_weights.HARD`.
     """
-    weights = term_weights.weights_of(args)
-    values = {name: TERMS[name](student, teacher, batch, args) for name in args.terms}
-    if hard_loss and term_weights.HARD in weights:
+    values = {name: TERMS[name](student, teacher, batch, recipe) for name in recipe.terms}
+    if hard_loss and recipe.hard_weight:
         values[term_weights.HARD] = hard_loss()
-    return sum(weights[name] * value for name, value in values.items()), values
+    return sum(recipe.weights[name] * value for name, value in values.items()), values
 
 
 def needs_of(name):

@@ -105,9 +105,7 @@ def make_accelerator(args, unused_parameters=False):
         mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, wait], cpu=cpu, log_with=trackers or None
     )
     set_seed(args.seed)
-    if args.num_workers is None:
-        args.num_workers = 2 if accelerator.device.type == "cuda" else 0
-    if args.num_workers:
+    if batching.workers(args):
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the workers' fork
     return accelerator
 

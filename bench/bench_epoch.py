@@ -30,11 +30,11 @@ def direct_terms(student, teacher, mask):
     }
 
 
-def direct_objective(student, teacher, batch, args, hard_loss):
+def direct_objective(student, teacher, batch, recipe, hard_loss):
     """As losses.objective, the relations by the direct formulation."""
-    values = {"logits": losses.TERMS["logits"](student, teacher, batch, args)}
+    values = {"logits": losses.TERMS["logits"](student, teacher, batch, recipe)}
     values |= direct_terms(student.hidden, teacher.hidden, student.mask)
-    return sum(args.terms[name] * value for name, value in values.items()), values
+    return sum(recipe.terms[name] * value for name, value in values.items()), values
 
 
 def pad(batch, length):
@@ -63,10 +63,10 @@ def main():
     distill_finetune.check_args(args)
     command_line.quiet()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=options.device == "cpu")
-    kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
+    objective, kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
     teacher.to(accelerator.device).eval()
     student.to(accelerator.device)
-    everything = args, kind, splits, student, teacher, tokenizer, accelerator
+    everything = args, objective, kind, splits, student, teacher, tokenizer, accelerator
     recipe = distill_finetune.make_recipe(*everything)
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
     plan = batching.grouped_batches(recipe.lengths, args.per_device_train_batch_size, args.seed, 0)
@@ -77,7 +77,7 @@ def main():
         "padded to 128, direct": lambda: take(recipe, args.max_seq_length, direct_objective),
     }
     if args.cache_teacher:
-        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, False)
+        cache = teacher_cache.open_cache(args, objective, teacher, splits["train"], accelerator, False)
         cached = distill_finetune.make_recipe(*everything, cache)
         sides["here, --cache_teacher"] = lambda: take(cached, 0, losses.objective)
     model_outputs.cast_linears(teacher, accelerator)

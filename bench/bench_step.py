@@ -19,6 +19,7 @@ import distill_finetune
 import distill_pretrain
 import training
 from encoders import layer_maps, model_outputs, students
+from methods import term_weights
 from tasks import batching, kinds
 
 SHAPE = {"vocab_size": 119547, "max_position_embeddings": 512}
@@ -66,13 +67,13 @@ def make(stage, terms, options, compiled=False):
     }
     teacher = auto.from_config(BertConfig(**SHAPE, **sizes)).eval().requires_grad_(False)
     student = students.build_student(teacher, auto, {"layers": options.layers // 2})
-    args.layer_pairs = layer_maps.aligned(student, teacher, "uniform")
+    objective = term_weights.objective_of(args, layer_maps.aligned(student, teacher, "uniform"))
     if stage == "fine-tuning":
         teacher.to(accelerator.device)
-        loss, _ = distill_finetune.make_loss(args, kinds.KINDS["classification"](None), teacher)
+        loss = distill_finetune.make_loss(objective, kinds.KINDS["classification"](None), teacher)
     else:
         student, teacher = model_outputs.MaskedLM(student), model_outputs.MaskedLM(teacher).to(accelerator.device)
-        terms_of, _ = distill_pretrain.make_losses(args, teacher)
+        terms_of = distill_pretrain.make_losses(objective, teacher)
 
         def loss(model, batch):
             return terms_of(model, batch)[0], {}

@@ -76,12 +76,13 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
         model.register_forward_hook(extend)
 
 
-def add_term_outputs(args, student, teacher):
-    """Make both models (or their MaskedLM) return what args.terms need besides logits and hidden states."""
+def add_term_outputs(objective, student, teacher, seed):
+    """Make both models (or their MaskedLM) return what the objective's terms need besides logits and hidden states."""
     configs = [(m.model if isinstance(m, MaskedLM) else m).config for m in (student, teacher)]
-    qkv, width = losses.qkv_pairs(args.terms, args.layer_pairs), configs[1].hidden_size
-    projected = {} if configs[0].hidden_size == width else losses.projected_layers(args.terms, args.layer_pairs)
-    add_outputs(student, [s for s, _ in qkv], projected, width, args.seed)
+    terms, pairs, width = objective.terms, objective.layer_pairs, configs[1].hidden_size
+    qkv = losses.qkv_pairs(terms, pairs)
+    projected = {} if configs[0].hidden_size == width else losses.projected_layers(terms, pairs)
+    add_outputs(student, [s for s, _ in qkv], projected, width, seed)
     add_outputs(teacher, [t for _, t in qkv])
 
 

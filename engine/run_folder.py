@@ -164,7 +164,7 @@ def _lock(folder):
 
 def options_of(args):
     """The resolved options as they stand in run.json."""
-    others = ("lock", "layer_pairs", "defaults", "asked", "filled", "unfilled", "check_only")
+    others = ("defaults", "asked", "filled", "unfilled", "check_only")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 
@@ -300,25 +300,29 @@ def named_files(value):
 
 
 def open_run(args, inputs=None):
-    """Make and lock the run folder, a new one if --overwrite was passed; what it holds, as `inspect_run` says."""
+    """Make and lock the run folder, a new one if --overwrite was passed: (what `inspect_run` says of it, the lock).
+
+    Keep the lock: the folder is this run's for as long as it lives.
+    """
     folder = Path(args.output_dir)
     inspect_run(args)
     try:
         if args.overwrite and (folder / "run.json").is_file():
             _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        args.lock = _lock(folder)
+        lock = _lock(folder)
     except OSError as error:
         raise ValueError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another one") from error
-    return inspect_run(args, inputs)
+    return inspect_run(args, inputs), lock
 
 
 def open_run_everywhere(args, accelerator, inputs=None):
-    """`open_run` in the main process, its answer in all of them; the others need not know the inputs."""
-    answer = [open_run(args, inputs) if accelerator.is_main_process else None]
+    """`open_run` in the main process, its answer in all of them; the others need not know the inputs, nor the lock."""
+    answer, lock = open_run(args, inputs) if accelerator.is_main_process else (None, None)
+    answer = [answer]
     if accelerator.num_processes > 1:
         broadcast_object_list(answer)
-    return answer[0]
+    return answer[0], lock
 
 
 # --- what a run was made from --------------------------------------------------------------------------------------

@@ -74,15 +74,15 @@ class TeacherCache:
         return found
 
 
-def open_cache(args, teacher, examples, accelerator, logits_per_token):
+def open_cache(args, objective, teacher, examples, accelerator, logits_per_token):
     """The TeacherCache of these examples (a tokenised Dataset), computed by all processes unless it is on disk.
 
     logits_per_token: whether the task's logits are [B, T, ...], so that they are cut at each example's length.
     Raises ValueError if it would not fit args.cache_limit_gb, if half precision cannot hold what the teacher says, or
     if the files on disk are damaged; OSError if the disk is full.
     """
-    layers = losses.teacher_layers(args.terms, args.layer_pairs)
-    qkv_layers = sorted({t for _, t in losses.qkv_pairs(args.terms, args.layer_pairs)})
+    layers = losses.teacher_layers(objective.terms, objective.layer_pairs)
+    qkv_layers = sorted({t for _, t in losses.qkv_pairs(objective.terms, objective.layer_pairs)})
     examples = examples.select_columns([c for c in batching.INPUTS if c in examples.column_names])
     arrays = batching.Arrays(examples, batching.INPUTS)
     lengths = arrays.lengths()

@@ -138,7 +138,7 @@ def check_args(args, pretraining=False, schedule=True):
 
     A preset fills what was not given, and so does the recipe of args.task, where there is a teacher: args.filled, a
     dict, says what the recipe filled, and args.unfilled holds the options that would be others without it, as they
-    would be. With stages, args.stages is what `term_weights.args_at` reads, else None, and args.terms and
+    would be. With stages, args.stages is what `term_weights.Objective` reads, else None, and args.terms and
     args.hard_weight hold the largest weights of all stages. pretraining: as in `term_weights.resolve`. schedule:
     whether a recipe's learning rate and epochs are meant. Raises ValueError. Without args.teacher there is nothing to
     distil: the terms become {}, and any option given for it is refused.

@@ -1,7 +1,7 @@
 """Weights of the terms and of the loss on the labels, and how they change over the steps: --stages."""
 
-import argparse
 import math
+from typing import NamedTuple
 
 MAX_WEIGHT = 1e9  # times a loss and its gradient still a float32
 HARD = "hard"  # the loss on the true labels, beside the terms
@@ -78,7 +78,7 @@ def parse(stages, weights, terms):
 
 
 def resolve(args, terms, named, own, pretraining):
-    """Convert args.stages to what `args_at` reads; args.terms and args.hard_weight become the largest of all stages.
+    """Convert args.stages to what `Objective.at` reads; args.terms and args.hard_weight become the largest of all.
 
     terms: the names of all; named: those given beside the preset, and "hard" if it was. own: whether the stages were
     given, too, and are not the preset's. pretraining: of a preset's stages only the first is meant. Raises ValueError.
@@ -105,40 +105,59 @@ def resolve(args, terms, named, own, pretraining):
         args.stages = None  # as if the weights had been given
 
 
-def args_at(args, progress):
-    """The options with the terms and the hard_weight of the step before which this share of the steps, 0 to 1, is done.
+class Objective(NamedTuple):
+    """What a student is trained with, as it follows from checked options and the depths of the models."""
 
-    Terms of weight 0 there are left out. Without stages the options themselves.
-    """
-    if not getattr(args, "stages", None):
-        return args
-    at = max(i for i, (begin, _) in enumerate(args.stages) if begin <= progress)
-    begin, weights = args.stages[at]
-    end = args.stages[at + 1][0] if at + 1 < len(args.stages) else 1.0
-    share = (progress - begin) / (end - begin)
-    now = {name: w[0] + (w[1] - w[0]) * share if isinstance(w, list) else w for name, w in weights.items()}
-    now = {name: weight for name, weight in now.items() if weight}
-    return argparse.Namespace(**vars(args) | {"hard_weight": now.pop(HARD, 0.0), "terms": now})
+    terms: dict  # {name: weight}; with stages the largest of each
+    hard_weight: float  # of the loss on the true labels
+    temperature: float
+    distance: str
+    pair_criterion: str
+    triple_criterion: str
+    window: int | None
+    compile: bool
+    stages: list | None  # as `parse` returns them; None: the weights are constant
+    layer_pairs: list  # aligned layers, a LayerPairs; empty without a teacher
+
+    @property
+    def weights(self):
+        """{name: weight} of the terms and of the loss on the labels."""
+        return self.terms | ({HARD: self.hard_weight} if self.hard_weight else {})
+
+    def at(self, progress):
+        """Return the objective of the step before which this share of the steps, 0 to 1, is done.
+
+        Terms of weight 0 there are left out. Without stages it is the same at all times.
+        """
+        if not self.stages:
+            return self
+        at = max(i for i, (begin, _) in enumerate(self.stages) if begin <= progress)
+        begin, weights = self.stages[at]
+        end = self.stages[at + 1][0] if at + 1 < len(self.stages) else 1.0
+        share = (progress - begin) / (end - begin)
+        now = {name: w[0] + (w[1] - w[0]) * share if isinstance(w, list) else w for name, w in weights.items()}
+        now = {name: weight for name, weight in now.items() if weight}
+        return self._replace(hard_weight=now.pop(HARD, 0.0), terms=now)
+
+    def head_trained(self, progress):
+        """Whether logits or labels, which alone train the head, had a weight in the step at `progress` or before."""
+        begins = [begin for begin, _ in self.stages or () if begin <= progress]
+        return any({"logits", HARD} & {*self.at(p).weights} for p in (*begins, progress))
+
+    def check_steps(self, steps):
+        """Raise ValueError if a stage has none of this number of steps."""
+        stages = self.stages or []
+        firsts = [math.ceil(begin * steps - 1e-9) for begin, _ in stages] + [steps]
+        for (begin, _), first, after in zip(stages, firsts, firsts[1:], strict=False):
+            if first >= after:
+                raise ValueError(
+                    f"--stages: the stage from {begin:g} on has none of {steps} steps: train longer, or take other "
+                    "shares"
+                )
 
 
-def weights_of(args):
-    """{name: weight} of the terms and of the loss on the labels, which alone is left without a teacher."""
-    hard = args.hard_weight if args.teacher else args.hard_weight or 1.0
-    return dict(args.terms) | ({HARD: hard} if hard else {})
-
-
-def head_trained(args, progress):
-    """Whether logits or labels, which alone train the head, had a weight in the step at `progress` or one before."""
-    begins = [begin for begin, _ in args.stages or () if begin <= progress]
-    return any({"logits", HARD} & {*weights_of(args_at(args, p))} for p in (*begins, progress))
-
-
-def check(args, steps):
-    """Raise ValueError if a stage has none of this number of steps."""
-    stages = args.stages or []
-    firsts = [math.ceil(begin * steps - 1e-9) for begin, _ in stages] + [steps]
-    for (begin, _), first, after in zip(stages, firsts, firsts[1:], strict=False):
-        if first >= after:
-            raise ValueError(
-                f"--stages: the stage from {begin:g} on has none of {steps} steps: train longer, or take other shares"
-            )
+def objective_of(args, layer_pairs=()):
+    """Return the Objective of options that `recipes.check_args` has checked; without a teacher, the labels alone."""
+    hard_weight = args.hard_weight if args.teacher else args.hard_weight or 1.0
+    own = {name: getattr(args, name) for name in Objective._fields if name not in ("hard_weight", "layer_pairs")}
+    return Objective(**own, hard_weight=hard_weight, layer_pairs=layer_pairs)

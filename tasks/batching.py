@@ -156,6 +156,11 @@ def _arrived(batch, event):
     return batch
 
 
+def workers(args):
+    """Return how many processes make the batches: --num_workers, by default 2 beside a GPU, else none."""
+    return args.num_workers if args.num_workers is not None else 2 * torch.cuda.is_available()
+
+
 def step_size(args, accelerator):
     """Examples of one optimiser step, over all processes."""
     return args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
@@ -176,9 +181,9 @@ def step_batches(args, accelerator, recipe, plan, epoch, start):
         Parts(recipe.collate),
         sampler=keys,
         batch_size=None,
-        num_workers=args.num_workers,
+        num_workers=workers(args),
         pin_memory=accelerator.device.type == "cuda",
-        multiprocessing_context="fork" if args.num_workers else None,  # what collates is no name of a module
+        multiprocessing_context="fork" if workers(args) else None,  # what collates is no name of a module
         generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
     )
     loader = ahead(loader, accelerator.device)

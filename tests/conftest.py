@@ -1,5 +1,6 @@
 """Shared by the tests: a small artificial language on disk, and scripts called as from the command line."""
 
+import copy
 import fcntl
 import os
 import signal
@@ -96,13 +97,31 @@ def world(tmp_path_factory):
     return folder
 
 
+def run_script(script, options):
+    """Run a script's main in this process; its options are the same at its end as `check_args` left them."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    check, checked = script.check_args, []
+
+    def note(args):
+        check(args)
+        checked[:] = [args, copy.deepcopy(vars(args))]
+
+    script.check_args = note
+    try:
+        script.main([*map(str, options)])
+    finally:
+        script.check_args = check
+    args, before = checked
+    assert vars(args) == before
+
+
 @pytest.fixture
 def finetune(world):
     """Run distill_finetune.py in this process on the artificial CoLA; later options overrule the defaults here."""
 
     def run(*options):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        distill_finetune.main(
+        run_script(
+            distill_finetune,
             [
                 "--task",
                 "cola",
@@ -121,7 +140,7 @@ def finetune(world):
                 "--logging_steps",
                 "2",
                 *map(str, options),
-            ]
+            ],
         )
 
     return run

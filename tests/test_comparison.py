@@ -325,8 +325,8 @@ class TestNeeds:
     def test_projections_are_captured_only_when_a_term_needs_them(self):
         for terms, layers in (("logits", []), ("pkd", []), ("minilm", [3]), ("attention_mse", [1, 3])):
             student, teacher = make("bert"), make("bert")
-            args = argparse.Namespace(terms={terms: 1.0}, layer_pairs=[(0, 0), (1, 1), (3, 3)], seed=1)
-            model_outputs.add_term_outputs(args, student, teacher)
+            wanted = argparse.Namespace(terms={terms: 1.0}, layer_pairs=[(0, 0), (1, 1), (3, 3)])
+            model_outputs.add_term_outputs(wanted, student, teacher, 1)
             for model in (student, teacher):
                 hooked = [
                     i + 1

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from conftest import run_script
 from safetensors.torch import load_file
 from scipy import stats
 from test_report import make_run, write
@@ -295,8 +296,8 @@ def run(world):
     """Run distill_dynabert.py in this process on the artificial CoLA; later options overrule the defaults here."""
 
     def run(*options):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        distill_dynabert.main(
+        run_script(
+            distill_dynabert,
             [
                 "--task",
                 "cola",
@@ -315,7 +316,7 @@ def run(world):
                 "--logging_steps",
                 "1",
                 *map(str, options),
-            ]
+            ],
         )
 
     return run
@@ -331,10 +332,10 @@ def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
 
     def counted(args):
         """The models of load_everything, the teacher counting its passes with gradients off in training."""
-        kind, splits, student, taught, tokenizer = load(args)
+        *others, student, taught, tokenizer = load(args)
         if taught:
             taught.register_forward_hook(lambda model, inputs, out: passes.append(len(out["logits"])))
-        return kind, splits, student, taught, tokenizer
+        return *others, student, taught, tokenizer
 
     monkeypatch.setattr(distill_dynabert.distill_finetune, "load_everything", counted)
     width, depth = ("--width_mults", 1, 0.5), ("--depth_mults", 1, 0.5)

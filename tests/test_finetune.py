@@ -358,7 +358,7 @@ def test_what_is_held_out_is_not_trained_on_and_is_the_same_for_every_seed(world
             ]
         )
         distill_finetune.check_args(args)
-        kind, splits, *_ = distill_finetune.load_everything(args)
+        _, kind, splits, *_ = distill_finetune.load_everything(args)
         parts = [
             [tuple(row) for row in split["input_ids"]]
             for split in (splits["train"], kind.held_out.splits["train"], kind.held_out.splits["validation"])

@@ -118,7 +118,7 @@ def apart(monkeypatch):
         if script is distill_pretrain:
             *inputs, student, teacher, tokenizer = script.load_everything(args)
             student, teacher = model_outputs.MaskedLM(student), model_outputs.MaskedLM(teacher)
-            model_outputs.add_term_outputs(args, student, teacher)
+            model_outputs.add_term_outputs(inputs[0], student, teacher, args.seed)
         else:
             *inputs, student, teacher, tokenizer = distill_finetune.load_everything(args)
             if script is distill_dynabert:

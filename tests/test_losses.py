@@ -305,7 +305,7 @@ def resolved(*words, pretraining=False, teacher="t"):
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_distillation(parser)
     args = parser.parse_args(words)
-    args.teacher = teacher
+    args.teacher, args.compile = teacher, False
     losses.check_args(args, pretraining)
     return args
 
@@ -368,18 +368,17 @@ class TestRecipes:
             8: {"logits": 1},
             9: {"logits": 1},
         }.items():
-            now = term_weights.args_at(args, step / 10)
-            assert term_weights.weights_of(now) == pytest.approx(weights) and now.window == 21
-            assert term_weights.head_trained(args, step / 10) == (step >= 3)
+            now = term_weights.objective_of(args).at(step / 10)
+            assert now.weights == pytest.approx(weights) and now.window == 21
+            assert term_weights.objective_of(args).head_trained(step / 10) == (step >= 3)
 
     def test_constant_weights_of_one_stage_are_no_stages(self):
         args = resolved("--stages", "wr_pair", "logits=3", "hard=2")
         assert (args.terms, args.hard_weight, args.stages) == ({"logits": 3, "wr_pair": 1}, 2, None)
-        assert term_weights.args_at(args, 0.5) is args and term_weights.head_trained(args, 0.0)
-        alone = resolved(teacher=None)
-        assert term_weights.weights_of(term_weights.args_at(alone, 0.5)) == {"hard": 1.0} and term_weights.head_trained(
-            alone, 0.0
-        )
+        objective = term_weights.objective_of(args)
+        assert objective.at(0.5) is objective and objective.head_trained(0.0)
+        alone = term_weights.objective_of(resolved(teacher=None))
+        assert alone.at(0.5).weights == {"hard": 1.0} and alone.head_trained(0.0)
 
     @pytest.mark.parametrize(
         "words, said",
@@ -408,11 +407,12 @@ class TestRecipes:
 
     def test_a_stage_without_a_step_is_refused(self):
         args = resolved("--stages", "wr_pair", "0.3", "logits", "0.9", "hard=1")
-        term_weights.check(args, 10)
+        objective = term_weights.objective_of(args)
+        objective.check_steps(10)
         for steps, begin in ((9, "0.9"), (2, "0.9"), (1, "0.3")):
             with pytest.raises(ValueError, match=f"from {begin} on has none of {steps} steps"):
-                term_weights.check(args, steps)
-        term_weights.check(resolved(), 1)
+                objective.check_steps(steps)
+        term_weights.objective_of(resolved()).check_steps(1)
 
     @settings(max_examples=100, deadline=None)
     @given(
@@ -431,8 +431,7 @@ class TestRecipes:
         except ValueError as error:
             assert str(error)
         else:
-            args = argparse.Namespace(stages=weights, teacher="t", terms={}, hard_weight=0.0)
-            now = term_weights.weights_of(term_weights.args_at(args, progress))
+            now = term_weights.objective_of(resolved())._replace(stages=weights).at(progress).weights
             assert now and set(now) <= {*losses.TERMS, "hard"} and all(0 < w <= 3 for w in now.values())
 
 

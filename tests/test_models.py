@@ -467,7 +467,7 @@ LOADERS = {
         ("{root}/none", "is not a folder: check the path"),
         ("./none", "is not a folder"),
         ("a/b/c", "is not a folder"),
-        ("nobody/nothing", r"is no local folder and could not be had from the Hugging Face hub: .*pass its folder"),
+        ("nobody/nothing", r"is no local folder and could not be had from the Hugging Face hub .*pass its folder"),
         ("{root}/empty", "could not be loaded: "),
         ("{root}/garbled", "could not be loaded: .*config.json"),
     ],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from accelerate.state import AcceleratorState
+from conftest import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -437,8 +437,8 @@ def pretrain(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*options):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        distill_pretrain.main(
+        run_script(
+            distill_pretrain,
             [
                 "--corpus",
                 str(world / "text" / "train.txt"),
@@ -455,7 +455,7 @@ def pretrain(world, tmp_path, monkeypatch):
                 "--logging_steps",
                 "2",
                 *map(str, options),
-            ]
+            ],
         )
 
     return run
@@ -578,7 +578,7 @@ def test_blocks_are_drawn_from_the_whole_corpus(pretrain, student_options, world
             ]
         )
         distill_pretrain.check_args(args)
-        blocks, held_out, *_ = distill_pretrain.load_everything(args)
+        _, blocks, held_out, *_ = distill_pretrain.load_everything(args)
         seen.append((blocks["input_ids"][:], held_out["input_ids"][:]))
         assert "train.txt of --validation_corpus is a part of --corpus too" in capsys.readouterr().err
     whole = plain_text.load_blocks(args.corpus, tokenizer, 8)["input_ids"][:]

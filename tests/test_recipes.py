@@ -211,7 +211,7 @@ def test_stages_have_the_weights_of_the_recipe():
         "learning_rate": 5e-5,
         "num_train_epochs": 4,
     }
-    assert term_weights.weights_of(term_weights.args_at(args, 0.6))["logits"] == 1
+    assert term_weights.objective_of(args).at(0.6).weights["logits"] == 1
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def finished(tmp_path):
 
 def overwrite(folder, **options):
     args = argparse.Namespace(output_dir=str(folder), overwrite=True, **options)
-    return run_folder.open_run(args)
+    return run_folder.open_run(args)[0]
 
 
 class TestOverwrite:
