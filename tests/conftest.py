@@ -2,6 +2,7 @@
 
 import copy
 import fcntl
+import functools
 import os
 import signal
 import subprocess
@@ -14,13 +15,23 @@ from accelerate.state import AcceleratorState
 import distill_finetune
 import synthetic
 import training
-from engine import command_line
+from encoders import model_outputs
+from engine import command_line, cost
 
 
-def pytest_configure():
+def pytest_configure(config):
     """Ctrl-C is heard also where a shell started the tests in the background, which makes it deaf to it."""
+    config.addinivalue_line("markers", "whole: draw the pictures of a run and measure its latencies as ever")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Spare a test what takes most of a tiny run's time, pictures and many passes for latencies, unless it is `whole`."""
+    if "whole" not in request.keywords:
+        monkeypatch.setattr(model_outputs, "relation_figures", lambda *_: {})
+        monkeypatch.setattr(cost, "measure_latency", functools.partial(cost.measure_latency, seconds=0.0))
 
 
 @pytest.fixture(scope="session")

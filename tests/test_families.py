@@ -540,6 +540,7 @@ def test_evaluation_casts_the_weights_once_not_in_every_batch():
             assert torch.equal(part, model(**model_outputs.model_inputs(model, batch)).logits.float())
 
 
+@pytest.mark.whole
 def test_latency_is_of_both_models_and_ends_in_time(monkeypatch):
     student, teacher = tiny("bert"), tiny("distilbert")
     record = cost.latency_record(student, teacher, 16)

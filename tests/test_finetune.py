@@ -44,6 +44,7 @@ def scalars(folder):
     return events
 
 
+@pytest.mark.whole
 def test_a_distilled_student_and_all_that_belongs_to_it(finetune, teacher, tmp_path):
     folder = tmp_path / "run"
     finetune("--teacher", teacher, *CKD, "--window", "5", "--output_dir", folder, "--do_predict")

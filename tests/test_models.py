@@ -860,6 +860,7 @@ def test_describe_names_the_shape_of_every_family(family):
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.whole
 def test_the_figures_of_relations_hold_the_cosines_of_words_and_of_layers(world, masked):
     auto = AutoModelForMaskedLM if masked else AutoModelForSequenceClassification
     teacher = auto.from_pretrained(world / "bert").eval()
