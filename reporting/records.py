@@ -1,6 +1,5 @@
 """The records of many runs, run.json, as one checked table: a row for each run (pandas)."""
 
-import contextlib
 import csv
 import functools
 import json
@@ -10,12 +9,9 @@ import re
 import reprlib
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+from typing import NamedTuple
 
 import pandas as pd
-from pydantic import AfterValidator, Field, Strict, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 METHODS = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd"]  # order of the rows
 TASKS = [
@@ -90,97 +86,117 @@ class ReportError(Exception):
     """A mistake of the user or a damaged file; the text is the one line to print."""
 
 
-# --- what a record holds --------------------------------------------------------------------------------------------
-#
-# The bounds keep out NaN and infinities; a Maybe may be one of them, or null, as a run that diverged has it.
+# --- what a record holds: kinds of values, each with the words for it, and the tables of what is read ----------------
 
 
-def _printable(text):
-    if not text.strip() or not text.isprintable():
-        raise PydanticCustomError("printable", "Input should be printable text")
-    return text
+def is_text(value):
+    """printable text"""
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
-Text = Annotated[str, Strict(), AfterValidator(_printable)]
-Finite = Annotated[float, Strict(), Field(gt=-1e30, lt=1e30)]
-Positive = Annotated[float, Strict(), Field(gt=1e-30, lt=1e30)]
-Maybe = Annotated[float, Strict()] | None
-OfBatch = TypedDict("OfBatch", {"1": Positive | None, "32": Positive | None}, total=False) | None
+def is_number(value):
+    """a finite number"""
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def is_positive(value):
+    """a number above 0"""
+    return is_number(value) and value > 1e-30
+
+
+def is_maybe(value):
+    """a number or null, as a run that diverged has it"""
+    return value is None or type(value) in (int, float)
+
+
+def is_stage(value):
+    """finetune, pretrain or dynabert"""
+    return value in ("finetune", "pretrain", "dynabert")
+
+
+def is_mapping(value):
+    """an object"""
+    return isinstance(value, dict)
+
+
+def is_array(value):
+    """a list"""
+    return isinstance(value, list)
+
+
+def is_numbers(value):
+    """an object of numbers"""
+    return isinstance(value, dict) and all(map(is_maybe, value.values()))
+
+
+def are_of_batches(value):
+    """an object of numbers above 0"""
+    return isinstance(value, dict) and all(
+        value[key] is None or is_positive(value[key]) for key in {"1", "32"} & {*value}
+    )
+
+
+def is_splits(value):
+    """an object of splits with examples and sha256"""
+    return isinstance(value, dict) and all(
+        (one["examples"] is None or is_number(one["examples"])) and (one["sha256"] is None or is_text(one["sha256"]))
+        for one in value.values()
+    )
+
+
+def is_bounds(value):
+    """an object of objects of numbers"""
+    return isinstance(value, dict) and all(
+        isinstance(of, dict) and all(map(is_number, of.values())) for of in value.values()
+    )
+
+
+def is_history(value):
+    """a list of evaluations"""
+    return isinstance(value, list) and all(
+        is_number(one["step"])
+        and isinstance(one["metrics"], dict)
+        and all(one.get(key) is None or is_number(one[key]) for key in ("score", "loss"))
+        for one in value
+    )
+
+
+def is_names(value):
+    """a list of names"""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
 COSTS = ("parameters", "parameters_without_embeddings", "flops_per_sequence")
-
-
-class Split(TypedDict):
-    """What a run.json says of the examples of a split."""
-
-    examples: Finite | None
-    sha256: Text | None
-
-
-# What is read of a finished run.json, by its place; other entries may stand beside it.
-Run = TypedDict(
-    "Run",
-    {
-        **dict.fromkeys(("best", "last", "hardware", "time", "versions", "options"), dict[str, Any]),
-        "stage": Literal["finetune", "pretrain", "dynabert"],
-        **dict.fromkeys(("task", "name", "metric", "hardware.device", "hardware.cpu", "hardware.precision"), Text),
-        **dict.fromkeys(
-            ("seed", "best.score", "hardware.cpu_count", "hardware.gpu_count", "hardware.processes"), Finite
-        ),
-        **dict.fromkeys(("time.train_s", *(f"model.{name}" for name in COSTS)), Positive),
-        "last.score": Maybe,
-        **dict.fromkeys(("best.metrics", "last.metrics"), dict[str, Maybe]),
-        "model": (shape := TypedDict("Shape", dict.fromkeys(SHAPE, Positive))),
-        "teacher": NotRequired[shape | None],
-        "max_mem_gb": NotRequired[Positive | None],
-        **dict.fromkeys(("hardware.gpu", "git.commit"), NotRequired[Text | None]),
-        **dict.fromkeys(("latency.speedup", "latency.student_ms"), NotRequired[OfBatch]),
-        "data": NotRequired[dict[str, Split] | None],
-        "inputs": NotRequired[dict[str, Any] | None],
-        "train_examples": NotRequired[Finite | None],
-        "headline": NotRequired[list[Text]],  # metrics; missing in older records
-        "asked": NotRequired[list[Any]],
-        "bounds": NotRequired[dict[str, dict[str, Finite]]],  # scores that need no model
-        "history": NotRequired[
-            list[
-                TypedDict(
-                    "Evaluation",
-                    {
-                        "step": Finite,
-                        "metrics": dict[str, Any],
-                        **dict.fromkeys(("score", "loss"), NotRequired[Finite | None]),
-                    },
-                )
-            ]
-        ],
-    },
-)
-Subnetwork = TypedDict(
-    "Subnetwork",
-    {
-        **dict.fromkeys(("width", "depth", "parameters", "flops_per_sequence"), Positive),
-        "score": Maybe,
-        "latency": TypedDict("Latency", {"student_ms": OfBatch, "speedup": NotRequired[OfBatch]}),
-    },
-)
-adapter = functools.cache(TypeAdapter)
-
-
-@functools.cache
-def scores_in(metric):
-    """What a run.json of stage pretrain has besides, whose headline metric this is."""
-    return TypedDict("Scores", {f"best.metrics.{metric}": Finite, f"last.metrics.{metric}": Maybe})
-
-
-class Dynabert(TypedDict):
-    """What a run.json of stage dynabert has besides."""
-
-    subnetworks: Annotated[list[Subnetwork], Field(min_length=1)]
-
-
-class Line(TypedDict):
-    """What a line of runs.csv has besides."""
-
-    folder: Text
+# What is read of a finished run.json: {place: what it must be}. Other entries may stand beside it.
+RUN = {
+    **dict.fromkeys(("best", "last", "hardware", "time", "versions", "options", "model"), is_mapping),
+    "stage": is_stage,
+    **dict.fromkeys(("task", "name", "metric", "hardware.device", "hardware.cpu", "hardware.precision"), is_text),
+    **dict.fromkeys(
+        ("seed", "best.score", *(f"hardware.{k}" for k in ("cpu_count", "gpu_count", "processes"))), is_number
+    ),
+    **dict.fromkeys(("time.train_s", *(f"model.{name}" for name in (*COSTS, *SHAPE))), is_positive),
+    "last.score": is_maybe,
+    **dict.fromkeys(("best.metrics", "last.metrics"), is_numbers),
+}
+OPTIONAL = {
+    "teacher": is_mapping,
+    "max_mem_gb": is_positive,
+    **dict.fromkeys(("hardware.gpu", "git.commit"), is_text),
+    **dict.fromkeys(("latency.speedup", "latency.student_ms"), are_of_batches),
+    "data": is_splits,
+    "inputs": is_mapping,
+    "train_examples": is_number,
+    "headline": is_names,  # metrics; missing in older records
+    "asked": is_array,
+    "bounds": is_bounds,  # scores that need no model
+    "history": is_history,
+}
+SUBNETWORK = {
+    **dict.fromkeys(("width", "depth", "parameters", "flops_per_sequence"), is_positive),
+    "score": is_maybe,
+    "latency.student_ms": are_of_batches,
+}
 
 
 def at(record, place):
@@ -188,25 +204,24 @@ def at(record, place):
     return functools.reduce(operator.getitem, place.split("."), record)
 
 
-def check(schema, record):
-    """The entries of a record, {place: value}, that a TypedDict of places, such as best.score, names.
+def check(record, needed, optional=()):
+    """Return the entries of a record, {place: value}, that two tables {place: what it must be} name.
 
-    Raises ReportError that names the first one that is missing or of another type, and its value.
+    Raises ReportError that names the first one that is missing or something else, and its value.
     """
     found = {}
-    for place in schema.__annotations__:
-        with contextlib.suppress(KeyError, TypeError):
-            found[place] = at(record, place)
-    try:
-        adapter(schema).validate_python(found)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ReportError(
-            f"{place} is missing"
-            if first["type"] == "missing"
-            else f"{place} is {reprlib.repr(first['input'])}: {first['msg']}"
-        ) from error
+    for place, kind in {**needed, **dict(optional)}.items():
+        try:
+            found[place] = value = at(record, place)
+            fits = kind(value) or (value is None and place not in needed)
+        except (KeyError, TypeError, AttributeError, IndexError):
+            if place not in found:
+                if place in needed:
+                    raise ReportError(f"{place} is missing") from None
+                continue
+            fits = False
+        if not fits:
+            raise ReportError(f"{place} is {reprlib.repr(value)}, not {kind.__doc__}")
     return found
 
 
@@ -237,10 +252,12 @@ def read_run(path):
 
 
 def results(run):
-    """The columns of a finished run: what `Run` names, under its places, and what is compared between runs."""
-    row = check(Run, run)
+    """Return the columns of a finished run: what RUN and OPTIONAL name, and what is compared between runs."""
+    row = check(run, RUN, OPTIONAL)
     if row["stage"] == "pretrain":  # the score is the negative of this metric, which is what is printed
-        check(scores_in(row["metric"]), run)
+        check(run, {f"best.metrics.{row['metric']}": is_number, f"last.metrics.{row['metric']}": is_maybe})
+    if run.get("teacher"):
+        check(run, {f"teacher.{name}": is_positive for name in SHAPE})
     for who in ("model", "teacher"):
         row[who] = str([run[who][key] for key in SHAPE]) if row.get(who) else ""
     row |= ratios(row.get("latency.speedup"))
@@ -290,7 +307,13 @@ def ratios(of_batch):
 def subnetworks(run):
     """What is reported of the sub-networks in a run.json of stage dynabert: a list of {column: number}."""
     found = []
-    for size in check(Dynabert, run)["subnetworks"]:
+    if not (isinstance(run.get("subnetworks"), list) and run["subnetworks"]):
+        raise ReportError("subnetworks is missing or no list")
+    for i, size in enumerate(run["subnetworks"]):
+        try:
+            check(size, SUBNETWORK, {"latency.speedup": are_of_batches})
+        except ReportError as error:
+            raise ReportError(f"subnetworks.{i}.{error}") from error
         row = {name: size[name] for name in ("width", "depth", "parameters", "score")}
         row |= ratios(size["latency"].get("speedup"))
         row |= {"flops": size["flops_per_sequence"], "ms": ratios(size["latency"]["student_ms"])["1"]}
@@ -340,7 +363,7 @@ def read_line(cells, where):
                 for name in outer:
                     place = place.setdefault(name, {})
                 place[key] = text if cell in TEXTS else json.loads(text, parse_int=whole)
-        folder = Path(check(Line, run)["folder"])
+        folder = Path(check(run, {"folder": is_text})["folder"])
         return {"folder": folder, "status": "complete"} | results(run)
     except ReportError as error:
         raise ReportError(f"{where}: {error}") from error

@@ -9,20 +9,27 @@ import os
 import sys
 
 import pandas as pd
-from typing_extensions import TypedDict
 
 import report
 from options import Parser, named_folder, one_line
 from reporting import table_notes
-from reporting.records import CHOICE, DISTILLING, METHODS, Positive, ReportError, check, read_runs, recipe_text, select
-
-Rate = TypedDict("Rate", {"options.learning_rate": Positive})
+from reporting.records import (
+    CHOICE,
+    DISTILLING,
+    METHODS,
+    ReportError,
+    check,
+    is_positive,
+    read_runs,
+    recipe_text,
+    select,
+)
 
 
 def recipe(run):
     """The options of the command line by which one try differs from others; ReportError if the record lacks them."""
     try:
-        rate = check(Rate, run)["options.learning_rate"]
+        rate = check(run, {"options.learning_rate": is_positive})["options.learning_rate"]
     except ReportError as error:
         raise ReportError(f"{run['folder']}: {error}") from error
     words = [recipe_text(run["options"])]

@@ -12,7 +12,7 @@ if sys.version_info < (3, 11):
     sys.exit()
 import re
 from importlib import metadata
-wanted = """torch>=2.11 transformers>=5.4 datasets>=4.0 accelerate>=1.2 filelock scikit-learn numpy pandas pydantic>=2.5
+wanted = """torch>=2.11 transformers>=5.4 datasets>=4.0 accelerate>=1.2 filelock scikit-learn numpy pandas
     scipy seqeval rouge-score tabulate tensorboard matplotlib pytest pytest-xdist hypothesis ruff"""
 wrong = []
 for name, _, floor in (word.partition(">=") for word in wanted.split()):

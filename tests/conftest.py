@@ -28,7 +28,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def quick(request, monkeypatch):
-    """Spare a test what takes most of a tiny run's time, pictures and many passes for latencies, unless it is `whole`."""
+    """Spare a test what takes most of a tiny run's time, pictures and long latencies, unless it is `whole`."""
     if "whole" not in request.keywords:
         monkeypatch.setattr(model_outputs, "relation_figures", lambda *_: {})
         monkeypatch.setattr(cost, "measure_latency", functools.partial(cost.measure_latency, seconds=0.0))

@@ -351,7 +351,7 @@ def test_a_csv_and_folders_are_reported_together_and_a_plot_lies_beside_the_csv(
         (lambda text: text.replace(",0.25,", ",nought,", 1), "run 1, best.score: Expecting value"),
         (lambda text: text.replace(",0.25,", ",,", 1), "run 1: best.score is missing"),
         (lambda text: text.replace(",0.25,", ",NaN,", 1), "run 1: best.score is nan"),
-        (lambda text: text.replace("finetune", "finetuned", 1), "stage is 'finetuned': Input should be"),
+        (lambda text: text.replace("finetune", "finetuned", 1), "stage is 'finetuned', not finetune, pretrain"),
         (lambda text: text.replace('"', '"x', 1), "run 1, best.metrics: Expecting value"),
         (lambda text: text.splitlines()[0] + "\n", "no run.json found under"),
         (lambda text: text + "\udcff\udcfe", "not readable as csv"),
