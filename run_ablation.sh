@@ -65,8 +65,8 @@ for task in $TASKS; do
     teacher=$RUNS/$place/teacher/seed1
     [ -n "$DRY_RUN" ] || grep -qs '"status": "complete"' "$teacher/run.json" ||
         { [ -f "$teacher/config.json" ] && [ ! -f "$teacher/run.json" ]; } ||
-        refuse "$teacher holds no trained teacher: run this first, with the same data:" \
-            "RUNS=$(printf %q "$RUNS") TASKS=$task bash run_glue.sh"
+        refuse "$teacher holds no trained teacher: run this first: RUNS=$(printf %q "$RUNS") TASKS=$task" \
+            "bash run_glue.sh$([ "$task" != custom ] || echo " with the same data options")"
 done
 for task in $TASKS; do printf -v "rates_$task" %s "$(schedule "$task")"; done
 extra=("$@")
