@@ -25,6 +25,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from tqdm.auto import tqdm
 
+from engine import command_line
 from engine.checkpoints import load_checkpoint, save_checkpoint
 from engine.environment import max_mem_gb
 from engine.log import Log
@@ -349,19 +350,14 @@ def train(args, accelerator, recipe, model, record, how):
         per_epoch = len(recipe.plan(batching.step_size(args, accelerator), 0))
         total = total_steps(args, per_epoch)
         before = state["total_s"]
-        bar = tqdm(
-            total=total,
-            initial=state["step"],
-            desc=record["name"],
-            disable=not accelerator.is_main_process,
-            mininterval=10 if os.environ.get("CI") else 0.5,
-            unit="step",
-        )
+        first = state["step"]
+        bar = command_line.bar(total=total, initial=first, desc=record["name"], mininterval=0.5, unit="step")
         model.train()
         if not state["step"]:
             evaluate(args, accelerator, recipe, model, state, log)
         log.restart()
-        clock, saved = time.perf_counter(), time.monotonic()
+        clock = began = time.perf_counter()
+        saved = time.monotonic()
         for indices, batches in batching.steps_from(args, accelerator, recipe, state["step"], total, per_epoch):
             lr, done = learning_rate(args, state["step"], total), state["step"] / total
             values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
@@ -370,7 +366,11 @@ def train(args, accelerator, recipe, model, record, how):
             bar.update()
             at_end, at_log = step == total, step % args.logging_steps == 0
             if at_log or at_end:
-                bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
+                points = log.write(step, lr)
+                bar.set_postfix(loss=f"{points['loss/total']:.4g}", refresh=False)
+                if bar.disable and accelerator.is_main_process:
+                    left = (time.perf_counter() - began) / (step - first) * (total - step)
+                    command_line.say_progress(step, total, left, points)
                 state["skipped_steps"] = log.skipped
                 log.check_skipped(step, at_end)
             late = 0 < args.save_minutes * 60 <= time.monotonic() - saved
