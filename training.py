@@ -197,7 +197,9 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
                 save_model(args, accelerator, recipe, model, entry)
             if args.save == "both":
                 save_model(args, accelerator, recipe, model, entry, "last")
-        points |= {} if best is None else {"best/score": best}
+        if best is not None:
+            # The HParams page shows the first five tags, and in its parallel view only runs that have them all.
+            points |= {f"best/{name}": state["best"][name] for name in ("score", "step", "epoch")}
         said = f"epoch {state['epoch']:.2f}" + ", the best so far" * (state["best"] is entry)
     if accelerator.is_main_process:
         scores = metrics | ({} if loss is None else {"loss": loss})
@@ -325,10 +327,16 @@ def _start(args, accelerator, recipe, model, record, how):
     log = Log(args, accelerator, recipe, state["step"])
     log.skipped = state["skipped_steps"]
     if not state["step"]:
-        rows = "".join(f"|{name}|{value}|\n" for name, value in record["options"].items())
-        log.text("options", f"|option|value|\n|-|-|\n{rows}")
+        log.text("options", options_text(record, getattr(args, "defaults", {})))
     log.begin(record["options"])
     return model, optimizer, state, log
+
+
+def options_text(record, defaults):
+    """Markdown of a run's command, and of the options that are not at their defaults: by hand, preset or recipe."""
+    cells = [(name, record["options"].get(name), defaults.get(name)) for name in record["asked"]]
+    rows = "".join("|" + "|".join(str(cell).replace("|", "&#124;") for cell in row) + "|\n" for row in cells)
+    return f"`{record['command']}`\n\n|option|value|default|\n|-|-|-|\n{rows}"
 
 
 def total_steps(args, per_epoch):

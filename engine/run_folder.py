@@ -37,9 +37,8 @@ FREE_OPTIONS = (
     "log_with",
     "logging_steps",
     "keep_optimizer",
-    "run_name",
-    "dataset_name",
 )
+NAMES = ("run_name", "dataset_name")  # as free, but part of what a run is found by
 # Options that say where an input lies; what it is say the digests of the record.
 PLACES = ("teacher", "student", "data_dir", "train_file", "validation_file", "corpus", "validation_corpus")
 OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
@@ -237,11 +236,12 @@ def _compare_options(args, folder, record):
     a default becomes may depend on others. Names count only where the record has no digests.
     """
     theirs = record["options"]
-    mine = json.loads(json.dumps(finite({k: v for k, v in options_of(args).items() if k not in FREE_OPTIONS})))
+    free = {*FREE_OPTIONS, *NAMES}
+    mine = json.loads(json.dumps(finite({k: v for k, v in options_of(args).items() if k not in free})))
     missing = {k: v for k, v in getattr(args, "defaults", {}).items() if k not in theirs}
     missing = {k: v if k in args.asked else mine.get(k) for k, v in missing.items()}
-    theirs = missing | {k: v for k, v in theirs.items() if k not in FREE_OPTIONS}
-    differ = [k for k in sorted({*mine, *theirs} - set(FREE_OPTIONS)) if mine.get(k) != theirs.get(k)]
+    theirs = missing | {k: v for k, v in theirs.items() if k not in free}
+    differ = [k for k in sorted({*mine, *theirs} - free) if mine.get(k) != theirs.get(k)]
     differ = [k for k in differ if k not in PLACES or not _same_place(mine.get(k), theirs.get(k))]
     known = PLACES if record.get("inputs") else ()
     if theirs.get("streaming"):  # of a stream of the hub there is no digest

@@ -83,6 +83,12 @@ def test_bars_are_for_terminals_of_the_main_process_and_can_be_switched_off(monk
     assert [shown(False), shown(True, TQDM_DISABLE="1"), shown(True, RANK="1")] == [False] * 3
 
 
+def test_the_text_of_options_holds_the_command_and_what_is_not_a_default():
+    record = {"command": "python x.py --a 3", "asked": ["a", "gone"], "options": {"a": "b|c", "d": None}}
+    text = training.options_text(record, {"a": None, "d": None})
+    assert text == "`python x.py --a 3`\n\n|option|value|default|\n|-|-|-|\n|a|b&#124;c|None|\n|gone|None|None|\n"
+
+
 def test_a_run_of_an_earlier_version_goes_on_where_its_events_are(finetune, world, tmp_path, cut_at, monkeypatch):
     options = ("--student", world / "bert", "--save_steps", "1", "--max_steps", "3", "--output_dir", tmp_path / "run")
     cut_at(3)

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import itertools
+
 import report
 from methods.term_weights import split
 from reporting import exports, pictures, plots, records, significance
@@ -1106,3 +1108,22 @@ def test_the_relation_figure_shows_both_models_and_their_difference():
     assert [label.get_text() for label in words][:2] == ["$word_0", "$word_5"] and len(words) == 8
     assert min(label.get_fontsize() for label in words) >= 18  # 12 inches wide, seen at a quarter of it
     figure.canvas.draw()
+
+
+def test_the_colours_of_a_relation_figure_span_the_teachers_range():
+    """So two students of one teacher that are both near it do not look alike; a word beside itself says nothing."""
+    teacher = np.linspace(0.8, 0.9, 400).reshape(20, 20)
+    np.fill_diagonal(teacher, 1)
+    for student in (teacher - 0.05, np.zeros((20, 20))):
+        first, second, third = pictures.relation_figure(teacher, student, ["word"] * 20, ("6", "3")).axes[:3]
+        low, high = first.images[0].get_clim()
+        assert 0.8 < low < 0.81 and 0.89 < high < 0.9 and second.images[0].get_clim() == (low, high)
+        assert third.images[0].get_clim() == pytest.approx((low - high, high - low))
+    assert (
+        pictures.teacher_range(np.ones((1, 1)), True) == pictures.teacher_range(np.ones((3, 3)), True) == (0.99, 1.01)
+    )
+    pairs = [f"{i}-{j}" for i in range(7) for j in range(i + 1, 7)]
+    figure = pictures.relation_figure(np.ones((24, 21)), np.ones((24, 21)), ["word"] * 24, (pairs, pairs))
+    figure.draw_without_rendering()
+    boxes = [ax.get_xaxis().get_tightbbox() for ax in figure.axes[:3]]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))  # captions do not overlap
