@@ -618,7 +618,11 @@ def tokenize(examples, tokenizer, max_length):
     # Of rows in memory no file is kept that the fingerprint of `encode`, made of the whole vocabulary, would name.
     name = None if examples.cache_files else generate_random_fingerprint()
     encoded = examples.map(
-        encode, batched=True, remove_columns=["text_a", *(["text_b"] if pair else [])], new_fingerprint=name
+        encode,
+        batched=True,
+        remove_columns=["text_a", *(["text_b"] if pair else [])],
+        new_fingerprint=name,
+        desc="tokenising",
     )
     whole_texts(tokenizer)
     return encoded.rename_column("label", "labels")

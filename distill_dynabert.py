@@ -213,6 +213,9 @@ def main(argv=None):
         )
     inputs = distill_finetune.describe_inputs(args, accelerator, splits, student, teacher)
     how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
+    if how == "complete":
+        command_line.say(f"{args.output_dir}: complete already, nothing to do")
+        return None
     if not rewired and not (how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))):
         # A checkpoint would hold it rewired.
         rewire(args, kind, splits, student, tokenizer, accelerator)

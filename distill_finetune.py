@@ -323,6 +323,8 @@ def main(argv=None):
                 f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}, "
                 f"{record['time']['train_s']:.0f} s of training"
             )
+    elif not args.do_predict:
+        command_line.say(f"{args.output_dir}: complete already, nothing to do")
     if args.do_predict:
         folder = args.student if args.task == "ax" else args.output_dir
         remedy = f"python distill_finetune.py --task {'mnli' if args.task == 'ax' else args.task} --student ..."

@@ -385,6 +385,9 @@ def main(argv=None):
             "validation": {"examples": len(held_out), "sha256": inputs["validation_text"]},
         }
     how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
+    if how == "complete":
+        command_line.say(f"{args.output_dir}: complete already, nothing to do")
+        return
     student, teacher = model_outputs.MaskedLM(student), teacher and model_outputs.MaskedLM(teacher).eval()
     if teacher:
         model_outputs.add_term_outputs(objective, student, teacher, args.seed)

@@ -622,6 +622,7 @@ def main(argv):
     names = {
         "ALL_TASKS": [name for name, task in data.TASKS.items() if task.kind != "qa" and name not in ("ax", "custom")],
         "ALL_METHODS": ["finetune", *recipes.PRESETS],
+        "ALL_TERMS": recipes.all_terms(),
         "DISTILLATION": [*distilling, "--cache_teacher"],
     }
     for name, words in names.items():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Task-specific distillation on GLUE, words (named entities, chunks), several labels and summaries: fine-tune a teacher,
-# distil students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table
+# Task-specific distillation on GLUE, words (named entities, chunks), several labels, summaries and your own files:
+# fine-tune a teacher, distil students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table
 # of GLUE results for a 6-layer student).
 #
 #   bash run_glue.sh demo          artificial language, no downloads; 6 min on one core of an Intel Xeon
@@ -8,6 +8,7 @@
 #   TASKS="cola rte" SEEDS="1 2 3 4 5" bash run_glue.sh --mixed_precision bf16
 #   TASKS="wnut17 goemotions" DATA_DIR=my/data bash run_glue.sh
 #   TASKS=scitldr DATA_DIR=my/data bash run_glue.sh --max_seq_length 512
+#   TASKS=custom DATA_OPTIONS="--dataset_name news --train_file my/train.csv --validation_file my/dev.csv" bash run_glue.sh
 #   DRY_RUN=1 bash run_glue.sh     prints the commands, teachers first
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py; options of
@@ -18,13 +19,14 @@ cd "$(dirname "$0")"
 
 TASKS=${TASKS:-cola}                              # any of: cola sst2 mrpc stsb qqp mnli qnli rte wnli
                                                   # conll2003 wnut17 conll2000 goemotions scitldr
-                                                  # cnn_dailymail
+                                                  # cnn_dailymail custom
 SEEDS=${SEEDS:-1 2 3}                             # one run of every method each
 METHODS=${METHODS:-finetune kd ckd}               # also: pkd tinybert distilbert minilm; finetune: labels only
 TEACHER=${TEACHER:-google-bert/bert-base-multilingual-cased}  # pre-trained model, fine-tuned here to be the teacher
 STUDENT=${STUDENT:-}                              # a small pre-trained model; empty: cut from TEACHER
 STUDENT_LAYERS=${STUDENT_LAYERS:-}                # layers of a cut student; 6 where STUDENT is empty
 DATA_DIR=${DATA_DIR:-}                            # folder with the tasks' own files; empty: the hub
+DATA_OPTIONS=${DATA_OPTIONS:-}                    # of TASKS=custom: "--dataset_name news --train_file my/train.csv ..."
 RUNS=${RUNS:-runs}                                # results go to $RUNS/<task>/<method>/seed<seed>
 TERMS=${TERMS:-}                                  # terms of ckd, e.g. "ckd wr_triple=50"; empty: the task's recipe
 TEMPERATURE=${TEMPERATURE:-}                      # of ckd and kd; empty: the task's recipe
@@ -40,7 +42,7 @@ DRY_RUN=${DRY_RUN:-}                              # 1: print the commands
 source scripts/presets.sh
 switch CACHE_TEACHER
 switch DRY_RUN
-check TASKS "$ALL_TASKS"
+check TASKS "$ALL_TASKS custom"
 check METHODS "$ALL_METHODS"
 check SEEDS "whole numbers" "[0-9]+"
 
@@ -49,6 +51,7 @@ student_options=() demo=
 [ "${1:-}" = demo ] && shift && demo=1
 check_options "$@"
 split_options "$@"
+own_data "$@"
 [ -z "$RECIPES" ] || check_recipes $METHODS
 if [ -n "$demo" ]; then
     RUNS=$RUNS/demo TASKS=cola
@@ -57,7 +60,6 @@ if [ -n "$demo" ]; then
     student_options=(--max_train_samples 8000)
 fi
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
-data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
 
 commands() {
     local task seed method options recipe rates
@@ -68,9 +70,10 @@ commands() {
     done
     for task in $TASKS; do
         rates=$(schedule "$task")
+        enter "$task"
         for seed in $SEEDS; do
             for method in $METHODS; do
-                options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$task/$method/seed$seed"
+                options=(--run_name "$method" --seed "$seed" --output_dir "$RUNS/$place/$method/seed$seed"
                     --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"}
                     $rates)
                 if [ -n "$RECIPES" ]; then
@@ -79,7 +82,7 @@ commands() {
                 else
                     options+=($(method_options "$method"))
                 fi
-                [ "$method" = finetune ] || options+=(--teacher "$RUNS/$task/teacher/seed1"
+                [ "$method" = finetune ] || options+=(--teacher "$RUNS/$place/teacher/seed1"
                     ${CACHE_TEACHER:+--cache_teacher} ${distilling[@]+"${distilling[@]}"})
                 run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} "${options[@]}" \
                     ${student_options[@]+"${student_options[@]}"} ${others[@]+"${others[@]}"}
@@ -89,5 +92,5 @@ commands() {
 }
 start commands "$@"
 table=(python report.py)  # of the tasks alone: other scripts keep runs of the same names beside them
-for task in $TASKS; do table+=("$RUNS/$task"); done
+for task in $TASKS; do enter "$task" && table+=("$RUNS/$place"); done
 [ -n "$DRY_RUN" ] || "${table[@]}" --output_dir "$RUNS"

@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-TASK=${TASK:-cola}                                # any one of run_glue.sh
+TASK=${TASK:-cola}                                # any one of run_glue.sh, custom too
 SEEDS=${SEEDS:-1}                                 # of every try; the mean over them is judged
 METHODS=${METHODS:-finetune kd ckd tinybert minilm}  # also: pkd distilbert
 HELD_OUT=${HELD_OUT:-0.1}                         # share of the training set that judges; the teacher lacks it too
@@ -22,6 +22,7 @@ TEACHER=${TEACHER:-google-bert/bert-base-multilingual-cased}  # these as in run_
 STUDENT=${STUDENT:-}
 STUDENT_LAYERS=${STUDENT_LAYERS:-}
 DATA_DIR=${DATA_DIR:-}
+DATA_OPTIONS=${DATA_OPTIONS:-}
 RUNS=${RUNS:-runs/fair}                           # not where teachers are that held nothing out
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
@@ -54,7 +55,7 @@ times() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%g", a * b }'; }
 source scripts/presets.sh
 switch CACHE_TEACHER
 switch DRY_RUN
-check TASK "$ALL_TASKS"
+check TASK "$ALL_TASKS custom"
 [[ $TASK != *[[:space:]]* ]] || refuse "TASK names $TASK: use one"
 check METHODS "finetune kd ckd pkd tinybert distilbert minilm"
 check SEEDS "whole numbers" "[0-9]+"
@@ -69,12 +70,14 @@ for word in "$@"; do
     esac
 done
 split_options "$@"
+own_data "$@"
+enter "$TASK"
 [ ${#distilling[@]} -eq 0 ] || refuse "${distilling[0]} is what the tries differ in: edit settings() in this script"
 [ -n "$STUDENT" ] || STUDENT_LAYERS=${STUDENT_LAYERS:-6}
 shared=(--held_out "$HELD_OUT" "$@")
 
 read -r temperature pair triple _ epochs < <(ask recipe "$TASK")
-folder=$RUNS/sweep/$TASK failed=
+folder=$RUNS/sweep/$place failed=
 
 commands() {
     local method number rates lines setting rate options seed status
@@ -89,9 +92,9 @@ commands() {
                 options=(--run_name "$method-$number" $setting --learning_rate "$rate"
                     --num_train_epochs "${EPOCHS:-$epochs}")
                 [ "$method" = finetune ] ||
-                    options+=(--teacher "$RUNS/$TASK/teacher/seed1" ${CACHE_TEACHER:+--cache_teacher})
+                    options+=(--teacher "$RUNS/$place/teacher/seed1" ${CACHE_TEACHER:+--cache_teacher})
                 for seed in $SEEDS; do
-                    run $LAUNCH distill_finetune.py --task "$TASK" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
+                    run $LAUNCH distill_finetune.py --task "$TASK" ${data[@]+"${data[@]}"} \
                         --student "${STUDENT:-$TEACHER}" ${STUDENT_LAYERS:+--student_layers "$STUDENT_LAYERS"} \
                         "${options[@]}" --seed "$seed" --output_dir "$folder/$method-$number/seed$seed" \
                         "${shared[@]}" </dev/null || {

@@ -25,6 +25,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from tqdm.auto import tqdm
 
+from engine import command_line
 from engine.checkpoints import load_checkpoint, save_checkpoint
 from engine.environment import max_mem_gb
 from engine.log import Log
@@ -194,7 +195,9 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
                 save_model(args, accelerator, recipe, model, entry)
             if args.save == "both":
                 save_model(args, accelerator, recipe, model, entry, "last")
-        points |= {} if best is None else {"best/score": best}
+        if best is not None:
+            # The HParams page shows the first five tags, and in its parallel view only runs that have them all.
+            points |= {f"best/{name}": state["best"][name] for name in ("score", "step", "epoch")}
         said = f"epoch {state['epoch']:.2f}" + ", the best so far" * (state["best"] is entry)
     if accelerator.is_main_process:
         scores = metrics | ({} if loss is None else {"loss": loss})
@@ -322,10 +325,16 @@ def _start(args, accelerator, recipe, model, record, how):
     log = Log(args, accelerator, recipe, state["step"])
     log.skipped = state["skipped_steps"]
     if not state["step"]:
-        rows = "".join(f"|{name}|{value}|\n" for name, value in record["options"].items())
-        log.text("options", f"|option|value|\n|-|-|\n{rows}")
+        log.text("options", options_text(record, getattr(args, "defaults", {})))
     log.begin(record["options"])
     return model, optimizer, state, log
+
+
+def options_text(record, defaults):
+    """Markdown of a run's command, and of the options that are not at their defaults: by hand, preset or recipe."""
+    cells = [(name, record["options"].get(name), defaults.get(name)) for name in record["asked"]]
+    rows = "".join("|" + "|".join(str(cell).replace("|", "&#124;") for cell in row) + "|\n" for row in cells)
+    return f"`{record['command']}`\n\n|option|value|default|\n|-|-|-|\n{rows}"
 
 
 def total_steps(args, per_epoch):
@@ -347,19 +356,14 @@ def train(args, accelerator, recipe, model, record, how):
         per_epoch = len(recipe.plan(batching.step_size(args, accelerator), 0))
         total = total_steps(args, per_epoch)
         before = state["total_s"]
-        bar = tqdm(
-            total=total,
-            initial=state["step"],
-            desc=record["name"],
-            disable=not accelerator.is_main_process,
-            mininterval=10 if os.environ.get("CI") else 0.5,
-            unit="step",
-        )
+        first = state["step"]
+        bar = command_line.bar(total=total, initial=first, desc=record["name"], mininterval=0.5, unit="step")
         model.train()
         if not state["step"]:
             evaluate(args, accelerator, recipe, model, state, log)
         log.restart()
-        clock, saved = time.perf_counter(), time.monotonic()
+        clock = began = time.perf_counter()
+        saved = time.monotonic()
         for indices, batches in batching.steps_from(args, accelerator, recipe, state["step"], total, per_epoch):
             lr, done = learning_rate(args, state["step"], total), state["step"] / total
             values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
@@ -368,7 +372,11 @@ def train(args, accelerator, recipe, model, record, how):
             bar.update()
             at_end, at_log = step == total, step % args.logging_steps == 0
             if at_log or at_end:
-                bar.set_postfix(loss=f"{log.write(step, lr)['total']:.4g}", refresh=False)
+                points = log.write(step, lr)
+                bar.set_postfix(loss=f"{points['loss/total']:.4g}", refresh=False)
+                if bar.disable and accelerator.is_main_process:
+                    left = (time.perf_counter() - began) / (step - first) * (total - step)
+                    command_line.say_progress(step, total, left, points)
                 state["skipped_steps"] = log.skipped
                 log.check_skipped(step, at_end)
             late = 0 < args.save_minutes * 60 <= time.monotonic() - saved

@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import torch
 
 import losses
@@ -161,8 +162,10 @@ def relation_figures(student, teacher, pairs, inputs, tokens):
             unit = [torch.nn.functional.normalize(h[0].float(), dim=-1) for h in hidden]  # [T, D] each
             words.append((unit[own.wr[-1]] @ unit[own.wr[-1]].T).cpu().numpy())
             through = torch.stack([unit[i] for i in own.ltr], 1)  # [T, L, D]
-            layers.append((through @ through.mT)[:, *torch.triu_indices(len(own.ltr), len(own.ltr), 1)].cpu().numpy())
-    figures = {"relations/words": pictures.relation_figure(*words, tokens)}
+            layers.append((through @ through.mT)[:, *np.triu_indices(len(own.ltr), 1)].cpu().numpy())
+    sides, (rows, columns) = pairs.sides()[::-1], np.triu_indices(len(pairs.ltr), 1)
+    figures = {"relations/words": pictures.relation_figure(*words, tokens, [str(own.wr[-1]) for own in sides])}
     if len(pairs.ltr) > 1:
-        figures["relations/layers"] = pictures.relation_figure(*layers, tokens, "layers 1-2, 1-3, ... of the aligned")
+        names = [[f"{own.ltr[i]}-{own.ltr[j]}" for i, j in zip(rows, columns, strict=True)] for own in sides]
+        figures["relations/layers"] = pictures.relation_figure(*layers, tokens, names)
     return figures

@@ -219,6 +219,7 @@ def kept_windows(examples, folder, cut, features=None):
                     cut,
                     batched=True,
                     with_indices=True,
+                    desc="tokenising",
                     remove_columns=examples.column_names,
                     features=features,
                     new_fingerprint=folder.name,

@@ -12,6 +12,7 @@ import datasets
 import torch
 import transformers
 from huggingface_hub.utils import disable_progress_bars as disable_hub_progress_bars
+from tqdm.auto import tqdm
 
 from engine.run_folder import TrainingError
 from options import one_line
@@ -23,10 +24,30 @@ def quiet():
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity(logging.CRITICAL)
     logging.getLogger("datasets.utils.file_utils").setLevel(logging.WARNING)  # a stream waits for its host, for minutes
-    datasets.disable_progress_bars()
+    if not shows_bars():
+        datasets.disable_progress_bars()  # of tokenising
     disable_hub_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once; it warns of that each time
+
+
+def shows_bars():
+    """Whether this process shows progress bars: the main one of a run, at a terminal, unless TQDM_DISABLE is 1."""
+    wanted = os.environ.get("RANK", "0") == "0" and os.environ.get("TQDM_DISABLE", "0") in ("", "0")
+    return wanted and sys.stderr.isatty()
+
+
+def bar(items=None, **options):
+    """A progress bar of tqdm, around items or of a total; silent where none is shown."""
+    return tqdm(items, disable=not shows_bars(), **options)
+
+
+def say_progress(step, total, left_s, points):
+    """Print losses and rates at a step, a line each, where there is no bar; points: {tag of TensorBoard: number}."""
+    left = datetime.timedelta(seconds=round(left_s))
+    losses = ", ".join(f"{tag[5:]} {value:.4g}" for tag, value in points.items() if tag.startswith("loss/"))
+    rates = ", ".join(f"{tag} {value:.4g}" for tag, value in points.items() if tag.startswith(("perf/", "optim/")))
+    print(f"training: step {step} of {total}, {left} left: loss {losses}\ntraining: {rates}", flush=True)
 
 
 def say(text):

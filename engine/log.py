@@ -132,7 +132,7 @@ class Log:
         self.pending, self.where, self.weights = [], [], []
 
     def write(self, step, lr):
-        """Write a point: means over the last --logging_steps steps, however many came since the last; returns them.
+        """Write a point: means over the last --logging_steps steps, however many came since; returns {tag: number}.
 
         Of a term those of the steps in which it was computed; times its weight, of all steps, so that they add up.
         """
@@ -164,7 +164,7 @@ class Log:
         }
         self.scalars(points, step)
         self.restart()
-        return means
+        return points
 
     def check_skipped(self, step, at_end):
         """Raise Diverged if fp16 skipped all steps since the last check, more than a scaler begins with, or of the run.

@@ -35,8 +35,12 @@ FREE_OPTIONS = (
     "save_minutes",
     "timeout_minutes",
     "log_with",
+    "logging_steps",
     "keep_optimizer",
 )
+NAMES = ("run_name", "dataset_name")  # as free, but part of what a run is found by
+# Options that say where an input lies; what it is say the digests of the record.
+PLACES = ("teacher", "student", "data_dir", "train_file", "validation_file", "corpus", "validation_corpus")
 OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
 OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
 
@@ -171,8 +175,9 @@ def options_of(args):
 def inspect_run(args, inputs=None):
     """What the run folder holds: "new" (nothing, or a run that --overwrite moves aside), "resume" or "complete".
 
-    inputs: the `describe_inputs` of this command, once they are known. Reads only. Raises ValueError if the folder
-    holds a run with other options or, where it would be resumed, other inputs; or something that is no run.
+    inputs: the `describe_inputs` of this command, once they are known; without them a complete run whose inputs had
+    other names is one to "resume". Reads only. Raises ValueError if the folder holds a run with other options or, where
+    it would be resumed or they had other names, other inputs; or something that is no run.
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
@@ -191,10 +196,10 @@ def inspect_run(args, inputs=None):
             )
         return "new"
     kept = "" if "filled" in record else _keep_older(args, record["options"])
-    _compare_options(args, folder, record["options"])
+    renamed = _compare_options(args, folder, record)
     if kept and os.environ.get("RANK", "0") == "0":
         print(f"{folder}: begun before tasks had recipes and left as it began ({kept})")
-    if record["status"] == "complete":
+    if record["status"] == "complete" and not renamed:
         return "complete"
     changed = [
         _change(name, old, inputs.get(name))
@@ -206,7 +211,7 @@ def inspect_run(args, inputs=None):
             f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it "
             "began with, choose another --output_dir, or pass --overwrite to start anew"
         )
-    return "resume"
+    return "complete" if record["status"] == "complete" and inputs else "resume"
 
 
 def _keep_older(args, theirs):
@@ -224,22 +229,35 @@ def _keep_older(args, theirs):
     return ", ".join(f"--{name} {value!r}, now {now[name]!r}" for name, value in kept.items())
 
 
-def _compare_options(args, folder, theirs):
-    """Raise ValueError if a run in the folder has other options; one that it does not know has its default there.
+def _compare_options(args, folder, record):
+    """Whether inputs had other names when a run began; ValueError if it has other options.
 
-    The default as this command has it where it leaves the option alone: what a default becomes may depend on others.
+    An option that it does not know has its default there, as this command has it where it leaves the option alone: what
+    a default becomes may depend on others. Names count only where the record has no digests.
     """
-    mine = json.loads(json.dumps(finite({k: v for k, v in options_of(args).items() if k not in FREE_OPTIONS})))
+    theirs = record["options"]
+    free = {*FREE_OPTIONS, *NAMES}
+    mine = json.loads(json.dumps(finite({k: v for k, v in options_of(args).items() if k not in free})))
     missing = {k: v for k, v in getattr(args, "defaults", {}).items() if k not in theirs}
     missing = {k: v if k in args.asked else mine.get(k) for k, v in missing.items()}
-    theirs = missing | {k: v for k, v in theirs.items() if k not in FREE_OPTIONS}
-    differ = [k for k in sorted({*mine, *theirs} - set(FREE_OPTIONS)) if mine.get(k) != theirs.get(k)]
-    if differ:
+    theirs = missing | {k: v for k, v in theirs.items() if k not in free}
+    differ = [k for k in sorted({*mine, *theirs} - free) if mine.get(k) != theirs.get(k)]
+    differ = [k for k in differ if k not in PLACES or not _same_place(mine.get(k), theirs.get(k))]
+    known = PLACES if record.get("inputs") else ()
+    if theirs.get("streaming"):  # of a stream of the hub there is no digest
+        known = {*known} - {"corpus"}
+    if {*differ} - {*known}:
         listed = ", ".join(f"--{k} {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in differ)
         raise ValueError(
             f"{folder} holds a run with other options ({listed}): choose another --output_dir, or pass "
             "--overwrite to move it aside"
         )
+    return bool(differ)
+
+
+def _same_place(one, other):
+    """Whether two values of an option name one file or folder, however they are written."""
+    return bool(one and other) and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _change(name, old, new):

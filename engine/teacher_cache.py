@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list
 
 import losses
 from encoders import model_outputs
-from engine import checkpoints
+from engine import checkpoints, command_line
 from tasks import batching
 
 FOLDER = Path("cache")
@@ -163,7 +163,7 @@ def fill(temporary, folder, files, compute, batches, starts, accelerator):
         name: np.memmap(temporary / f"{name}.bin", kind, "r+", shape=tuple(shape))
         for name, (kind, shape, _) in files.items()
     }
-    for indices in batches[rank::processes]:
+    for indices in command_line.bar(batches[rank::processes], desc="teacher's cache", unit="batch"):
         for name, value in compute(indices).items():
             value = value.to(getattr(torch, files[name][0])).cpu().numpy()
             if not np.isfinite(value).all():

@@ -3,6 +3,7 @@
 import textwrap
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours with wine for their yellow (too faint on white); 8 and 9 have no common factor: 72 looks.
@@ -97,23 +98,42 @@ def _beneath(ax, properties, looks, by_row):
 
 
 @matplotlib.rc_context({"text.parse_math": False})
-def relation_figure(teacher, student, tokens, columns=""):
+def relation_figure(teacher, student, tokens, layers=("", "")):
     """Figure of the relations in one sentence: teacher, student, and where the student is above or below it.
 
     teacher, student: numpy arrays [T, T], cosines between the words of one layer, or [T, P], of each word between P
-    pairs of layers, as `columns` then says. tokens: the T words; where they are many, some are left out at the axis, so
-    that the rest can be read on a thumbnail.
+    pairs of layers. tokens: the T words; where they are many, some are left out at the axis, so that the rest can be
+    read on a thumbnail. layers: of teacher and student, the layer as text, or the P pairs as texts. The colours span
+    the teacher's range, so that pictures of several students can be compared.
     """
     figure = Figure(figsize=(12, 4), layout="constrained")
-    step = -(-len(tokens) // 8)
-    panels = {"teacher": teacher, "student": student, "difference": student - teacher}
-    for ax, (name, values) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
-        image = ax.imshow(
-            values, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest", aspect="auto" if columns else None
-        )
-        ax.set_title(name, fontsize=24)
-        ax.set_xlabel(columns, fontsize=18)
-        ax.set_xticks([])
+    step, (low, high) = -(-len(tokens) // 8), teacher_range(teacher, of_words=isinstance(layers[0], str))
+    span = high - low
+    panels = (
+        ("teacher", teacher, layers[0], (low, high)),
+        ("student", student, layers[1], (low, high)),
+        ("difference", student - teacher, layers[1], (-span, span)),
+    )
+    axes = figure.subplots(1, 3, sharey=True)
+    for ax, (title, values, own, (vmin, vmax)) in zip(axes, panels, strict=True):
+        pairs = [] if isinstance(own, str) else own
+        aspect = "auto" if pairs else None
+        image = ax.imshow(values, vmin=vmin, vmax=vmax, cmap="RdBu_r", interpolation="nearest", aspect=aspect)
+        named = own and not pairs and title != "difference"
+        ax.set_title(f"{title}\nlayer {own}" if named else title, fontsize=24 if not own or pairs else 20)
+        ax.set_xlabel("layers" if pairs else "", fontsize=18)
+        every = -(-len(pairs) // 4)
+        ax.set_xticks(range(0, len(pairs), every or 1), pairs[:: every or 1], fontsize=18)
         ax.set_yticks(range(0, len(tokens), step), [token[:10] for token in tokens[::step]], fontsize=18)
-    figure.colorbar(image, ax=figure.axes, ticks=(-1, 0, 1)).ax.tick_params(labelsize=20)
+        if title != "teacher":
+            bar = figure.colorbar(image, ax=ax, ticks=(vmin, (vmin + vmax) / 2, vmax), format="%.2f", extend="both")
+            bar.ax.tick_params(labelsize=18)
     return figure
+
+
+def teacher_range(values, of_words):
+    """(low, high) of most of a teacher's cosines, at least 0.02 apart; of words without those of a word with itself."""
+    known = values[~np.eye(len(values), dtype=bool)] if of_words and len(values) > 1 else values
+    low, high = np.percentile(known, (2, 98))
+    middle, half = (low + high) / 2, max(high - low, 0.02) / 2
+    return middle - half, middle + half

@@ -1,12 +1,15 @@
-"""The plots of a report: scores against cost, over windows and over training; drawn by reporting/pictures.py."""
+"""The plots of a report: scores against cost, over values of an option, over training; by reporting/pictures.py."""
 
 import json
 import math
 
 import pandas as pd
 
+from methods.recipes import PRESETS
 from reporting import pictures, subnetworks, table_notes
 from reporting.records import headline, same_examples, time_unit
+
+RELATIONS = {*PRESETS["ckd"]} - {"logits"}
 
 
 def seed_points(runs, x):
@@ -50,24 +53,42 @@ def size_panels(task, runs, x, xlabel, label, teacher):
     ]
 
 
-def window_curves(runs):
-    """{method: {window: its runs, one for each seed}} of runs that differ in these only; at least two windows."""
+def value_of(options, option):
+    """The number that a run's options have for one of them, or for the weight terms/<name>; NaN where there is none."""
+    terms = options.get("terms") if isinstance(options.get("terms"), dict) else {}
+    if option == "window" and ((options.get("terms") and not terms.get("wr_triple")) or "window" not in options):
+        return math.nan  # nothing of this run has a window
+    value = terms.get(option.removeprefix("terms/"), 0) if "/" in option else options.get(option)
+    if option == "window" and value in (None, 0):
+        return math.inf  # all triples
+    return value if type(value) in (int, float) and abs(value) < 2**31 else math.nan
 
-    def uses_window(options):
-        terms, window = options.get("terms"), options.get("window", "")
-        known = window is None or (type(window) is int and abs(window) < 2**31)
-        return known and bool(not isinstance(terms, dict) or terms.get("wr_triple"))
 
-    runs = runs[[uses_window(options) for options in runs["options"]]]
-    recipes = [
-        json.dumps([model, recipe | {"window": 0}, data], sort_keys=True)
-        for model, recipe, data in zip(runs["model"], runs["recipe"], same_examples(runs, "train"), strict=True)
-    ]
-    curves = {}
-    for _, own in runs.groupby(recipes):
-        windows = own["options"].map(lambda options: options["window"] or math.inf)  # None and 0: all triples
-        if windows.nunique() > 1:
-            curves[own["name"].min()] = {w: same.drop_duplicates("seed") for w, same in own.groupby(windows)}
+def but_for(option, run):
+    """What of a run must be equal in two runs that differ in this option only, as text."""
+    recipe, terms = {**run["recipe"], option: None}, run["recipe"].get("terms")
+    if isinstance(terms, dict):  # weights of relations follow the temperature
+        unit = run["options"].get("temperature") or 1 if option == "temperature" else 1
+        weights = {name: f"{w / unit ** (2 * (name in RELATIONS)):.5g}" for name, w in terms.items()}
+        recipe["terms"] = {name: weight for name, weight in weights.items() if f"terms/{name}" != option}
+    follows = [] if option.startswith("student_") else [run["model"]]
+    follows += [] if option == "max_train_samples" else [run["examples"]]
+    return json.dumps([*follows, recipe], sort_keys=True, default=str)
+
+
+def option_curves(runs, option):
+    """{method: {value: its runs, one for each seed}} of runs that differ in this number only.
+
+    At least three values, of windows two: a relation that is left out has two weights, and a row of the table.
+    """
+    values = runs["options"].map(lambda options: value_of(options, option))
+    least, curves = 2 if option == "window" else 3, {}
+    if values.nunique() < least:
+        return {}
+    runs = runs.assign(examples=same_examples(runs, "train"), value=values)[values.notna()]
+    for _, own in runs.groupby([but_for(option, run) for run in runs.to_dict("records")]):
+        if own["value"].nunique() >= least:
+            curves[own["name"].min()] = {x: same.drop_duplicates("seed") for x, same in own.groupby("value")}
     return curves
 
 
@@ -120,41 +141,35 @@ def curve_panels(task, runs, teacher):
     return panels
 
 
-def window_panels(task, runs, label, teacher):
-    """The panel of scores over windows, if runs differ in these alone."""
-    curves = window_curves(runs)
-    ticks = sorted({window for windows in curves.values() for window in windows})
-    every = [
-        (same.assign(name=name), ticks.index(window))
-        for name, windows in curves.items()
-        for window, same in windows.items()
-    ]
-    if not every:
-        return []
-    return [
-        (
-            {
+def option_panels(task, runs, label, teacher):
+    """{option: panel} of scores over the numbers of every option in which alone some runs differ."""
+    names = dict.fromkeys(key for recipe in runs["recipe"] for key in recipe)
+    terms = [options["terms"] for options in runs["options"] if isinstance(options.get("terms"), dict)]
+    names |= dict.fromkeys(f"terms/{name}" for weights in terms for name in weights)
+    found = {}
+    for option in names:
+        curves = option_curves(runs, option)
+        ticks = sorted({value for of in curves.values() for value in of})
+        every = [(same.assign(name=name), ticks.index(x)) for name, of in curves.items() for x, same in of.items()]
+        if every:
+            properties = {
                 "title": task,
-                "xlabel": "window W (words, evenly spaced)",
+                "xlabel": f"{option} (evenly spaced)",
                 "ylabel": label,
                 "xticks": range(len(ticks)),
                 "xticklabels": ["all" if tick == math.inf else f"{tick:g}" for tick in ticks],
                 "seeds": pd.concat([seed_points(same, at) for same, at in every]),
                 **teacher,
-            },
-            pd.concat([points(same, at).assign(dx=math.nan) for same, at in every]),
-            "-",
-        )
-    ]
+            }
+            means = pd.concat([points(same, at).assign(dx=math.nan) for same, at in every])
+            found[option.rpartition("/")[2]] = (properties, means, "-")
+    return found
 
 
 def write_plots(runs, folder, formats=("png",)):
     """Writes the plots into the folder in each of the formats; returns their paths."""
     names, machines = [*runs["name"].unique().sort_values()], sorted(runs["machine"].unique())
-    (unit, seconds), plots = (
-        time_unit(runs),
-        {kind: [] for kind in ("scores", "flops", "latency", "time", "window", "curves")},
-    )
+    (unit, seconds), plots = (time_unit(runs), {kind: [] for kind in ("scores", "flops", "latency", "time", "curves")})
     alone = runs[runs["stage"] != "dynabert"]
     plots["dynabert"] = subnetworks.panels(runs[runs["stage"] == "dynabert"], alone[alone["stage"] == "finetune"])
     tasks = [(task, *without_teacher(own)) for (_, task), own in alone.groupby(["stage", "task"], observed=True)]
@@ -201,7 +216,8 @@ def write_plots(runs, folder, formats=("png",)):
                     "none",
                 )
             )
-        plots["window"] += window_panels(task, own, label, teacher)
+        for option, panel in option_panels(task, own, label, teacher).items():
+            plots.setdefault(option, []).append(panel)
         plots["curves"] += curve_panels(task, own, teacher)
     paths = []
     for kind, panels in plots.items():

@@ -18,7 +18,7 @@ ask() {
 }
 
 names=$(ask) || exit 2
-eval "$names"  # ALL_TASKS: those of run_glue.sh; ALL_METHODS; DISTILLATION: options that need a teacher
+eval "$names"  # ALL_TASKS: those of run_glue.sh; ALL_METHODS; ALL_TERMS; DISTILLATION: options that need a teacher
 
 # A variable of this script in the singular or plural would be passed over without a word.
 variables=" $(echo $(sed -n 's/^\([A-Z_]*\)=\${\1[:-].*/\1/p' "${0##*/}")) "
@@ -138,6 +138,32 @@ method_options() {
     esac
 }
 
+# own_data ARGUMENT...: the options of DATA_OPTIONS, for TASKS=custom, into the array own; quotes hold blanks together.
+# The name of that task's folder, --dataset_name where it is given there or among the arguments, into own_folder.
+own_data() {
+    local words word before=
+    own=() own_folder=custom
+    if [[ $DATA_OPTIONS =~ [^[:space:]] ]]; then
+        [[ " ${TASKS:-${TASK:-}} " == *" custom "* ]] || refuse "DATA_OPTIONS are for custom: name it among the tasks"
+        words=$(xargs printf '%s\n' <<<"$DATA_OPTIONS" 2>/dev/null) || refuse "DATA_OPTIONS has a quote without its end"
+        while IFS= read -r word; do own+=("$word"); done <<<"$words"
+        check_options "${own[@]}"
+    fi
+    for word in ${own[@]+"${own[@]}"} "$@"; do
+        case $before/$word in
+            --dataset_name/*) own_folder=$word ;;
+            */--dataset_name=*) own_folder=${word#*=} ;;
+        esac
+        before=$word
+    done
+}
+
+# enter TASK: options that say where its data are, into the array data; its folder below $RUNS into place
+enter() {
+    place=$1 data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
+    [ "$1" != custom ] || place=$own_folder data=(${own[@]+"${own[@]}"})
+}
+
 # schedule TASK: learning rate and epochs of its students, also of one without a teacher, whom the code gives no recipe
 schedule() {
     local rate epochs
@@ -145,13 +171,14 @@ schedule() {
     echo --learning_rate "${LEARNING_RATE:-$rate}" --num_train_epochs "${EPOCHS:-$epochs}"
 }
 
-# train_teacher TASK OPTIONS...: $RUNS/TASK/teacher/seed1, which the students of that task learn from
+# train_teacher TASK OPTIONS...: $RUNS/<task>/teacher/seed1, which the students of that task learn from
 train_teacher() {
     local task=$1
     shift
-    run $LAUNCH distill_finetune.py --task "$task" ${DATA_DIR:+--data_dir "$DATA_DIR"} --student "$TEACHER" \
-        --run_name teacher --seed 1 --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" \
-        --output_dir "$RUNS/$task/teacher/seed1" "$@"
+    enter "$task"
+    run $LAUNCH distill_finetune.py --task "$task" ${data[@]+"${data[@]}"} --student "$TEACHER" --run_name teacher \
+        --seed 1 --learning_rate "$TEACHER_LEARNING_RATE" --num_train_epochs "$TEACHER_EPOCHS" \
+        --output_dir "$RUNS/$place/teacher/seed1" "$@"
 }
 
 # check_recipes METHOD...: ends the script, status 2, unless the file $RECIPES has a line for each method and no variable

@@ -196,6 +196,7 @@ def build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder):
         remove_columns="part",
         features=features,
         new_fingerprint=folder.name,
+        desc="tokenising",
         cache_file_name=str(temporary / "blocks.arrow"),
         num_proc=num_proc if num_proc > 1 else None,
     )

@@ -1,7 +1,9 @@
 """What a run shows while it trains: score lines, the dev set's loss, other trackers, and when it evaluates."""
 
 import argparse
+import io
 import json
+import re
 import sys
 import types
 
@@ -17,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import data
 import training
-from engine import log, run_folder
+from engine import command_line, log, run_folder
 from tasks import kinds
 
 
@@ -36,10 +38,22 @@ def test_every_evaluation_is_a_line_on_the_screen_with_the_loss_on_the_labels(fi
         f"step {e['step']}: matthews_correlation {e['score']:.4f}, loss {e['loss']:.4f}" for e in history
     ]
     assert "(epoch 1.00, the best so far)" in lines[0] and "matthews" not in err
+    # Here is no terminal: no bar, but at each log step the losses and the rates, a line each.
+    assert "\r" not in out + err
+    said = [line.removeprefix("training: ") for line in out.splitlines() if line.startswith("training: ")]
+    steps, rates = (
+        [re.match(r"step (\d+) of 12, \d:\d\d:\d\d left: loss total (\S+),", x) for x in said[::2]],
+        said[1::2],
+    )
+    assert [int(found[1]) for found in steps] == [2, 4, 6, 8, 10, 12] and len(rates) == 6
+    assert all("perf/tokens_per_s " in line and "loss" not in line for line in rates)
     # TensorBoard calls the run by its folder alone.
     (name,) = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "runs")).Reload().Runs()
     assert name == "cola/finetune/seed1"
     events = EventAccumulator(str(folder)).Reload()
+    assert [float(found[2]) for found in steps] == pytest.approx(
+        [e.value for e in events.Scalars("loss/total")], rel=1e-3
+    )
     assert [e.step for e in events.Scalars("eval/loss")] == [0, 6, 12]
     assert [e.value for e in events.Scalars("eval/loss")][1:] == pytest.approx([e["loss"] for e in history])
     # The loss is what transformers has for each sentence of the dev set, on average.
@@ -53,6 +67,26 @@ def test_every_evaluation_is_a_line_on_the_screen_with_the_loss_on_the_labels(fi
         ]
     best = record_of(folder)["best"]
     assert best["loss"] == pytest.approx(sum(each) / 32, abs=1e-5) and "loss" not in best["metrics"]
+
+
+def test_bars_are_for_terminals_of_the_main_process_and_can_be_switched_off(monkeypatch):
+    def shown(terminal, **variables):
+        screen = io.StringIO()
+        screen.isatty = lambda: terminal
+        monkeypatch.setattr(sys, "stderr", screen)
+        for name in ("RANK", "TQDM_DISABLE"):
+            monkeypatch.setenv(name, variables[name]) if name in variables else monkeypatch.delenv(name, raising=False)
+        assert list(command_line.bar([1, 2], desc="work", mininterval=0)) == [1, 2]
+        return "work" in screen.getvalue()
+
+    assert [shown(True), shown(True, TQDM_DISABLE="0"), shown(True, RANK="0")] == [True] * 3
+    assert [shown(False), shown(True, TQDM_DISABLE="1"), shown(True, RANK="1")] == [False] * 3
+
+
+def test_the_text_of_options_holds_the_command_and_what_is_not_a_default():
+    record = {"command": "python x.py --a 3", "asked": ["a", "gone"], "options": {"a": "b|c", "d": None}}
+    text = training.options_text(record, {"a": None, "d": None})
+    assert text == "`python x.py --a 3`\n\n|option|value|default|\n|-|-|-|\n|a|b&#124;c|None|\n|gone|None|None|\n"
 
 
 def test_a_run_of_an_earlier_version_goes_on_where_its_events_are(finetune, world, tmp_path, cut_at, monkeypatch):

@@ -880,4 +880,7 @@ def test_the_figures_of_relations_hold_the_cosines_of_words_and_of_layers(world,
         torch.testing.assert_close(torch.tensor(words.data), cosine(last[:, None], last[None], dim=-1))
         expected = [cosine(hidden[layers[i]][0], hidden[layers[j]][0], dim=-1) for i, j in ((0, 1), (0, 2), (1, 2))]
         torch.testing.assert_close(torch.tensor(of_layers.data), torch.stack(expected, 1))
+    assert [ax.get_title() for ax in figures["relations/words"].axes[:2]] == ["teacher\nlayer 3", "student\nlayer 2"]
+    ticks = [[tick.get_text() for tick in ax.get_xticklabels()] for ax in figures["relations/layers"].axes[:2]]
+    assert ticks == [["0-2", "0-3", "2-3"], ["0-1", "0-2", "1-2"]]
     assert list(model_outputs.relation_figures(*both, pairs[2:], batch, list("abcde"))) == ["relations/words"]

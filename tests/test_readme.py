@@ -476,6 +476,38 @@ def test_every_grid_of_the_ablation_is_there():
     assert sizes == [(6, 768), (4, 512), (4, 312), (2, 128)]
 
 
+def test_any_option_or_weight_is_a_grid_of_the_ablation():
+    grid = "temperature=1,2 wr_triple=0,5 no_embeddings=on learning_rate=1e-3 student_layers=2 layer_map=0:0"
+    commands = dry_run("run_ablation.sh", GRID=grid, TASKS="cola", SEEDS="1")
+    runs = {args.run_name: args for _, args in commands}
+    names = ["temperature-1", "temperature-2", "wr_triple-0", "wr_triple-5", "no_embeddings-on"]
+    assert [*runs] == ["ckd", *names, "learning_rate-1e-3", "student_layers-2", "layer_map-0-0"]
+    weights = {
+        name: (run.temperature, run.terms.get("wr_pair"), run.terms.get("wr_triple")) for name, run in runs.items()
+    }
+    assert [weights[name] for name in names[:4]] == [(1, 1, 10), (2, 4, 40), (3, 9, None), (3, 9, 5)]
+    assert (runs["learning_rate-1e-3"].learning_rate, runs["student_layers-2"].student_layers) == (1e-3, 2)
+    assert [run.no_embeddings for run in runs.values()] == [name == "no_embeddings-on" for name in runs]
+    assert len({run.output_dir for run in runs.values()}) == 9 and runs["layer_map-0-0"].layer_map == "0:0"
+
+
+def test_own_data_go_through_the_scripts_as_tasks_do():
+    words = ["--train_file", "my own/train.csv", "--validation_file", "dev.csv", "--label_column", "topic"]
+    own = f"--dataset_name news {shlex.join(words)}"
+    commands = [
+        args for _, args in dry_run("run_glue.sh", TASKS="custom rte", SEEDS="1", DATA_DIR="x", DATA_OPTIONS=own)
+    ]
+    news = [args for args in commands if args.task == "custom"]
+    assert len(commands) == 8 and [args.run_name for args in news] == ["teacher", "finetune", "kd", "ckd"]
+    assert {(args.train_file, args.label_column, args.data_dir) for args in news} == {(words[1], "topic", None)}
+    assert {args.teacher for args in news} == {None, "my runs/news/teacher/seed1"}
+    assert {args.output_dir for args in news} == {f"my runs/news/{args.run_name}/seed1" for args in news}
+    swept = dry_run("run_sweep.sh", "--dataset_name=news", *words, TASK="custom", METHODS="kd")
+    assert {args.output_dir.rpartition("/kd-")[0] for _, args in swept[1:]} == {"my runs/sweep/news"}
+    grid = dry_run("run_ablation.sh", TASKS="custom", GRID="stages", SEEDS="1", DATA_OPTIONS=own)
+    assert {(args.teacher, args.train_file) for _, args in grid} == {("my runs/news/teacher/seed1", words[1])}
+
+
 def test_scripts_say_what_they_are_and_stop_at_errors():
     for script in Path().glob("run_*.sh"):
         text = script.read_text(encoding="utf-8")
@@ -541,6 +573,7 @@ def shell(tmp_path):
         ("run_pretrain.sh", "SEEDS", "1,2", "1,2: use whole numbers"),
         ("run_ablation.sh", "TASKS", "squad", "squad: use cola"),
         ("run_ablation.sh", "GRID", "window layers", "layers: use leave_one_out window"),
+        ("run_ablation.sh", "GRID", "temperature=1,,2", "temperature=1,,2: use leave_one_out window"),
         ("run_ablation.sh", "WINDOWS", "3 4", "4: use odd numbers or all"),
         ("run_ablation.sh", "LAYER_MAPS", "frist", "frist: use uniform first last ends"),
         ("run_ablation.sh", "CRITERIA", "kl", "kl: use cosine-mse"),

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import itertools
+
 import report
 from methods.term_weights import split
 from reporting import exports, pictures, plots, records, significance
@@ -393,7 +395,7 @@ def test_an_option_that_an_older_run_lacks_counts_as_its_default(tmp_path, table
     runs[0]["options"] = old | {"window": 5}
     runs[2]["options"]["window"], runs[2]["seed"] = 21, 1
     found, _ = records.read_runs([Path(write(tmp_path / "windows", runs[0], runs[2] | {"name": "wide"}))])
-    assert [sorted(windows) for windows in plots.window_curves(found).values()] == [[5, 21]]
+    assert [sorted(windows) for windows in plots.option_curves(found, "window").values()] == [[5, 21]]
 
 
 def test_the_speed_up_of_a_shape_is_the_median_of_its_runs(tmp_path, tables):
@@ -1013,14 +1015,38 @@ def test_window_curve_needs_two_windows_of_one_recipe(tmp_path):
 
     runs = [run(window, seed) for window in (None, 21, 5) for seed in (1, 2)]
     runs += [run(21, seed, run_name="w21-again") for seed in (1, 2)]
-    curves = plots.window_curves(report.read_runs([Path(write(tmp_path, *runs))])[0])
+    curves = plots.option_curves(report.read_runs([Path(write(tmp_path, *runs))])[0], "window")
     assert list(curves) == ["w21"] and sorted(curves["w21"]) == [5, 21, math.inf]
     assert [len(curves["w21"][window]) for window in (5, 21, math.inf)] == [2, 2, 2]
     assert report.main([str(tmp_path)]) == 0  # plots go into the first folder
     assert_picture(tmp_path / "report_window.png")
     # A run that does not use the window, or differs in more than the window, is no point of a curve.
     other = [run(5, 1, terms={"logits": 1.0}), run(21, 1), run(7, 1, learning_rate=1.0), run(3, 1, teacher="a/bert")]
-    assert plots.window_curves(report.read_runs([Path(write(tmp_path / "b", *other))])[0]) == {}
+    assert plots.option_curves(report.read_runs([Path(write(tmp_path / "b", *other))])[0], "window") == {}
+
+
+def test_runs_that_differ_in_one_number_make_its_curve(tmp_path):
+    def run(name, seed=1, data=None, **options):
+        run = make_run(name, seed=seed, train_examples=data)
+        return run | {"options": run["options"] | {"temperature": 3.0, "terms": terms(3)} | options}
+
+    def terms(temperature, triple=10):
+        return {"logits": 1.0, "wr_pair": 1.0 * temperature**2, "wr_triple": 1.0 * triple * temperature**2}
+
+    runs = [run("ckd", seed) for seed in (1, 2)]
+    runs += [run(f"t{t}", seed, temperature=t, terms=terms(t)) for t in (1.0, 0.3) for seed in (1, 2)]
+    runs += [run("odd", temperature=2.0, terms=terms(3))]  # its weights did not follow
+    runs += [run(f"w{w}", terms=terms(3, w)) for w in (0, 30)] + [run("pair", terms=terms(3) | {"wr_pair": 1.0})]
+    runs += [run(f"n{n}", data=n, max_train_samples=n) for n in (100, 200, 300)]
+    runs += [run(f"s{n}", student_layers=n) | {"model": STUDENT | {"layers": n}} for n in (1, 2, 3)]
+    found, _ = records.read_runs([Path(write(tmp_path, *runs))])
+    panels = plots.option_panels("cola", found, "x", {})
+    labels = {option: properties["xticklabels"] for option, (properties, _, _) in panels.items()}
+    assert labels["temperature"] == ["0.3", "1", "3"] and labels["wr_triple"] == ["0", "90", "270"]
+    assert labels["student_layers"] == ["1", "2", "3"] and labels["max_train_samples"] == ["100", "200", "300"]
+    assert set(labels) == {"temperature", "wr_triple", "student_layers", "max_train_samples"}
+    (curve,) = plots.option_curves(found, "temperature").values()
+    assert [len(same) for same in curve.values()] == [2, 2, 2]
 
 
 def test_a_full_disk_leaves_the_old_report_whole(tmp_path, capsys, monkeypatch):
@@ -1082,3 +1108,22 @@ def test_the_relation_figure_shows_both_models_and_their_difference():
     assert [label.get_text() for label in words][:2] == ["$word_0", "$word_5"] and len(words) == 8
     assert min(label.get_fontsize() for label in words) >= 18  # 12 inches wide, seen at a quarter of it
     figure.canvas.draw()
+
+
+def test_the_colours_of_a_relation_figure_span_the_teachers_range():
+    """So two students of one teacher that are both near it do not look alike; a word beside itself says nothing."""
+    teacher = np.linspace(0.8, 0.9, 400).reshape(20, 20)
+    np.fill_diagonal(teacher, 1)
+    for student in (teacher - 0.05, np.zeros((20, 20))):
+        first, second, third = pictures.relation_figure(teacher, student, ["word"] * 20, ("6", "3")).axes[:3]
+        low, high = first.images[0].get_clim()
+        assert 0.8 < low < 0.81 and 0.89 < high < 0.9 and second.images[0].get_clim() == (low, high)
+        assert third.images[0].get_clim() == pytest.approx((low - high, high - low))
+    assert (
+        pictures.teacher_range(np.ones((1, 1)), True) == pictures.teacher_range(np.ones((3, 3)), True) == (0.99, 1.01)
+    )
+    pairs = [f"{i}-{j}" for i in range(7) for j in range(i + 1, 7)]
+    figure = pictures.relation_figure(np.ones((24, 21)), np.ones((24, 21)), ["word"] * 24, (pairs, pairs))
+    figure.draw_without_rendering()
+    boxes = [ax.get_xaxis().get_tightbbox() for ax in figure.axes[:3]]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))  # captions do not overlap

@@ -308,6 +308,43 @@ class TestInputs:
         finetune(*interrupted)
         assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
 
+    def test_a_run_knows_its_inputs_by_what_they_are(self, finetune, interrupted, tmp_path, capsys):
+        """A moved folder, another way to write a path, a new name, and points more often are no other run."""
+        shutil.move(tmp_path / "teacher", tmp_path / "moved")
+        (tmp_path / "link").symlink_to(tmp_path / "glue")
+        renamed = ["--teacher", f"{tmp_path}/moved/", "--data_dir", os.path.relpath(tmp_path / "link")]
+        finetune(*interrupted, *renamed, "--run_name", "another", "--logging_steps", "1")
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert (record["status"], record["name"], record["time"]["sessions"]) == ("complete", "another", 2)
+        capsys.readouterr()
+        finetune(*interrupted, "--teacher", os.path.relpath(tmp_path / "moved"))
+        assert capsys.readouterr().out == f"{tmp_path / 'run'}: complete already, nothing to do\n"
+        with (tmp_path / "glue" / "CoLA" / "dev.tsv").open("a") as file:
+            file.write("x\t1\t\tOne more.\n")
+        shutil.move(tmp_path / "moved", tmp_path / "teacher")
+        with pytest.raises(ValueError, match=r"began with other inputs \(the validation examples changed\)"):
+            finetune(*interrupted)
+
+    def test_names_count_where_the_record_has_no_digests_or_more_differs(self, tmp_path):
+        def look(record, inputs=None, **options):
+            run_folder.write_json(tmp_path / "run.json", RECORD | record)
+            return run_folder.inspect_run(
+                argparse.Namespace(output_dir=str(tmp_path), overwrite=False, **options), inputs
+            )
+
+        there = {"options": {"teacher": f"{tmp_path}/a", "window": 3}}
+        assert look(there, teacher=f"{tmp_path}/b/../a/", window=3) == "complete"
+        with pytest.raises(ValueError, match=r"other options .--teacher '.*a' there, '.*b' here"):
+            look(there, teacher=f"{tmp_path}/b", window=3)
+        known = there | {"inputs": {"teacher": "12"}}
+        assert look(known, teacher=f"{tmp_path}/b", window=3) == "resume"
+        assert look(known, {"teacher": "12"}, teacher=f"{tmp_path}/b", window=3) == "complete"
+        with pytest.raises(ValueError, match="--window 3 there, 5 here"):
+            look(known, {"teacher": "12"}, teacher=f"{tmp_path}/b", window=5)
+        stream = {"options": {"corpus": "a/x", "streaming": True}, "inputs": {"training_text": "12"}}
+        with pytest.raises(ValueError, match="--corpus 'a/x' there, 'a/y' here"):
+            look(stream, corpus="a/y", streaming=True)
+
     def test_processes_and_options_unknown_to_an_older_record(self, tmp_path):
         args = argparse.Namespace(output_dir=str(tmp_path), overwrite=False, old=1, new=2)
         args.defaults, args.asked = {"old": 0, "new": 2}, ["old"]
