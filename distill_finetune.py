@@ -323,6 +323,12 @@ def main(argv=None):
                 f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}, "
                 f"{record['time']['train_s']:.0f} s of training"
             )
+            constant = kinds.constant_answer(kind, splits, args)
+            if constant and (kept["score"] is None or kept["score"] <= constant[1] + 1e-9):
+                print(
+                    f"{args.output_dir}: {constant[0]!r} for every example would score no less ({constant[1]:.4f}): "
+                    "nothing was learned that the scores show"
+                )
     elif not args.do_predict:
         command_line.say(f"{args.output_dir}: complete already, nothing to do")
     if args.do_predict:

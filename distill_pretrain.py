@@ -18,7 +18,7 @@ import sys
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM
 
 import data
 import losses
@@ -27,7 +27,7 @@ import training
 from encoders import layer_maps, model_outputs
 from engine import card, command_line, cost, run_folder
 from methods import mlm_head, term_weights
-from tasks import batching, plain_text
+from tasks import batching, plain_text, similarity
 
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
@@ -41,10 +41,13 @@ def load_everything(args):
     """
     student, teacher, tokenizer = models.load_pair(
         args,
-        AutoModelForMaskedLM,
+        AutoModel if headless(args) else AutoModelForMaskedLM,
         need_head="logits" in args.terms,
         fine_tune_command="leave out logits (--terms ckd logits=0), or python distill_pretrain.py --student ...",
     )
+    if headless(args):
+        for model in (student, teacher):
+            similarity.drop_pooler(model)
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     objective = term_weights.objective_of(args, layer_maps.layer_maps(args, *sizes) if teacher else ())
     losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher and teacher.config)
@@ -167,20 +170,15 @@ def make_collate(args, read, tokenizer, vocab_size):
 def outputs(model, inner, batch):
     """What the terms see of a model: hidden states, the head at the masked positions, what terms asked for."""
     out = model(model_outputs.model_inputs(inner.model, batch), batch["positions"])
-    decoder = out.pop("decoder")
+    decoder = out.pop("decoder", None)
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
         out = losses.no_rows(out)
-    return {**out, "head": mlm_head.Head(out["features"], *(inner.narrow or decoder))}
+    return {**out, "head": mlm_head.Head(out["features"], *(inner.narrow or decoder))} if decoder else out
 
 
 def headless(args):
-    """Whether nothing trains the language-model head, which then gives no score."""
+    """Whether nothing trains a language-model head: then the models are encoders alone, and no head gives a score."""
     return bool(args.terms) and "logits" not in args.terms and not args.hard_weight
-
-
-def measured(args, model):
-    """The part of a `model_outputs.MaskedLM` whose size and speed count: without a head that nothing trains."""
-    return model.model.base_model if headless(args) else model.model
 
 
 def make_losses(objective, teacher):
@@ -322,16 +320,15 @@ def model_card(args, entry, base):
         "dataset_split": "train" if hub else "validation",
         "dataset_args": {"blocks": args.max_eval_samples, "tokens": args.seq_length},
     }
-    about = f"A masked language model, trained on `{args.corpus}` in blocks of {args.seq_length} tokens."
-    return card.model_card(args, entry, AutoModelForMaskedLM, about, dataset, base)
+    about = f"{'An encoder' if headless(args) else 'A masked language model'}, trained on `{args.corpus}` in blocks of "
+    about += f"{args.seq_length} tokens."
+    return card.model_card(args, entry, AutoModel if headless(args) else AutoModelForMaskedLM, about, dataset, base)
 
 
 def finish(args, record, student, teacher, accelerator):
     """Add latency and the paper's accounting (tokens, rate, hours) to the record and write it as complete."""
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # for both alike, never compiled
-        record["latency"] = cost.latency_record(
-            measured(args, student), teacher and measured(args, teacher), args.seq_length
-        )
+        record["latency"] = cost.latency_record(student.model, teacher and teacher.model, args.seq_length)
     rate = record["throughput"]["tokens_per_s"]
     record["accounting"] = {
         "tokens_seen": record["tokens_seen"],
@@ -408,8 +405,8 @@ def main(argv=None):
         data=data,
         train_examples=None if args.streaming else len(blocks),
         metric="relation_loss" if headless(args) else "mlm_loss",
-        model=cost.describe(measured(args, student), args.seq_length),
-        teacher=teacher and cost.describe(measured(args, teacher), args.seq_length) | {"path": args.teacher},
+        model=cost.describe(student.model, args.seq_length),
+        teacher=teacher and cost.describe(teacher.model, args.seq_length) | {"path": args.teacher},
     )
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:

@@ -202,8 +202,11 @@ def check_loaded(model, info, what):
             f"{what}: its files hold a part of a head only: {half} is missing and would be random: take "
             "files that belong together"
         )
-    if extra and os.environ.get("RANK", "0") == "0":
-        print(f"{what}: its files hold {len(extra)} tensors that the model does not take{named}", file=sys.stderr)
+    said = [f"its files hold {len(extra)} tensors that the model does not take{named}"] * bool(extra)
+    if prefix and any(name.startswith(f"{prefix}pooler.") for name in missing):
+        said.append("its files have no pooler, so that below the new head is new, too")
+    for line in said * (os.environ.get("RANK", "0") == "0"):
+        print(f"{what}: {line}", file=sys.stderr)
     return missing
 
 

@@ -30,7 +30,7 @@ class Family(NamedTuple):
     base_model; "" = its layers can be neither cut nor copied. qkv: the linear layers of query, key and value, paths
     below a layer; () = no terms of attention. parts: the other linear layers of one: of what was attended to, up to the
     neurons, down from them. mlm: (model, last hidden states [M, D]) -> what its decoder multiplies; None = no
-    pre-training. skipped: config -> rows of the position table that no word takes.
+    pre-training but by relations alone. skipped: config -> rows of the position table that no word takes.
     """
 
     fast_mask: bool
@@ -46,6 +46,7 @@ _BERT = (
     ("attention.output.dense", "intermediate.dense", "output.dense"),
 )
 _DISTILBERT = tuple(f"attention.{x}_lin" for x in "qkv"), ("attention.out_lin", "ffn.lin1", "ffn.lin2")
+_MPNET = tuple(f"attention.attn.{x}" for x in "qkv")
 _ROBERTA = Family(True, "encoder.layer", *_BERT, _roberta_head, lambda config: config.pad_token_id + 1)
 # config.model_type -> what works. docs/models.md has the same table.
 FAMILIES = {
@@ -57,7 +58,9 @@ FAMILIES = {
     "electra": Family(True, "encoder.layer", *_BERT, _electra_head),
     # Attention that adds its mask to biases of relative positions, or multiplies it, takes no bool [B, 1, 1, T].
     "deberta-v2": Family(False, "encoder.layer"),
-    "mpnet": Family(False, "encoder.layer", skipped=lambda config: 2),  # whatever its padding id
+    # The biases of relative positions are no part of queries and keys, nor would they be cut with heads: no `parts`.
+    # Positions are counted from 2 on, whatever the padding id.
+    "mpnet": Family(False, "encoder.layer", _MPNET, (), _roberta_head, lambda config: 2),
     "albert": Family(True),  # one layer, applied again and again: there is nothing to cut or to copy
     "modernbert": Family(False),  # layers of two kinds, local and global, which may not take each other's place
 }
@@ -67,7 +70,7 @@ def family(config, what, auto=None):
     """The Family of a configuration; what: the model's name in errors.
 
     Raises ValueError, listing the types that work, for a model type that this code does not know, for a decoder, and
-    if auto is AutoModelForMaskedLM for one that works in fine-tuning only.
+    if auto is AutoModelForMaskedLM for one whose head it does not know.
     """
     known = FAMILIES.get(config.model_type)
     if not known or getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
@@ -78,8 +81,8 @@ def family(config, what, auto=None):
         )
     if auto is AutoModelForMaskedLM and not known.mlm:
         raise ValueError(
-            f"{what} is of type {config.model_type!r}, which works in fine-tuning only: pre-train one of "
-            f"type {', '.join(name for name, f in FAMILIES.items() if f.mlm)}"
+            f"{what} is of type {config.model_type!r}, whose language-model head is not known here: distil relations "
+            f"alone (--terms ckd logits=0), or take one of type {', '.join(n for n, f in FAMILIES.items() if f.mlm)}"
         )
     return known
 

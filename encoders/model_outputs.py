@@ -11,11 +11,11 @@ from methods import mlm_head
 
 
 class MaskedLM(torch.nn.Module):
-    """A masked language model whose head is applied at the masked positions only.
+    """A masked language model whose head is applied at the masked positions only, or an encoder without a head.
 
     forward(inputs, positions [M] in the flattened batch) -> {"hidden_states": tuple of [B, T, D], "features": [M, D],
-    "decoder": (weight [V, D], bias [V] or None)}, where the features times the decoder are the logits. A multilingual
-    head of 119,547 words would otherwise cost as much as twelve layers.
+    "decoder": (weight [V, D], bias [V] or None)}, where the features times the decoder are the logits; of an encoder
+    hidden_states alone. A multilingual head of 119,547 words would otherwise cost as much as twelve layers.
     """
 
     def __init__(self, model):
@@ -26,6 +26,8 @@ class MaskedLM(torch.nn.Module):
     def forward(self, inputs, positions):
         """See the class."""
         hidden = self.model.base_model(**inputs, output_hidden_states=True)["hidden_states"]
+        if self.model.base_model is self.model:
+            return {"hidden_states": hidden}
         chosen = hidden[-1].flatten(0, 1)[positions]
         # The decoder as views: DistributedDataParallel looks in what forward returns for the weights that are in use.
         layer = self.model.get_output_embeddings()
@@ -99,7 +101,7 @@ def cast_linears(model, accelerator):
     decoder = (model.model if isinstance(model, MaskedLM) else model).get_output_embeddings()
     with accelerator.autocast(), torch.no_grad():
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        if isinstance(model, MaskedLM):
+        if isinstance(model, MaskedLM) and decoder:
             model.narrow = mlm_head.narrow_decoder(decoder.weight, decoder.bias)
     for module in model.modules():
         if type(module) is torch.nn.Linear and module is not decoder:

@@ -56,10 +56,15 @@ def pooled(hidden, mask, pooling="mean"):
     return torch.where(real[:, :1], hidden[:, 0].float(), 0.0) if pooling == "cls" else sentence_means(hidden, real)
 
 
-def give_vectors(model, pooling):
-    """Make an encoder's forward return its texts' vectors as "logits" [B, D]; drop a pooler, which nothing reads."""
+def drop_pooler(model):
+    """Take the pooler out of an encoder alone, where nothing reads and so nothing trains it."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
+
+
+def give_vectors(model, pooling):
+    """Make an encoder's forward return its texts' vectors as "logits" [B, D]; drop its pooler."""
+    drop_pooler(model)
 
     def extend(model, args, inputs, out):
         """The hook that adds them."""

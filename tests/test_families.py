@@ -15,6 +15,7 @@ from tokenizers import models as token_models
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -399,6 +400,37 @@ def test_pretraining_with_ckd_and_all_terms(name, pretrain, save, tmp_path):
     assert len(found(f"the dog {found.tokenizer.mask_token} .")) == 5
 
 
+@pytest.mark.parametrize("name", [name for name, family in families.FAMILIES.items() if not family.mlm])
+def test_pretraining_by_relations_alone_needs_no_head_and_saves_none(name, pretrain, save, tmp_path):
+    shape = ("--student_layers", "2") if families.FAMILIES[name].layers else ("--student", save(name, "mlm", layers=2))
+    pretrain("--teacher", save(name, "mlm"), *shape, "--terms", "ckd", "logits=0", "--output_dir", tmp_path / "run")
+    check_run(tmp_path / "run", name, 2)
+    model, missing = models.load_model(str(tmp_path / "run"), AutoModel)
+    assert type(model).__name__ == model.config.architectures[0] and all(key.startswith("pooler.") for key in missing)
+
+
+@torch.no_grad()
+def test_queries_and_keys_of_mpnet_are_those_that_its_attention_is_made_of():
+    model = tiny("mpnet").base_model
+    batch = {key: value for key, value in padded(model).items() if key != "token_type_ids"}
+    model_outputs.add_outputs(model, [1, 4])
+    model.config._attn_implementation = "eager"
+    out = model(**batch, output_attentions=True)
+    outside = torch.where(batch["attention_mask"].bool(), 0.0, -1e9)[:, None, None]
+    for layer, qkv in out["qkv"].items():
+        q, k, v = (x.transpose(1, 2) for x in qkv)
+        bias = model.encoder.compute_position_bias(torch.zeros(3, T, 1))
+        assert bias.abs().max() > 0.1
+        attention = (q @ k.mT / q.shape[-1] ** 0.5 + bias + outside).softmax(-1)
+        torch.testing.assert_close(attention, out["attentions"][layer - 1])
+        seen = []
+        attended = model.encoder.layer[layer - 1].attention.attn.o
+        hook = attended.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0]))
+        model(**batch)
+        hook.remove()
+        torch.testing.assert_close((attention @ v).transpose(1, 2).flatten(-2), seen[0])
+
+
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_what_the_table_does_not_claim_is_refused(name, finetune, pretrain, save, tmp_path):
     family, out = families.FAMILIES[name], ("--output_dir", tmp_path / "run")
@@ -410,7 +442,9 @@ def test_what_the_table_does_not_claim_is_refused(name, finetune, pretrain, save
             with pytest.raises(ValueError, match=f"student cannot be cut from a model of type '{name}'"):
                 finetune("--teacher", save(name), *shape, *out)
     if not family.mlm:
-        with pytest.raises(ValueError, match=f"'{name}', which works in fine-tuning only: pre-train one of type bert"):
+        with pytest.raises(
+            ValueError, match=f"'{name}', whose language-model head is not known here: .*logits=0.* bert"
+        ):
             pretrain("--student", save(name, "mlm"), *out)
     assert not (tmp_path / "run").exists()
 

@@ -9,11 +9,14 @@ import subprocess
 import sys
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from conftest import forked
+from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -29,7 +32,7 @@ import losses
 import models
 import training
 from engine import checkpoints, run_folder, teacher_cache
-from tasks import readers
+from tasks import kinds, readers
 
 CKD = ("--student_layers", "2", "--terms", "ckd")
 
@@ -261,7 +264,7 @@ def test_stages_train_what_they_name_and_resume_bit_for_bit(finetune, teacher, t
 
 def test_a_head_that_was_not_trained_makes_no_best_score(finetune, teacher, tmp_path, monkeypatch):
     scores = iter([0.9, 0.8, 0.7, 0.2, 0.3, 0.25])  # before any step, then each 2 of 10; the head's stage begins at 4
-    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores, 1.0))
     options = ("--teacher", teacher, *CKD, "--max_steps", "10", "--eval_steps", "2", "--output_dir", tmp_path / "run")
     finetune(*options, "--stages", "wr_pair", "0.4", "logits")
     record = record_of(tmp_path / "run")
@@ -277,7 +280,7 @@ def stored(folder):
 
 def test_the_last_model_is_kept_where_it_is_asked_for(finetune, world, tmp_path, monkeypatch):
     scores = iter([0.9, 0.5, 0.1])
-    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores, 1.0))
     finetune("--student", world / "bert", "--save", "last", "--output_dir", tmp_path / "run")
     kept, last = stored(tmp_path / "run"), stored(next((tmp_path / "run" / "checkpoints").iterdir()))
     assert all(torch.equal(kept[k], last[k]) for k in kept)
@@ -288,7 +291,7 @@ def test_the_last_model_is_kept_where_it_is_asked_for(finetune, world, tmp_path,
 
 def test_the_best_and_the_last_model_are_kept_where_both_are_asked_for(finetune, world, tmp_path, monkeypatch):
     scores = iter([0.9, 0.5, 0.1, 0.9, 0.5, 0.1])
-    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores, 1.0))
     run = tmp_path / "run"
     options = ("--student", world / "bert", "--save", "both", "--output_dir", run)
     finetune(*options)
@@ -299,16 +302,36 @@ def test_the_best_and_the_last_model_are_kept_where_both_are_asked_for(finetune,
 
 def test_a_best_score_of_zero_or_below_is_still_saved(finetune, world, tmp_path, monkeypatch):
     scores = iter([0.9, -0.3, -0.2, -0.4])  # the first before any step, of no candidate
-    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores, 1.0))
     finetune("--student", world / "bert", "--num_train_epochs", "3", "--output_dir", tmp_path / "run")
     record = record_of(tmp_path / "run")
     assert record["best"]["score"] == -0.2 and record["last"]["score"] == -0.4
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+def test_the_best_constant_answer_equals_scikit_learns_scores():
+    """All 0 or all 1, over both dev sets of mnli together; no other kind has one."""
+    labels = np.random.default_rng(0).choice(3, 90, p=[0.2, 0.3, 0.5]).tolist()
+    for task, own in (("cola", [0, 1, 1, 1]), ("mrpc", [0, 0, 0, 1]), ("rte", [0, 0, 0, 1]), ("mnli", labels)):
+        kind = kinds.Classification(data.TASKS[task])
+        halves = (
+            {"validation": own}
+            if task != "mnli"
+            else {"validation_matched": own[:50], "validation_mismatched": own[50:]}
+        )
+        found = kinds.constant_answer(kind, {k: Dataset.from_dict({"labels": v}) for k, v in halves.items()}, None)
+        always = {
+            "cola": lambda v, c: matthews_corrcoef(v, [c] * len(v)),
+            "mrpc": lambda v, c: (accuracy_score(v, [c] * len(v)) + f1_score(v, [c] * len(v), zero_division=0)) / 2,
+        }.get(task, lambda v, c: accuracy_score(v, [c] * len(v)))
+        best = max(np.mean([always(v, c) for v in halves.values()]) for c in set(own))
+        assert found[1] == pytest.approx(best) and found[0] in kind.task.labels
+    assert kinds.constant_answer(kinds.Regression(data.TASKS["stsb"]), {}, None) is None
+
+
 def test_the_best_model_is_kept_not_the_last(finetune, world, tmp_path, monkeypatch):
     scores, kept = iter([0.9, 0.5, 0.1]), []
-    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores, 1.0))
     save = training.save_model
     monkeypatch.setattr(training, "save_model", lambda *a: (kept.append(1), save(*a))[1])
     finetune("--student", world / "bert", "--output_dir", tmp_path / "run")
@@ -318,7 +341,7 @@ def test_the_best_model_is_kept_not_the_last(finetune, world, tmp_path, monkeypa
 
 def test_the_best_model_is_chosen_on_what_is_held_out(finetune, world, tmp_path, monkeypatch):
     scores = iter([0.9, 0.9, 0.4, 0.1, 0.3, 0.8])  # held out and dev set in turn: before training, epoch 1, epoch 2
-    monkeypatch.setattr("metrics.score", lambda *_: next(scores))
+    monkeypatch.setattr("metrics.score", lambda *_: next(scores, 1.0))
     finetune("--student", world / "bert", "--held_out", "0.25", "--output_dir", tmp_path / "run")
     record = record_of(tmp_path / "run")
     assert (record["best"]["step"], record["best"]["score"]) == (5, 0.1)  # 72 of 96 examples, in steps of 16

@@ -178,7 +178,7 @@ def test_a_run_that_skips_all_steps_of_an_interval_stops(
 def test_a_model_whose_steps_were_all_skipped_is_never_the_best(finetune, world, tmp_path, monkeypatch):
     """Of 8 steps the first 4 are skipped, in a log interval of 2: no error, and only what was trained is scored."""
     scores = iter([0.5, 0.9, 0.9, 0.1, 0.2])
-    monkeypatch.setattr("metrics.compute_metrics", lambda *_: {"matthews_correlation": next(scores)})
+    monkeypatch.setattr("metrics.compute_metrics", lambda *_: {"matthews_correlation": next(scores, 1.0)})
     in_fp16(monkeypatch, [math.inf] * 4 + [1.0] * 4)
     finetune("--student", world / "bert", "--max_steps", "8", "--eval_steps", "2", "--output_dir", tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
