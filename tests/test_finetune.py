@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -565,7 +566,7 @@ def test_non_finite_weights_are_neither_scored_nor_saved(finetune, world, tmp_pa
 
 
 def test_a_score_that_is_not_defined_is_null_and_never_the_best(finetune, world, tmp_path, monkeypatch):
-    given = iter([0.9, float("nan"), -0.2, float("nan")])
+    given = itertools.chain([0.9, float("nan"), -0.2], itertools.repeat(float("nan")))
     monkeypatch.setattr("metrics.compute_metrics", lambda *_: {"matthews_correlation": next(given)})
     finetune("--student", world / "bert", "--num_train_epochs", "3", "--output_dir", tmp_path / "run")
     text = (tmp_path / "run" / "run.json").read_text()

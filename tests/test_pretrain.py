@@ -466,6 +466,7 @@ def student_options(world):
     return "--teacher", world / "bert", "--student_layers", "2", "--terms", "ckd"
 
 
+@pytest.mark.whole
 def test_plain_pre_training_then_distillation_then_fine_tuning(pretrain, finetune, world, tmp_path):
     pretrain(
         "--student",
