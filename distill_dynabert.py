@@ -281,48 +281,13 @@ def export(args):
     with checkpoints.new_folder(folder) as temporary:
         small.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        if args.onnx:
-            write_onnx(small, tokenizer, temporary / "model.onnx")
     opened = f"transformers' {auto.__name__}" if size.heads == config.num_attention_heads else "models.load_model"
-    opened += " and ONNX Runtime" * args.onnx
     total, without = cost.count_parameters(small)
     print(
         f"{folder}: {len(size.layers)} of {config.num_hidden_layers} layers, {size.heads} of "
         f"{config.num_attention_heads} heads, {size.neurons} neurons, {total / 1e6:.2f} million parameters "
         f"({without / 1e6:.2f} without embeddings); opens with {opened}"
     )
-
-
-def write_onnx(model, tokenizer, path):
-    """Write the model as ONNX, of any batch size and length, and compare its logits with PyTorch's; or ValueError."""
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch.onnx needs it
-    except ImportError as error:
-        raise ValueError("--onnx needs more packages: pip install onnx onnxscript onnxruntime") from error
-    texts = ["a text", "a longer text, so that the first one has padding"]  # without any the mask would be left out
-    batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
-    batch = {name: batch[name] for name in model_outputs.model_inputs(model, batch)}  # DistilBERT takes no token types
-    with torch.no_grad():
-        expected = model(**batch)
-        torch.onnx.export(
-            model,
-            (),
-            path,
-            kwargs=batch,
-            input_names=list(batch),
-            output_names=list(expected),
-            dynamic_shapes={name: {0: "batch", 1: "length"} for name in batch},
-            dynamo=True,
-        )
-        shorter = tokenizer(texts[:1], return_tensors="pt")
-        batch = {name: shorter[name] for name in batch}
-        expected = model(**batch)
-    found = onnxruntime.InferenceSession(path).run(list(expected), {k: v.numpy() for k, v in batch.items()})
-    worst = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(found, expected.values(), strict=True))
-    if not worst < 1e-3:
-        raise ValueError(f"{path}: logits in ONNX Runtime differ from PyTorch's by {worst:.2g}: leave out --onnx")
-    print(f"{path.name}: logits in ONNX Runtime differ from PyTorch's by at most {worst:.1g}")
 
 
 if __name__ == "__main__":

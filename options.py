@@ -524,7 +524,6 @@ def dynabert_parser():
     add("--export", metavar="RUN", help="write a sub-network of this run into --output_dir, in place of training")
     add("--width", type=float, default=1.0, help="of the exported sub-network: one of --width_mults of the run")
     add("--depth", type=float, default=1.0, help="of the exported sub-network: one of --depth_mults of the run")
-    add("--onnx", action="store_true", help="write model.onnx too, and compare its logits with PyTorch's")
     # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
     cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
     parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)

@@ -61,7 +61,7 @@ def check_dynabert(args):
         if not args.output_dir:
             raise ValueError("--export needs --output_dir: a new folder for the sub-network")
         return
-    for name in ("width", "depth", "onnx"):
+    for name in ("width", "depth"):
         if name in args.asked:
             raise ValueError(
                 f"--{name} says what --export writes: add that, or leave it out; sizes to train are in "

@@ -29,7 +29,7 @@ import distill_finetune
 import losses
 import models
 import report
-from encoders import families, model_outputs, students
+from encoders import families, model_outputs, onnx, students
 from engine import cost
 from methods import dynabert
 from reporting import records, subnetworks
@@ -641,5 +641,6 @@ def test_onnx_says_what_torch_says(run, teacher, tmp_path, capsys, kind):
     config.dynabert = {"width_mults": [1.0, 0.5], "depth_mults": [1.0]}
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "width")
     tokenizer.save_pretrained(tmp_path / "width")
-    run("--export", tmp_path / "width", "--width", 0.5, "--onnx", "--output_dir", tmp_path / "small")
+    run("--export", tmp_path / "width", "--width", 0.5, "--output_dir", tmp_path / "small")
+    onnx.main([str(tmp_path / "small")])
     assert (tmp_path / "small" / "model.onnx").is_file() and "ONNX Runtime differ" in capsys.readouterr().out
