@@ -218,7 +218,8 @@ def main(argv=None):
         model_outputs.cast_linears(teacher, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
-    record = distill_finetune.new_record(args, accelerator, "dynabert", kind, recipe, student, teacher, inputs)
+    scores = distill_finetune.teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
+    record = distill_finetune.new_record(args, accelerator, "dynabert", kind, recipe, student, teacher, inputs, scores)
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:
         finish(args, record, sizes, student, teacher, accelerator)
