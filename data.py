@@ -5,11 +5,8 @@ The command line needs the table and the checks of options: `datasets`, whose im
 """
 
 import copy
-import os
 import re
-import sys
 import unicodedata
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -277,9 +274,22 @@ def _glue_from_hub(name):
 
 
 def _meaning(word):
-    """What a label says however it is written: a number, or text without blanks around it, accents composed."""
+    """What a label says however it is written: a number, or text without case and outer blanks, accents composed."""
     value = number_of(word)
-    return unicodedata.normalize("NFC", word).strip() if value is None else value
+    return unicodedata.normalize("NFC", word).strip().casefold() if value is None else value
+
+
+LIST = re.compile(r"""\s*([\[({]\s*['"]|\[\s*[\d\]])""")  # how a list begins that Python wrote as text
+
+
+def _no_list(word, where, column):
+    """Raise ValueError for a label that looks like a list as Python writes it."""
+    if LIST.match(word):
+        raise ValueError(
+            f"{where}: column {column!r} holds {word!r}, a list that was written as text: write the labels of one "
+            "example with commas between them (in pandas df[column].map(','.join)), or lists in JSON lines or "
+            "Parquet, and pass --kind multilabel"
+        )
 
 
 def _label_words(rows, path, column, skipped):
@@ -290,12 +300,13 @@ def _label_words(rows, path, column, skipped):
         if values and not values[0].strip():
             skipped.bad(f"{path}, {line_name(number)}: unknown label {values[0]!r}: a blank cell is none")
         elif values:
+            _no_list(values[0], f"{path}, {line_name(number)}", column)
             word, line = first.setdefault(_meaning(values[0]), (values[0], number))
             if word != values[0]:
                 raise ValueError(
                     f"{path}, {line_name(number)}: the label {values[0]!r} is written {word!r} in "
                     f"{line_name(line)}, which would make two classes of one: write it the same way "
-                    "everywhere"
+                    "everywhere, or give two classes names that differ by more"
                 )
     return in_order(sorted(word for word, _ in first.values()))
 
@@ -309,6 +320,7 @@ def _parts(rows, path, column, separator, skipped):
     """Rows of one label each, made of rows of several."""
     for number, row in rows:
         for cell in pick(row, (column,), path, number, skipped) or ():
+            _no_list(cell, f"{path}, {line_name(number)}", column)
             yield from ((number, {column: word.strip()}) for word in cell.split(separator) if word.strip())
 
 
@@ -464,32 +476,9 @@ def words_of_model(words, names, where):
 
 
 def fewer_examples(splits, args):
-    """Return the splits with no more examples than --max_train_samples and --max_eval_samples say; test sets whole.
-
-    A line on stderr names a dev set whose texts are, before that, those of the training set.
-    """
-    for split, rows in splits.items():
-        first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun it alone talks
-        if first and split.startswith("validation") and _same_texts(rows, splits["train"]):
-            print(
-                f"warning: the {split} set has the same {len(rows)} texts as the training set, so its scores say "
-                "nothing about new texts: evaluate on others",
-                file=sys.stderr,
-            )
+    """Return the splits with no more examples than --max_train_samples and --max_eval_samples say; test sets whole."""
     limits = {split: args.max_train_samples if split == "train" else args.max_eval_samples for split in splits}
     return {split: rows if split.startswith("test") else drawn(rows, limits[split]) for split, rows in splits.items()}
-
-
-TEXTS = ("text_a", "text_b", "words", "question", "context", "sentences")  # columns that hold what a model reads
-
-
-def _same_texts(one, other):
-    """Return whether two Datasets hold the same texts, each as often, whatever their order, labels and files."""
-    names = [name for name in TEXTS if name in one.column_names]
-    if not names or len(one) != len(other) or not {*names} <= {*other.column_names}:
-        return False
-    one, other = (Counter(zip(*(map(str, rows[name][:]) for name in names), strict=True)) for rows in (one, other))
-    return one == other
 
 
 def drawn(rows, count):

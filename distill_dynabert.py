@@ -223,9 +223,10 @@ def main(argv=None):
         model_outputs.cast_linears(teacher, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
     recipe = make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
+    scores = distill_finetune.teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
     examples = len(recipe.lengths)
     record = distill_finetune.new_record(
-        args, accelerator, "dynabert", kind, objective, examples, student, teacher, inputs
+        args, accelerator, "dynabert", kind, objective, examples, student, teacher, inputs, scores
     )
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:

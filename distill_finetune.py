@@ -24,7 +24,7 @@ import training
 from encoders import label_names, layer_maps, model_outputs
 from engine import card, command_line, cost, run_folder, teacher_cache
 from methods import recipes, term_weights
-from tasks import batching, kinds, readers
+from tasks import batching, kinds, overview, readers
 
 
 def load_everything(args):
@@ -69,6 +69,9 @@ def load_everything(args):
     if skipped.reports:
         command_line.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     command_line.say(said)
+    if os.environ.get("RANK", "0") == "0":
+        tokenised = splits | ({"held_out": kind.held_out.splits["validation"]} if held_out else {})
+        print(overview.lines(kind, read, tokenised, tokenizer, args))
     command_line.say(held_out and taught_more(args))
     return objective, kind, splits, student, teacher, tokenizer
 
@@ -239,6 +242,19 @@ def model_card(args, kind, entry, base):
     return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev) + kind.usage
 
 
+def teacher_scores(args, kind, splits, teacher, tokenizer, accelerator):
+    """Print and return {metric: score} of the teacher on the dev sets, None without one; called in all processes."""
+    if not teacher:
+        return None
+    try:
+        result, _ = kind.evaluate(teacher, splits, tokenizer, args, accelerator)
+    except run_folder.Diverged as error:
+        raise ValueError(f"--teacher {args.teacher}: its outputs are not finite; take another one") from error
+    told = ", ".join(f"{name} {training.shown(result[name])}" for name in kind.task.metrics)
+    command_line.say(f"teacher on the dev set: {told}")
+    return result
+
+
 def describe_inputs(args, accelerator, splits, student, teacher):
     """Describe what must not change between the parts of a run, in the main process; None in the others."""
     if not accelerator.is_main_process:
@@ -247,8 +263,8 @@ def describe_inputs(args, accelerator, splits, student, teacher):
     return run_folder.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
 
 
-def new_record(args, accelerator, stage, kind, objective, examples, student, teacher, inputs):
-    """What run.json says of a run of this stage on a task before it has results."""
+def new_record(args, accelerator, stage, kind, objective, examples, student, teacher, inputs, scores):
+    """What run.json says of a run of this stage on a task before it has results; scores: of the teacher."""
     return run_folder.new_record(
         args,
         accelerator,
@@ -262,7 +278,7 @@ def new_record(args, accelerator, stage, kind, objective, examples, student, tea
         layer_map=objective.layer_pairs,
         **{"bounds": dict(kind.bounds)} if kind.bounds else {},
         model=cost.describe(student, args.max_seq_length),
-        teacher=teacher and cost.describe(teacher, args.max_seq_length) | {"path": args.teacher},
+        teacher=teacher and cost.describe(teacher, args.max_seq_length) | {"path": args.teacher, "scores": scores},
     )
 
 
@@ -312,8 +328,9 @@ def main(argv=None):
         if teacher:  # now that its weights have been described
             model_outputs.cast_linears(teacher, accelerator)
         recipe = make_recipe(args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache)
+        scores = teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
         examples = len(recipe.lengths)
-        record = new_record(args, accelerator, "finetune", kind, objective, examples, student, teacher, inputs)
+        record = new_record(args, accelerator, "finetune", kind, objective, examples, student, teacher, inputs, scores)
         record = training.train(args, accelerator, recipe, student, record, how)
         if accelerator.is_main_process:
             finish(args, record, student, teacher, accelerator)

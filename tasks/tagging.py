@@ -325,6 +325,13 @@ def _scheme_labels(sentences, task, args):
             f"{sentences[0].where}: every tag is O, so there is nothing to learn: is "
             f"--label_column {args.label_column} the right one?"
         )
+    folded = {}
+    for name in types:
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise ValueError(
+                f"{sentences[0].where}: the types {other!r} and {name!r} differ in case only, which would make two of "
+                "one: write it the same way everywhere"
+            )
     return ("O", *(f"{letter}-{name}" for name in dict.fromkeys(types) for letter in SCHEMES[scheme][0]))
 
 
