@@ -244,7 +244,8 @@ def objective(student, teacher, batch, args, hard_loss=None):
     values = {name: TERMS[name](student, teacher, batch, args) for name in args.terms}
     if hard_loss and term_weights.HARD in weights:
         values[term_weights.HARD] = hard_loss()
-    return sum(weights[name] * value for name, value in values.items()), values
+    # Here `values["agreement"] = ...` adds a scalar that has no weight to TensorBoard.
+    return sum(weight * values[name] for name, weight in weights.items() if name in values), values
 
 
 def needs_of(name):

@@ -114,7 +114,10 @@ def make_accelerator(args, unused_parameters=False):
 
 
 def make_optimizer(model, args):
-    """AdamW, fused where the device has it; no weight decay on biases and LayerNorm weights (all vectors)."""
+    """AdamW, fused where the device has it; no weight decay on biases and LayerNorm weights (all vectors).
+
+    The place for another optimiser, for frozen layers, and for a rate of their own: a group's "rate" multiplies it.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": args.weight_decay},
@@ -149,7 +152,7 @@ def sum_over_processes(accelerator, values):
 def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
     """One optimiser step over its batches; the terms' values (total first, gradient norm last), on the device."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("rate", 1.0)
     values = {}
     for i, (batch, share) in enumerate(batches):
         last = i == len(batches) - 1
