@@ -347,6 +347,12 @@ def add_loop(parser):
         help="where scalars and "
         f"options go beside TensorBoard's files, which are always written: {', '.join(TRACKERS)}",
     )
+    add(
+        "--early_stopping_patience",
+        type=number(int, 0),
+        default=0,
+        help="evaluations in a row without a better score after which the training ends, 0 = never",
+    )
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
     add(
         "--save",
