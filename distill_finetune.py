@@ -66,6 +66,8 @@ def load_everything(args):
         kind.held_out = kinds.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
     splits, said = kind.tokenize(splits, tokenizer, args)
+    if args.class_weights:
+        kind.class_weights = kinds.balanced(splits["train"]["labels"][:], len(task.labels))
     if skipped.reports:
         command_line.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     command_line.say(said)

@@ -455,6 +455,11 @@ def finetune_parser():
         help="share of the training set that is held out and "
         "chooses the best model, in place of the dev set; 0 = the dev set does",
     )
+    add(
+        "--class_weights",
+        choices=("balanced",),
+        help="in the loss on the labels every class counts as much as another, however many examples it has",
+    )
     _add_cache(parser)
     return parser
 
@@ -536,7 +541,7 @@ def dynabert_parser():
     add("--onnx", action="store_true", help="write model.onnx too, and compare its logits with PyTorch's")
     # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
     cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
-    parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)
+    parser.set_defaults(do_predict=False, held_out=0.0, class_weights=None, student_init=None, **cut)
     return parser
 
 
