@@ -18,10 +18,22 @@ from tasks.readers import examples_from_rows, line_name, listed, pick
 GLUE_HUB = "nyu-mll/glue"
 
 
+# The kinds of task, by their classes in tasks/kinds.py, which --help shall not wait for.
+KINDS = {
+    "classification": "Classification",
+    "regression": "Regression",
+    "multilabel": "MultiLabel",
+    "similarity": "Similarity",
+    "token": "Token",
+    "summary": "Summary",
+    "qa": "QuestionAnswering",
+}
+
+
 class Task(NamedTuple):
     """One task: columns as the hub names them, label words in the order of their ids, headline metrics, files."""
 
-    kind: str  # a name of tasks.KINDS
+    kind: str  # a name of KINDS
     columns: tuple  # text columns on the hub
     labels: tuple  # label words as GLUE's files and submissions spell them, ids count from 0; none: labels are numbers
     metrics: tuple  # headline metrics; the score of a run is their mean

@@ -66,6 +66,8 @@ def load_everything(args):
         kind.held_out = kinds.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
     splits, said = kind.tokenize(splits, tokenizer, args)
+    if args.class_weights:
+        kind.class_weights = kinds.balanced(splits["train"]["labels"][:], len(task.labels))
     if skipped.reports:
         command_line.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
     command_line.say(said)
@@ -206,6 +208,8 @@ def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, acce
 
     def save(folder, model, entry):
         """Write model, tokenizer, card and predictions of an evaluation."""
+        if "threshold" in entry["metrics"]:  # above which a text has a label
+            model.config.threshold = entry["metrics"]["threshold"]
         model.save_pretrained(folder, state_dict=model_outputs.saved_state(model))
         tokenizer.save_pretrained(folder)
         kind.save(folder, model, args)
@@ -239,7 +243,9 @@ def model_card(args, kind, entry, base):
     if args.max_eval_samples:
         dataset["dataset_args"] = {"max_eval_samples": args.max_eval_samples}
     about = f"A model for the task `{args.task}`, of at most {args.max_seq_length} tokens."
-    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev) + kind.usage
+    pair = kind.token_axis is None and len(kind.task.columns or getattr(args, "text_columns", ())) == 2
+    usage = kind.usage or card.usage(kind.auto, kind.head.get("problem_type"), pair)
+    return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev) + usage
 
 
 def teacher_scores(args, kind, splits, teacher, tokenizer, accelerator):

@@ -27,6 +27,7 @@ import training
 from encoders import layer_maps, model_outputs
 from engine import card, command_line, cost, run_folder
 from methods import mlm_head, term_weights
+from reporting.exports import without_folders
 from tasks import batching, plain_text, similarity
 
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
@@ -313,6 +314,7 @@ def model_card(args, entry, base):
     """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
     name = args.validation_corpus or args.corpus
     hub, _, config = ("", "", "") if plain_text.find_files(name) else name.partition(":")
+    name, corpus = without_folders(name), without_folders(args.corpus)
     dataset = {
         "dataset_name": name,
         "dataset_type": hub or "text",
@@ -320,9 +322,10 @@ def model_card(args, entry, base):
         "dataset_split": "train" if hub else "validation",
         "dataset_args": {"blocks": args.max_eval_samples, "tokens": args.seq_length},
     }
-    about = f"{'An encoder' if headless(args) else 'A masked language model'}, trained on `{args.corpus}` in blocks of "
+    about = f"{'An encoder' if headless(args) else 'A masked language model'}, trained on `{corpus}` in blocks of "
     about += f"{args.seq_length} tokens."
-    return card.model_card(args, entry, AutoModel if headless(args) else AutoModelForMaskedLM, about, dataset, base)
+    auto = AutoModel if headless(args) else AutoModelForMaskedLM
+    return card.model_card(args, entry, auto, about, dataset, base) + card.usage(auto)
 
 
 def finish(args, record, student, teacher, accelerator):

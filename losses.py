@@ -244,7 +244,8 @@ def objective(student, teacher, batch, recipe, hard_loss=None):
     values = {name: TERMS[name](student, teacher, batch, recipe) for name in recipe.terms}
     if hard_loss and recipe.hard_weight:
         values[term_weights.HARD] = hard_loss()
-    return sum(recipe.weights[name] * value for name, value in values.items()), values
+    # Here `values["agreement"] = ...` adds a scalar that has no weight to TensorBoard.
+    return sum(weight * values[name] for name, weight in recipe.weights.items() if name in values), values
 
 
 def needs_of(name):

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import data
+from encoders import layer_maps
 from methods import recipes
 
 LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
@@ -121,7 +122,8 @@ def add_data(parser, required=True):
     )
     add(
         "--kind",
-        help="custom: kind of task: classification (if not given), regression, similarity, token, multilabel, summary",
+        help="custom: kind of task, classification if not given: "
+        + ", ".join(name for name in data.KINDS if name != "qa"),
     )
     add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
     add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:configuration")
@@ -271,7 +273,8 @@ def add_distillation(parser):
         "from that share of the steps on, as in 'wr_pair wr_triple 0.5 logits hard=1'; what is not named is not "
         "computed, a weight is that of --terms and --hard_weight, name=weight, or name=0..1, which rises evenly",
     )
-    add("--layer_map", default="uniform", help="uniform, last, first, ends, or pairs student:teacher: 0:0,1:2,6:12")
+    maps = ", ".join(layer_maps.STRATEGIES)
+    add("--layer_map", default="uniform", help=f"{maps}, or pairs student:teacher: 0:0,1:2,6:12")
     add("--wr_layer_map", help="layer map of the word relations, if not that of the other terms")
     add("--ltr_layer_map", help="layer map of the layer transforming relations, if not that of the other terms")
     add(
@@ -343,6 +346,12 @@ def add_loop(parser):
         metavar="TRACKER",
         help="where scalars and "
         f"options go beside TensorBoard's files, which are always written: {', '.join(TRACKERS)}",
+    )
+    add(
+        "--early_stopping_patience",
+        type=number(int, 0),
+        default=0,
+        help="evaluations in a row without a better score after which the training ends, 0 = never",
     )
     add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
     add(
@@ -446,6 +455,11 @@ def finetune_parser():
         help="share of the training set that is held out and "
         "chooses the best model, in place of the dev set; 0 = the dev set does",
     )
+    add(
+        "--class_weights",
+        choices=("balanced",),
+        help="in the loss on the labels every class counts as much as another, however many examples it has",
+    )
     _add_cache(parser)
     return parser
 
@@ -526,7 +540,7 @@ def dynabert_parser():
     add("--depth", type=float, default=1.0, help="of the exported sub-network: one of --depth_mults of the run")
     # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
     cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
-    parser.set_defaults(do_predict=False, held_out=0.0, student_init=None, **cut)
+    parser.set_defaults(do_predict=False, held_out=0.0, class_weights=None, student_init=None, **cut)
     return parser
 
 
@@ -622,6 +636,7 @@ def main(argv):
         "ALL_TASKS": [name for name, task in data.TASKS.items() if task.kind != "qa" and name not in ("ax", "custom")],
         "ALL_METHODS": ["finetune", *recipes.PRESETS],
         "ALL_TERMS": recipes.all_terms(),
+        "ALL_MAPS": layer_maps.STRATEGIES,
         "DISTILLATION": [*distilling, "--cache_teacher"],
     }
     for name, words in names.items():

@@ -40,7 +40,7 @@ check SEEDS "whole numbers" "[0-9]+"
 check GRID "leave_one_out window layer_map criterion stages size, or option=value,value" \
     "leave_one_out|window|layer_map|criterion|stages|size|[a-z_]+=[^,]+(,[^,]+)*"
 check WINDOWS "odd numbers or all" "[0-9]*[13579]|all"
-check LAYER_MAPS "uniform first last ends no-embeddings"
+check LAYER_MAPS "$ALL_MAPS no-embeddings"
 check CRITERIA "cosine-mse cosine-l1 cosine-huber l2-mse l2-l1 l2-huber angle-l1 angle-huber"
 check STUDENT_LAYERS "a whole number" "[1-9][0-9]*"
 check SIZES "layers/width, as 4/512" "[1-9][0-9]*/[1-9][0-9]*"

@@ -112,7 +112,10 @@ def make_accelerator(args, unused_parameters=False):
 
 
 def make_optimizer(model, args):
-    """AdamW, fused where the device has it; no weight decay on biases and LayerNorm weights (all vectors)."""
+    """AdamW, fused where the device has it; no weight decay on biases and LayerNorm weights (all vectors).
+
+    The place for another optimiser, for frozen layers, and for a rate of their own: a group's "rate" multiplies it.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": args.weight_decay},
@@ -147,7 +150,7 @@ def sum_over_processes(accelerator, values):
 def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
     """One optimiser step over its batches; the terms' values (total first, gradient norm last), on the device."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("rate", 1.0)
     values = {}
     for i, (batch, share) in enumerate(batches):
         last = i == len(batches) - 1
@@ -364,7 +367,8 @@ def train(args, accelerator, recipe, model, record, how):
         log.restart()
         clock = began = time.perf_counter()
         saved = time.monotonic()
-        for indices, batches in batching.steps_from(args, accelerator, recipe, state["step"], total, per_epoch):
+        last = first if out_of_patience(args, state) else total  # it had stopped early, and was killed before its end
+        for indices, batches in batching.steps_from(args, accelerator, recipe, first, last, per_epoch):
             lr, done = learning_rate(args, state["step"], total), state["step"] / total
             values = training_step(args, accelerator, recipe, model, optimizer, batches, lr)
             step = count_step(state, recipe, indices, per_epoch)
@@ -392,18 +396,23 @@ def train(args, accelerator, recipe, model, record, how):
             if evaluating:  # a model whose steps were all skipped is an untrained one
                 evaluate(args, accelerator, recipe, model, state, log, recipe.scored(done) and log.skipped < step)
             state["total_s"] = before + time.perf_counter() - begun
-            if saving:
+            at_end = at_end or out_of_patience(args, state)
+            if saving or at_end:
                 if recipe.positions:
                     state["positions"] = gather_object([dict(recipe.positions)])
                 save_checkpoint(accelerator, Path(args.output_dir), state, args.keep_checkpoints)
                 saved = time.monotonic()
             note_results(args, accelerator, record, state)
-            if stop and not at_end:
+            if at_end:
+                break
+            if stop:
                 _stop(accelerator, bar, step, stop)
             log.restart()
             clock = time.perf_counter()
         bar.close()
         log.end(state["step"])
+        if state["step"] < total:
+            command_line.say(f"stopped early: {args.early_stopping_patience} evaluations without a better score")
         if log.skipped and accelerator.is_main_process:
             print(f"fp16: {log.skipped} of {total} steps were skipped, as their gradients overflowed")
     return record | results(accelerator, state)
@@ -429,6 +438,12 @@ def _stop(accelerator, bar, step, number):
             file=sys.stderr,
         )
     raise SystemExit(128 + number)
+
+
+def out_of_patience(args, state):
+    """Whether --early_stopping_patience evaluations have followed the best one."""
+    since = sum(entry["step"] > state["best"]["step"] for entry in state["history"]) if state["best"] else 0
+    return 0 < args.early_stopping_patience <= since
 
 
 def count_step(state, recipe, indices, per_epoch):

@@ -3,7 +3,12 @@
 import argparse
 import re
 
-STRATEGIES = ("uniform", "last", "first", "ends")
+STRATEGIES = {  # name -> (layers of the student, of the teacher) -> pairs
+    "uniform": lambda s, t: [(i, round(i * t / s)) for i in range(s + 1)],
+    "last": lambda s, t: [(0, 0)] + [(i, i + t - s) for i in range(1, s + 1)],
+    "first": lambda s, t: [(i, i) for i in range(s + 1)],
+    "ends": lambda s, t: sorted({(0, 0), (s // 2, t // 2 if s > 1 else 0), (s, t)}),
+}
 DEEPEST = 9999  # layers; explicit pairs have at most four digits
 
 
@@ -41,18 +46,13 @@ def layer_map(n_student, n_teacher, strategy):
     with s), "last" (the last n_student layers, and the embeddings), "ends" (embeddings, middle, last), or explicit
     pairs as "0:0,1:2,6:12". Raises ValueError for an unknown strategy or a pair outside the models.
     """
-    if strategy == "uniform":
-        return [(s, round(s * n_teacher / n_student)) for s in range(n_student + 1)]
-    if strategy in ("first", "last"):
-        if n_student > n_teacher:
-            raise ValueError(
-                f"layer map {strategy!r} needs a teacher at least as deep as the student, not {n_teacher} layers for "
-                f"{n_student}: use 'uniform' or explicit pairs"
-            )
-        skip = n_teacher - n_student if strategy == "last" else 0
-        return [(0, 0)] + [(s, s + skip) for s in range(1, n_student + 1)]
-    if strategy == "ends":
-        return sorted({(0, 0), (n_student // 2, n_teacher // 2 if n_student > 1 else 0), (n_student, n_teacher)})
+    if strategy in ("first", "last") and n_student > n_teacher:
+        raise ValueError(
+            f"layer map {strategy!r} needs a teacher at least as deep as the student, not {n_teacher} layers for "
+            f"{n_student}: use 'uniform' or explicit pairs"
+        )
+    if strategy in STRATEGIES:
+        return STRATEGIES[strategy](n_student, n_teacher)
     if not re.fullmatch(r"\d{1,4}:\d{1,4}(,\d{1,4}:\d{1,4})*", strategy, re.ASCII):
         raise ValueError(
             f"unknown layer map {strategy!r}: choose {', '.join(STRATEGIES)}, or pairs student:teacher as in 0:0,6:12"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from reporting.exports import without_folders
 from reporting.records import recipe_text
 from training import shown
 
@@ -16,6 +17,55 @@ PIPELINES = {
     "AutoModel": "sentence-similarity",
 }
 METRIC_TYPES = {"pearson": "pearsonr", "spearman": "spearmanr"}
+
+# How a saved model is used, by its pipeline or, of a text's class, by the problem.
+USES = {
+    "text-classification": """from transformers import pipeline
+
+classify = pipeline("text-classification", model=folder)
+print(classify({text}))""",
+    "regression": """from transformers import pipeline
+
+score = pipeline("text-classification", model=folder, function_to_apply="none")
+print(score({text}))""",
+    "multi_label_classification": """from transformers import pipeline
+
+classify = pipeline("text-classification", model=folder)
+chances = classify([{text}], top_k=None)[0]
+print([row["label"] for row in chances if row["score"] >= classify.model.config.threshold])""",
+    "token-classification": """from transformers import pipeline
+
+tag = pipeline("token-classification", model=folder, aggregation_strategy="simple")
+print(tag({text}))""",
+    "fill-mask": """from transformers import pipeline
+
+fill = pipeline("fill-mask", model=folder)
+print(fill(f"The capital of France is {{fill.tokenizer.mask_token}}."))""",
+    "question-answering": """from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+words = tokenizer("Who lives in Paris?", "Ann lives in Paris.", return_tensors="pt")
+out = model(**words)
+print(tokenizer.decode(words["input_ids"][0, out.start_logits.argmax() : out.end_logits.argmax() + 1]))""",
+    "sentence-similarity": """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(folder)
+print(model.similarity(*model.encode(["Ann lives in Paris.", "Paris is where Ann lives."])))""",
+}
+
+
+def usage(auto, problem=None, pair=False):
+    """Return the lines of a card that show how to use a model of this class; problem: its configuration's, if any."""
+    text = '{"text": "Ann lives in Paris.", "text_pair": "Ann lives in France."}' if pair else '"Ann lives in Paris."'
+    code = USES[problem if problem in USES else PIPELINES[auto.__name__]].format(text=text)
+    return f"""
+## Use
+
+```python
+folder = "."  # this one, or the model's name on the hub
+{code}
+```
+"""
 
 
 def base_metadata(source):
@@ -69,7 +119,7 @@ def model_card(args, entry, auto, about, dataset, base, suffixes=("",)):
         **base,
     )
     scores = "\n".join(f"- {name}: {shown(value)}" for name, value in entry["metrics"].items())
-    how = f"distilled from `{args.teacher}` with `{recipe_text(vars(args))}`"
+    how = f"distilled from `{without_folders(args.teacher)}` with `{recipe_text(vars(args))}`"
     how = how if args.teacher else "trained without a teacher"
     text = (
         f"# {args.run_name}, seed {args.seed}\n\n{about} It was {how}. On {dataset['dataset_name']}, step "

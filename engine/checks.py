@@ -27,6 +27,10 @@ def check_finetune(args):
             f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
             "alone are for distill_pretrain.py)"
         )
+    if args.class_weights and data.kind_of(args) in ("regression", "similarity", "multilabel", "qa"):
+        raise ValueError("--class_weights is for tasks with one of some classes for each text or word: leave it out")
+    if args.class_weights and args.teacher and not args.hard_weight:
+        raise ValueError("--class_weights is for the loss on the labels, which has no weight: add --hard_weight 1")
     if args.do_predict and args.task == "custom" and not (args.test_file or args.hub_dataset):
         raise ValueError("--do_predict needs --test_file: a file without labels to predict")
     if args.task == "ax" and not args.run_name:

@@ -18,7 +18,8 @@ ask() {
 }
 
 names=$(ask) || exit 2
-eval "$names"  # ALL_TASKS: those of run_glue.sh; ALL_METHODS; ALL_TERMS; DISTILLATION: options that need a teacher
+eval "$names"  # ALL_TASKS: those of run_glue.sh; ALL_METHODS; ALL_TERMS; ALL_MAPS; DISTILLATION: options that need
+# a teacher
 
 # A variable of this script in the singular or plural would be passed over without a word.
 variables=" $(echo $(sed -n 's/^\([A-Z_]*\)=\${\1[:-].*/\1/p' "${0##*/}")) "

@@ -1,6 +1,6 @@
 """Kinds of tasks, a class each: the head, what its logits are, its losses, predictions and scores.
 
-A new kind is one class here and one line of KINDS; a new task of a known kind is one line of `data.TASKS`.
+A new kind is one class here and one line of `data.KINDS`; a new task of a known kind is one line of `data.TASKS`.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.nn import functional as F
@@ -52,6 +53,7 @@ class Kind:
     headless = False  # whether the encoder alone is the model, so that nothing has to train a head
     bounds: Mapping = MappingProxyType({})  # scores of the dev set that need no model, by name, for the record
     usage = ""  # lines of the model card
+    class_weights = None  # [C], of `hard_loss`: --class_weights
     held_out = None  # another Kind of the same task, with `splits` of its own that choose the best model
     described = None  # what `run_folder.describe_data` says of the examples, in the main process
 
@@ -83,11 +85,14 @@ class Kind:
         return out["logits"]
 
     def hard_loss(self, logits, labels, across_processes=False):
-        """Loss on the true labels, mean over those that are not -100; scalar.
+        """Loss on the true labels, times the weights of their classes, mean over those that are not -100; scalar.
 
         across_processes: as in `relations.masked_mean`.
         """
-        values = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none", ignore_index=-100)
+        if self.class_weights is not None:  # a copy where a dev set's logits are on another device than a batch's
+            self.class_weights = self.class_weights.to(logits.device)
+        rows, labels = logits.float().flatten(0, -2), labels.flatten()
+        values = F.cross_entropy(rows, labels, self.class_weights, reduction="none", ignore_index=-100)
         return losses.masked_mean(values.sum(), (labels != -100).sum(), across_processes)
 
     def soft_loss(self, student, teacher, batch, args):
@@ -525,15 +530,17 @@ class QuestionAnswering(Kind):
         return result, {"predictions.json": json.dumps(texts, indent=1, ensure_ascii=False) + "\n"}
 
 
-KINDS = {
-    "classification": Classification,
-    "regression": Regression,
-    "multilabel": MultiLabel,
-    "similarity": Similarity,
-    "token": Token,
-    "summary": Summary,
-    "qa": QuestionAnswering,
-}
+KINDS = {name: globals()[own] for name, own in data.KINDS.items()}
+
+
+def balanced(labels, count):
+    """Weights [count] by which all classes that there are have one share of the loss, 1 on average over the labels.
+
+    labels: numbers of classes, or lists of them, -100 where nothing is to be said. A class without labels has 1.
+    """
+    found = torch.from_numpy(np.hstack(labels))
+    counts = found[found >= 0].bincount(minlength=count)
+    return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts.clamp(min=1)), 1.0)
 
 
 def chosen(args):

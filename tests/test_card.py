@@ -1,10 +1,17 @@
 """Model cards: what huggingface_hub's own parser reads in them."""
 
 import argparse
+import re
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 import data
 import distill_finetune
@@ -12,6 +19,7 @@ import distill_pretrain
 from engine import card
 from tasks import kinds
 
+OF_MLM = {"terms": {"logits": 1.0}, "seq_length": 32, "run_name": "mlm", "seed": 1, "max_eval_samples": 4}
 BASE = "---\nlicense: apache-2.0\nbase_model: owner/bert\nlanguage:\n- multilingual\n- af\n---\n\n# Text\n"
 
 
@@ -112,14 +120,52 @@ def test_what_is_known_of_the_base_model_is_passed_on(tmp_path, monkeypatch):
     ],
 )
 def test_masked_language_models(tmp_path, corpus, dataset):
-    args = argparse.Namespace(
-        corpus=corpus, validation_corpus=None, teacher=None, seq_length=32, run_name="mlm", seed=1, max_eval_samples=4
-    )
+    args = argparse.Namespace(corpus=corpus, validation_corpus=None, teacher=None, **OF_MLM)
     found = saved(tmp_path, distill_pretrain.model_card(args, {"step": 1, "metrics": {"perplexity": 9.5}}, {}))
     (result,) = found.data.eval_results
     assert dataset == (result.dataset_name, result.dataset_type, result.dataset_config, result.dataset_split)
     assert (result.task_type, result.metric_type, result.metric_value) == ("fill-mask", "perplexity", 9.5)
     assert found.data.tags == ["mlm"] and found.data.pipeline_tag == "fill-mask"
+
+
+@pytest.mark.parametrize(
+    "task, auto, head",
+    [
+        ("cola", AutoModelForSequenceClassification, {}),
+        ("rte", AutoModelForSequenceClassification, {}),
+        ("stsb", AutoModelForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}),
+        (
+            "goemotions",
+            AutoModelForSequenceClassification,
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+        ),
+        ("conll2003", AutoModelForTokenClassification, {}),
+        ("squad", AutoModelForQuestionAnswering, {}),
+        ("mlm", AutoModelForMaskedLM, {}),
+    ],
+)
+def test_the_lines_of_use_run_as_pasted(world, tmp_path, monkeypatch, capsys, task, auto, head):
+    model = auto.from_pretrained(world / "bert", **head)
+    model.config.threshold = 0.0
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(world / "bert").save_pretrained(tmp_path)
+    if task == "mlm":
+        args = argparse.Namespace(
+            corpus=str(tmp_path / "config.json"), validation_corpus=None, teacher="/home/me/bert", **OF_MLM
+        )
+        found = saved(tmp_path, distill_pretrain.model_card(args, {"step": 1, "metrics": {"perplexity": 9.5}}, {}))
+    else:
+        found = finetune_card(tmp_path, task, dict.fromkeys(data.TASKS[task].metrics, 0.5), teacher="/home/me/bert")
+    assert (
+        "/home" not in found.content
+        and str(tmp_path) not in found.content
+        and "distilled from `bert` with" in found.text
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", found.text, re.S)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out.strip() and ("text_pair" in code) == (task in ("rte", "stsb"))
 
 
 def test_every_class_that_opens_a_student_has_a_pipeline():

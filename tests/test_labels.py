@@ -261,6 +261,7 @@ def test_a_whole_run(world, world_of_labels, tmp_path):
     assert teacher["best"]["metrics"]["mean_average_precision"] > 0.6
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
     assert model.config.problem_type == "multi_label_classification" and model.config.id2label[2] == "bird"
+    assert model.config.threshold == best["threshold"]
     lines = (tmp_path / "run" / "predictions.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction" and [line.split("\t")[0] for line in lines[1:]] == [str(i) for i in range(8)]
     assert {word for line in lines[1:] for word in line.split("\t")[1].split(",")} <= {"dog", "cat", "bird", ""}

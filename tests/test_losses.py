@@ -5,10 +5,12 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 import losses
@@ -254,6 +256,23 @@ class TestTerms:
         }
         for name, value in expected.items():
             torch.testing.assert_close(losses.TERMS[name](*views, {}, args), value, msg=name)
+
+    def test_class_weights_are_scikit_learns_and_weigh_the_loss_on_the_labels(self):
+        labels = torch.tensor([2, 0, 2, 2, -100, 0, 2])
+        real = labels[labels >= 0].numpy()
+        expected = torch.tensor(compute_class_weight("balanced", classes=np.array([0, 2]), y=real))
+        weights = kinds.balanced(labels.tolist(), 4)
+        torch.testing.assert_close(weights[[0, 2]], expected.float())
+        assert weights[[1, 3]].tolist() == [1, 1]
+        assert torch.equal(kinds.balanced([[2, 0], [2, 2, -100], [0, 2]], 4), weights)
+        for name, shape in (("classification", (7,)), ("token", (1, 7))):
+            kind, logits = kinds.KINDS[name](None), hidden(1, *shape, 4)
+            plain = kind.hard_loss(logits, labels.view(shape))
+            kind.class_weights = weights
+            rows, own = logits.flatten(0, -2)[labels >= 0], labels[labels >= 0]
+            torch.testing.assert_close(kind.hard_loss(logits, labels.view(shape)), F.cross_entropy(rows, own, weights))
+            kind.class_weights = torch.ones(4)
+            torch.testing.assert_close(kind.hard_loss(logits, labels.view(shape)), plain)
 
     def test_regression_logits_are_compared_by_squared_error(self):
         kind = kinds.KINDS["regression"](None)

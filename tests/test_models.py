@@ -167,7 +167,7 @@ def test_layer_map_of_a_student_deeper_than_its_teacher(strategy):
 PAIRS = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=4)
 EXPLICIT = PAIRS.map(lambda pairs: ",".join(f"{s}:{t}" for s, t in pairs))
 WORDS = st.one_of(
-    st.sampled_from(layer_maps.STRATEGIES), EXPLICIT, st.text("0123:,- ", max_size=12), st.text(max_size=6)
+    st.sampled_from([*layer_maps.STRATEGIES]), EXPLICIT, st.text("0123:,- ", max_size=12), st.text(max_size=6)
 )
 
 

@@ -75,6 +75,11 @@ MISTAKES = [
         (["--task", "squad"], "leaves no room for a context"),
         (["--label_separator", ";"], "--label_separator is for"),
         (["--token_column", "2"], "--token_column is for tasks of words"),
+        (["--class_weights", "balanced"], "--class_weights is for the loss on the labels, which has no weight"),
+        (
+            ["--task", "stsb", "--class_weights", "balanced", "--hard_weight", "1"],
+            "is for tasks with one of some classes",
+        ),
         (["--task", "wnut17", "--label_column", "tag"], "'tag' must be the number of a column"),
     )
 ] + [

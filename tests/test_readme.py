@@ -1,6 +1,7 @@
 """The README and the pages of docs/: their commands would start, what they name and link to is there, examples work."""
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
@@ -10,13 +11,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 import yaml
 from datasets import Dataset
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import data
 import distill_dynabert
@@ -26,7 +29,9 @@ import evaluate
 import losses
 import report
 import synthetic
+import training
 import trim_vocabulary
+from encoders import layer_maps
 from options import Parser, add_distillation
 from reporting import records
 
@@ -429,7 +434,7 @@ def test_each_method_has_its_own_recipe_and_what_is_given_wins(script):
         return {o.run_name: (o.temperature, o.hard_weight, o.stages) for _, o in commands if o.teacher}
 
     found = recipes()
-    assert {name: recipe[:2] for name, recipe in found.items()} == {
+    recipe = {
         "kd": (4, 0),
         "pkd": (10, 0.5),
         "tinybert": (1, 0),
@@ -438,7 +443,8 @@ def test_each_method_has_its_own_recipe_and_what_is_given_wins(script):
         "ckd": (4, 0),
         "dynabert": (1, 0),
     }
-    assert {name for name, recipe in found.items() if recipe[2]} == {"tinybert", "minilm"}
+    assert {name: found[name][:2] for name in recipe} == recipe  # a preset of one's own may stand beside them
+    assert {name for name in recipe if found[name][2]} == {"tinybert", "minilm"}
     found = recipes("--temperature", "1.5", "--hard_weight=3", "--stages", "hard", "logits=1")
     assert set(map(str, found.values())) == {"(1.5, 3.0, None)"}
 
@@ -642,8 +648,7 @@ def test_what_is_said_to_be_optional_in_pre_training_can_be_left_empty(shell):
 
 def pasted(folder, start, into, before):
     """The scripts, copied into the folder, with the example of the docs that begins so put into one of them."""
-    blocks = re.findall(r"^```python\n(.*?)^```", Path("docs/extending.md").read_text(encoding="utf-8"), re.S | re.M)
-    (block,) = [block for block in blocks if block.startswith(start)]
+    block = example(start)
     for source in Path().glob("*.py"):  # with their times, and so with what is compiled of them
         shutil.copy2(source, folder)
     ignored = shutil.ignore_patterns("*.tmp", "*.pyc.*")
@@ -661,6 +666,68 @@ def run_pasted(folder, *options):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "run" / "run.json").read_text())
+
+
+def example(start):
+    """The Python example of docs/extending.md that begins so."""
+    blocks = re.findall(r"^```python\n(.*?)^```", Path("docs/extending.md").read_text(encoding="utf-8"), re.S | re.M)
+    (block,) = [block for block in blocks if block.startswith(start)]
+    return block
+
+
+def test_the_optimiser_of_the_docs_freezes_layers_and_gives_the_head_a_rate_of_its_own(world):
+    space = {"torch": torch}
+    exec(example("def make_optimizer"), space)
+    model = AutoModelForSequenceClassification.from_pretrained(world / "bert")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = space["make_optimizer"](model, SimpleNamespace(learning_rate=1e-3, weight_decay=0.01))
+    accelerator = SimpleNamespace(
+        autocast=contextlib.nullcontext,
+        backward=lambda loss: loss.backward(),
+        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+    )
+    ids = torch.tensor([[2, 9, 10, 3]])
+    recipe = SimpleNamespace(loss=lambda model, batch: (model(**batch, labels=torch.tensor([1])).loss, {}))
+    args = SimpleNamespace(max_grad_norm=1.0)
+    training.training_step(args, accelerator, recipe, model, optimizer, [({"input_ids": ids}, 1.0)], 2e-4)
+    assert isinstance(optimizer, torch.optim.RAdam) and [group["lr"] for group in optimizer.param_groups] == [
+        2e-4,
+        2e-3,
+    ]
+    still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    frozen = {name for name in before if ".layer.0." in name or ".layer.1." in name}
+    assert frozen <= still and not any(
+        name in still for name in before if "layer.2.output" in name or "classif" in name
+    )
+
+
+def test_a_scalar_without_a_weight_is_added_in_one_place():
+    text, line = Path("losses.py").read_text(encoding="utf-8"), example("if teacher:")
+    place = "    # Here `values"
+    assert text.count(place) == 1
+    space = {"__name__": "losses_with_a_scalar"}
+    exec(text.replace(place, "".join(f"    {row}\n" for row in line.splitlines()) + place), space)
+    logits = torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([[1.0, 2.0], [1.0, 3.0]])
+    views = [space["ModelView"]({"logits": x}, (), torch.ones(2, 1)) for x in logits]
+    args = SimpleNamespace(
+        terms={"logits": 2.0}, hard_weight=0.0, temperature=1.0, teacher="t", weights={"logits": 2.0}
+    )
+    total, values = space["objective"](*views, {}, args)
+    assert values["agreement"] == 0.5 and total == 2 * values["logits"]
+    assert set(space["objective"](views[0], None, {}, args_without(args), lambda: total)[1]) == {"hard"}
+
+
+def args_without(args):
+    """The same without a teacher."""
+    return SimpleNamespace(**vars(args) | {"terms": {}, "teacher": None, "hard_weight": 1.0, "weights": {"hard": 1.0}})
+
+
+def test_help_names_the_layer_maps_and_kinds_that_there_are(monkeypatch, capsys):
+    monkeypatch.setitem(layer_maps.STRATEGIES, "mirrored", lambda s, t: [(i, t - i) for i in range(s + 1)])
+    monkeypatch.setitem(data.KINDS, "ordinal", "Ordinal")
+    text = " ".join(distill_finetune.build_parser().format_help().split())
+    assert "ends, mirrored, or pairs" in text and "summary, ordinal" in text
+    assert layer_maps.layer_map(2, 4, "mirrored") == [(0, 4), (1, 3), (2, 2)]
 
 
 def test_the_new_term_of_the_docs_works_as_pasted(world, teacher, tmp_path):
@@ -683,7 +750,11 @@ def test_the_new_term_of_the_docs_works_as_pasted(world, teacher, tmp_path):
 
 
 def test_the_new_kind_of_the_docs_works_as_pasted(world, tmp_path):
-    pasted(tmp_path, "class Ordinal", "tasks/kinds.py", "\ndef chosen(args):")
+    pasted(tmp_path, "class Ordinal", "tasks/kinds.py", "\nKINDS = {name")
+    table, line = tmp_path / "data.py", '    "ordinal": "Ordinal",\n'
+    assert line.strip() in Path("docs/extending.md").read_text(encoding="utf-8")
+    last = '    "qa": "QuestionAnswering",\n'
+    table.write_text(table.read_text(encoding="utf-8").replace(last, last + line), encoding="utf-8")
     rows = "".join(f"the dog runs .,{i % 3}\n" for i in range(6))
     (tmp_path / "stars.csv").write_text("text,label\n" + rows)
     record = run_pasted(

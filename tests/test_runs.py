@@ -308,6 +308,22 @@ class TestInputs:
         finetune(*interrupted)
         assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
 
+    def test_training_ends_after_evaluations_without_a_better_score(self, finetune, world, tmp_path, capsys):
+        """Also where it was killed after its last step; the rate is that of the whole schedule."""
+        options = ["--student", world / "bert", "--max_steps", "9", "--eval_steps", "1", "--learning_rate", "1e-9"]
+        options += ["--early_stopping_patience", "2", "--output_dir", tmp_path / "run"]
+        finetune(*options, "--keep_optimizer")
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert (record["status"], record["steps"], record["best"]["step"]) == ("complete", 3, 1)
+        assert "stopped early: 2 evaluations without a better score" in capsys.readouterr().out
+        for patience, best, over in ((2, 1, True), (3, 1, False), (0, 1, False), (1, None, False)):
+            state = record | {"best": best and record["best"]}
+            assert training.out_of_patience(argparse.Namespace(early_stopping_patience=patience), state) == over
+        run_folder.write_json(tmp_path / "run" / "run.json", record | {"status": "running"})
+        finetune(*options, "--keep_optimizer")  # nothing is left to be done but to say that it is complete
+        again = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert (again["status"], again["steps"], again["time"]["sessions"]) == ("complete", 3, 2)
+
     def test_a_run_knows_its_inputs_by_what_they_are(self, finetune, interrupted, tmp_path, capsys):
         """A moved folder, another way to write a path, a new name, and points more often are no other run."""
         shutil.move(tmp_path / "teacher", tmp_path / "moved")
