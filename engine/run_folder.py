@@ -234,6 +234,7 @@ def _compare_options(args, folder, theirs):
     missing = {k: v if k in args.asked else mine.get(k) for k, v in missing.items()}
     theirs = missing | {k: v for k, v in theirs.items() if k not in FREE_OPTIONS}
     differ = [k for k in sorted({*mine, *theirs} - set(FREE_OPTIONS)) if mine.get(k) != theirs.get(k)]
+    differ = [k for k in differ if mine.get(k) != [theirs.get(k)]]  # an option that took one word before takes several
     if differ:
         listed = ", ".join(f"--{k} {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in differ)
         raise ValueError(
@@ -268,10 +269,11 @@ def _check_overwrite(args, folder):
             f"--overwrite moves the run aside, and --output_dir {folder} is the current folder or holds "
             "it: choose another --output_dir"
         )
-    for name, value in vars(args).items():
+    words = [(name, word) for name, of in vars(args).items() for word in (of if isinstance(of, list) else [of])]
+    for name, value in words:
         if name == "output_dir" or not isinstance(value, str):
             continue
-        for path in named_files(value):
+        for path in named_files(value) or named_files(value.partition("=")[2]):
             if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
                 raise ValueError(
                     f"--overwrite moves the run aside, and --output_dir {folder} holds what this command "

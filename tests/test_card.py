@@ -113,7 +113,15 @@ def test_what_is_known_of_the_base_model_is_passed_on(tmp_path, monkeypatch):
 )
 def test_masked_language_models(tmp_path, corpus, dataset):
     args = argparse.Namespace(
-        corpus=corpus, validation_corpus=None, teacher=None, seq_length=32, run_name="mlm", seed=1, max_eval_samples=4
+        corpus=[corpus],
+        validation_corpus=None,
+        teacher=None,
+        seq_length=32,
+        run_name="mlm",
+        seed=1,
+        max_eval_samples=4,
+        terms={},
+        whole_texts=False,
     )
     found = saved(tmp_path, distill_pretrain.model_card(args, {"step": 1, "metrics": {"perplexity": 9.5}}, {}))
     (result,) = found.data.eval_results
