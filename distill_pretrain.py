@@ -5,6 +5,7 @@
         --max_steps 100000
 """
 
+from engine.checks import by_language, headless
 from engine.checks import check_pretrain as check_args
 from options import begin
 from options import pretrain_parser as build_parser
@@ -12,9 +13,11 @@ from options import pretrain_parser as build_parser
 if __name__ == "__main__":
     begin(build_parser(), check_args)  # before the imports below, which take seconds
 
+import itertools
 import math
 import sys
 
+import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
@@ -38,7 +41,7 @@ EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
 def load_everything(args):
     """(objective, training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError.
 
-    Blocks are Datasets; those of --streaming are what `open_streams` returns.
+    Blocks are {language: Dataset}; to train on with --streaming, what `open_streams` returns.
     """
     student, teacher, tokenizer = models.load_pair(
         args,
@@ -59,45 +62,62 @@ def load_everything(args):
                 f"{model_outputs.max_tokens(model.config)} positions: lower it"
             )
     missing = [name for name in ("mask", "cls", "sep") if getattr(tokenizer, f"{name}_token_id") is None]
-    if missing:
+    if missing and (missing != ["mask"] or args.mlm_probability):
         raise ValueError(
             f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
             "language modelling needs: choose a model that was pre-trained with it"
         )
     if args.whole_word_mask:
         plain_text.word_starts(tokenizer)  # there are some
-    same = args.validation_corpus and plain_text.shared_file(args.corpus, args.validation_corpus)
+    return objective, *load_text(args, tokenizer), student, teacher, tokenizer
+
+
+def load_text(args, tokenizer):
+    """(training blocks, evaluation blocks) as `load_everything` has them. Raises ValueError if there are none."""
+    corpora, others = by_language(args.corpus), by_language(args.validation_corpus or ())
+    for text in itertools.chain(*corpora.values(), *others.values()):
+        plain_text.check_name(text)  # of the last one, too, before the first is read
+    same = plain_text.shared_text(corpora, others)
     if same and PartialState().is_main_process:
         print(
             f"warning: {same} of --validation_corpus is a part of --corpus too, so its loss says nothing about new "
             "texts: evaluate on others",
             file=sys.stderr,
         )
-    if args.streaming:
-        blocks = open_streams(args, tokenizer)
-    else:
-        blocks = plain_text.load_blocks(args.corpus, tokenizer, args.seq_length, args.num_proc, column=args.text_column)
-    if args.validation_corpus:
-        held_out = plain_text.load_blocks(
-            args.validation_corpus, tokenizer, args.seq_length, args.num_proc, column=args.text_column
-        )
-        held_out = data.drawn(held_out, args.max_eval_samples)
-    else:
-        size = min(args.max_eval_samples, len(blocks) // 10)
-        if not size:
+
+    def load(texts):
+        """The blocks of some texts, one after the other."""
+        options = {"column": args.text_column, "whole": args.whole_texts}
+        found = [plain_text.load_blocks(one, tokenizer, args.seq_length, args.num_proc, **options) for one in texts]
+        return datasets.concatenate_datasets(found)
+
+    blocks = open_streams(args, tokenizer) if args.streaming else {name: load(own) for name, own in corpora.items()}
+    size = max(1, args.max_eval_samples // len(others or corpora))
+    held_out = {name: data.drawn(load(own), size) for name, own in others.items()}
+    for name, own in {} if others else blocks.items():
+        count = min(size, len(own) // 10)
+        if not count:
             raise ValueError(
-                f"--corpus {args.corpus!r} has {len(blocks)} blocks, too few to hold any out: pass --validation_corpus"
+                f"--corpus {corpora[name]!r} has {len(own)} blocks, too few to hold any out: pass --validation_corpus"
             )
-        held_out, blocks = blocks.select(range(size)), blocks.select(range(size, len(blocks)))
-    if np.isin(np.concatenate(plain_text.Rows(held_out).parts), tokenizer.all_special_ids).all():
-        raise ValueError(
-            f"--{'validation_corpus' if args.validation_corpus else 'corpus'}: the {len(held_out)} blocks "
-            "to evaluate on hold no token that could be masked; are its words in the vocabulary of "
-            f"{args.student or args.teacher}?"
-        )
+        held_out[name], blocks[name] = own.select(range(count)), own.select(range(count, len(own)))
+    for name, own in held_out.items():
+        if np.isin(np.concatenate(plain_text.Rows(own).parts), tokenizer.all_special_ids).all():
+            raise ValueError(
+                f"--{'validation_corpus' if others else 'corpus'}: the {len(own)} blocks "
+                f"to evaluate on {f'of {name} ' if name else ''}hold no token that could be masked; are its words in "
+                f"the vocabulary of {args.student or args.teacher}?"
+            )
     if not args.streaming:
-        blocks = data.drawn(blocks, args.max_train_samples)
-    return objective, blocks, held_out, student, teacher, tokenizer
+        whole = sum(map(len, blocks.values()))
+        part = min(1, args.max_train_samples / whole) if args.max_train_samples else 0  # of each language
+        blocks = {name: data.drawn(own, part and max(1, round(part * len(own)))) for name, own in blocks.items()}
+    return blocks, held_out
+
+
+def joined(blocks):
+    """One Dataset of {language: Dataset}, one language after the other."""
+    return datasets.concatenate_datasets(list(blocks.values()))
 
 
 def open_streams(args, tokenizer):
@@ -106,12 +126,14 @@ def open_streams(args, tokenizer):
     Raises ValueError if a share does not fill one block.
     """
     state, workers = PartialState(), max(1, batching.workers(args))
-    texts = plain_text.load_texts(args.corpus, streaming=True, column=args.text_column)
+    (own,) = by_language(args.corpus).values()
+    texts = [plain_text.load_texts(corpus, streaming=True, column=args.text_column) for corpus in own]
+    texts, name = datasets.concatenate_datasets(texts) if len(texts) > 1 else texts[0], ", ".join(map(repr, own))
     cut = plain_text.cutter(tokenizer, args.seq_length)
 
     def stream(worker, position=None, **options):
         share = state.process_index * workers + worker, state.num_processes * workers
-        return plain_text.Stream(texts, cut, args.seed, share, position, name=f"--corpus {args.corpus!r}", **options)
+        return plain_text.Stream(texts, cut, args.seed, share, position, name=f"--corpus {name}", **options)
 
     for worker in range(workers):
         stream(worker, pool=1).take(1)
@@ -148,6 +170,11 @@ def make_collate(args, read, tokenizer, vocab_size):
     def collate(indices, epoch):
         """Blocks with these numbers, masked: input_ids, attention_mask, positions [M] in the flat batch, labels [M]."""
         ids, position = read(indices)
+        real = np.ones_like(ids, dtype=np.int64)
+        if args.whole_texts:
+            lengths = plain_text.lengths_of(ids, tokenizer.pad_token_id)
+            ids = ids[:, : lengths.max()]
+            real = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
         masked, positions, labels = plain_text.draw_masks(
             ids,
             plain_text.row_seeds(args.seed, epoch, indices),
@@ -159,7 +186,7 @@ def make_collate(args, read, tokenizer, vocab_size):
         )
         batch = {
             "input_ids": masked,
-            "attention_mask": torch.ones_like(masked),
+            "attention_mask": torch.from_numpy(real),
             "positions": positions,
             "labels": labels,
         }
@@ -175,11 +202,6 @@ def outputs(model, inner, batch):
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
         out = losses.no_rows(out)
     return {**out, "head": mlm_head.Head(out["features"], *(inner.narrow or decoder))} if decoder else out
-
-
-def headless(args):
-    """Whether nothing trains a language-model head: then the models are encoders alone, and no head gives a score."""
-    return bool(args.terms) and "logits" not in args.terms and not args.hard_weight
 
 
 def make_losses(objective, teacher):
@@ -213,7 +235,7 @@ def make_losses(objective, teacher):
 
 def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
     """The function model -> {name: figure} of its relations beside the teacher's in the first held-out block."""
-    ids = held_out[0]["input_ids"][:24]
+    ids = [i for i in held_out[:1]["input_ids"][0] if i != tokenizer.pad_token_id][:24]
     tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
     block = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -227,21 +249,37 @@ def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
     return figures
 
 
-def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator, figures):
+def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, figures):
     """The function model -> (metrics, score, figures) over the held-out blocks, with masks that never change.
 
-    figures: from a model to them.
+    sizes: {language: its blocks}, which lie one language after the other. figures: from a model to them.
     """
-    size = args.per_device_eval_batch_size
-    batches = [list(range(i, min(i + size, len(held_out)))) for i in range(0, len(held_out), size)]
+    ends = itertools.accumulate(sizes.values())
+    batches = [
+        (language, list(range(i, min(i + args.per_device_eval_batch_size, end))))
+        for (language, size), end in zip(sizes.items(), ends, strict=True)
+        for i in range(end - size, end, args.per_device_eval_batch_size)
+    ]
     trained_head = not headless(args)
+
+    def means(sums):
+        """({metric: float}, score) of {name: sum over blocks}."""
+        result = {name: sums[name] / sums["blocks"] for name in weights if name in sums}
+        total = sum(weights[name] * value for name, value in result.items())
+        if not trained_head:
+            return {"relation_loss": total, **result, "loss": total}, -total
+        loss = sums["mlm_loss"] / sums["masked"]
+        result = {"mlm_loss": loss, "perplexity": math.exp(min(loss, 50)), **result}
+        if "teacher_agreement" in sums:
+            result["teacher_agreement"] = sums["teacher_agreement"] / sums["masked"]
+        return {**result, "loss": loss}, -loss
 
     @torch.no_grad()
     def evaluate(model):
-        """Means over all held-out blocks, each process its share of the batches."""
+        """Means over all held-out blocks and over those of each language, each process its share of the batches."""
         model, sums = accelerator.unwrap_model(model), {}
         with accelerator.autocast():  # around all batches: at its end the casts of the weights are gone
-            for indices in batches[accelerator.process_index :: accelerator.num_processes]:
+            for language, indices in batches[accelerator.process_index :: accelerator.num_processes]:
                 batch = {k: v.to(accelerator.device) for k, v in collate(indices, EVALUATION).items()}
                 _, values, s_out, t_out = terms(model, batch)
                 count = len(batch["labels"])
@@ -252,17 +290,16 @@ def make_evaluate(args, terms, weights, teacher, held_out, collate, accelerator,
                 if trained_head and teacher and "logits" in weights:
                     values["teacher_agreement"] = mlm_head.agreement(s_out["head"], t_out["head"])
                 for name, value in values.items():
-                    sums[name] = sums.get(name, 0) + value.double().to(accelerator.device)
+                    for key in {("", name), (language, name)}:
+                        sums[key] = sums.get(key, 0) + value.double().to(accelerator.device)
         sums = training.sum_over_processes(accelerator, sums)
-        result = {name: sums[name] / sums["blocks"] for name in weights if name in sums}
-        total = sum(weights[name] * value for name, value in result.items())
-        if trained_head:
-            loss = sums["mlm_loss"] / sums["masked"]
-            result = {"mlm_loss": loss, "perplexity": math.exp(min(loss, 50)), **result}
-            if "teacher_agreement" in sums:
-                result["teacher_agreement"] = sums["teacher_agreement"] / sums["masked"]
-            return {**result, "loss": loss}, -loss, figures(model)
-        return {"relation_loss": total, **result, "loss": total}, -total, figures(model)
+        result, score = means({name: value for (language, name), value in sums.items() if not language})
+        for language in filter(None, sizes):
+            own, _ = means({name: value for (whose, name), value in sums.items() if whose == language})
+            main = "mlm_loss" if trained_head else "relation_loss"
+            result[f"{main}_{language}"] = own.pop("loss")  # on the screen, too; the parts in TensorBoard alone
+            result |= {f"{name}/{language}": value for name, value in own.items() if name != main}
+        return result, score, figures(model)
 
     return evaluate
 
@@ -271,7 +308,13 @@ def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, 
     """What the loop needs to know of this corpus and objective."""
     terms, weights = make_losses(objective, teacher), objective.weights
     vocab_size = student.model.config.vocab_size
-    count = 0 if args.streaming else len(blocks)
+    modules = sentence_files(args, student.model, teacher)
+    sizes = {} if args.streaming else {language: len(own) for language, own in blocks.items()}
+    held_sizes = {language: len(own) for language, own in held_out.items()}
+    counts = plain_text.shares(sizes, args.language_exponent) if sizes else {}
+    if len(sizes) > 1:
+        parts = (f"{name} {size:,} blocks, {counts[name]:,} in an epoch" for name, size in sizes.items())
+        command_line.say("; ".join(parts))
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def loss(model, batch):
@@ -282,22 +325,39 @@ def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, 
         """The steps of an epoch, so many blocks each, in an order of its own."""
         if args.streaming:
             return batching.Steps(range(args.max_steps * size), size)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(args.seed * 1_000_003 + epoch))
+        order = plain_text.epoch_order(sizes, counts, args.seed, epoch)
+        if args.whole_texts:
+            order = order.tolist()
+            return batching.grouped_batches(lengths, size, args.seed, epoch, order)
         return batching.Steps(order, size)
 
     def save(folder, model, entry):
         """Write model, tokenizer and card of an evaluation."""
         model.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        width = model.model.config.hidden_size
+        similarity.copy_modules(modules, folder, width)
+        if not modules and headless(args) and any(name.startswith("sentence_") for name in args.terms):
+            similarity.save_pooling(folder, args.teacher, width, "mean", model_outputs.max_tokens(model.model.config))
         (folder / "README.md").write_text(model_card(args, entry, base), encoding="utf-8")
 
     positions = {str(worker): None for worker in range(max(1, batching.workers(args)))} if args.streaming else {}
-    rows, held_rows = None if args.streaming else plain_text.Rows(blocks), plain_text.Rows(held_out)
-    read = make_stream_reader(args, blocks, positions) if args.streaming else lambda indices: (rows[indices], None)
+    held_out = joined(held_out)
+    rows, held_rows = None, plain_text.Rows(held_out)
+    lengths, total = batching.Constant(args.seq_length), sum(sizes.values())
+    if not args.streaming:
+        rows = plain_text.Rows(joined(blocks))
+    if args.whole_texts:
+        lengths = batching.Repeated(rows.lengths(tokenizer.pad_token_id).tolist())
+    read = (
+        make_stream_reader(args, blocks, positions)
+        if args.streaming
+        else (lambda indices: (rows[[i % total for i in indices]], None))
+    )
     figures = make_figures(objective.layer_pairs, teacher, held_out, tokenizer, accelerator)
     check = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
     return training.Recipe(
-        lengths=batching.Constant(args.seq_length),
+        lengths=lengths,
         plan=plan,
         loss=loss,
         save=save,
@@ -306,15 +366,29 @@ def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, 
         scored=lambda progress: headless(args) or objective.head_trained(progress),
         collate=make_collate(args, read, tokenizer, vocab_size),
         positions=positions,
-        evaluate=make_evaluate(args, terms, weights, teacher, held_out, check, accelerator, figures),
+        evaluate=make_evaluate(args, terms, weights, teacher, held_sizes, check, accelerator, figures),
     )
+
+
+def sentence_files(args, student, teacher):
+    """What `similarity.modules_of` finds of the teacher and a student without a head takes over; {} for no such files.
+
+    A layer behind the pooling that has weights fits the teacher's width alone.
+    """
+    files = similarity.modules_of(args.teacher) if headless(args) else {}
+    heavy = [name for name in files if not name.endswith(".json")]
+    if heavy and student.config.hidden_size != teacher.model.config.hidden_size:
+        command_line.say(f"{args.teacher}: {heavy[0]} does not fit the student's width: the encoder alone is saved")
+        return {}
+    return files
 
 
 def model_card(args, entry, base):
     """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
-    name = args.validation_corpus or args.corpus
-    hub, _, config = ("", "", "") if plain_text.find_files(name) else name.partition(":")
-    name, corpus = without_folders(name), without_folders(args.corpus)
+    words = args.validation_corpus or args.corpus
+    (name, *more) = itertools.chain.from_iterable(by_language(words).values())
+    hub, _, config = ("", "", "") if more or plain_text.find_files(name) else name.partition(":")
+    name = " ".join(map(without_folders, words))
     dataset = {
         "dataset_name": name,
         "dataset_type": hub or "text",
@@ -322,8 +396,9 @@ def model_card(args, entry, base):
         "dataset_split": "train" if hub else "validation",
         "dataset_args": {"blocks": args.max_eval_samples, "tokens": args.seq_length},
     }
-    about = f"{'An encoder' if headless(args) else 'A masked language model'}, trained on `{corpus}` in blocks of "
-    about += f"{args.seq_length} tokens."
+    texts = " ".join(map(without_folders, args.corpus))
+    about = f"{'An encoder' if headless(args) else 'A masked language model'}, trained on `{texts}` in "
+    about += f"{'texts of at most' if args.whole_texts else 'blocks of'} {args.seq_length} tokens."
     auto = AutoModel if headless(args) else AutoModelForMaskedLM
     return card.model_card(args, entry, auto, about, dataset, base) + card.usage(auto)
 
@@ -342,7 +417,7 @@ def finish(args, record, student, teacher, accelerator):
     }
     run_folder.complete(args, record)
     kept = record[run_folder.kept(args)]
-    scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items())
+    scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items() if "/" not in k)
     account = record["accounting"]
     print(
         f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}\n"
@@ -365,24 +440,22 @@ def main(argv=None):
     accelerator = training.make_accelerator(args, unused_parameters=headless(args) or bool(args.stages))
     objective, blocks, held_out, student, teacher, tokenizer = load_everything(args)
     vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
-    per_epoch = args.max_steps if args.streaming else math.ceil(len(blocks) / batching.step_size(args, accelerator))
+    count = None if args.streaming else sum(map(len, blocks.values()))
+    per_epoch = args.max_steps if args.streaming else math.ceil(count / batching.step_size(args, accelerator))
     objective.check_steps(training.total_steps(args, per_epoch))
     inputs = data = None
     if accelerator.is_main_process:
         # Of a hub's stream the id must do.
-        train = (plain_text.find_files(args.corpus) or []) if args.streaming else blocks
+        train = plain_text.files_of(by_language(args.corpus)) if args.streaming else joined(blocks)
         inputs = run_folder.describe_inputs(
             args,
             accelerator,
-            {"training_text": train, "validation_text": held_out},
+            {"training_text": train, "validation_text": joined(held_out)},
             {"teacher": teacher, "student": student},
         )
         data = {
-            "train": {
-                "examples": None if args.streaming else len(blocks),
-                "sha256": inputs["training_text"] if len(train) else None,
-            },
-            "validation": {"examples": len(held_out), "sha256": inputs["validation_text"]},
+            "train": {"examples": count, "sha256": inputs["training_text"] if len(train) else None},
+            "validation": {"examples": sum(map(len, held_out.values())), "sha256": inputs["validation_text"]},
         }
     how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
     if how == "complete":
@@ -406,7 +479,7 @@ def main(argv=None):
         layer_map=objective.layer_pairs,
         inputs=inputs,
         data=data,
-        train_examples=None if args.streaming else len(blocks),
+        train_examples=count,
         metric="relation_loss" if headless(args) else "mlm_loss",
         model=cost.describe(student.model, args.seq_length),
         teacher=teacher and cost.describe(teacher.model, args.seq_length) | {"path": args.teacher},

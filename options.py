@@ -474,16 +474,39 @@ def pretrain_parser():
     add = parser.add_argument_group("data").add_argument
     add(
         "--corpus",
+        nargs="+",
         required=True,
-        help="text to train on: file, folder, glob (text, JSON lines, csv, tsv or Parquet, "
-        "also packed by gzip, bzip2 or xz), or hub id as owner/name:config",
+        metavar="TEXT",
+        help="text to train on: files, folders, globs (text, JSON lines, csv, tsv or Parquet, "
+        "also packed by gzip, bzip2 or xz), or hub ids as owner/name:config; of several languages en=TEXT ko=TEXT ...",
     )
-    add("--validation_corpus", help="text to evaluate on; by default blocks held out of --corpus")
+    add(
+        "--validation_corpus",
+        nargs="+",
+        metavar="TEXT",
+        help="text to evaluate on, in the same form; by default blocks held out of --corpus",
+    )
+    add(
+        "--language_exponent",
+        type=number(float, 0, 1),
+        default=0.7,
+        help="a language's share of an epoch is that of its blocks to this power: 1 = as they are, 0 = all alike",
+    )
     add("--text_column", default="text", help="column with the text where the corpus is a table, a document a row")
     add("--streaming", action="store_true", help="read a corpus that does not fit the disk as it comes")
     add("--num_proc", type=number(int, 0), default=0, help="processes that tokenise, 0 = one for each core")
     add("--seq_length", type=number(int, 8), default=128, help="tokens of a block")
-    add("--mlm_probability", type=number(float, 0, 1, True), default=0.15, help="share of tokens masked")
+    add(
+        "--whole_texts",
+        action="store_true",
+        help="a block holds one line or row, cut at --seq_length, not as many as fill it; so in any case "
+        "where terms relate sentences",
+    )
+    add(
+        "--mlm_probability",
+        type=number(float, 0, 1),
+        help="share of tokens masked; 0.15, or 0 for whole texts where no term reads a language-model head",
+    )
     add("--whole_word_mask", action="store_true", help="mask all pieces of a word together")
     add(
         "--max_train_samples",

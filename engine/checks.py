@@ -46,11 +46,14 @@ def check_pretrain(args):
     check_models(args)
     _check_distilling(args, pretraining=True)
     for name in ("corpus", "validation_corpus"):
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(
-                f"--{name} {getattr(args, name)!r} names nothing: pass a file, folder, glob or hub id"
-                + (", or leave it out" if name != "corpus" else "")
-            )
+        by_language(getattr(args, name) or (), f"--{name}")
+    args.whole_texts |= any(name.startswith("sentence_") for name in args.terms)
+    if args.mlm_probability is None:
+        args.mlm_probability = 0.0 if args.whole_texts and headless(args) and not args.whole_word_mask else 0.15
+    if not args.mlm_probability and not headless(args):
+        raise ValueError("--mlm_probability 0 leaves the language-model head nothing to predict: raise it")
+    if args.streaming and (args.whole_texts or len(by_language(args.corpus)) > 1):
+        raise ValueError("--streaming reads full blocks of one language: leave it out for whole texts and for several")
     if args.streaming and not (args.max_steps and args.validation_corpus):
         raise ValueError("--streaming knows no epochs and holds nothing out: pass --max_steps and --validation_corpus")
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "mlm")
@@ -112,6 +115,32 @@ def _check_sliced(args, words):
                 f"--terms {' '.join(words)}: {name} compares attention heads, which sub-networks have "
                 "fewer of: use ckd, dynabert or kd"
             )
+
+
+def headless(args):
+    """Whether nothing trains a language-model head: then the models are encoders alone, and no head gives a score."""
+    return bool(args.terms) and "logits" not in args.terms and not args.hard_weight
+
+
+def by_language(words, option="--corpus"):
+    """{language: its texts} of words TEXT or LANGUAGE=TEXT; the language of texts without one is "".
+
+    Raises ValueError for a word that names no text, and where some texts have a language and others have none.
+    """
+    found = {}
+    for word in words:
+        name, _, text = (
+            word.partition("=") if re.match(r"[\w-]+=", word) and not Path(word).exists() else ("", "", word)
+        )
+        if not text.strip():
+            raise ValueError(
+                f"{option} {word!r} names nothing: pass a file, folder, glob or hub id"
+                + (", or leave it out" if option != "--corpus" else "")
+            )
+        found.setdefault(name, []).append(text)
+    if "" in found and len(found) > 1:
+        raise ValueError(f"{option} {found[''][0]!r} has no language and others have: write LANGUAGE=TEXT for all")
+    return found
 
 
 # --- checks that the scripts share --------------------------------------------------------------------------------

@@ -256,8 +256,9 @@ def _compare_options(args, folder, record):
 
 
 def _same_place(one, other):
-    """Whether two values of an option name one file or folder, however they are written."""
-    return bool(one and other) and os.path.realpath(one) == os.path.realpath(other)
+    """Whether two values of an option name the same files or folders, however they are written."""
+    one, other = ([value] if isinstance(value, str) else value or [] for value in (one, other))
+    return bool(one) and list(map(os.path.realpath, one)) == list(map(os.path.realpath, other))
 
 
 def _change(name, old, new):
@@ -286,10 +287,11 @@ def _check_overwrite(args, folder):
             f"--overwrite moves the run aside, and --output_dir {folder} is the current folder or holds "
             "it: choose another --output_dir"
         )
-    for name, value in vars(args).items():
+    words = [(name, word) for name, of in vars(args).items() for word in (of if isinstance(of, list) else [of])]
+    for name, value in words:
         if name == "output_dir" or not isinstance(value, str):
             continue
-        for path in named_files(value):
+        for path in named_files(value) or named_files(value.partition("=")[2]):
             if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
                 raise ValueError(
                     f"--overwrite moves the run aside, and --output_dir {folder} holds what this command "

@@ -13,14 +13,15 @@ INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 TRAINING = (*INPUTS, "labels", "start_positions", "end_positions")
 
 
-def grouped_batches(lengths, size, seed, epoch):
+def grouped_batches(lengths, size, seed, epoch, order=None):
     """A random order of examples as batches of similar length: lists of indices, size each but for the last one.
 
-    lengths: tokens of each example. The order depends on seed and epoch alone. Lengths are sorted within chunks of 50
-    batches, so batches stay random and little of them is padding; an incomplete batch comes last.
+    lengths: tokens of each example. The order depends on seed and epoch alone, and begins with `order`, a list, if that
+    is given. Lengths are sorted within chunks of 50 batches, so batches stay random and little of them is padding; an
+    incomplete batch comes last.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(lengths), generator=generator).tolist()
+    order = order or torch.randperm(len(lengths), generator=generator).tolist()
     chunks = [order[i : i + 50 * size] for i in range(0, len(order), 50 * size)]
     order = [i for chunk in chunks for i in sorted(chunk, key=lambda i: lengths[i])]
     batches = [order[i : i + size] for i in range(0, len(order), size)]
@@ -82,13 +83,20 @@ class Arrays:
 
 
 class Constant:
-    """A sequence of unknown length whose every element is the same."""
+    """A sequence of unknown length whose every element is the value."""
 
     def __init__(self, value):
         self.value = value
 
     def __getitem__(self, index):
         return self.value
+
+
+class Repeated(Constant):
+    """A sequence of unknown length that begins again after the last of its values, a list."""
+
+    def __getitem__(self, index):
+        return self.value[index % len(self.value)]
 
 
 class Steps(Sequence):

@@ -2,6 +2,7 @@
 
 import filecmp
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,17 @@ POOL = 10_000  # blocks among which a stream is shuffled
 FEATURES = datasets.Features({"text": datasets.Value("string")})
 
 
+def files_of(corpora):
+    """All files of {language: corpora}; of data sets of the hub there are none."""
+    return [file for own in corpora.values() for corpus in own for file in find_files(corpus) or ()]
+
+
+def shared_text(corpora, others):
+    """`shared_file` of any two corpora of {language: corpora}; None if there is none."""
+    pairs = itertools.product(*(itertools.chain.from_iterable(of.values()) for of in (corpora, others)))
+    return next(filter(None, itertools.starmap(shared_file, pairs)), None)
+
+
 def shared_file(corpus, other):
     """Return a file of one corpus that is also in the other, by name or content, or their hub id; None if none is."""
     ours, theirs = find_files(corpus), find_files(other)
@@ -40,6 +52,13 @@ def shared_file(corpus, other):
         ),
         None,
     )
+
+
+def check_name(corpus):
+    """Raise ValueError for what is neither file, folder nor glob and cannot be a hub id either."""
+    named = corpus.startswith((".", "/", "~")) or corpus.count("/") != 1 or ending(corpus) in FORMS
+    if find_files(corpus) is None and named:
+        raise ValueError(f"corpus {corpus!r}: no such file, folder or glob (and not a hub id as owner/name:config)")
 
 
 def load_texts(corpus, streaming=False, cache_dir=None, column="text"):
@@ -62,8 +81,7 @@ def load_texts(corpus, streaming=False, cache_dir=None, column="text"):
             if isinstance(error.__cause__, ValueError):  # of `documents`
                 raise ValueError(str(error.__cause__)) from error
             raise
-    if corpus.startswith((".", "/", "~")) or corpus.count("/") != 1 or ending(corpus) in FORMS:
-        raise ValueError(f"corpus {corpus!r}: no such file, folder or glob (and not a hub id as owner/name:config)")
+    check_name(corpus)
     name, _, config = corpus.partition(":")
     data = load_hub((name, config or None), "download its files and name them", split="train", streaming=streaming)
     if data.features:
@@ -115,8 +133,20 @@ def id_type(count):
     return np.min_scalar_type(max(count - 1, 1)).name
 
 
-def cutter(tokenizer, length):
-    """The function from a list of texts to their full blocks [N, length], a NumPy array."""
+def whole_rows(documents, length, cls, sep, pad):
+    """Arrays of documents' token ids -> [N, length], a row each: [CLS] its first tokens [SEP], then padding.
+
+    A document without tokens has none.
+    """
+    documents = [tokens[: length - 2] for tokens in documents if len(tokens)]
+    rows = np.full((len(documents), length), pad, dtype=np.int64)
+    for row, tokens in zip(rows, documents, strict=True):
+        row[0], row[1 : len(tokens) + 1], row[len(tokens) + 1] = cls, tokens, sep
+    return rows
+
+
+def cutter(tokenizer, length, whole=False):
+    """The function from a list of texts to their blocks [N, length], a NumPy array: full ones, or one of each text."""
     backend, kind = tokenizer.backend_tokenizer, id_type(id_count(tokenizer))
     backend.no_truncation()  # left from an earlier call
     backend.no_padding()
@@ -125,26 +155,28 @@ def cutter(tokenizer, length):
         """The full blocks of some texts; None is a text without words."""
         encodings = backend.encode_batch_fast([text or "" for text in texts], add_special_tokens=False)
         tokens = [np.array(encoding.ids, dtype=kind) for encoding in encodings]
-        return pack(tokens, length, tokenizer.cls_token_id, tokenizer.sep_token_id).astype(kind)
+        words = tokenizer.cls_token_id, tokenizer.sep_token_id
+        made = whole_rows(tokens, length, *words, tokenizer.pad_token_id) if whole else pack(tokens, length, *words)
+        return made.astype(kind)
 
     return cut
 
 
-def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache", column="text"):
-    """Dataset with input_ids, a full block of `length` tokens a row; tokenised once, by num_proc processes (0: one for
-    each core), and kept on disk. corpus, column: as in `load_texts`.
+def load_blocks(corpus, tokenizer, length, num_proc=0, cache_dir="cache", column="text", whole=False):
+    """Dataset with input_ids, a full block of `length` tokens a row, or if whole a text, padded; tokenised once, by
+    num_proc processes (0: one for each core), and kept on disk. corpus, column: as in `load_texts`.
 
     What is on disk belongs to the text itself, not to the name or time of its files; its checksum is verified by one
     process of each machine, which costs one reading of it. Raises ValueError if the text does not fill one block, or if
     what is on disk is damaged; TrainingError if the disk is full.
     """
-    cut = cutter(tokenizer, length)
+    cut = cutter(tokenizer, length, whole)
     files, texts = find_files(corpus), None
     if files is None:
         texts = load_texts(corpus, column=column)
     source = text_source(files, column) if files else texts._fingerprint
     known = [source, length, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.backend_tokenizer.to_str()]
-    known = json.dumps([*known, datasets.__version__, 4])
+    known = json.dumps([*known, datasets.__version__, 4, *["whole", tokenizer.pad_token_id] * whole])
     folder = Path(cache_dir) / f"text-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes: it alone talks and verifies
     with checkpoints.building(folder, talk=first) as temporary:
@@ -221,6 +253,43 @@ class Rows:
         """[B, T] NumPy array of the rows with these numbers."""
         which = np.searchsorted(self.ends, indices, side="right").tolist()
         return np.stack([self.parts[w][i - self.starts[w]] for w, i in zip(which, indices, strict=True)])
+
+    def lengths(self, pad):
+        """Tokens of each row up to its padding, an array."""
+        return np.concatenate([lengths_of(part, pad) for part in self.parts])
+
+
+def lengths_of(rows, pad):
+    """Tokens of each row [N, T] up to its padding, an array [N]."""
+    return rows.shape[1] - np.argmax(rows[:, ::-1] != pad, 1)
+
+
+def shares(sizes, exponent):
+    """{language: blocks in an epoch} of {language: blocks}: their shares to the power of the exponent, normalised.
+
+    An epoch has as many blocks as there are. Source: the exponentially smoothed weighting of multilingual BERT.
+    """
+    total, powers = sum(sizes.values()), {language: size**exponent for language, size in sizes.items()}
+    counts = {language: round(total * power / sum(powers.values())) for language, power in powers.items()}
+    counts[max(counts, key=counts.get)] += total - sum(counts.values())
+    return counts
+
+
+def epoch_order(sizes, counts, seed, epoch):
+    """The blocks of an epoch in random order, a tensor of their numbers; it depends on seed and epoch alone.
+
+    sizes: {language: blocks}, which lie one language after the other. counts: from `shares`. A language that has fewer
+    than that begins again; the number of a block is then higher by as many as there are in all, for other masks.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order, start, total = [], 0, sum(sizes.values())
+    for language, size in sizes.items():
+        turns = range(-(-counts[language] // size))
+        own = [start + turn * total + torch.randperm(size, generator=generator) for turn in turns]
+        order.append(torch.cat([*own, torch.empty(0, dtype=torch.long)])[: counts[language]])
+        start += size
+    order = torch.cat(order)
+    return order if len(sizes) == 1 else order[torch.randperm(len(order), generator=generator)]
 
 
 def text_digest(path):
@@ -350,7 +419,7 @@ def draw_masks(ids, seeds, probability, mask_id, special, vocab_size, starts=Non
 
     ids [B, T], NumPy. seeds [B]: a number for each row (`row_seeds`), so that a row's masks do not depend on the batch
     it is in: token t of a row draws output t of SplitMix64 with that seed. special [V]: bool, True = never masked.
-    starts [V]: bool from `word_starts`, for whole words. At least one token of a row is masked.
+    starts [V]: bool from `word_starts`, for whole words. At least one token of a row is masked, but with probability 0.
     Returns tensors (ids [B, T] with masks, positions [M] in the flattened batch, labels [M]).
     """
     able, counter = ~special[ids], np.arange(1, ids.shape[1] + 1, dtype=np.uint64) * GOLDEN
@@ -360,7 +429,7 @@ def draw_masks(ids, seeds, probability, mask_id, special, vocab_size, starts=Non
         first = np.where(starts[ids] | ~able, np.arange(ids.shape[1]), 0)
         draw = np.take_along_axis(draw, np.maximum.accumulate(first, axis=1), axis=1)
     picked = (draw < np.uint64(probability * 2**32)) & able
-    for row in np.flatnonzero(~picked.any(1) & able.any(1)):
+    for row in np.flatnonzero(~picked.any(1) & able.any(1)) if probability else ():
         picked[row] = able[row] & (draw[row] == draw[row][able[row]].min())
     masked, positions = ids.astype(np.int64).ravel(), np.flatnonzero(picked)
     labels, bits = masked[positions], bits.ravel()[positions]

@@ -5,6 +5,7 @@ Axes: B texts, T tokens, D width. mask [B, T]: 1 = real token.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from transformers.utils import cached_file
 
 from methods.baselines import sentence_means
+
+MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")  # of a layer behind the encoder
 
 
 def pooling_of(folder):
@@ -45,6 +48,28 @@ def _said(source, name):
     """The JSON file of this name in a folder or on the hub; {} where there is none."""
     path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+
+def modules_of(source):
+    """{name: path} of the files that make a sentence encoder of an encoder's folder or hub id; {} where it is none."""
+    modules = _said(source, "modules.json")
+    below = [f"{module['path']}/{name}" for module in modules or () if module["path"] for name in MODULE_FILES]
+    names = (
+        ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", *below] if modules else ()
+    )
+    found = {name: cached_file(source, name, _raise_exceptions_for_missing_entries=False) for name in names}
+    return {name: path for name, path in found.items() if path}
+
+
+def copy_modules(files, folder, width):
+    """Put files of `modules_of` beside a saved encoder of this width, as their own encoder has them."""
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+        if name.endswith("/config.json"):
+            said = json.loads(Path(path).read_text(encoding="utf-8"))
+            said |= {key: width for key in ("word_embedding_dimension", "embedding_dimension") if key in said}
+            (folder / name).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def pooled(hidden, mask, pooling="mean"):

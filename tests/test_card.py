@@ -19,7 +19,14 @@ import distill_pretrain
 from engine import card
 from tasks import kinds
 
-OF_MLM = {"terms": {"logits": 1.0}, "seq_length": 32, "run_name": "mlm", "seed": 1, "max_eval_samples": 4}
+OF_MLM = {
+    "terms": {"logits": 1.0},
+    "seq_length": 32,
+    "run_name": "mlm",
+    "seed": 1,
+    "max_eval_samples": 4,
+    "whole_texts": False,
+}
 BASE = "---\nlicense: apache-2.0\nbase_model: owner/bert\nlanguage:\n- multilingual\n- af\n---\n\n# Text\n"
 
 
@@ -120,7 +127,7 @@ def test_what_is_known_of_the_base_model_is_passed_on(tmp_path, monkeypatch):
     ],
 )
 def test_masked_language_models(tmp_path, corpus, dataset):
-    args = argparse.Namespace(corpus=corpus, validation_corpus=None, teacher=None, **OF_MLM)
+    args = argparse.Namespace(corpus=[corpus], validation_corpus=None, teacher=None, **OF_MLM)
     found = saved(tmp_path, distill_pretrain.model_card(args, {"step": 1, "metrics": {"perplexity": 9.5}}, {}))
     (result,) = found.data.eval_results
     assert dataset == (result.dataset_name, result.dataset_type, result.dataset_config, result.dataset_split)

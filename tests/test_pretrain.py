@@ -579,10 +579,10 @@ def test_blocks_are_drawn_from_the_whole_corpus(pretrain, student_options, world
             ]
         )
         distill_pretrain.check_args(args)
-        _, blocks, held_out, *_ = distill_pretrain.load_everything(args)
+        (blocks,), (held_out,), *_ = (of.values() for of in distill_pretrain.load_everything(args)[1:3])
         seen.append((blocks["input_ids"][:], held_out["input_ids"][:]))
         assert "train.txt of --validation_corpus is a part of --corpus too" in capsys.readouterr().err
-    whole = plain_text.load_blocks(args.corpus, tokenizer, 8)["input_ids"][:]
+    whole = plain_text.load_blocks(*args.corpus, tokenizer, 8)["input_ids"][:]
     assert seen[0] == seen[1] and list(map(len, seen[0])) == [20, 10] and len(whole) > 100
     for found in seen[0]:
         places = [whole.index(block) for block in found]
@@ -593,7 +593,7 @@ def test_blocks_are_drawn_from_the_whole_corpus(pretrain, student_options, world
     assert "warning" not in capsys.readouterr().err
 
 
-def test_a_teacher_without_head_gives_relations_but_no_logits(pretrain, world, tmp_path):
+def test_a_teacher_without_head_gives_relations_but_no_logits(pretrain, world, tmp_path, capsys):
     AutoModel.from_pretrained(world / "bert").save_pretrained(tmp_path / "encoder")
     AutoTokenizer.from_pretrained(world / "bert").save_pretrained(tmp_path / "encoder")
     options = ("--teacher", tmp_path / "encoder", "--student_layers", "2", "--output_dir", tmp_path / "run")
@@ -601,6 +601,10 @@ def test_a_teacher_without_head_gives_relations_but_no_logits(pretrain, world, t
         pretrain(*options)
     pretrain(*options, "--terms", "ckd", "logits=0")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
+    older = record | {"options": record["options"] | {"corpus": record["options"]["corpus"][0]}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(older))  # of when there was one text only
+    pretrain(*options, "--terms", "ckd", "logits=0")
+    assert "complete already" in capsys.readouterr().out
     assert record["metric"] == "relation_loss" and "mlm_loss" not in record["best"]["metrics"]
     weights, metrics = record["options"]["terms"], record["best"]["metrics"]
     assert metrics["relation_loss"] == pytest.approx(sum(w * metrics[name] for name, w in weights.items()))
@@ -611,8 +615,14 @@ def test_a_teacher_without_head_gives_relations_but_no_logits(pretrain, world, t
         }
 
 
-@pytest.mark.parametrize("more", [[], ["--streaming"], ["--streaming", "--num_workers", "2"]], ids=len)
-def test_a_resumed_run_has_the_same_weights_bit_for_bit(pretrain, student_options, tmp_path, monkeypatch, cut_at, more):
+LANGUAGES = ["--corpus", "a={world}/text/train.txt", "b={world}/text/valid.txt", "--per_device_train_batch_size", "8"]
+
+
+@pytest.mark.parametrize("more", [LANGUAGES, ["--streaming"], ["--streaming", "--num_workers", "2"]], ids=len)
+def test_a_resumed_run_has_the_same_weights_bit_for_bit(
+    pretrain, student_options, tmp_path, monkeypatch, cut_at, more, world
+):
+    more = [word.format(world=world) for word in more]
     monkeypatch.setattr(plain_text, "DOCUMENTS", 3)
     monkeypatch.setattr(plain_text, "POOL", 10)  # so that a position lies behind the first pools
     options = (*student_options, "--save_steps", "2", "--gradient_accumulation_steps", "2", *more)
@@ -620,7 +630,7 @@ def test_a_resumed_run_has_the_same_weights_bit_for_bit(pretrain, student_option
     cut_at(6)
     with pytest.raises(KeyboardInterrupt):
         pretrain(*options, "--output_dir", tmp_path / "cut")
-    if more:
+    if "--streaming" in more:
         state = json.loads((tmp_path / "cut" / "checkpoints" / "step-00000004" / "state.json").read_text())
         (positions,) = state["positions"]
         assert len(positions) == max(1, len(more) - 1) and all(p["pool"] > 0 for p in positions.values())
@@ -696,6 +706,10 @@ def test_narrower_students_and_other_terms_train_too(pretrain, world, tmp_path):
         (["--teacher", "{tmp}/whole", "--whole_word_mask"], "needs a WordPiece vocabulary"),
         (["--seq_length", "1000"], "exceeds the model's 384 positions"),
         (["--streaming", "--max_steps", "0"], "pass --max_steps"),
+        (["--streaming", "--whole_texts"], "--streaming reads full blocks of one language"),
+        (["--corpus", "en={tmp}/short.txt", "{tmp}/short.txt"], "short.txt' has no language and others have"),
+        (["--corpus", "{tmp}/short.txt", "/nowhere/text"], "no such file, folder or glob"),
+        (["--mlm_probability", "0"], "leaves the language-model head nothing to predict"),
         (["--terms", "ckd", "wr_pears=1"], "unknown term"),
     ],
     ids=str,

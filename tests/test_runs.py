@@ -132,6 +132,8 @@ class TestOverwrite:
         for path in (finished, tmp_path / "link"):
             with pytest.raises(ValueError, match=rf"holds what this command reads \(--{option} "):
                 overwrite(path, **{option: str(finished / value)})
+        with pytest.raises(ValueError, match=rf"holds what this command reads \(--{option} en="):
+            overwrite(finished, **{option: ["x", f"en={finished / value}"]})
         assert files_of(finished) == before
 
     def test_by_the_command_line(self, finetune, world, tmp_path):
