@@ -107,9 +107,23 @@ class Autocast(TorchFunctionMode):
 
     NARROW = (torch._C._nn.linear, torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
-    def __init__(self, enabled=True):
+    def __init__(self):
         super().__init__()
-        self.enabled = enabled
+        self.states = [False]  # of the autocasts that are entered: enabled or not
+
+    @property
+    def enabled(self):
+        """Whether the innermost autocast is on."""
+        return self.states[-1]
+
+    @contextlib.contextmanager
+    def autocast(self, device_type=None, dtype=None, enabled=True, **_):
+        """In place of torch.autocast."""
+        self.states.append(enabled)
+        try:
+            yield
+        finally:
+            self.states.pop()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, dtype = kwargs or {}, None
@@ -138,16 +152,7 @@ def attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=Non
 @contextlib.contextmanager
 def on_apart(count):
     """Within it, torch and this code take the device `meta` for a GPU, and know the parts of a step."""
-    state = []
-
-    @contextlib.contextmanager
-    def autocast(device_type=None, dtype=None, enabled=True, **_):
-        state.append(enabled)
-        try:
-            with Autocast(enabled):
-                yield
-        finally:
-            state.pop()
+    cast = Autocast()
 
     def adamw(self, closure=None):
         """Fused AdamW: reads weight, gradient and two moments, writes weight and moments."""
@@ -163,8 +168,9 @@ def on_apart(count):
         ]
 
     patches = [
-        mock.patch.object(torch, "autocast", autocast),
-        mock.patch.object(torch, "is_autocast_enabled", lambda kind=None: bool(state and state[-1])),
+        cast,
+        mock.patch.object(torch, "autocast", cast.autocast),
+        mock.patch.object(torch, "is_autocast_enabled", lambda kind=None: cast.enabled),
         mock.patch.object(torch, "get_autocast_dtype", lambda kind: torch.bfloat16),
         mock.patch.object(Accelerator, "device", torch.device("meta")),
         mock.patch.object(torch.optim.AdamW, "step", count.within("clipping, AdamW", adamw)),
