@@ -142,7 +142,10 @@ def make_collate(args, read, tokenizer, vocab_size):
     count = data.id_count(tokenizer)
 
     def collate(indices, epoch):
-        """Blocks with these numbers, masked: input_ids, attention_mask, positions [M] in the flat batch, labels [M]."""
+        """Blocks with these numbers, masked: input_ids, positions [M] in the flat batch, labels [M].
+
+        No attention_mask: blocks are full, and what knows that takes fewer passes over its data.
+        """
         ids, position = read(indices)
         masked, positions, labels = plain_text.draw_masks(
             ids,
@@ -155,7 +158,6 @@ def make_collate(args, read, tokenizer, vocab_size):
         )
         batch = {
             "input_ids": masked,
-            "attention_mask": torch.ones_like(masked),
             "positions": positions,
             "labels": labels,
         }
@@ -194,11 +196,10 @@ def make_losses(args, teacher):
         """Weighted sum and terms of one batch, in evaluation of all terms, and the outputs of student and teacher."""
         now = term_weights.args_at(args, batch["progress"]) if "progress" in batch else args
         s_out = outputs(student, getattr(student, "module", student), batch)
-        mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
         with torch.no_grad():
             t_out = outputs(teacher, teacher, batch) if now.terms else None
-        view = losses.ModelView(s_out, s_layers, mask, across_processes)
-        t_view = t_out and losses.ModelView(t_out, t_layers, mask)
+        view = losses.ModelView(s_out, s_layers, None, across_processes)
+        t_view = t_out and losses.ModelView(t_out, t_layers, None)
 
         def hard_loss():
             """The loss on the masked words."""
@@ -216,7 +217,7 @@ def make_figures(args, teacher, held_out, tokenizer, accelerator):
     """The function model -> {name: figure} of its relations beside the teacher's in the first held-out block."""
     ids = held_out[0]["input_ids"][:24]
     tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
-    block = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    block = {"input_ids": ids}
 
     def figures(model):
         """See above; none without a teacher, and in the main process only."""

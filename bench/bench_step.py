@@ -40,9 +40,9 @@ def masks(options):
 def make_batch(stage, mask):
     """A batch of random words, 15 % masked in pre-training."""
     ids = torch.randint(1000, 100000, mask.shape)
-    batch = {"input_ids": ids, "attention_mask": mask, "empty": False}
+    batch = {"input_ids": ids, "empty": False}
     if stage == "fine-tuning":
-        return batch | {"labels": torch.zeros(len(ids), dtype=torch.long)}
+        return batch | {"attention_mask": mask, "labels": torch.zeros(len(ids), dtype=torch.long)}
     batch["positions"] = torch.randperm(ids.numel())[: round(0.15 * ids.numel())].sort().values
     return batch | {"labels": ids.flatten()[batch["positions"]]}
 
