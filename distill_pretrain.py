@@ -168,13 +168,16 @@ def make_collate(args, read, tokenizer, vocab_size):
     count = data.id_count(tokenizer)
 
     def collate(indices, epoch):
-        """Blocks with these numbers, masked: input_ids, attention_mask, positions [M] in the flat batch, labels [M]."""
+        """Blocks with these numbers, masked: input_ids, positions [M] in the flat batch, labels [M].
+
+        With --whole_texts their attention_mask, too: blocks are full, and what knows that reads its data less often.
+        """
         ids, position = read(indices)
-        real = np.ones_like(ids, dtype=np.int64)
+        mask = {}
         if args.whole_texts:
             lengths = plain_text.lengths_of(ids, tokenizer.pad_token_id)
             ids = ids[:, : lengths.max()]
-            real = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+            mask["attention_mask"] = torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64))
         masked, positions, labels = plain_text.draw_masks(
             ids,
             plain_text.row_seeds(args.seed, epoch, indices),
@@ -184,12 +187,7 @@ def make_collate(args, read, tokenizer, vocab_size):
             count,
             starts,
         )
-        batch = {
-            "input_ids": masked,
-            "attention_mask": torch.from_numpy(real),
-            "positions": positions,
-            "labels": labels,
-        }
+        batch = {**mask, "input_ids": masked, "positions": positions, "labels": labels}
         return batch | ({"position": position} if position else {})
 
     return collate
@@ -215,9 +213,11 @@ def make_losses(objective, teacher):
         """Weighted sum and terms of one batch, in evaluation of all terms, and the outputs of student and teacher."""
         now = objective.at(batch["progress"]) if "progress" in batch else objective
         s_out = outputs(student, getattr(student, "module", student), batch)
-        mask = batch["attention_mask"][: 0 if batch.get("empty") else None]
         with torch.no_grad():
             t_out = outputs(teacher, teacher, batch) if now.terms else None
+        mask = batch.get("attention_mask")
+        if mask is not None and batch.get("empty"):
+            mask = mask[:0]
         view = losses.ModelView(s_out, s_layers, mask, across_processes)
         t_view = t_out and losses.ModelView(t_out, t_layers, mask)
 
@@ -237,7 +237,7 @@ def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
     """The function model -> {name: figure} of its relations beside the teacher's in the first held-out block."""
     ids = [i for i in held_out[:1]["input_ids"][0] if i != tokenizer.pad_token_id][:24]
     tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
-    block = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    block = {"input_ids": ids}
 
     def figures(model):
         """See above; none without a teacher, and in the main process only."""

@@ -51,8 +51,9 @@ class ModelView:
     """What the terms see of one model's outputs: its logits, aligned hidden states, and relations made once a batch.
 
     out: a transformers ModelOutput or dict. layers: the indices into its hidden_states that are aligned with the other
-    model's, in order, or Layers. mask [B, T]: 1 = real token. `model_outputs.add_outputs` puts "qkv" and "projected"
-    into out. across_processes: whether means are over the batch of all processes, as in `relations.masked_mean`.
+    model's, in order, or Layers. mask [B, T]: 1 = real token; None: all are. `model_outputs.add_outputs` puts "qkv" and
+    "projected" into out. across_processes: whether means are over the batch of all processes, as in
+    `relations.masked_mean`.
     kind: the `kinds.Kind` that knows what of out the logits are and how they are compared; None for plain logits
     [..., C].
     """
@@ -79,6 +80,9 @@ class ModelView:
     @cached_property
     def valid(self):
         """The mask as bool [B, T]."""
+        if self.mask is None:
+            first = self.out["hidden_states"][0]
+            return torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
         return self.mask.bool()
 
     def states(self, layer, term=None):

@@ -1,7 +1,8 @@
 """Relations of contextual knowledge distillation (CKD, arXiv:2109.08359): as they are defined, then made fast.
 
 Axes: B batch, L aligned layers, T tokens, D width (student and teacher may differ), W window.
-`mask` is [B, T], 1 = real token, 0 = padding. The argument order is always (student, teacher, mask).
+`mask` is [B, T], 1 = real token, 0 = padding; None = all tokens are real. The argument order is always (student,
+teacher, mask).
 
 A word relation (WR) relates the words of one layer, a layer transforming relation (LTR) the layers of one word:
 
@@ -225,9 +226,10 @@ def check_layers(name, n_aligned):
 
 def _one(name, student, teacher, mask, **options):
     batch_and_tokens = student.shape[::2][:2]
-    if student.ndim != 4 or student.shape[:3] != teacher.shape[:3] or batch_and_tokens != mask.shape:
+    masked = batch_and_tokens if mask is None else mask.shape
+    if student.ndim != 4 or student.shape[:3] != teacher.shape[:3] or batch_and_tokens != masked:
         raise ValueError(
-            f"student {list(student.shape)}, teacher {list(teacher.shape)} and mask {list(mask.shape)} "
+            f"student {list(student.shape)}, teacher {list(teacher.shape)} and mask {list(masked)} "
             "do not share batch, layers and tokens: pass [B, L, T, D], [B, L, T, D] and [B, T]"
         )
     check_layers(name, student.shape[1])
@@ -276,10 +278,11 @@ class _Relations(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mask, names, options, across_processes, layers, *states):
-        """mask [B, T]: 1 = real token; states: the student's `layers` tensors [B, T, Ds], then the teacher's."""
+        """mask [B, T] or None; states: the student's `layers` tensors [B, T, Ds], then the teacher's."""
         student, teacher = states[:layers], states[layers:]
-        padding = mask == 0
-        real = padding.logical_not().float()
+        padding = None if mask is None else mask == 0
+        device = student[0].device
+        real = torch.ones(student[0].shape[:2], device=device) if mask is None else padding.logical_not().float()
         tokens = real.sum(-1)
         counts = _counts(real, tokens, names, options, layers)
         need = any(ctx.needs_input_grad[5 : 5 + layers])
@@ -287,10 +290,14 @@ class _Relations(torch.autograd.Function):
         ctx.blocks = _sentences(states, real, (options.window or math.inf) if "wr_triple" in names else 0)
 
         def block(part):
-            return _block(student, teacher, part, padding[part], tokens[part[0]], names, options, need)
+            own = None if padding is None else padding[part]
+            if options.compiled:  # which would compile anew for other indices
+                sides = ([h[part] for h in side] for side in (student, teacher))
+                return _compiled(_block)(*sides, None, own, tokens[part[0]], names, options, need)
+            return _block(student, teacher, part, own, tokens[part[0]], names, options, need)
 
-        with full_float32(padding.device.type):
-            found = _map(block, ctx.blocks, padding.device, threads=not options.compiled)
+        with full_float32(device.type):
+            found = _map(block, ctx.blocks, device, threads=not options.compiled)
         ctx.names, ctx.layers, ctx.options = names, layers, options
         counts = divisor(counts, across_processes)
         ctx.save_for_backward(padding, counts, *student, *(factor for _, factors in found for factor in factors))
@@ -310,12 +317,14 @@ class _Relations(torch.autograd.Function):
         weights, k = (grad / counts).unbind(0), len(ctx.names)
 
         def block(i):
-            vectors = _vectors(student, ctx.blocks[i], padding[ctx.blocks[i]])
+            part = ctx.blocks[i]
+            vectors = _vectors(student, part, None if padding is None else padding[part])
             own = dict(zip(ctx.names, zip(factors[k * i : k * (i + 1)], weights, strict=True), strict=True))
             return _vector_gradient(vectors, own, ctx.options)
 
-        with full_float32(padding.device.type):
-            found = _map(block, range(len(ctx.blocks)), padding.device)
+        device = student[0].device
+        with full_float32(device.type):
+            found = _map(block, range(len(ctx.blocks)), device)
         found = _put_back(found, ctx.blocks, student[0].shape)
         needed = ctx.needs_input_grad[5 : 5 + ctx.layers]
         grads = [part if need else None for part, need in zip(found.unbind(0), needed, strict=True)]
@@ -482,17 +491,19 @@ def _triples_of_words(real, tokens, window):
 def _vectors(states, part, padding):
     """Hidden states [B, T, D] of several layers -> float32 [layers, b, n, D] of a part, 0 at padding whatever it holds.
 
-    part: one of `_sentences`. padding: bool [b, n], True where the part has padding.
+    part: one of `_sentences`, None for all there is. padding: bool [b, n], True where the part has padding, or None.
     """
-    sentences, near = part
-    if isinstance(sentences, slice) or len({h.dtype for h in states}) > 1:
-        vectors = torch.stack([h[part] for h in states])
+    if part is None or isinstance(part[0], slice) or len({h.dtype for h in states}) > 1:
+        vectors = torch.stack(states if part is None else [h[part] for h in states])
     else:  # gathered where they shall lie
-        vectors = states[0].new_empty(len(states), *padding.shape, states[0].shape[-1])
+        sentences, near = part
+        vectors = states[0].new_empty(len(states), len(sentences), *states[0][:1, near].shape[1:])
         for h, into in zip(states, vectors.unbind(0), strict=True):
             torch.index_select(h[:, near], 0, sentences, out=into)
     vectors = vectors.float()
-    if padding.device.type != "cpu":
+    if padding is None:
+        return vectors
+    if padding.device.type != "cpu" or torch.compiler.is_compiling():
         return vectors.masked_fill_(padding[..., None], 0.0)
     vectors.flatten(1, 2).index_fill_(1, padding.flatten().nonzero().squeeze(1), 0.0)  # reads where there is some only
     return vectors
@@ -505,7 +516,8 @@ class _Sets(NamedTuple):
     distances; where a member is padding they mean nothing. inverse [..., n, n]: 1 / distance, and 0 where two members
     are the same, are equal or one is padding; None unless asked for. norm [..., n]: |h|^2. scale [..., n]: 1 / (sqrt 2
     |h|), 0 where h is 0. Both None unless asked for.
-    padding: bool [b, T], True where a member of a set of words is padding; None for sets of layers. pairs [b, 1, 1], or
+    padding: bool [b, T], True where a member of a set of words is padding; None where there is none, and for sets of
+    layers. pairs [b, 1, 1], or
     a number: ordered pairs of a set, at least 1; None unless asked for.
     """
 
@@ -520,8 +532,8 @@ class _Sets(NamedTuple):
 def _block(student, teacher, part, padding, tokens, names, options, need):
     """(sums of the named relations [k], [F of each]) of a part of the batch; hidden states [B, T, D].
 
-    part: one of `_sentences`. Of the part, padding [b, n], bool, and the number of its real tokens, at least 1, tokens
-    [b]. F is None unless it is needed.
+    part: as in `_vectors`. Of the part, padding [b, n], bool, or None, and the number of its real tokens, at least 1,
+    tokens [b]. F is None unless it is needed.
     """
     if student[0].shape[-1] == teacher[0].shape[-1]:  # one product for both models
         groups = [[h for pair in zip(student, teacher, strict=True) for h in pair]]
@@ -583,7 +595,7 @@ def _sets_of_layers(vectors, norm, scale, padding, tokens, inverse, distances):
         # Contiguous, as otherwise all that is made of them would lie in another order than the distances.
         norm, scale = (x.permute(1, 2, 3, 0)[None].contiguous() for x in (norm, scale))
     layers = len(vectors[0])
-    inner = _joined(products, 0).unflatten(0, (2, *padding.shape))[None]
+    inner = _joined(products, 0).unflatten(0, (2, *vectors[0].shape[2:4]))[None]
     return _geometry(inner, inverse, norm, scale, None, layers * (layers - 1))
 
 
@@ -594,7 +606,7 @@ def _geometry(inner, inverse, norm, scale, padding, pairs):
     distance = torch.sub(sums, inner, alpha=2)
     if not inverse:
         return _Sets(distance, None, norm, scale, padding, pairs)
-    if padding is None:  # the layers of a word that is padding are equal
+    if padding is None:  # there is none, or it is of layers: those of a word that is padding are equal
         floor = sums.mul_(EQUAL)
     else:
         square = square.masked_fill(padding, math.inf).mul_(EQUAL)
@@ -665,8 +677,6 @@ def _in_chunks(sets, each, function):
 def _pairs(sets, options, need):
     """(sum over ordered pairs, F or None)."""
     function = _cosine_pairs if options.distance == "cosine" else _distance_pairs
-    if options.compiled:
-        function = _compiled(function)
     function = functools.partial(function, criterion=options.pair_criterion, need=need)
     return _in_chunks(sets, sets.distance[0].numel(), function)
 
@@ -724,8 +734,7 @@ def _triples(sets, window, options, need):
         sets = sets._replace(inverse=sets.inverse.triu(-reach).tril_(reach))
     each = sets.distance[0].numel() // 2 * (n if dense else window**2 // n + 1)
     function = _every_triple if dense else functools.partial(_windowed_triples, window=window)
-    loss = _compiled(_angle_loss) if options.compiled else _angle_loss
-    loss = functools.partial(loss, criterion=options.triple_criterion, need=need)
+    loss = functools.partial(_angle_loss, criterion=options.triple_criterion, need=need)
     return _in_chunks(sets, each, functools.partial(function, loss=loss, need=need))
 
 
@@ -770,7 +779,7 @@ def _windowed_triples(sets, window, loss, need):
     outer = distance.stride()[:-2]
 
     def arms(x):  # [..., j, a]: (j, j + a - reach)
-        return x.as_strided((*x.shape[:-2], n, window), (*outer, size + 1, 1), x.storage_offset() + reach * size)
+        return x.as_strided((*x.shape[:-2], n, window), (*outer, size + 1, 1), reach * size)
 
     ends = distance.as_strided((*distance.shape[:-2], n, window, window), (*outer, size + 1, size, 1))
     total, of_ends, of_arms = loss(ends, arms(distance), arms(inverse))
@@ -787,8 +796,8 @@ def _windowed_triples(sets, window, loss, need):
         (*outer, window * width, 1, (window - 1) * width - 1),
         (window - 1) * width,
     )
-    g = slopes.new_zeros(*slopes.shape[:-3], n, n + width - 1)
-    band = g.as_strided((*g.shape[:-1], width), (*g.stride()[:-2], n + width, 1))
-    torch.sum(lines, -1, out=band)
+    band = lines.sum(-1)
     band[..., reach : reach + window].add_(of_arms)
+    # Rows that are one longer than those they are read as: row i moves by i, so that it stands at [i, k + window - 1].
+    g = F.pad(band, (0, n)).flatten(-2)[..., : n * (n + width - 1)].unflatten(-1, (n, n + width - 1))
     return total, _of_distances(g[..., window - 1 : window - 1 + n])

@@ -41,15 +41,18 @@ def masks(options):
 def make_batch(stage, mask):
     """A batch of random words, 15 % masked in pre-training."""
     ids = torch.randint(1000, 100000, mask.shape)
-    batch = {"input_ids": ids, "attention_mask": mask, "empty": False}
+    batch = {"input_ids": ids, "empty": False}
     if stage == "fine-tuning":
-        return batch | {"labels": torch.zeros(len(ids), dtype=torch.long)}
+        return batch | {"attention_mask": mask, "labels": torch.zeros(len(ids), dtype=torch.long)}
     batch["positions"] = torch.randperm(ids.numel())[: round(0.15 * ids.numel())].sort().values
     return batch | {"labels": ids.flatten()[batch["positions"]]}
 
 
-def make(stage, terms, options, compiled=False):
-    """A function that takes an optimiser step for each of `masks`; random weights."""
+def make(stage, terms, options, compiled=False, within=lambda part, function: function):
+    """A function that takes an optimiser step for each of `masks`; random weights.
+
+    within(part, function): what the models' forward functions are wrapped in.
+    """
     torch.manual_seed(1)
     script = distill_finetune if stage == "fine-tuning" else distill_pretrain
     fixed = ["--task", "cola"] if stage == "fine-tuning" else ["--corpus", "none"]
@@ -82,6 +85,10 @@ def make(stage, terms, options, compiled=False):
     if compiled:
         model_outputs.compile_models(student, teacher)
     model_outputs.cast_linears(teacher, accelerator)
+    student.forward, teacher.forward = (
+        within("student forward", student.forward),
+        within("teacher forward", teacher.forward),
+    )
     batches = [
         {k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in make_batch(stage, mask).items()}
         for mask in masks(options)
