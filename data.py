@@ -342,9 +342,19 @@ def hub_id(args):
     return name, config or None
 
 
+def saved_splits(path):
+    """Whether a path is a folder in which `datasets` has saved several splits."""
+    return (Path(path) / "dataset_dict.json").is_file()
+
+
 def hub_splits(args):
     """{split: (its name in messages, Dataset)} of --hub_dataset; a test set only where predictions are wanted."""
-    hub = load_hub(hub_id(args), "download its files and pass --train_file and --validation_file")
+    if saved_splits(args.hub_dataset):
+        from datasets import load_from_disk
+
+        hub = load_from_disk(args.hub_dataset)
+    else:
+        hub = load_hub(hub_id(args), "download its files and pass --train_file and --validation_file")
     wanted = {"train": "train", "validation": args.validation_split, "test": "test" if args.do_predict else None}
     if missing := [split for split in filter(None, wanted.values()) if split not in hub]:
         remedy = {"train": "choose another data set", "test": "leave out --do_predict"}.get(
@@ -354,6 +364,27 @@ def hub_splits(args):
     return {split: (f"{args.hub_dataset} {name}", hub[name]) for split, name in wanted.items() if name}
 
 
+def label_of(args):
+    """The column of rows that holds the label: --label_column, or what `readers.columns_joined` makes of several."""
+    return args.label_column if isinstance(args.label_column, str) else " ".join(args.label_column)
+
+
+def own_rows(args, where, dataset, skipped):
+    """(rows, names of their labels or ()) of one file of the user's, or of a Dataset."""
+    several = not isinstance(args.label_column, str)
+    if dataset is None:
+        dataset = readers.read_dataset(where)
+    names = () if dataset is None else readers.label_names(dataset, label_of(args))
+    rows = readers.read_table(where, skipped) if dataset is None else readers.dataset_rows(dataset)
+    parted = args.label_separator if kind_of(args) == "multilabel" else ""
+    if several:
+        names = tuple(args.label_column)
+        rows = readers.columns_joined(rows, where, names, parted, skipped)
+    elif parted:
+        rows = readers.lists_joined(rows, where, args.label_column, parted)
+    return rows, names
+
+
 def own_tables(args, skipped):
     """{split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
     if args.hub_dataset:
@@ -361,16 +392,7 @@ def own_tables(args, skipped):
     else:
         files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
         sources = {split: (path, None) for split, path in files.items() if path}
-    found = {}
-    for split, (where, rows) in sources.items():
-        if rows is None and Path(where).suffix.lower() == ".parquet":
-            rows = readers.read_parquet(where)
-        names = () if rows is None else readers.label_names(rows, args.label_column)
-        rows = readers.read_table(where, skipped) if rows is None else readers.dataset_rows(rows)
-        if kind_of(args) == "multilabel":
-            rows = readers.lists_joined(rows, where, args.label_column, args.label_separator)
-        found[split] = where, rows, names
-    return found
+    return {split: (where, *own_rows(args, where, rows, skipped)) for split, (where, rows) in sources.items()}
 
 
 def _custom(args, skipped, teachers=None):
@@ -384,11 +406,11 @@ def _custom(args, skipped, teachers=None):
         task = task._replace(metrics=TASKS["goemotions"].metrics, separator=args.label_separator)
     elif task.kind in ("regression", "similarity"):
         task = task._replace(metrics=("pearson", "spearman") if task.kind == "regression" else ("spearman",))
-    if args.hub_dataset:
+    if args.hub_dataset and not saved_splits(args.hub_dataset):
         task = task._replace(hub=hub_id(args))
     if args.metrics:
         task = task._replace(metrics=tuple(args.metrics))
-    tables, label = own_tables(args, skipped), args.label_column
+    tables, label = own_tables(args, skipped), label_of(args)
     where, rows, labels = tables["train"]
     rows = list(rows)
     labelled = teachers is None or any(label in row for _, row in rows)
@@ -410,7 +432,7 @@ def _custom(args, skipped, teachers=None):
             )
     tables["train"] = tables["train"][0], rows, ()
     read = {"train": label if labelled else None, "validation": label, "test": None}
-    alone = {"train": ("text",)} if Path(tables["train"][0]).suffix == ".txt" else {}
+    alone = {"train": ("text",)} if readers.ending(tables["train"][0]) == ".txt" else {}
     return task, {
         split: examples_from_rows(rows, where, alone.get(split, task.columns), read[split], task, skipped)
         for split, (where, rows, _) in tables.items()
@@ -452,13 +474,10 @@ def read_set(args, path, names, skipped):
             )
         )
         return task, examples_from_rows(rows, path, columns[:-1], columns[-1], task, skipped)
-    table, label = Path(path), args.label_column
-    rows = readers.dataset_rows(readers.read_parquet(path)) if table.suffix.lower() == ".parquet" else None
-    rows = list(rows or readers.read_table(path, skipped))
+    label, rows = label_of(args), list(own_rows(args, path, None, skipped)[0])
     task = task._replace(columns=tuple(args.text_columns))
     if task.kind == "multilabel":
         task = task._replace(metrics=TASKS["goemotions"].metrics, separator=args.label_separator)
-        rows = list(readers.lists_joined(rows, path, label, args.label_separator))
     elif task.kind in ("regression", "similarity"):
         task = task._replace(metrics=("pearson", "spearman") if task.kind == "regression" else ("spearman",))
     task = task._replace(metrics=tuple(args.metrics) or task.metrics)
@@ -639,9 +658,12 @@ def check_args(args, training=True):
     files = [name for name in ("train_file", "validation_file", "test_file") if getattr(args, name)]
     if args.task != "custom":
         own = ("dataset_name", "hub_dataset", "metrics", "kind", "regression")
-        given = files + [name for name in own if getattr(args, name)]
+        given = [*files, *(name for name in own if getattr(args, name))]
+        if TASKS[args.task].kind == "qa":
+            given = [name for name in given if name not in ("train_file", "validation_file", "dataset_name")]
         if given:
             raise ValueError(f"--{given[0]} is for --task custom, not {args.task}")
+        _check_name(args)
     else:
         _check_own(args, files, training)
     kind = kind_of(args)
@@ -658,7 +680,7 @@ def check_args(args, training=True):
     elif args.summary_sentences:
         raise ValueError("--summary_sentences is for summaries, such as --task scitldr")
     if TASKS[args.task].kind == "qa":
-        _check_questions(args)
+        _check_questions(args, training)
 
 
 def _check_words(args):
@@ -670,9 +692,12 @@ def _check_words(args):
                 "the tags by --label_column"
             )
         return
+    files = [path for path in (args.train_file, args.validation_file, args.test_file) if path]
+    if args.task == "custom" and (not files or any(map(readers.is_table, files))):
+        return  # their columns have names
     if args.text_columns != ["text"]:
         raise ValueError("--text_columns is for texts; the words of a column file are in --token_column")
-    for name, value in (("token_column", str(args.token_column)), ("label_column", args.label_column)):
+    for name, value in (("token_column", str(args.token_column)), ("label_column", label_of(args))):
         if value not in ("label", *UD) and not re.fullmatch("[1-9][0-9]{0,3}", value):
             raise ValueError(
                 f"--{name} {value!r} must be the number of a column, counted from 1, or one of {', '.join(UD)}"
@@ -694,10 +719,16 @@ def _check_documents(args):
     args.summary_sentences = args.summary_sentences or TASKS[args.task].sentences or 3
 
 
-def _check_questions(args):
+def _check_questions(args, training):
     """Check the options of questions about contexts."""
     if args.do_predict:
         raise ValueError("--do_predict is for GLUE and custom; squad writes predictions.json of its dev set anyway")
+    given = [name for name in ("train_file", "validation_file") if getattr(args, name)]
+    if training and (len(given) == 1 or (given and args.data_dir)):
+        raise ValueError(
+            f"--{given[0]} is the user's own: pass --train_file and --validation_file, both in SQuAD's format, and no "
+            "--data_dir"
+        )
     if args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
         raise ValueError(
             f"--max_seq_length {args.max_seq_length} leaves no room for a context beside --max_query_length "
@@ -712,12 +743,12 @@ def _check_own(args, files, training):
     if args.hub_dataset:
         if files:
             raise ValueError(f"--hub_dataset and --{files[0]} exclude each other: give one")
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?", args.hub_dataset):
+        if not saved_splits(args.hub_dataset) and not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?", args.hub_dataset):
             raise ValueError(
                 f"--hub_dataset {args.hub_dataset!r} must be owner/name or owner/name:configuration, such "
-                "as fancyzhx/ag_news"
+                "as fancyzhx/ag_news, or a folder in which datasets has saved several splits"
             )
-        names = [re.sub(r"\W+", "-", name) for name in (args.hub_dataset.split("/")[-1], args.hub_dataset)]
+        names = [re.sub(r"\W+", "-", name).strip("-") for name in (Path(args.hub_dataset).name, args.hub_dataset)]
         args.dataset_name = args.dataset_name or names[names[0] in TASKS]
     elif args.validation_split != "validation":
         raise ValueError("--validation_split is for --hub_dataset; a file is named by --validation_file")
@@ -727,12 +758,23 @@ def _check_own(args, files, training):
                 f"--task custom needs --{name}: a csv, tsv, json, jsonl or parquet file, of columns for "
                 "words; or --hub_dataset"
             )
+    _check_name(args)
+    if not 1 <= len(args.text_columns) <= 2:
+        raise ValueError(f"--text_columns takes one or two columns, not {len(args.text_columns)}")
+    labels = [args.label_column] if isinstance(args.label_column, str) else args.label_column
+    if both := [name for name in labels if name in args.text_columns]:
+        raise ValueError(f"--label_column {both[0]!r} is among --text_columns: the label would be the input")
+    if len(labels) > 1 and (kind_of(args) not in ("classification", "multilabel") or len({*labels}) < len(labels)):
+        raise ValueError(
+            f"--label_column {' '.join(labels)}: several columns of 0 and 1, each named once, are for --kind "
+            "classification and multilabel"
+        )
+
+
+def _check_name(args):
+    """Raise ValueError for a --dataset_name that cannot name a folder of its own."""
     if args.dataset_name and (args.dataset_name in TASKS or not re.fullmatch(r"[\w+-][\w.+-]*", args.dataset_name)):
         raise ValueError(
             f"--dataset_name {args.dataset_name!r} becomes a folder beside those of {', '.join(TASKS)}: "
             "use another name, of letters, digits and . _ + -"
         )
-    if not 1 <= len(args.text_columns) <= 2:
-        raise ValueError(f"--text_columns takes one or two columns, not {len(args.text_columns)}")
-    if args.label_column in args.text_columns:
-        raise ValueError(f"--label_column {args.label_column!r} is among --text_columns: the label would be the input")

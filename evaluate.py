@@ -38,7 +38,7 @@ def sets_of(words):
             )
         if name in found:
             raise ValueError(f"--sets names {name!r} twice: give each set a name of its own")
-        if not Path(path).is_file():
+        if not Path(path).exists():
             raise ValueError(f"--sets {word!r}: {path} is no file")
         found[name] = path
     return found
@@ -52,6 +52,8 @@ def options_for(args, name):
     theirs = {key: value for key, value in theirs.items() if key in DATA and key != "max_eval_samples"}
     if "task" in typed and typed["task"] != theirs.get("task"):
         theirs = {}
+    if "data_dir" in typed:
+        theirs |= {"train_file": None, "validation_file": None}
     if not (task := typed.get("task", theirs.get("task"))):
         raise ValueError(f"{name} is no run of a task of this repository: say by --task what it is to be scored on")
     if task == "ax":
@@ -89,6 +91,8 @@ def dev_file(args):
     if args.task == "custom":
         if not (args.validation_file or args.hub_dataset):
             raise ValueError("nothing to score on: pass --sets NAME=PATH, or --validation_file")
+        return args.validation_file
+    if args.validation_file:
         return args.validation_file
     if args.data_dir and args.task in squad.FILES:
         return Path(args.data_dir) / squad.FILES[args.task][1]

@@ -111,6 +111,13 @@ def _column(text):
         return text
 
 
+class OneOrMore(argparse.Action):
+    """Stores one word as it is, several as a list."""
+
+    def __call__(self, parser, args, values, option=None):
+        setattr(args, self.dest, values if len(values) > 1 else values[0])
+
+
 def add_data(parser, required=True):
     """Options that name the task, which may be required, and its data."""
     add = parser.add_argument_group("data").add_argument
@@ -125,15 +132,18 @@ def add_data(parser, required=True):
         help="custom: kind of task, classification if not given: "
         + ", ".join(name for name in data.KINDS if name != "qa"),
     )
-    add("--dataset_name", help="custom: the data's name in folders and tables; by default custom, or the hub's name")
-    add("--hub_dataset", help="custom: data set of the hub instead of files, owner/name or owner/name:configuration")
+    add("--dataset_name", help="custom and squad: the data's name in folders and tables; by default the hub's")
+    add(
+        "--hub_dataset",
+        help="custom: data set of the hub, owner/name or owner/name:configuration, or a saved DatasetDict's folder",
+    )
     add("--validation_split", default="validation", help="--hub_dataset: name of the split to evaluate on")
     add(
         "--train_file",
-        help="custom: csv, tsv, json, jsonl or parquet file to train on (without the label column: "
-        "text to distil on); for words a file of columns",
+        help="custom and squad: file or folder to train on, in one of the forms of docs/data.md (without the label "
+        "column: text to distil on)",
     )
-    add("--validation_file", help="custom: file to evaluate on")
+    add("--validation_file", help="custom and squad: file or folder to evaluate on")
     add("--test_file", help="custom: file without labels for --do_predict")
     add(
         "--text_columns",
@@ -144,8 +154,11 @@ def add_data(parser, required=True):
     )
     add(
         "--label_column",
+        nargs="+",
+        action=OneOrMore,
         default="label",
-        help="custom: column with the label; words: its number or UD's name, the last, or upos of .conllu, by "
+        help="custom: column with the label, or several columns of 0 and 1, each a label; words: the tag's number "
+        "or UD's name, the last, or upos of .conllu, by "
         "default; of --hub_dataset its name, ner_tags by default",
     )
     add(

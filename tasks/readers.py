@@ -142,24 +142,79 @@ def read_tsv(path, header=(), skipped=None):
 QUOTED = re.compile(r'"(?:[^"]|"")*+"')
 
 
-def _bad_quote(text):
+SEPARATORS = ",;|\t"
+
+
+def _separator(header):
+    """The sign that cuts a header line into the most columns, a comma in doubt."""
+
+    def columns(sign):
+        try:
+            return len(next(csv.reader([header], delimiter=sign, strict=True), ()))
+        except csv.Error:
+            return 0
+
+    return max(SEPARATORS, key=columns)
+
+
+def _is_quoted(lines):
+    """Whether a tab-separated file quotes as csv does: some fields, and all that begin with a quote, end with one.
+
+    Without quoting a quotation may begin in one example and end in another: such a field would hold tabs and newlines.
+    """
+    if not any(text.startswith('"') or '\t"' in text for text in lines):
+        return False
+    reader = csv.reader((text + "\n" for text in lines), delimiter="\t", strict=True)
+    try:
+        while True:
+            if any("\t" in field and "\n" in field for field in _next_record(reader)):
+                return False
+    except StopIteration:
+        return True
+    except csv.Error:
+        return False
+
+
+def _read_columns(path, skipped):
+    """(line number, {column: text}) of a table with a header: its separator is recognised, and whether tabs are quoted.
+
+    Raises ValueError for JSON or markup with the name of a table.
+    """
+    lines = [text for _, text in read_lines(path)]
+    header = next((text for text in lines if text.strip()), "")
+    if form := form_of_text(header):
+        raise ValueError(f"{path}: is {form}, but its name ends in {ending(path)}: rename or convert it")
+    sign = _separator(header)
+    if sign != "\t" and not (ending(path) == ".tsv" and sign not in header):
+        return _read_csv(path, skipped, lines, sign)
+    return _read_csv(path, skipped, lines, "\t") if _is_quoted(lines) else read_tsv(path, skipped=skipped)
+
+
+def form_of_text(first):
+    """What a text is by its first line, where that is JSON or markup; else ""."""
+    if re.match(r"""\s*(\{\s*("|$)|\[\s*([{\["]|$))""", first):
+        return "JSON"
+    return "XML or HTML" if re.match(r"\s*<(\?xml|!doctype|html)\b", first, re.IGNORECASE) else ""
+
+
+def _bad_quote(text, sign):
     """Where the quoted field begins that makes the text of a record invalid csv; None if no quote does."""
     at = 0
     while 0 <= at < len(text):
         end = at
         if text[at] == '"':
             quoted = QUOTED.match(text, at)
-            if not quoted or text[quoted.end()] not in ",\n\r":
+            if not quoted or text[quoted.end()] not in f"{sign}\n\r":
                 return at
             end = quoted.end()
-        at = min(text.find(sign, end) + 1 or len(text) for sign in ",\n")
+        at = min(text.find(stop, end) + 1 or len(text) for stop in (sign, "\n"))
     return None
 
 
-def _csv_fault(path, lines, number, error):
+def _csv_fault(path, lines, number, error, sign):
     """What is wrong with a record that the csv module refused; lines: of the record, number: of the first."""
     text = "".join(line + "\n" for line in lines)
-    quote, last = _bad_quote(text), number + len(lines) - 1
+    quote, last = _bad_quote(text, sign), number + len(lines) - 1
     if quote is None and "\r" in text:
         return (
             f"{path}, line {number}: a carriage return outside quotes, where a line may end or a text go on: take "
@@ -181,12 +236,13 @@ def _next_record(reader):
         csv.field_size_limit(limit)
 
 
-def _read_csv(path, skipped):
-    """Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along.
+def _read_csv(path, skipped, lines, sign):
+    """Rows of the lines of a table with quoting, whose separator is `sign`.
+
+    Of a broken record only the first line is lost: the next one is read anew, else an open quote took all along.
 
     Blank lines are passed over; an empty text alone in its line is written "".
     """
-    lines = [text for _, text in read_lines(path)]
     at, header = 0, None
 
     def feed():
@@ -196,7 +252,7 @@ def _read_csv(path, skipped):
             at += 1
             yield lines[at - 1] + "\n"
 
-    reader = csv.reader(feed(), strict=True)
+    reader = csv.reader(feed(), strict=True, delimiter=sign)
     while at < len(lines):
         if not lines[at].strip(" \t\r"):
             at += 1
@@ -205,7 +261,7 @@ def _read_csv(path, skipped):
         try:
             fields = _next_record(reader)
         except csv.Error as error:
-            fault = _csv_fault(path, lines[start:at], start + 1, error)
+            fault = _csv_fault(path, lines[start:at], start + 1, error, sign)
             if header is None:
                 raise ValueError(f"{fault} (this is the header)") from error
         else:
@@ -223,7 +279,7 @@ def _read_csv(path, skipped):
                 f"({listed(header)}); mend the line or pass --skip_bad_examples"
             )
         skipped.bad(fault)
-        at, reader = start + 1, csv.reader(feed(), strict=True)
+        at, reader = start + 1, csv.reader(feed(), strict=True, delimiter=sign)
 
 
 def _no_number(word):
@@ -272,6 +328,11 @@ def _json_items(whole, path):
 def _read_json(path, skipped):
     """JSON lines, one JSON list of objects, or an object around such a list."""
     lines = list(read_lines(path))
+    if not any(text.lstrip().startswith(("{", "[")) for _, text in lines):
+        raise ValueError(
+            f"{path}: is not JSON, which begins with {{ or [; a table of columns has the ending .csv or .tsv, text "
+            "alone .txt"
+        )
     items = _json_items("\n".join(text for _, text in lines), path)
     if items is None:
         rows = _parsed(((number, text) for number, text in lines if text.strip(" \t\r")), path, skipped)
@@ -313,16 +374,56 @@ def dataset_rows(dataset):
 
 
 def lists_joined(rows, where, column, separator):
-    """Rows in which the column holds text where it held a list, as `data` wants it."""
+    """Rows in which the column holds text where it held a list, as `data` wants it.
+
+    Lists of 0 and 1, all of the same length of at least two, say of each label whether it is the text's.
+    """
+    rows = list(rows)
+    lists = [row[column] for _, row in rows if isinstance(row.get(column), list)]
+    hot = len({*map(len, lists)}) == 1 and len(lists[0]) > 1 and all(value in (0, 1) for row in lists for value in row)
     for number, row in rows:
         if isinstance(row.get(column), list):
-            words = list(map(str, row[column]))
-            if any(separator in word for word in words):
-                raise ValueError(
-                    f"{where}, {line_name(number)}: column {column!r} holds {listed(words)}, in which "
-                    f"{separator!r} cannot part the labels: pass another --label_separator"
+            words = [str(i) for i, on in enumerate(row[column]) if on] if hot else list(map(str, row[column]))
+            row = row | {column: _joined(words, separator, f"{where}, {line_name(number)}: column {column!r}")}
+        yield number, row
+
+
+def _joined(words, separator, what):
+    """Labels as one text. Raises ValueError if the separator is part of one."""
+    if any(separator in word for word in words):
+        raise ValueError(
+            f"{what} holds {listed(words)}, in which {separator!r} cannot part the labels: pass another "
+            "--label_separator"
+        )
+    return separator.join(words)
+
+
+TRUTH = {"true": 1, "false": 0}
+
+
+def columns_joined(rows, where, columns, separator, skipped):
+    """Rows with one column more, named by all `columns`: the names of those that hold 1; rows without any stay.
+
+    separator: between the names; "" where just one column may hold 1.
+    """
+    for number, row in rows:
+        there = [column for column in columns if column in row]
+        if there:
+            place = f"{where}, {line_name(number)}"
+            texts = {column: str(row[column]) for column in there}
+            values = {column: TRUTH.get(text.casefold(), number_of(text)) for column, text in texts.items()}
+            odd = [column for column in columns if values.get(column) not in (0, 1)]
+            on = [column for column in columns if values.get(column) == 1]
+            if odd:
+                skipped.bad(f"{place}: column {odd[0]!r} holds {row.get(odd[0])!r}, where 0 or 1 is due")
+                continue
+            if not separator and len(on) != 1:
+                skipped.bad(
+                    f"{place}: {len(on)} of the columns {listed(columns)} hold 1, where one has "
+                    "to: for several labels pass --kind multilabel"
                 )
-            row = row | {column: separator.join(words)}
+                continue
+            row = row | {" ".join(columns): _joined(on, separator, f"{place}: --label_column") if separator else on[0]}
         yield number, row
 
 
@@ -340,20 +441,60 @@ def line_name(number):
     return number if str(number).startswith("row ") else f"line {number}"
 
 
+def read_dataset(path):
+    """The rows of a Parquet file, or of a folder that `datasets` has saved, as a Dataset; None for any other form."""
+    path = Path(path)
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        raise ValueError(f"{path}: holds the splits {listed(splits)}: name the folder of one, as {path / splits[0]}")
+    if (path / "state.json").is_file():
+        from datasets import load_from_disk
+
+        try:
+            return load_from_disk(str(path))
+        except Exception as error:  # datasets and pyarrow each raise their own
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path}: cannot be read as what datasets has saved ({said})") from error
+    return read_parquet(path) if path.suffix.lower() == ".parquet" else None
+
+
+def _read_classes(folder):
+    """("row pos/1.txt", {"text", "label"}) of a folder with a folder of .txt files, a text each, for every class."""
+    files = [path for path in sorted(folder.glob("[!.]*/[!.]*")) if path.suffix.lower() == ".txt"]
+    if not files:
+        raise ValueError(
+            f"{folder}: is a folder, but neither one that datasets has saved nor one with a folder of .txt files for "
+            "each class: name a file"
+        )
+    for path in files:
+        text = "\n".join(text for _, text in read_lines(path)) if path.stat().st_size else ""
+        yield f"row {path.relative_to(folder)}", {"text": text, "label": path.parent.name}
+
+
 def read_table(path, skipped=None):
-    """(line number, {column: value}) of a .csv, .tsv, .json or .jsonl file with named columns."""
+    """(line number, {column: value}) of a .csv, .tsv, .json or .jsonl file with named columns, or a folder of texts."""
     suffix = ending(path)
-    if suffix == ".tsv":
-        return read_tsv(path, skipped=skipped)
-    if suffix == ".csv":
-        return _read_csv(path, skipped or Skipped())
+    if Path(path).is_dir():
+        return _read_classes(Path(path))
+    if suffix in (".csv", ".tsv"):
+        return _read_columns(path, skipped or Skipped())
     if suffix == ".txt":
         return ((number, {"text": text}) for number, text in read_lines(path) if text.strip())
-    if suffix in (".json", ".jsonl", ".ndjson"):
+    if suffix in JSON:
         return _read_json(path, skipped or Skipped())
+    if Path(path).is_file():
+        next(read_lines(path))  # names the form of what is no text
     raise ValueError(
         f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl, .parquet or, for text alone, .txt"
     )
+
+
+JSON = (".json", ".jsonl", ".ndjson")
+
+
+def is_table(path):
+    """Whether a name says rows with named columns of any type: JSON, Parquet or a folder."""
+    return ending(path) in (*JSON, ".parquet") or Path(path).is_dir()
 
 
 # --- rows -> examples --------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from datasets import Dataset
 from data import TASKS, fewer_examples, whole_texts, with_offsets
 from engine import checkpoints
 from tasks.hub import load_hub
-from tasks.readers import read_lines
+from tasks.readers import read_dataset, read_table
 
 VERSION = 3  # of the windows below; raise it when they change, so that old caches are not used
 FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0.json", "dev-v2.0.json")}
@@ -49,20 +49,36 @@ def _question(qa, context, where, v2, skipped):
     return {"id": key, "question": question, "context": context, "texts": texts, "starts": starts}
 
 
+def _paragraphs(path):
+    """[(context, its questions), ...] of a file as SQuAD publishes it, or of rows as `datasets` has them."""
+    rows = read_dataset(path)
+    rows = list(rows) if rows is not None else [row for _, row in read_table(path)]
+    if any("paragraphs" in row for row in rows):
+        return [(paragraph["context"], paragraph["qas"]) for row in rows for paragraph in row["paragraphs"]]
+    found = []
+    for row in rows:
+        given = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+        answers = [{"text": text, "answer_start": start} for text, start in given]
+        qa = {"id": row["id"], "question": row["question"], "answers": answers, "is_impossible": not answers}
+        found.append((row["context"], [qa]))
+    return found
+
+
 def read_squad(path, v2, skipped):
     """Questions of a SQuAD file as a Dataset with id, question, context, texts and starts of the answers.
 
     Raises ValueError, naming file and question id, for a file that is not SQuAD's JSON, an id that comes twice, or an
     answer that does not stand where answer_start says; `skipped` may count the latter instead.
     """
-    text = "\n".join(line for _, line in read_lines(path))
     try:
-        articles = json.loads(text)["data"]
-        paragraphs = [(p["context"], p["qas"]) for article in articles for p in article["paragraphs"]]
+        paragraphs = _paragraphs(path)
         if not all(isinstance(context, str) and isinstance(qas, list) for context, qas in paragraphs):
             raise TypeError("a context is not text or its questions are not a list")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a SQuAD file ({type(error).__name__}: {error}); download it again") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: not in SQuAD's format ({type(error).__name__}: {error}): wanted is data, paragraphs, context and "
+            "qas, or rows with id, question, context and answers (text, answer_start)"
+        ) from error
     rows, seen = [], set()
     for context, qas in paragraphs:
         for qa in qas:
@@ -89,13 +105,16 @@ FEATURES = datasets.Features(
 
 
 def load_questions(args, skipped):
-    """{"train": Dataset, "validation": Dataset} of questions from args.data_dir or the hub."""
+    """{"train": Dataset, "validation": Dataset} of questions from the user's files, args.data_dir or the hub."""
     v2 = args.task == "squad_v2"
     if args.data_dir:
         if not Path(args.data_dir).is_dir():
             raise ValueError(f"--data_dir {args.data_dir!r} is not a folder")
         paths = dict(zip(("train", "validation"), FILES[args.task], strict=True))
         splits = {split: read_squad(Path(args.data_dir) / name, v2, skipped) for split, name in paths.items()}
+    elif args.train_file:
+        paths = {"train": args.train_file, "validation": args.validation_file}
+        splits = {split: read_squad(path, v2, skipped) for split, path in paths.items()}
     else:
         splits = dict(load_hub(TASKS[args.task].hub))
         for split, data in splits.items():

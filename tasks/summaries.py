@@ -15,7 +15,7 @@ import datasets
 from datasets import Dataset
 
 import metrics
-from data import TASKS, fewer_examples, own_tables, task_files, whole_texts
+from data import TASKS, fewer_examples, own_rows, own_tables, task_files, whole_texts
 from engine import checkpoints
 from tasks import readers
 from tasks.hub import load_hub
@@ -172,7 +172,8 @@ def _task(args, task):
 def read_set(args, path, skipped):
     """Return (task, Dataset of DOCUMENT) of one file of documents with summaries."""
     task, cut = _task(args, TASKS[args.task]), splitter() if args.task == "cnn_dailymail" else None
-    return task, _documents(readers.read_table(path, skipped), path, task.columns, cut, "summary", skipped)
+    rows = own_rows(args, path, None, skipped)[0] if args.task == "custom" else readers.read_table(path, skipped)
+    return task, _documents(rows, path, task.columns, cut, "summary", skipped)
 
 
 def load_documents(args, task, skipped):

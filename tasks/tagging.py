@@ -1,17 +1,31 @@
 """Words with tags: column files and tagging schemes; words cut into pieces and windows, and put together again."""
 
+import functools
 import itertools
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow
 from datasets import Dataset, Value
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from data import TASKS, UD, fewer_examples, hub_id, hub_splits, task_files, whole_texts, with_offsets
+from data import (
+    TASKS,
+    UD,
+    fewer_examples,
+    hub_id,
+    hub_splits,
+    label_of,
+    saved_splits,
+    task_files,
+    whole_texts,
+    with_offsets,
+)
 from encoders.label_names import in_order
 from tasks.hub import load_hub
-from tasks.readers import label_names, listed, read_lines
+from tasks.readers import form_of_text, is_table, label_names, line_name, listed, read_dataset, read_lines, read_table
 
 
 class Sentence(NamedTuple):
@@ -67,8 +81,10 @@ def is_conllu(path):
 
 
 def _number(column, default):
-    """The number of a column given by number or UD's name; `default` for none given."""
+    """The number of a column given by number or UD's name; `default` for none given. Raises ValueError for others."""
     column = default if column == "label" else column
+    if not (column in UD or re.fullmatch("[0-9]{1,4}", str(column))):
+        raise ValueError(f"--label_column {column!r} must be the number of a column, or one of {', '.join(UD)}")
     return UD.index(column) + 1 if column in UD else int(column)
 
 
@@ -161,6 +177,22 @@ def _fault(row, due, token, label, plain, ud):
     return ""
 
 
+def _columns_of(args, there):
+    """The columns of words and of tags: those of the options, else usual names; there: columns that hold lists."""
+    words, tags = args.text_columns[0], label_of(args)
+    if words == "text":
+        words = next((name for name in ("text", "tokens", "words") if name in there), "tokens")
+    if tags == "label":
+        usual = ("label", "ner_tags", "tags", "labels", "upos", "pos_tags", "chunk_tags")
+        tags = next((name for name in usual if name in there), "ner_tags")
+    return words, tags
+
+
+def _lists(row):
+    """The names of the columns of a row, or of features, that hold lists."""
+    return {name for name, value in row.items() if isinstance(value, list) or hasattr(value, "feature")}
+
+
 def _hub_rows(args, task):
     """(task, {split: (its name in messages, Dataset)}) of --hub_dataset, whose columns and types become the task's, or
     of a task that has its own."""
@@ -170,48 +202,161 @@ def _hub_rows(args, task):
             found = {"train": "train", "validation": "validation", "test": "test"}
         return task, {split: (f"{task.hub[0]} {name}", hub[name]) for split, name in found.items()}
     rows = hub_splits(args)
-    there, columns = rows["train"][1].features, [args.text_columns[0], args.label_column]
-    for i, (default, usual) in enumerate((("text", "tokens"), ("label", "ner_tags"))):
-        if columns[i] == default and default not in there:
-            columns[i] = usual
-    task = task._replace(hub=hub_id(args), columns=tuple(columns), labels=label_names(rows["train"][1], columns[1]))
-    return task, rows
+    columns = _columns_of(args, _lists(rows["train"][1].features))
+    task = task._replace(columns=columns, labels=label_names(rows["train"][1], columns[1]))
+    return task if saved_splits(args.hub_dataset) else task._replace(hub=hub_id(args)), rows
 
 
-def _from_hub(rows, name, columns, with_tags, skipped):
-    """Sentences of a split of the hub: lists of words and of tags, which are text, or numbers that its features name.
+def _from_lists(rows, name, columns, with_tags, skipped, plain=None):
+    """Sentences of a Dataset with lists of words and of tags, which are text, or numbers that its features name.
 
-    A last row without words is what stands behind the last blank line of a file, no sentence.
+    plain: as in `read_columns`. A last row without words is what stands behind the last blank line of a file, no
+    sentence.
     """
     words, tags = columns
     inner = {column: getattr(feature, "feature", None) for column, feature in rows.features.items()}
     text, names = Value("string"), label_names(rows, tags)
-    if inner.get(words) != text or not (names or inner.get(tags) == text):
+    if inner.get(words) != text or (with_tags and not (names or inner.get(tags) == text)):
         raise ValueError(
             f"{name}: needs a column {words!r} of lists of words (--text_columns) and a column {tags!r} "
             "of lists of tags, as text or as numbers with names (--label_column); there are "
             f"{listed(rows.features)}"
         )
+    if plain is None and with_tags:
+        plain = is_plain(names or {tag for row in rows[tags] for tag in row})
     found = []
     for number, row in enumerate(rows, 1):
-        given = [names[i] if 0 <= i < len(names) else str(i) for i in row[tags]] if names else row[tags]
-        bad = [tag for tag in given if not TAG.fullmatch(str(tag))]
+        given = row.get(tags) or []
+        given = [names[i] if 0 <= i < len(names) else str(i) for i in given] if names else given
+        bad = [tag for tag in given if with_tags and not (tag if plain else TAG.fullmatch(str(tag)))]
         if not row[words] and not given and number == len(rows):
             continue
         if not row[words]:
             skipped.bad(f"{name}, row {number}: an empty sentence; pass --skip_bad_examples to leave it out")
         elif None in row[words]:
             skipped.bad(f"{name}, row {number}: word {row[words].index(None) + 1} is null")
-        elif len(given) != len(row[words]):
+        elif with_tags and len(given) != len(row[words]):
             skipped.bad(f"{name}, row {number}: {len(row[words])} words and {len(given)} tags")
         elif bad:
-            skipped.bad(f"{name}, row {number}: the tag {bad[0]!r} follows no scheme (BIO, IOB1 or BIOES)")
+            fault = "is none" if plain else "follows no scheme (BIO, IOB1 or BIOES)"
+            skipped.bad(f"{name}, row {number}: the tag {bad[0]!r} {fault}")
         else:
-            clean = [re.sub(r"[ \t\r\n]+", " ", word) for word in row[words]]  # one line, one column
-            lines = [f"{word}\t{tag}" for word, tag in zip(clean, given, strict=True)]
-            found.append(Sentence(f"{name} of the hub", number, clean, given if with_tags else [], lines))
+            given = given if len(given) == len(row[words]) else []
+            found.append(_sentence(name, number, row[words], given, with_tags))
     if not found:
         raise ValueError(f"{name}: holds no sentences")
+    return found
+
+
+def _sentence(where, number, words, tags, with_tags):
+    """The Sentence of a row; lines as a file of columns would have them."""
+    clean = [re.sub(r"[ \t\r\n]+", " ", word) for word in words]  # one line, one column
+    lines = [f"{word}\t{tag}" for word, tag in zip(clean, tags, strict=True)] if tags else clean
+    return Sentence(where, number, clean, list(tags) if with_tags else [], lines)
+
+
+def read_words(args, path, with_tags, skipped, plain=False):
+    """Sentences of a file of the user's: of columns, or rows with lists of words and tags, or texts with spans."""
+    if not is_table(path):
+        form = _form_of(path)
+        if form:
+            raise ValueError(
+                f"{path}: is {form}; wanted is a file of columns, a line a word and its tag, between them a tab or "
+                "blanks, or JSON (lists tokens and ner_tags, or texts with spans) whose name ends in .json or .jsonl"
+            )
+        label = args.label_column if with_tags else None
+        return read_columns(Path(path), args.token_column, label, skipped, plain)
+    rows = read_dataset(path)
+    if rows is None:
+        rows = list(read_table(path, skipped))
+        if not any(_has_words(row.get(_columns_of(args, _lists(row))[0])) for _, row in rows):
+            return _from_spans(rows, str(path), label_of(args), with_tags, skipped)
+        columns = _columns_of(args, _lists(rows[0][1]))
+        try:
+            rows = Dataset.from_list(
+                [{column: row.get(column) for column in columns if column in row} for _, row in rows]
+            )
+        except (pyarrow.ArrowException, TypeError) as error:
+            raise ValueError(f"{path}: the lists hold values of several types ({error})") from error
+    elif not isinstance(rows, Dataset):  # Parquet is read as a stream
+        rows = Dataset.from_list(list(rows), features=rows.features)
+    return _from_lists(rows, str(path), _columns_of(args, _lists(rows.features)), with_tags, skipped, plain)
+
+
+def _has_words(value):
+    """Whether a value is a list of words."""
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _form_of(path):
+    """What a file is that should hold columns, by its first line; "" for columns."""
+    first = next((line for _, line in read_lines(path) if line.strip()), "")
+    comma = not re.search(r"[ \t]", first.strip()) and "," in first.strip(",")
+    return form_of_text(first) or ("a table with commas" if comma else "")
+
+
+# --- texts with spans -------------------------------------------------------------------------------------------------
+
+
+def _text_of(row):
+    """The text of a row of doccano or Prodigy, or of an export of Label Studio; None if there is none."""
+    content = row.get("data", row)
+    return content.get("text") if isinstance(content, dict) else None
+
+
+def _spans_of(row, column):
+    """[(begin, end, label), ...] in characters of a row as doccano, Label Studio or Prodigy export it; sorted.
+
+    Raises ValueError or KeyError, TypeError, IndexError for what is none of these.
+    """
+    if row.get("answer", "accept") != "accept":
+        raise ValueError(f"its answer is {row['answer']!r}, not 'accept'")
+    there = [name for name in (column, "spans", "entities", "label", "labels") if isinstance(row.get(name), list)]
+    if there:
+        spans = row[there[0]]
+    elif done := row.get("annotations") or row.get("completions"):
+        spans = [part["value"] for part in done[0]["result"] if "start" in part.get("value", ())]
+    else:
+        raise ValueError("it has no spans: a list label, labels, entities or spans, or annotations")
+    found = []
+    for span in spans:
+        if isinstance(span, dict):
+            begin, end = (span.get(name, span.get(f"{name}_offset")) for name in ("start", "end"))
+            label = span.get("label") or span["labels"][0]
+        else:
+            begin, end, label = span if isinstance(span, list) and len(span) == 3 else (None, None, None)
+        if type(begin) is not int or type(end) is not int or not isinstance(label, str):
+            raise ValueError(f"{span!r} is no span of two numbers of characters and a label")
+        found.append((begin, end, label))
+    return sorted(found)
+
+
+def _from_spans(rows, where, column, with_tags, skipped):
+    """Sentences of texts with spans, cut at blanks, punctuation and the ends of spans, with tags of BIO."""
+    cut, found = BertPreTokenizer().pre_tokenize_str, []
+    for number, row in rows:
+        try:
+            text, spans = _text_of(row), _spans_of(row, column) if with_tags else []
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError("it has no text")
+            for (_, before, _), (begin, end, _) in itertools.pairwise([(0, 0, ""), *spans]):
+                if begin < before or end > len(text) or not text[begin:end].strip():
+                    raise ValueError(f"the span {begin} to {end} is empty, outside the text, or overlaps another one")
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            reason = error if type(error) is ValueError else "its spans are in no form that is known"
+            skipped.bad(f"{where}, {line_name(number)}: {reason}; mend it or pass --skip_bad_examples")
+            continue
+        edges, words, tags = sorted({0, len(text), *(edge for span in spans for edge in span[:2])}), [], []
+        labels = {begin: label for begin, _, label in spans}
+        for begin, end in itertools.pairwise(edges):
+            part = [word for word, _ in cut(text[begin:end])]
+            words += part
+            tags += [f"{'I' if i else 'B'}-{labels[begin]}" if begin in labels else "O" for i in range(len(part))]
+        found.append(_sentence(where, len(found) + 1, words, tags if with_tags else [], with_tags))
+    if not found:
+        raise ValueError(
+            f"{where}: holds no sentences" + (f"; the first: {skipped.reports[0]}" if skipped.reports else "")
+        )
     return found
 
 
@@ -286,21 +431,24 @@ def load_sentences(args, task, skipped):
     files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
     if args.task != "custom":
         files = task_files(args.task, args.data_dir) if args.data_dir else {}
-    splits, plain = {}, False if task.labels else None
     if files and not args.hub_dataset:
-        for split, path in files.items():
-            if path:
-                label = None if split == "test" else args.label_column
-                splits[split] = read_columns(Path(path), args.token_column, label, skipped, plain)
-            if plain is None:  # the training set, which comes first, decides
-                plain = is_plain({tag for sentence in splits[split] for tag in sentence.tags})
+        sources, read = {split: path for split, path in files.items() if path}, functools.partial(read_words, args)
     else:
         task, rows = _hub_rows(args, task)
-        splits = {
-            split: _from_hub(one, name, task.columns, split != "test", skipped) for split, (name, one) in rows.items()
-        }
+        sources = {split: split for split in rows}
+
+        def read(split, with_tags, skipped, plain):
+            """Sentences of a split of the hub."""
+            name, one = rows[split]
+            return _from_lists(one, name, task.columns, with_tags, skipped, plain)
+
+    splits, plain = {}, is_plain(task.labels) if task.labels else None
+    for split, source in sources.items():
+        splits[split] = read(source, split != "test", skipped, plain)
+        if plain is None:  # the training set, which comes first, decides
+            plain = is_plain({tag for sentence in splits[split] for tag in sentence.tags})
     if plain:
-        labels = tuple(in_order(sorted({tag for sentence in splits["train"] for tag in sentence.tags})))
+        labels = task.labels or tuple(in_order(sorted({tag for s in splits["train"] for tag in s.tags})))
         if len(labels) < 2:
             raise ValueError(f"{splits['train'][0].where}: every tag is {labels[0]}, so there is nothing to learn")
     else:
@@ -311,7 +459,7 @@ def load_sentences(args, task, skipped):
 def read_set(args, path, labels, skipped):
     """(task, Dataset) of one file of words whose tags have the numbers of a model's labels."""
     plain = is_plain(labels)
-    sentences = read_columns(Path(path), args.token_column, args.label_column, skipped, plain)
+    sentences = read_words(args, path, True, skipped, plain)
     return _task(TASKS[args.task], tuple(labels), args), _numbered({"": sentences}, labels, skipped)[""]
 
 

@@ -365,7 +365,11 @@ def test_words_of_any_data_set_of_the_hub(own_hub):
         ({"tokens": ["a b"], "ner_tags": [["O", "O"]]}, (), "needs a column 'tokens' of lists of words"),
         ({"tokens": [["a"]], "ner_tags": [[1]]}, (), "'ner_tags' of lists of tags, as text or as numbers with names"),
         ({"tokens": [["a"]], "pos": [["O"]]}, (), "--label_column.*; there are tokens, pos"),
-        ({"tokens": [["a"]], "ner_tags": [["NN"]]}, (), "fruit:small train, row 1: the tag 'NN' follows no scheme"),
+        (
+            {"tokens": [["a"], ["b"]], "ner_tags": [["B-x"], ["NN"]]},
+            (),
+            "fruit:small train, row 2: the tag 'NN' follows no scheme",
+        ),
         (
             {"tokens": [["a"]], "ner_tags": [["O"]]},
             ("--text_columns", "a", "b"),
