@@ -35,6 +35,7 @@ from tasks import batching, plain_text, similarity
 
 # About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
+UNKNOWN = 0.5  # share of unknown words from which on a text is taken for one of a language that the model lacks
 EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
 
 
@@ -102,11 +103,12 @@ def load_text(args, tokenizer):
             )
         held_out[name], blocks[name] = own.select(range(count)), own.select(range(count, len(own)))
     for name, own in held_out.items():
-        if np.isin(np.concatenate(plain_text.Rows(own).parts), tokenizer.all_special_ids).all():
+        share = plain_text.unknown_share(np.concatenate(plain_text.Rows(own).parts), tokenizer)
+        if share >= UNKNOWN:
             raise ValueError(
-                f"--{'validation_corpus' if others else 'corpus'}: the {len(own)} blocks "
-                f"to evaluate on {f'of {name} ' if name else ''}hold no token that could be masked; are its words in "
-                f"the vocabulary of {args.student or args.teacher}?"
+                f"--{'validation_corpus' if others else 'corpus'}: {share:.0%} of the words to evaluate on "
+                f"{f'of {name} ' if name else ''}are unknown to the tokenizer of {args.student or args.teacher}, which "
+                "was not made for this language: take another model"
             )
     if not args.streaming:
         whole = sum(map(len, blocks.values()))

@@ -594,7 +594,7 @@ def trim_parser():
         required=True,
         metavar="TEXT",
         help="text in all languages that are needed: what distill_pretrain.py takes, files, folders, globs, or hub ids "
-        "as owner/name:config",
+        "as owner/name:config, also as en=TEXT",
     )
     add("--text_column", default="text", help="column with the text where the corpus is a table, a document a row")
     add("--output_dir", type=named_folder, required=True, help="new folder for model and tokenizer")

@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 
 import models
 from encoders import families, vocabulary
-from engine import card, checkpoints, command_line, cost
-from tasks import plain_text
+from engine import card, checkpoints, checks, command_line, cost
+from tasks import plain_text, similarity
 
 LINES, CHARACTERS = 1000, 10**6  # of a batch of text at most; one line may be longer
 UNKNOWN = 0.5  # share of unknown words from which on a text is taken for one of a language that the model lacks
@@ -112,6 +112,7 @@ def check_args(args):
     for option, names in (("model", [args.model]), ("corpus", args.corpus), ("held_out", args.held_out)):
         if any(not name.strip() for name in names):
             raise ValueError(f"--{option} '' names nothing: is a variable unset?")
+    checks.by_language(args.corpus)
     checkpoints.check_new(args.output_dir)
 
 
@@ -155,13 +156,14 @@ def same_tokenizer(one, other):
 
 
 def save(args, folder, model, missing, tokenizer, spec, said):
-    """Write model, tokenizer and card into the folder; the tokenizer as it is read from there.
+    """Write model, tokenizer, card and what makes a sentence encoder; return the tokenizer as it is read from there.
 
     Raises ValueError if that is another one, as one that its class makes by rules of its own may be.
     """
     state = {name: value for name, value in model.state_dict().items() if name not in missing}
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
+    similarity.copy_modules(similarity.modules_of(args.model), folder, model.config.hidden_size)
     text = json.dumps(spec, ensure_ascii=False)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     read = models.load_tokenizer(folder).backend_tokenizer
@@ -206,8 +208,12 @@ def main(argv=None):
     args, begun = build_parser().parse_args(argv), time.perf_counter()
     check_args(args)
     command_line.quiet()
-    sources = {name: source_of(name, args.text_column) for name in args.corpus}
-    held_out = {name: source_of(name, args.text_column) for name in args.held_out}
+    texts, others = (
+        itertools.chain(*checks.by_language(words, option).values())
+        for option, words in (("--corpus", args.corpus), ("--held_out", args.held_out))
+    )
+    sources = {name: source_of(name, args.text_column) for name in texts}
+    held_out = {name: source_of(name, args.text_column) for name in others}
     model, missing, tokenizer, spec = load(args.model)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()

@@ -383,6 +383,15 @@ class Stream:
         self.pool = np.concatenate(found)[order]
 
 
+def unknown_share(ids, tokenizer):
+    """Share of the unknown word in an array of ids, of it and all words with letters; 1 where all words are special."""
+    words = tokenizer.convert_ids_to_tokens(range(id_count(tokenizer)))
+    lettered = np.array([any(c.isalpha() for c in word or "") for word in words])
+    lettered[tokenizer.all_special_ids] = False
+    lost, known = (ids == tokenizer.unk_token_id).sum(), lettered[ids].sum()
+    return 1.0 if np.isin(ids, tokenizer.all_special_ids).all() else lost / max(1, lost + known)
+
+
 def word_starts(tokenizer):
     """Bool [V]: whether a token begins a word, for whole-word masking of a WordPiece vocabulary.
 

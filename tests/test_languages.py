@@ -1,7 +1,9 @@
 """Text in several languages: shares of an epoch, whole texts, losses by language, sentence encoders that stay such."""
 
 import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoTokenizer
 
 import distill_pretrain
+import trim_vocabulary
 from engine import checks
 from tasks import plain_text, similarity
 
@@ -142,3 +145,13 @@ def test_what_makes_a_sentence_encoder_goes_along_with_the_students_width(tmp_pa
     there = {str(p.relative_to(target)): json.loads(p.read_text()) for p in target.rglob("*") if p.is_file()}
     changed = {"1_Pooling/config.json": {"embedding_dimension": 12, "pooling_mode": ["max", "cls"]}}
     assert there == {name: of for name, of in files.items() if name != "README.md"} | changed
+
+
+def test_a_trimmed_sentence_encoder_stays_one(world, tmp_path, capsys):
+    shutil.copytree(world / "bert", tmp_path / "teacher")
+    similarity.save_pooling(tmp_path / "teacher", str(tmp_path), 128, "cls", 64, "the ")
+    words = ["--corpus", f"en={world}/text/valid.txt", "--held_out", f"en={world}/text/train.txt"]
+    trim_vocabulary.main(["--model", str(tmp_path / "teacher"), *words, "--output_dir", str(tmp_path / "few")])
+    assert similarity.pooling_of(tmp_path / "few") == "cls" and "train.txt: of " in capsys.readouterr().out
+    for name, path in similarity.modules_of(str(tmp_path / "teacher")).items():
+        assert json.loads((tmp_path / "few" / name).read_text()) == json.loads(Path(path).read_text())

@@ -701,7 +701,7 @@ def test_narrower_students_and_other_terms_train_too(pretrain, world, tmp_path):
         (["--corpus", "{tmp}/short.txt", "--streaming"], "short.txt': the text.* is shorter than one block: lower"),
         (["--corpus", ""], "--corpus '' names nothing"),
         (["--validation_corpus", " "], "--validation_corpus ' ' names nothing.* or leave it out"),
-        (["--validation_corpus", "{tmp}/unknown.txt"], "hold no token that could be masked"),
+        (["--validation_corpus", "{tmp}/unknown.txt"], "100% of the words to evaluate on are unknown"),
         (["--teacher", "{tmp}/maskless"], "maskless.* has no mask_token"),
         (["--teacher", "{tmp}/whole", "--whole_word_mask"], "needs a WordPiece vocabulary"),
         (["--seq_length", "1000"], "exceeds the model's 384 positions"),
