@@ -456,6 +456,13 @@ def finetune_parser():
         "chooses the best model, in place of the dev set; 0 = the dev set does",
     )
     add(
+        "--more_teachers",
+        nargs="+",
+        default=[],
+        metavar="TEACHER",
+        help="further teachers of the task: the logits are the mean of all, relations are those of --teacher",
+    )
+    add(
         "--class_weights",
         choices=("balanced",),
         help="in the loss on the labels every class counts as much as another, however many examples it has",
@@ -541,7 +548,7 @@ def dynabert_parser():
     add("--onnx", action="store_true", help="write model.onnx too, and compare its logits with PyTorch's")
     # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
     cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
-    parser.set_defaults(do_predict=False, held_out=0.0, class_weights=None, student_init=None, **cut)
+    parser.set_defaults(do_predict=False, held_out=0.0, class_weights=None, more_teachers=[], student_init=None, **cut)
     return parser
 
 
@@ -638,7 +645,7 @@ def main(argv):
         "ALL_METHODS": ["finetune", *recipes.PRESETS],
         "ALL_TERMS": recipes.all_terms(),
         "ALL_MAPS": layer_maps.STRATEGIES,
-        "DISTILLATION": [*distilling, "--cache_teacher"],
+        "DISTILLATION": [*distilling, "--cache_teacher", "--more_teachers"],
     }
     for name, words in names.items():
         print(f"{name}={shlex.quote(' '.join(words))}")

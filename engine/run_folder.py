@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -40,7 +41,16 @@ FREE_OPTIONS = (
 )
 NAMES = ("run_name", "dataset_name")  # as free, but part of what a run is found by
 # Options that say where an input lies; what it is say the digests of the record.
-PLACES = ("teacher", "student", "data_dir", "train_file", "validation_file", "corpus", "validation_corpus")
+PLACES = (
+    "teacher",
+    "more_teachers",
+    "student",
+    "data_dir",
+    "train_file",
+    "validation_file",
+    "corpus",
+    "validation_corpus",
+)
 OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
 OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
 
@@ -256,8 +266,10 @@ def _compare_options(args, folder, record):
 
 
 def _same_place(one, other):
-    """Whether two values of an option name one file or folder, however they are written."""
-    return bool(one and other) and os.path.realpath(one) == os.path.realpath(other)
+    """Whether two values of an option name the same files or folders, however they are written."""
+    one, other = (value if isinstance(value, list) else [value] for value in (one, other))
+    pairs = [*itertools.zip_longest(one, other)]
+    return all(a and b and os.path.realpath(a) == os.path.realpath(b) for a, b in pairs)
 
 
 def _change(name, old, new):

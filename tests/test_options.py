@@ -42,6 +42,7 @@ def test_help_and_a_slip_import_nothing_that_takes_seconds(script):
             assert all(name in done.stdout for name in ("--teacher", "--terms", "--learning_rate", "wr_triple"))
 
 
+OWN = ["--train_file", "a", "--validation_file", "b", "--text_columns", "a", "b"]
 STUDENT = ["--task", "cola", "--teacher", "no/such/teacher", "--student_layers", "6"]
 PRETRAIN = ["--corpus", "no/such/text", "--teacher", "t", "--student_layers", "6"]
 DYNABERT = ["--task", "squad", "--max_seq_length", "384", "--teacher", "no/such/teacher"]
@@ -75,6 +76,10 @@ MISTAKES = [
         (["--task", "squad"], "leaves no room for a context"),
         (["--label_separator", ";"], "--label_separator is for"),
         (["--token_column", "2"], "--token_column is for tasks of words"),
+        (
+            ["--task", "custom", *OWN, "--kind", "similarity", "--more_teachers", "a"],
+            "--more_teachers adds to the logits",
+        ),
         (["--class_weights", "balanced"], "--class_weights is for the loss on the labels, which has no weight"),
         (
             ["--task", "stsb", "--class_weights", "balanced", "--hard_weight", "1"],
