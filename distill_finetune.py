@@ -58,7 +58,7 @@ def load_everything(args):
     if teacher:
         losses.check_terms(args.terms, args.layer_pairs, student.config, teacher.config)
         model_outputs.add_term_outputs(args, student, teacher)
-    for model in filter(None, (student, teacher)):
+    for model in filter(None, (student, teacher, *getattr(teacher, "others", ()))):
         if args.max_seq_length > model_outputs.max_tokens(model.config):
             raise ValueError(
                 f"--max_seq_length {args.max_seq_length} exceeds the model's "
