@@ -47,6 +47,8 @@ def load_everything(args):
     )
     for model in filter(None, (student, teacher)):
         kind.prepare(model, args)
+    if args.more_teachers:
+        model_outputs.average_logits(teacher, more_teachers(args, kind, teacher, tokenizer, command))
     held_out = hold_out(args, splits)
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone writes the record
         read = splits | ({"held_out": held_out["validation"]} if held_out else {})
@@ -56,7 +58,7 @@ def load_everything(args):
     if teacher:
         losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher.config)
         model_outputs.add_term_outputs(objective, student, teacher, args.seed)
-    for model in filter(None, (student, teacher)):
+    for model in filter(None, (student, teacher, *getattr(teacher, "others", ()))):
         if args.max_seq_length > model_outputs.max_tokens(model.config):
             raise ValueError(
                 f"--max_seq_length {args.max_seq_length} exceeds the model's "
@@ -76,6 +78,22 @@ def load_everything(args):
         print(overview.lines(kind, read, tokenised, tokenizer, args))
     command_line.say(held_out and taught_more(args))
     return objective, kind, splits, student, teacher, tokenizer
+
+
+def more_teachers(args, kind, teacher, tokenizer, command):
+    """The teachers of --more_teachers; ValueError for one that does not go with the first; command: makes one."""
+    found, labels = [], label_names.of(kind.task, args.label_map)
+    for name in args.more_teachers:
+        own = models.load_config(name, "--more_teachers").model_type
+        if own != teacher.config.model_type:
+            raise ValueError(
+                f"--more_teachers {name!r} is of type {own!r}, --teacher of {teacher.config.model_type!r}: "
+                "take teachers of one type"
+            )
+        if models.load_tokenizer(name, "tokenizer of --more_teachers").get_vocab() != tokenizer.get_vocab():
+            raise ValueError(f"--more_teachers {name!r} has another vocabulary than --teacher: take teachers of one")
+        found.append(models.load_teacher(name, kind.auto, labels=labels, fine_tune_command=command, **kind.head))
+    return found
 
 
 def hold_out(args, splits):

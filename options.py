@@ -469,6 +469,13 @@ def finetune_parser():
         "chooses the best model, in place of the dev set; 0 = the dev set does",
     )
     add(
+        "--more_teachers",
+        nargs="+",
+        default=[],
+        metavar="TEACHER",
+        help="further teachers of the task: the logits are the mean of all, relations are those of --teacher",
+    )
+    add(
         "--class_weights",
         choices=("balanced",),
         help="in the loss on the labels every class counts as much as another, however many examples it has",
@@ -576,7 +583,7 @@ def dynabert_parser():
     add("--depth", type=float, default=1.0, help="of the exported sub-network: one of --depth_mults of the run")
     # What distill_finetune.py has options for: the student is the teacher, neither cut nor widened.
     cut = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate")}
-    parser.set_defaults(do_predict=False, held_out=0.0, class_weights=None, student_init=None, **cut)
+    parser.set_defaults(do_predict=False, held_out=0.0, class_weights=None, more_teachers=[], student_init=None, **cut)
     return parser
 
 
@@ -673,7 +680,7 @@ def main(argv):
         "ALL_METHODS": ["finetune", *recipes.PRESETS],
         "ALL_TERMS": recipes.all_terms(),
         "ALL_MAPS": layer_maps.STRATEGIES,
-        "DISTILLATION": [*distilling, "--cache_teacher"],
+        "DISTILLATION": [*distilling, "--cache_teacher", "--more_teachers"],
     }
     for name, words in names.items():
         print(f"{name}={shlex.quote(' '.join(words))}")

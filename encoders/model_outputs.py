@@ -108,6 +108,24 @@ def cast_linears(model, accelerator):
             module.to(dtype)
 
 
+def average_logits(teacher, others):
+    """Make a teacher answer with the mean of its logits and those of others of its type; hidden states stay its own.
+
+    The others become a part of it: they go to its device, and into its digest, parameters and FLOPs.
+    """
+    teacher.others = torch.nn.ModuleList(others)
+
+    def mean(model, _, inputs, out):
+        """A forward hook."""
+        inputs = inputs | {"output_hidden_states": False}
+        found = [out, *(other(**inputs) for other in model.others)]
+        for name in [name for name in out if name.endswith("logits")]:
+            out[name] = torch.stack([each[name].float() for each in found]).mean(0)
+        return out
+
+    teacher.register_forward_hook(mean, with_kwargs=True)
+
+
 def compile_models(*models):
     """Put the models' forward through torch.compile in place, once for all lengths; None is passed over."""
     for model in filter(None, models):

@@ -119,7 +119,8 @@ def model_card(args, entry, auto, about, dataset, base, suffixes=("",)):
         **base,
     )
     scores = "\n".join(f"- {name}: {shown(value)}" for name, value in entry["metrics"].items())
-    how = f"distilled from `{without_folders(args.teacher)}` with `{recipe_text(vars(args))}`"
+    teachers = ", ".join(f"`{without_folders(name)}`" for name in (args.teacher, *getattr(args, "more_teachers", ())))
+    how = f"distilled from {teachers} with `{recipe_text(vars(args))}`"
     how = how if args.teacher else "trained without a teacher"
     text = (
         f"# {args.run_name}, seed {args.seed}\n\n{about} It was {how}. On {dataset['dataset_name']}, step "

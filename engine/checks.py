@@ -27,6 +27,8 @@ def check_finetune(args):
             f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
             "alone are for distill_pretrain.py)"
         )
+    if args.more_teachers and (not args.teacher or data.kind_of(args) == "similarity"):
+        raise ValueError("--more_teachers adds to the logits of --teacher: leave it out where there are none")
     if args.class_weights and data.kind_of(args) in ("regression", "similarity", "multilabel", "qa"):
         raise ValueError("--class_weights is for tasks with one of some classes for each text or word: leave it out")
     if args.class_weights and args.teacher and not args.hard_weight:

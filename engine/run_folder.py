@@ -40,7 +40,16 @@ FREE_OPTIONS = (
 )
 NAMES = ("run_name", "dataset_name")  # as free, but part of what a run is found by
 # Options that say where an input lies; what it is say the digests of the record.
-PLACES = ("teacher", "student", "data_dir", "train_file", "validation_file", "corpus", "validation_corpus")
+PLACES = (
+    "teacher",
+    "more_teachers",
+    "student",
+    "data_dir",
+    "train_file",
+    "validation_file",
+    "corpus",
+    "validation_corpus",
+)
 OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
 OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
 

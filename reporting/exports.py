@@ -144,8 +144,10 @@ SIZE = [*SHAPE, "parameters", "parameters_without_embeddings", "flops_per_sequen
 def without_folders(path):
     """A path without the folders of the machine it lay on: the task, method and seed of a run, else its name alone.
 
-    Of a path that is not absolute the last three parts, of anything but text itself.
+    Of a path that is not absolute the last three parts, of a list that of its items, of anything but text itself.
     """
+    if isinstance(path, list):
+        return [without_folders(one) for one in path]
     if not isinstance(path, str):
         return path
     parts = re.split(r"[/\\]", path.rstrip("/\\"))
@@ -169,7 +171,7 @@ def compact(runs):
             key: value for key, value in run["options"].items() if key in asked or not (keys or key in OUTSIDE_RECIPE)
         }
         options = {
-            key: without_folders(value) if key in ("teacher", "student") or _absolute(value) else value
+            key: without_folders(value) if key in ("teacher", "more_teachers", "student") or _absolute(value) else value
             for key, value in options.items()
         }
         small = {"options": options, "folder": without_folders(str(folder))}

@@ -81,7 +81,7 @@ def in_words(value, typed=None):
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
     if isinstance(value, list):
-        return " ".join(map(in_words, value))
+        return " ".join(map(in_words, value)) or "none"
     if isinstance(value, str) and isinstance(typed, str) and value != typed:
         return value if value == "default" else re.sub(r"seed\d+", "seed", without_folders(typed))
     return f"{value:g}" if isinstance(value, float) else str(without_folders(value))

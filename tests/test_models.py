@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     BertModel,
     BertTokenizerFast,
@@ -26,9 +29,10 @@ from transformers import (
 )
 
 import data
+import distill_finetune
 import models
 from encoders import families, label_names, layer_maps, model_outputs, students
-from engine import checks, cost
+from engine import checks, cost, run_folder
 from options import add_models
 from tasks import kinds
 
@@ -857,6 +861,39 @@ def test_describe_names_the_shape_of_every_family(family):
     assert (found["type"], found["vocab_size"], found["seq_length"]) == (family, V, T)
     assert found["flops_per_sequence"] == cost.count_flops(model, T) > 0
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_several_teachers_are_the_mean_of_their_logits_and_the_hidden_states_of_the_first(world):
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(world / "bert", num_labels=3)
+    three = [AutoModelForSequenceClassification.from_config(config).eval() for _ in range(3)]
+    batch = {"input_ids": torch.tensor([[2, 9, 10, 11, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+    with torch.no_grad():
+        alone = [model(**batch, output_hidden_states=True) for model in three]
+        digest = run_folder.digest_model(three[0])
+        model_outputs.average_logits(three[0], three[1:])
+        out = three[0](**model_outputs.model_inputs(three[0], batch), output_hidden_states=True)
+    torch.testing.assert_close(out.logits, sum(each.logits for each in alone) / 3)
+    assert all(map(torch.equal, out.hidden_states, alone[0].hidden_states))
+    assert run_folder.digest_model(three[0]) != digest  # and so the cache's key
+    assert not any(parameter.requires_grad for parameter in three[0].requires_grad_(False).others.parameters())
+
+
+def test_a_teacher_of_another_type_or_vocabulary_is_refused(world, tmp_path):
+    first = argparse.Namespace(config=AutoConfig.from_pretrained(world / "bert"))
+    tokenizer, kind = AutoTokenizer.from_pretrained(world / "bert"), kinds.KINDS["classification"](data.TASKS["cola"])
+
+    def refused(said):
+        args = argparse.Namespace(more_teachers=[str(tmp_path)], label_map=None)
+        with pytest.raises(ValueError, match=said):
+            distill_finetune.more_teachers(args, kind, first, tokenizer, "a command")
+
+    (tmp_path / "config.json").write_text('{"model_type": "electra"}')
+    refused("is of type 'electra', --teacher of 'bert': take teachers of one type")
+    shutil.copytree(world / "bert", tmp_path, dirs_exist_ok=True)
+    refused("carries no trained task head .* make one first: a command")
+    tokenizer.add_tokens(["another"])
+    refused("has another vocabulary than --teacher")
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -86,6 +86,7 @@ MISTAKES = [
     ("distill_finetune.py", ["--task", "cola"], "--student is missing"),
     ("distill_finetune.py", ["--task", "cola", "--student", "s", "--window", "21"], "is for distilling from a teacher"),
     ("distill_finetune.py", ["--task", "cola", "--student", "s", "--cache_teacher"], "--cache_teacher keeps what"),
+    ("distill_finetune.py", ["--task", "cola", "--student", "s", "--more_teachers", "a"], "adds to the logits of"),
     ("distill_finetune.py", ["--task", "cola", "--student", "s", "--label_map", "a=0"], "--label_map is for"),
     ("distill_pretrain.py", [*PRETRAIN, "--streaming"], "--streaming knows no epochs"),
     ("distill_pretrain.py", [*PRETRAIN, "--terms", "ckdd"], "neither a preset"),

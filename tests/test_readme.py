@@ -372,7 +372,10 @@ def test_the_scripts_know_which_options_need_a_teacher():
     ).stdout.split()
     parser = Parser()
     add_distillation(parser)
-    assert set(shown) == {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"} | {"--cache_teacher"}
+    assert set(shown) == {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"} | {
+        "--cache_teacher",
+        "--more_teachers",
+    }
 
 
 # Stand-ins: GNU parallel puts the line, quoted, for {} and the number of the slot, from 1, for {%}; SLURM runs the text

@@ -387,7 +387,7 @@ def test_the_runs_kept_with_the_results_are_whole(capsys):
     ],
 )
 def test_of_a_path_only_what_says_nothing_of_the_machine_is_kept(path, kept):
-    assert exports.without_folders(path) == kept
+    assert exports.without_folders(path) == kept and exports.without_folders([path, path]) == [kept, kept]
 
 
 def test_the_csv_that_is_read_is_not_replaced(tmp_path, capsys):
