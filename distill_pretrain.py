@@ -156,11 +156,7 @@ def make_collate(args, read, tokenizer, vocab_size):
             count,
             starts,
         )
-        batch = {
-            "input_ids": masked,
-            "positions": positions,
-            "labels": labels,
-        }
+        batch = {"input_ids": masked, "positions": positions, "labels": labels}
         return batch | ({"position": position} if position else {})
 
     return collate

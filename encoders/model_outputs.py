@@ -122,14 +122,13 @@ def saved_state(model):
 def model_inputs(model, batch):
     """The part of a batch that a model's forward takes: no token types where it has none, no labels.
 
-    A batch without a mask has no padding. The mask goes in as bool [B, 1, 1, T] where that means the same: from [B, T] transformers would make it itself,
-    after asking the device whether there is any padding.
+    A batch without a mask has no padding. The mask goes in as bool [B, 1, 1, T] where that means the same: from [B, T]
+    transformers would make it itself, after asking the device whether there is any padding.
     """
     config, inputs = model.config, {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-    # Attention written out would add False and True to its scores.
-    if "attention_mask" in inputs and families.FAMILIES[config.model_type].fast_mask:
-        if config._attn_implementation == "sdpa":
-            inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]
+    fast = families.FAMILIES[config.model_type].fast_mask and config._attn_implementation == "sdpa"
+    if fast and "attention_mask" in inputs:  # attention written out would add False and True to its scores
+        inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]
     # Of the class: what the model's own attribute is wrapped in may hide the signature.
     takes = inspect.signature(type(model).forward).parameters
     if "token_type_ids" in batch and "token_type_ids" in takes and getattr(config, "type_vocab_size", 0) > 1:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ import distill_finetune
 import synthetic
 import training
 from engine import command_line
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))  # its files import each other as scripts
 
 
 def pytest_configure():
