@@ -53,9 +53,8 @@ class ModelView:
     out: a transformers ModelOutput or dict. layers: the indices into its hidden_states that are aligned with the other
     model's, in order, or Layers. mask [B, T]: 1 = real token; None: all are. `model_outputs.add_outputs` puts "qkv" and
     "projected" into out. across_processes: whether means are over the batch of all processes, as in
-    `relations.masked_mean`.
-    kind: the `kinds.Kind` that knows what of out the logits are and how they are compared; None for plain logits
-    [..., C].
+    `relations.masked_mean`. kind: the `kinds.Kind` that knows what of out the logits are and how they are compared;
+    None for plain logits [..., C].
     """
 
     def __init__(self, out, layers, mask, across_processes=False, kind=None):

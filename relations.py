@@ -278,7 +278,7 @@ class _Relations(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mask, names, options, across_processes, layers, *states):
-        """mask [B, T] or None; states: the student's `layers` tensors [B, T, Ds], then the teacher's."""
+        """mask [B, T] or None; states: the student's `layers` hidden states [B, T, Ds], then the teacher's."""
         student, teacher = states[:layers], states[layers:]
         padding = None if mask is None else mask == 0
         device = student[0].device
@@ -535,7 +535,7 @@ def _block(student, teacher, part, padding, tokens, names, options, need):
     part: as in `_vectors`. Of the part, padding [b, n], bool, or None, and the number of its real tokens, at least 1,
     tokens [b]. F is None unless it is needed.
     """
-    if student[0].shape[-1] == teacher[0].shape[-1]:  # one product for both models
+    if student[0].shape[-1] == teacher[0].shape[-1] and not options.compiled:  # one product for both models
         groups = [[h for pair in zip(student, teacher, strict=True) for h in pair]]
     else:
         groups = [student, teacher]

@@ -38,12 +38,13 @@ class Count(timing.Counted):
 
     def __init__(self):
         super().__init__()
-        self.sums, self.part, self.fused = collections.defaultdict(collections.Counter), "rest", False
+        self.sums, self.part = collections.defaultdict(collections.Counter), "rest"
+        self.fused, self.there = None, set()  # bytes of a function that is counted as one, storages that are in memory
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(function, types, args, kwargs)
         name = function.overloadpacket.__name__
-        if self.fused or function.is_view or name.startswith("empty") or name in ("new_empty", "_unsafe_view"):
+        if function.is_view or name.startswith("empty") or name in ("new_empty", "_unsafe_view"):
             return out
         flops, first = 0, next((x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)), None)
         if function.overloadpacket in flop_registry:
@@ -53,6 +54,10 @@ class Count(timing.Counted):
             read = [args[1:], out]
         elif name in WRITE_ONLY:
             read = args[1:]
+        elif name.startswith("new_"):
+            read = []
+        if self.fused is not None and not self.within_one(function, read, out):
+            return out
         self.add(nbytes(read) + nbytes(out), flops, first.dtype if flops else None)
         return out
 
@@ -80,26 +85,41 @@ class Count(timing.Counted):
         return run
 
     def as_one(self, function):
-        """The function counted as torch.compile would make it at best: one operation that reads inputs, writes outputs.
+        """The function counted as torch.compile would make it at best; one operation and one for each product.
 
-        A softmax has to read its input a second time, which is counted as another reading of all inputs.
+        Products and paddings, whose windows are read, are written and read as ever. All else is fused with what reads
+        it: inputs and what the products made are read twice, because a softmax or a mean has to come before what uses
+        it; what leaves the function or enters a product is written.
         """
 
         def run(*args, **kwargs):
-            self.fused, before = True, self.fused
-            try:
-                out = function(*args, **kwargs)
-            finally:
-                self.fused = before
-            self.add(2 * nbytes((args, kwargs)) + nbytes(out))
+            self.fused, there = nbytes((args, kwargs)) * 2, self.there
+            self.there = {storage(x) for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)}
+            out = function(*args, **kwargs)
+            moved, self.fused, self.there = self.fused + nbytes(out), None, there
+            self.add(moved)
             return out
 
         return run
 
+    def within_one(self, function, read, out):
+        """Count an operation of a function that is counted as one; whether it is counted for itself, too."""
+        if function.overloadpacket not in flop_registry and "pad" not in function.overloadpacket.__name__:
+            return False
+        self.fused += 2 * nbytes(out) + sum(nbytes(x) for x in tree_leaves(read) if storage(x) not in self.there)
+        self.there |= {storage(x) for x in tree_leaves(out)}
+        return True
+
+
+def storage(x):
+    """What tells the memory of a tensor from that of others."""
+    return x.untyped_storage()._cdata if torch.is_tensor(x) else None
+
 
 def nbytes(tree):
-    """Bytes of the tensors, of one that reads an element often (expanded, windows) those that there are."""
-    return sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in tree_leaves(tree) if torch.is_tensor(x))
+    """Bytes of the tensors, each counted once; of one that shows an element often (expanded, windows) what there is."""
+    there = {(storage(x), x.storage_offset(), x.numel()): x for x in tree_leaves(tree) if torch.is_tensor(x)}
+    return sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in there.values())
 
 
 class Autocast(TorchFunctionMode):
@@ -190,12 +210,10 @@ def on_apart(count):
 
 
 def counted(terms, options):
-    """The Count of an optimiser step, the second."""
+    """The Count of an optimiser step."""
     count = Count()
     with on_apart(count), torch.device("meta"):
         step = bench_step.make("pre-training", terms, options, options.compile, count.within)
-        step()
-        count.sums.clear()
         with count:
             step()
     return count

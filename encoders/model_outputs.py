@@ -148,9 +148,8 @@ def model_inputs(model, batch):
     transformers would make it itself, after asking the device whether there is any padding.
     """
     config, inputs = model.config, {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-    # Attention written out would add False and True to its scores.
     fast = families.FAMILIES[config.model_type].fast_mask and config._attn_implementation == "sdpa"
-    if "attention_mask" in inputs and fast:
+    if fast and "attention_mask" in inputs:  # attention written out would add False and True to its scores
         inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]
     # Of the class: what the model's own attribute is wrapped in may hide the signature.
     takes = inspect.signature(type(model).forward).parameters

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 import relations
 from relations import masked_mean
 
-# Logits of one chunk: on a CPU they shall stay near the cache, on a GPU be a large product in bounded memory (0.5 GB).
-CHUNK = {"cpu": 2**22, "cuda": 2**27}
+# Logits of one chunk: on a CPU they shall stay near the cache, on a GPU be a large product in bounded memory (1 GB).
+CHUNK = {"cpu": 2**22, "cuda": 2**28}
 # Rows of logits are filled up to a multiple of this: a GPU's fast products in half precision want rows that begin at a
 # multiple of 16 bytes, and 119,547 is odd.
 MULTIPLE = {"cuda": 64}
@@ -69,8 +69,10 @@ def narrow_decoder(weight, bias):
     multiple = MULTIPLE.get(kind, 1) if half else 1
     if multiple == 1 or (bias is None and words % multiple == 0):
         return weight.to(dtype), None if bias is None else bias.to(dtype)
-    filled = weight.new_zeros((words + -words % multiple, width + COLUMNS), dtype=dtype)
+    filled = weight.new_empty((words + -words % multiple, width + COLUMNS), dtype=dtype)
     filled[:words, :width] = weight
+    filled[:, width:] = 0.0
+    filled[words:] = 0.0
     filled[words:, width] = FILL
     if bias is not None:
         filled[:words, width] = bias
@@ -88,6 +90,8 @@ def _add_product(total, a, b):
     """total + a @ b, float32; total may be None, else it is changed."""
     if total is None:
         return _product(a, b).float()
+    if a.device.type in WIDE and a.dtype != torch.float32:
+        return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     return total.addmm_(a, b) if a.dtype == torch.float32 else total.add_(_product(a, b))
 
 
@@ -95,7 +99,7 @@ def _beside_teacher(student, teacher, slope, scale):
     """Sum of p_t (log p_t - log p_s) of float32 logits [m, V]; scale * (p_s - p_t) goes into slope, if one is given."""
     student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
     p_t = teacher.exp()
-    total = teacher.sub_(student).mul_(p_t).sum()
+    total = torch.dot(teacher.sub_(student).flatten(), p_t.flatten())
     if slope is not None and scale == 1:
         torch.sub(student.exp_(), p_t, out=slope)
     elif slope is not None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ import synthetic
 import training
 from encoders import model_outputs
 from engine import command_line, cost
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))  # its files import each other as scripts
 
 
 def pytest_configure(config):
