@@ -43,6 +43,7 @@ def load_everything(args):
         labels=label_names.of(task, args.label_map),
         need_head=not kind.headless,
         fine_tune_command=command,
+        whole_texts=kind.token_axis is None,
         **kind.head,
     )
     for model in filter(None, (student, teacher)):
@@ -65,6 +66,9 @@ def load_everything(args):
     if held_out:  # a dev set of its own, of which the kind knows no more than of the other
         kind.held_out = kinds.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
+    if theirs := models.teachers_tokenizer(args, tokenizer):
+        kind.theirs = kind.tokenize(splits, theirs, args)[0], theirs
+        command_line.say("teacher and student have different vocabularies: each is given its own pieces of the texts")
     splits, said = kind.tokenize(splits, tokenizer, args)
     if skipped.reports:
         command_line.say(f"skipped {len(skipped.reports)} broken examples, the first: {skipped.reports[0]}")
@@ -116,9 +120,13 @@ def taught_more(args):
     )
 
 
+THEIRS = "theirs."  # before the names of inputs of a batch that are the teacher's alone
+
+
 def taught(teacher, batch, need_hidden):
     """What the teacher says of a batch: out of the cache where the batch has it, else by a pass of its own."""
     out = teacher_cache.outputs(batch)
+    batch = {key.removeprefix(THEIRS): value for key, value in batch.items() if key.startswith(THEIRS)} or batch
     if out is None:
         with torch.no_grad():
             out = teacher(**model_outputs.model_inputs(teacher, batch), output_hidden_states=need_hidden)
@@ -174,7 +182,7 @@ def make_figures(args, splits, teacher, tokenizer, accelerator):
 
 def make_evaluate(args, kind, splits, teacher, tokenizer, accelerator, files):
     """The function model -> (metrics, score, figures) for the dev sets; predictions go to files, {name: text}."""
-    figures = make_figures(args, splits, teacher, tokenizer, accelerator)
+    figures = make_figures(args, splits, None if kind.theirs else teacher, tokenizer, accelerator)
 
     def evaluate(model):
         model = accelerator.unwrap_model(model)
@@ -194,12 +202,16 @@ def make_recipe(args, kind, splits, student, teacher, tokenizer, accelerator, ca
     lengths = train.lengths()
     lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
     loss, weights = make_loss(args, kind, teacher)
+    theirs = batching.Arrays(kind.theirs[0]["train"], batching.INPUTS) if kind.theirs and not cache else None
     files = {}
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def collate(indices, epoch):
         indices = [i * rows + row for i in indices for row in range(rows)]
         batch = train.batch(indices, tokenizer.pad_token_id)
+        if theirs:
+            pieces = theirs.batch(indices, kind.theirs[1].pad_token_id)
+            batch |= {THEIRS + name: value for name, value in pieces.items()}
         return batch | cache.batch(indices) if cache else batch
 
     def save(folder, model, entry):
@@ -247,7 +259,7 @@ def teacher_scores(args, kind, splits, teacher, tokenizer, accelerator):
     if not teacher:
         return None
     try:
-        result, _ = kind.evaluate(teacher, splits, tokenizer, args, accelerator)
+        result, _ = kind.evaluate(teacher, *(kind.theirs or (splits, tokenizer)), args, accelerator)
     except run_folder.Diverged as error:
         raise ValueError(f"--teacher {args.teacher}: its outputs are not finite; take another one") from error
     told = ", ".join(f"{name} {training.shown(result[name])}" for name in kind.task.metrics)
@@ -317,10 +329,12 @@ def main(argv=None):
         model_outputs.compile_models(student, teacher)
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
-        cache = teacher_cache.open_cache(args, teacher, splits["train"], accelerator, kind.token_axis is not None)
+        examples = (kind.theirs[0] if kind.theirs else splits)["train"]
+        cache = teacher_cache.open_cache(args, teacher, examples, accelerator, kind.token_axis is not None)
     inputs = None
     if not complete and args.task != "ax":
-        inputs = describe_inputs(args, accelerator, splits, student, teacher)
+        used = splits | ({"teacher_train": kind.theirs[0]["train"]} if kind.theirs else {})
+        inputs = describe_inputs(args, accelerator, used, student, teacher)
     how = "complete" if args.task == "ax" else run_folder.open_run_everywhere(args, accelerator, inputs)
     if how != "complete":
         if teacher:  # now that its weights have been described

@@ -52,6 +52,7 @@ class Kind:
     bounds: Mapping = MappingProxyType({})  # scores of the dev set that need no model, by name, for the record
     usage = ""  # lines of the model card
     held_out = None  # another Kind of the same task, with `splits` of its own that choose the best model
+    theirs = None  # ({split: Dataset tokenised for the teacher}, its tokenizer), where it is not the student's
     described = None  # what `run_folder.describe_data` says of the examples, in the main process
 
     def __init__(self, task):
