@@ -45,13 +45,12 @@ def _check_folder(name, what):
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
         raise ValueError(
             f"{what} {str(name)!r} holds an adapter of PEFT (LoRA), no whole model: merge it, in Python, by "
-            f"PeftModel.from_pretrained(model, {str(name)!r}).merge_and_unload().save_pretrained('merged'), where model "
-            f"is {base} with its head, save the tokenizer there too, and pass merged"
+            f"PeftModel.from_pretrained(model, {str(name)!r}).merge_and_unload().save_pretrained('merged'), where "
+            f"model is {base} with its head, save the tokenizer there too, and pass merged"
         )
     below = sorted(path.parent for path in folder.glob("*_Transformer/config.json"))
     if below and not (folder / "config.json").is_file():
         raise ValueError(f"{what} {str(name)!r} is of sentence-transformers, whose model is in {below[0]}: pass that")
-        )
 
 
 def load_config(name, what="model"):
