@@ -43,6 +43,7 @@ def load_everything(args):
         labels=label_names.of(task, args.label_map),
         need_head=not kind.headless,
         fine_tune_command=command,
+        whole_texts=kind.token_axis is None,
         **kind.head,
     )
     for model in filter(None, (student, teacher)):
@@ -67,6 +68,9 @@ def load_everything(args):
     if held_out:  # a dev set of its own, of which the kind knows no more than of the other
         kind.held_out = kinds.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
+    if theirs := models.teachers_tokenizer(args, tokenizer):
+        kind.theirs = kind.tokenize(splits, theirs, args)[0], theirs
+        command_line.say("teacher and student have different vocabularies: each is given its own pieces of the texts")
     splits, said = kind.tokenize(splits, tokenizer, args)
     if args.class_weights:
         kind.class_weights = kinds.balanced(splits["train"]["labels"][:], len(task.labels))
@@ -136,9 +140,13 @@ def taught_more(args):
     )
 
 
+THEIRS = "theirs."  # before the names of inputs of a batch that are the teacher's alone
+
+
 def taught(teacher, batch, need_hidden):
     """What the teacher says of a batch: out of the cache where the batch has it, else by a pass of its own."""
     out = teacher_cache.outputs(batch)
+    batch = {key.removeprefix(THEIRS): value for key, value in batch.items() if key.startswith(THEIRS)} or batch
     if out is None:
         with torch.no_grad():
             out = teacher(**model_outputs.model_inputs(teacher, batch), output_hidden_states=need_hidden)
@@ -215,13 +223,17 @@ def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, acce
     train, rows = batching.Arrays(splits["train"], batching.TRAINING), kind.rows.get("train", 1)
     lengths = train.lengths()
     lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
+    theirs = batching.Arrays(kind.theirs[0]["train"], batching.INPUTS) if kind.theirs and not cache else None
     files = {}
-    figures = make_figures(objective.layer_pairs, splits, teacher, tokenizer, accelerator)
+    figures = make_figures(objective.layer_pairs, splits, None if kind.theirs else teacher, tokenizer, accelerator)
     base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def collate(indices, epoch):
         indices = [i * rows + row for i in indices for row in range(rows)]
         batch = train.batch(indices, tokenizer.pad_token_id)
+        if theirs:
+            pieces = theirs.batch(indices, kind.theirs[1].pad_token_id)
+            batch |= {THEIRS + name: value for name, value in pieces.items()}
         return batch | cache.batch(indices) if cache else batch
 
     def save(folder, model, entry):
@@ -271,7 +283,7 @@ def teacher_scores(args, kind, splits, teacher, tokenizer, accelerator):
     if not teacher:
         return None
     try:
-        result, _ = kind.evaluate(teacher, splits, tokenizer, args, accelerator)
+        result, _ = kind.evaluate(teacher, *(kind.theirs or (splits, tokenizer)), args, accelerator)
     except run_folder.Diverged as error:
         raise ValueError(f"--teacher {args.teacher}: its outputs are not finite; take another one") from error
     told = ", ".join(f"{name} {training.shown(result[name])}" for name in kind.task.metrics)
@@ -341,12 +353,12 @@ def main(argv=None):
         model_outputs.compile_models(student, teacher)
     cache = None
     if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
-        cache = teacher_cache.open_cache(
-            args, objective, teacher, splits["train"], accelerator, kind.token_axis is not None
-        )
+        examples = (kind.theirs[0] if kind.theirs else splits)["train"]
+        cache = teacher_cache.open_cache(args, objective, teacher, examples, accelerator, kind.token_axis is not None)
     inputs = None
     if not complete and args.task != "ax":
-        inputs = describe_inputs(args, accelerator, splits, student, teacher)
+        used = splits | ({"teacher_train": kind.theirs[0]["train"]} if kind.theirs else {})
+        inputs = describe_inputs(args, accelerator, used, student, teacher)
     how, _lock = ("complete", None) if args.task == "ax" else run_folder.open_run_everywhere(args, accelerator, inputs)
     if how != "complete":
         if teacher:  # now that its weights have been described

@@ -1,6 +1,7 @@
 """Models: loading a teacher, building and initialising a student, aligning layers."""
 
 import functools
+import json
 import os
 import re
 import sys
@@ -37,8 +38,24 @@ def _explain(what, name, error):
     )
 
 
+def _check_folder(name, what):
+    """Raise ValueError, with the remedy, for a folder of an adapter, or with the model in a folder below."""
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+        raise ValueError(
+            f"{what} {str(name)!r} holds an adapter of PEFT (LoRA), no whole model: merge it, in Python, by "
+            f"PeftModel.from_pretrained(model, {str(name)!r}).merge_and_unload().save_pretrained('merged'), where "
+            f"model is {base} with its head, save the tokenizer there too, and pass merged"
+        )
+    below = sorted(path.parent for path in folder.glob("*_Transformer/config.json"))
+    if below and not (folder / "config.json").is_file():
+        raise ValueError(f"{what} {str(name)!r} is of sentence-transformers, whose model is in {below[0]}: pass that")
+
+
 def load_config(name, what="model"):
     """Configuration of a hub id or folder; ValueError in one line where there is none."""
+    _check_folder(name, what)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the hub, the file system and the parser each raise their own
@@ -296,8 +313,23 @@ def check_vocabulary(student, teacher, student_name, teacher_name):
     if s != t:
         raise ValueError(
             f"student {student_name!r} ({len(s)} words) and teacher {teacher_name!r} ({len(t)} words) have different "
-            "vocabularies: take a student with the teacher's vocabulary, or build one with --student_layers"
+            "vocabularies: take a student with the teacher's vocabulary, build one with --student_layers, or, for "
+            "whole texts, compare logits alone (--terms kd)"
         )
+
+
+def teachers_tokenizer(args, tokenizer):
+    """The teacher's tokenizer where `load_pair` allowed it to be another than the student's; else None."""
+    if not (args.teacher and args.student and args.student != args.teacher):
+        return None
+    own = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
+    return own if own.get_vocab() != tokenizer.get_vocab() else None
+
+
+def _logits_alone(terms):
+    """Whether no term reads hidden states or attention, which have a place for each token."""
+    needed = [losses.needs_of(name) for name in terms]
+    return bool(needed) and all(need.states is losses.nothing and need.qkv is losses.nothing for need in needed)
 
 
 # --- both models ---------------------------------------------------------------------------------------------------
@@ -333,18 +365,24 @@ def check_types(args, auto):
     return configs
 
 
-def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", **head):
+def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", whole_texts=False, **head):
     """(student, teacher or None, tokenizer) as the options say; the student is float32, in train mode later.
 
-    auto, labels, head: as in `load_model`. need_head, fine_tune_command: as in `load_teacher`.
+    auto, labels, head: as in `load_model`. need_head, fine_tune_command: as in `load_teacher`. whole_texts: whether
+    logits are those of whole texts; a student may then have another tokenizer, which is returned, if they are all that
+    is compared.
     Raises ValueError in one line for a model that cannot be had, other vocabularies or an untrained teacher.
     """
     configs = check_types(args, auto)
-    tokenizer = load_tokenizer(args.teacher or args.student, "tokenizer of")
+    tokenizer = theirs = load_tokenizer(args.teacher or args.student, "tokenizer of")
     if args.teacher and args.student and args.student != args.teacher:
-        check_vocabulary(load_tokenizer(args.student, "tokenizer of --student"), tokenizer, args.student, args.teacher)
+        ours = load_tokenizer(args.student, "tokenizer of --student")
+        if not (whole_texts and _logits_alone(getattr(args, "terms", ()))):
+            check_vocabulary(ours, tokenizer, args.student, args.teacher)
+        elif ours.get_vocab() != theirs.get_vocab():
+            tokenizer = ours
     for what, config in configs.items():
-        check_tokenizer(tokenizer, config, what, auto)
+        check_tokenizer(theirs if what.startswith("--teacher") else tokenizer, config, what, auto)
     teacher = None
     if args.teacher:
         teacher = load_teacher(

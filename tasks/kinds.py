@@ -55,6 +55,7 @@ class Kind:
     usage = ""  # lines of the model card
     class_weights = None  # [C], of `hard_loss`: --class_weights
     held_out = None  # another Kind of the same task, with `splits` of its own that choose the best model
+    theirs = None  # ({split: Dataset tokenised for the teacher}, its tokenizer), where it is not the student's
     described = None  # what `run_folder.describe_data` says of the examples, in the main process
 
     def __init__(self, task):

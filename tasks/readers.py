@@ -154,7 +154,8 @@ def _separator(header):
         except csv.Error:
             return 0
 
-    return max(SEPARATORS, key=columns)
+    best = max(SEPARATORS, key=columns)
+    return best if columns(best) > 1 else SEPARATORS[0]
 
 
 def _is_quoted(lines):

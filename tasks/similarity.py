@@ -22,6 +22,8 @@ def pooling_of(folder):
 
     Raises ValueError for another pooling, and for a folder with layers behind the pooling that change cosines.
     """
+    if Path(folder).name.endswith("_Transformer") and (Path(folder).parent / "modules.json").is_file():
+        folder = Path(folder).parent
     modules = _said(folder, "modules.json")
     if not modules:
         return "mean"

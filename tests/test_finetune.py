@@ -25,13 +25,14 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 import data
 import distill_finetune
 import losses
 import models
 import training
+from encoders import model_outputs
 from engine import checkpoints, run_folder, teacher_cache
 from tasks import kinds, readers
 
@@ -773,3 +774,38 @@ def test_exit_status_and_one_line_on_stderr(tmp_path):
         assert status == 2 and said in stderr, stderr
         assert len(stderr.splitlines()) == 1 and "Traceback" not in stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_with_another_vocabulary_is_given_its_own_pieces(world, teacher, tmp_path, capsys):
+    """A copy of the teacher whose words have other numbers says the same of the same texts."""
+    words, model = (auto.from_pretrained(teacher) for auto in (AutoTokenizer, AutoModelForSequenceClassification))
+    known = sorted(words.get_vocab(), key=words.get_vocab().get)
+    order = [*range(5), *range(len(known) - 1, 4, -1)]  # special words stay
+    (tmp_path / "vocab.txt").write_text("\n".join(known[i] for i in order) + "\n")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "copy")
+    embeddings = model.get_input_embeddings().weight
+    embeddings.data[: len(order)] = embeddings.data[order].clone()
+    model.save_pretrained(tmp_path / "copy")
+
+    def loaded(*terms):
+        options = ["--task", "cola", "--data_dir", world / "glue", "--teacher", teacher, "--student", tmp_path / "copy"]
+        args = distill_finetune.build_parser().parse_args(list(map(str, [*options, "--terms", *terms])))
+        distill_finetune.check_args(args)
+        return args, *distill_finetune.load_everything(args)
+
+    with pytest.raises(ValueError, match=r"different vocabularies: .* or, for whole texts, compare logits alone"):
+        loaded("kd", "pkd=1")
+    args, kind, splits, student, own, tokenizer = loaded("kd")
+    assert "each is given its own pieces" in capsys.readouterr().out
+    accelerator = training.make_accelerator(args)
+    recipe = distill_finetune.make_recipe(args, kind, splits, student, own, tokenizer, accelerator)
+    batch = recipe.collate([0, 5, 9], 0)
+    assert not torch.equal(batch["input_ids"], batch["theirs.input_ids"])
+    with torch.no_grad():
+        said = student.eval()(**model_outputs.model_inputs(student, batch))["logits"]
+        assert torch.allclose(distill_finetune.taught(own.eval(), batch, False)["logits"], said, atol=1e-6)
+        _, values = recipe.loss(student, batch | {"empty": False})
+    assert values["logits"] == pytest.approx(0, abs=1e-6)
+    scores = distill_finetune.teacher_scores(args, kind, splits, own, tokenizer, accelerator)
+    assert scores == pytest.approx(recipe.evaluate(student)[0])
+    assert recipe.evaluate(student)[2] == {}  # no figure: there are no words to compare

@@ -34,7 +34,7 @@ import models
 from encoders import families, label_names, layer_maps, model_outputs, students
 from engine import checks, cost, run_folder
 from options import add_models
-from tasks import kinds
+from tasks import kinds, similarity
 
 V, H, FF, P, T = 40, 8, 16, 20, 6  # vocabulary, width, feed-forward width, positions, tokens of a sequence
 NO_YES = ("no", "yes")
@@ -483,6 +483,32 @@ def test_model_that_cannot_be_had(loader, name, message, tmp_path):
     with pytest.raises(ValueError, match=f"--teacher '{name.format(root=tmp_path)}' {message}") as error:
         LOADERS[loader](name.format(root=tmp_path))
     assert one_line(error)
+
+
+def test_folders_that_hold_no_model_of_their_own_are_named_with_the_remedy(tmp_path):
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b", "peft_type": "LORA"}')
+    with pytest.raises(
+        ValueError, match=r"lora' holds an adapter of PEFT .LoRA.*merge_and_unload.*model is a/b"
+    ) as error:
+        models.load_config(str(adapter), "--teacher")
+    assert one_line(error)
+    sentences = tmp_path / "st"
+    make(kind="mlm").save_pretrained(sentences / "0_Transformer")
+    with pytest.raises(
+        ValueError, match=r"is of sentence-transformers, whose model is in .*st/0_Transformer: pass that"
+    ):
+        models.load_config(str(sentences))
+    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    kinds = [
+        {"idx": i, "path": f"{i}_{kind}", "type": f"a.{kind}"} for i, kind in enumerate(("Transformer", "Pooling"))
+    ]
+    (sentences / "modules.json").write_text(json.dumps(kinds))
+    (sentences / "1_Pooling").mkdir()
+    (sentences / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    assert similarity.pooling_of(str(sentences / "0_Transformer")) == "cls"
+    assert models.load_config(str(sentences / "0_Transformer")).num_hidden_layers
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:500])])
