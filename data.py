@@ -61,7 +61,7 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def bio(*types):
-    """The tags of the scheme BIO for entities of these types, in the order of their ids."""
+    """Return the tags of the scheme BIO for entities of these types, in the order of their ids."""
     return ("O", *(f"{letter}-{name}" for name in types for letter in "BI"))
 
 
@@ -286,7 +286,9 @@ def _glue_from_hub(name):
 
 
 def _meaning(word):
-    """What a label says however it is written: a number, or text without case and outer blanks, accents composed."""
+    """Return what a label says however it is written: a number, or text without case and outer blanks, accents
+    composed.
+    """
     value = number_of(word)
     return unicodedata.normalize("NFC", word).strip().casefold() if value is None else value
 
@@ -305,7 +307,9 @@ def _no_list(word, where, column):
 
 
 def _label_words(rows, path, column, skipped):
-    """The labels of a training file, in the order of their ids. Raises ValueError where two of them mean the same."""
+    """Return the labels of a training file, in the order of their ids. Raises ValueError where two of them mean the
+    same.
+    """
     first = {}
     for number, row in rows:
         values = pick(row, (column,), path, number, skipped)
@@ -324,7 +328,7 @@ def _label_words(rows, path, column, skipped):
 
 
 def kind_of(args):
-    """The name of the task's kind, which --kind or --regression may give for custom."""
+    """Return the name of the task's kind, which --kind or --regression may give for custom."""
     return args.kind or ("regression" if args.regression else TASKS[args.task].kind)
 
 
@@ -337,18 +341,18 @@ def _parts(rows, path, column, separator, skipped):
 
 
 def hub_id(args):
-    """(id, configuration or None) of --hub_dataset."""
+    """Return (id, configuration or None) of --hub_dataset."""
     name, _, config = args.hub_dataset.partition(":")
     return name, config or None
 
 
 def saved_splits(path):
-    """Whether a path is a folder in which `datasets` has saved several splits."""
+    """Return whether a path is a folder in which `datasets` has saved several splits."""
     return (Path(path) / "dataset_dict.json").is_file()
 
 
 def hub_splits(args):
-    """{split: (its name in messages, Dataset)} of --hub_dataset; a test set only where predictions are wanted."""
+    """Return {split: (its name in messages, Dataset)} of --hub_dataset; a test set only where predictions are wanted."""
     if saved_splits(args.hub_dataset):
         from datasets import load_from_disk
 
@@ -365,12 +369,14 @@ def hub_splits(args):
 
 
 def label_of(args):
-    """The column of rows that holds the label: --label_column, or what `readers.columns_joined` makes of several."""
+    """Return the column of rows that holds the label: --label_column, or what `readers.columns_joined` makes of
+    several.
+    """
     return args.label_column if isinstance(args.label_column, str) else " ".join(args.label_column)
 
 
 def own_rows(args, where, dataset, skipped):
-    """(rows, names of their labels or ()) of one file of the user's, or of a Dataset."""
+    """Return (rows, names of their labels or ()) of one file of the user's, or of a Dataset."""
     several = not isinstance(args.label_column, str)
     if dataset is None:
         dataset = readers.read_dataset(where)
@@ -386,7 +392,7 @@ def own_rows(args, where, dataset, skipped):
 
 
 def own_tables(args, skipped):
-    """{split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
+    """Return {split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
     if args.hub_dataset:
         sources = hub_splits(args)
     else:
@@ -440,7 +446,7 @@ def _custom(args, skipped, teachers=None):
 
 
 def load_examples(args, skipped, teachers=None):
-    """(task, {split: Dataset}) for args.task from the hub, --data_dir or the custom files.
+    """Return (task, {split: Dataset}) for args.task from the hub, --data_dir or the custom files.
 
     Splits are train, validation (mnli: validation_matched, validation_mismatched) and, where present, test. teachers:
     as in `_custom`.
@@ -456,7 +462,7 @@ def load_examples(args, skipped, teachers=None):
 
 
 def read_set(args, path, names, skipped):
-    """(task, Dataset) of one labelled file of texts, whose labels have the numbers of a model's `names`.
+    """Return (task, Dataset) of one labelled file of texts, whose labels have the numbers of a model's `names`.
 
     GLUE's tasks: a tsv file as GLUE has it; others: a table. Raises ValueError for labels that the model lacks.
     """
@@ -526,7 +532,7 @@ def drawn(rows, count):
 
 
 def task_files(name, data_dir):
-    """{split: path} of a task whose files stand in --data_dir or in the folder of the task's name below it.
+    """Return {split: path} of a task whose files stand in --data_dir or in the folder of the task's name below it.
 
     The first name that is there counts, and where the file is needed and none is, the first name; no test set, no path.
     """
@@ -592,7 +598,9 @@ def whole_texts(tokenizer):
 
 
 def id_count(tokenizer):
-    """One more than the largest id; len(tokenizer) is less if the vocabulary has holes, as words given twice leave."""
+    """Return one more than the largest id; len(tokenizer) is less if the vocabulary has holes, as words given twice
+    leave.
+    """
     return max(tokenizer.get_vocab().values()) + 1
 
 
@@ -616,7 +624,7 @@ def with_offsets(tokenizer, *texts, **options):
 
 
 def texts_apart(examples, prefix=""):
-    """The texts of a Dataset with text_a, (text_b) as rows of their own, those of a pair one after the other."""
+    """Return the texts of a Dataset with text_a, (text_b) as rows of their own, those of a pair one after the other."""
     from datasets import Dataset
 
     names = [name for name in ("text_a", "text_b") if name in examples.column_names]

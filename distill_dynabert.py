@@ -99,7 +99,7 @@ def make_loss(args, objective, kind, teacher, sizes):
     said = {"ids": None, "out": None}  # the last batch's words and what the teacher said of them
 
     def teach(teacher, batch, need_hidden):
-        """The teacher's outputs of a batch, made anew when it is another one than before."""
+        """Return the teacher's outputs of a batch, made anew when it is another one than before."""
         if said["ids"] is not batch["input_ids"]:
             said.update(ids=None, out=None)
             said.update(ids=batch["input_ids"], out=distill_finetune.taught(teacher, batch, need_hidden))
@@ -113,7 +113,7 @@ def make_loss(args, objective, kind, teacher, sizes):
     whole = distill_finetune.make_loss(objective, kind, teacher, teach, resized)
 
     def loss(student, batch):
-        """A pass of one sub-network; weighted sum and terms."""
+        """Return a pass of one sub-network; weighted sum and terms."""
         total, values = whole(student, batch)
         return total, {**values, str(batch["part"]): total.detach()}
 
@@ -121,7 +121,7 @@ def make_loss(args, objective, kind, teacher, sizes):
 
 
 def aligned(args, layers, teacher):
-    """The layer maps of a sub-network of so many layers."""
+    """Return the layer maps of a sub-network of so many layers."""
     return layer_maps.layer_maps(args, layers, teacher.config.num_hidden_layers)
 
 
@@ -243,7 +243,7 @@ def main(argv=None):
 
 
 def make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache):
-    """What the loop needs to know: distill_finetune.py's recipe with every sub-network's loss and scores."""
+    """Return what the loop needs to know: distill_finetune.py's recipe with every sub-network's loss and scores."""
     recipe = distill_finetune.make_recipe(
         args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache
     )

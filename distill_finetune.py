@@ -28,7 +28,7 @@ from tasks import batching, kinds, overview, readers
 
 
 def load_everything(args):
-    """(objective, kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError."""
+    """Return (objective, kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError."""
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = kinds.chosen(args).read(args, skipped)
     kind = kinds.chosen(args)(task)
@@ -85,7 +85,7 @@ def load_everything(args):
 
 
 def more_teachers(args, kind, teacher, tokenizer, command):
-    """The teachers of --more_teachers; ValueError for one that does not go with the first; command: makes one."""
+    """Return the teachers of --more_teachers; ValueError for one that does not go with the first; command: makes one."""
     found, labels = [], label_names.of(kind.task, args.label_map)
     for name in args.more_teachers:
         own = models.load_config(name, "--more_teachers").model_type
@@ -121,7 +121,7 @@ def hold_out(args, splits):
 
 
 def taught_more(args):
-    """A line if the teacher's run.json says that it was trained on other examples than those of args; else ""."""
+    """Return a line if the teacher's run.json says that it was trained on other examples than those of args; else ""."""
     try:
         options = (run_folder.read_record(args.teacher) or {}).get("options", {}) if args.teacher else {}
     except ValueError:
@@ -144,7 +144,7 @@ THEIRS = "theirs."  # before the names of inputs of a batch that are the teacher
 
 
 def taught(teacher, batch, need_hidden):
-    """What the teacher says of a batch: out of the cache where the batch has it, else by a pass of its own."""
+    """Return what the teacher says of a batch: out of the cache where the batch has it, else by a pass of its own."""
     out = teacher_cache.outputs(batch)
     batch = {key.removeprefix(THEIRS): value for key, value in batch.items() if key.startswith(THEIRS)} or batch
     if out is None:
@@ -160,7 +160,7 @@ def make_loss(objective, kind, teacher, teach=taught, before=lambda student, bat
     """
 
     def loss(student, batch):
-        """One forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""
+        """Return one forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""
         now = objective.at(batch.get("progress", 0.0))
         inner = getattr(student, "module", student)
         pairs = before(inner, batch, objective.layer_pairs)
@@ -175,7 +175,7 @@ def make_loss(objective, kind, teacher, teach=taught, before=lambda student, bat
         t_view = t_out and losses.ModelView(t_out, t_layers, mask, kind=kind)
 
         def hard_loss():
-            """The loss on the true labels."""
+            """Return the loss on the true labels."""
             return kind.hard_loss(view.logits, kind.labels(batch), view.across_processes)
 
         total, values = losses.objective(view, t_view, batch, now, hard_loss)
@@ -185,7 +185,7 @@ def make_loss(objective, kind, teacher, teach=taught, before=lambda student, bat
 
 
 def make_figures(layer_pairs, splits, teacher, tokenizer, accelerator):
-    """The function model -> {name: figure} of its relations beside the teacher's in one sentence of the dev set."""
+    """Return the function model -> {name: figure} of its relations beside the teacher's in one sentence of the dev set."""
     first = next(split for name, split in splits.items() if name.startswith("validation"))[0]
     tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
     sentence = {k: torch.tensor([first[k][:24]], device=accelerator.device) for k in batching.INPUTS if k in first}
@@ -219,7 +219,7 @@ def make_evaluate(args, kind, splits, tokenizer, accelerator, files, figures):
 
 
 def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
-    """What the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
+    """Return what the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
     train, rows = batching.Arrays(splits["train"], batching.TRAINING), kind.rows.get("train", 1)
     lengths = train.lengths()
     lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
@@ -300,7 +300,7 @@ def describe_inputs(args, accelerator, splits, student, teacher):
 
 
 def new_record(args, accelerator, stage, kind, objective, examples, student, teacher, inputs, scores):
-    """What run.json says of a run of this stage on a task before it has results; scores: of the teacher."""
+    """Return what run.json says of a run of this stage on a task before it has results; scores: of the teacher."""
     return run_folder.new_record(
         args,
         accelerator,

@@ -40,7 +40,7 @@ EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
 
 
 def load_everything(args):
-    """(objective, training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError.
+    """Return (objective, training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError.
 
     Blocks are {language: Dataset}; to train on with --streaming, what `open_streams` returns.
     """
@@ -74,7 +74,7 @@ def load_everything(args):
 
 
 def load_text(args, tokenizer):
-    """(training blocks, evaluation blocks) as `load_everything` has them. Raises ValueError if there are none."""
+    """Return (training blocks, evaluation blocks) as `load_everything` has them. Raises ValueError if there are none."""
     corpora, others = by_language(args.corpus), by_language(args.validation_corpus or ())
     for text in itertools.chain(*corpora.values(), *others.values()):
         plain_text.check_name(text)  # of the last one, too, before the first is read
@@ -87,7 +87,7 @@ def load_text(args, tokenizer):
         )
 
     def load(texts):
-        """The blocks of some texts, one after the other."""
+        """Return the blocks of some texts, one after the other."""
         options = {"column": args.text_column, "whole": args.whole_texts}
         found = [plain_text.load_blocks(one, tokenizer, args.seq_length, args.num_proc, **options) for one in texts]
         return datasets.concatenate_datasets(found)
@@ -118,12 +118,12 @@ def load_text(args, tokenizer):
 
 
 def joined(blocks):
-    """One Dataset of {language: Dataset}, one language after the other."""
+    """Return one Dataset of {language: Dataset}, one language after the other."""
     return datasets.concatenate_datasets(list(blocks.values()))
 
 
 def open_streams(args, tokenizer):
-    """The function (worker, position) -> Stream of the share that a worker of this process reads.
+    """Return the function (worker, position) -> Stream of the share that a worker of this process reads.
 
     Raises ValueError if a share does not fill one block.
     """
@@ -143,7 +143,7 @@ def open_streams(args, tokenizer):
 
 
 def make_stream_reader(args, open_stream, positions):
-    """The function indices -> (blocks [B, T], {worker: its position after them}), called where the worker is.
+    """Return the function indices -> (blocks [B, T], {worker: its position after them}), called where the worker is.
 
     positions: {worker: position} from a checkpoint, looked at when the first block is wanted.
     """
@@ -160,7 +160,7 @@ def make_stream_reader(args, open_stream, positions):
 
 
 def make_collate(args, read, tokenizer, vocab_size):
-    """The function (indices, epoch) -> batch with masks that depend on seed, epoch and block alone.
+    """Return the function (indices, epoch) -> batch with masks that depend on seed, epoch and block alone.
 
     read: from indices to (blocks [B, T], position or None).
     """
@@ -196,7 +196,7 @@ def make_collate(args, read, tokenizer, vocab_size):
 
 
 def outputs(model, inner, batch):
-    """What the terms see of a model: hidden states, the head at the masked positions, what terms asked for."""
+    """Return what the terms see of a model: hidden states, the head at the masked positions, what terms asked for."""
     out = model(model_outputs.model_inputs(inner.model, batch), batch["positions"])
     decoder = out.pop("decoder", None)
     if batch.get("empty"):  # this process had no block left: all it computed counts nothing
@@ -224,7 +224,7 @@ def make_losses(objective, teacher):
         t_view = t_out and losses.ModelView(t_out, t_layers, mask)
 
         def hard_loss():
-            """The loss on the masked words."""
+            """Return the loss on the masked words."""
             labels = batch["labels"][: len(s_out["head"].inputs)]
             return mlm_head.head_cross_entropy(
                 s_out["head"], labels, across_processes=across_processes, compiled=objective.compile
@@ -236,7 +236,7 @@ def make_losses(objective, teacher):
 
 
 def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
-    """The function model -> {name: figure} of its relations beside the teacher's in the first held-out block."""
+    """Return the function model -> {name: figure} of its relations beside the teacher's in the first held-out block."""
     ids = [i for i in held_out[:1]["input_ids"][0] if i != tokenizer.pad_token_id][:24]
     tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
     block = {"input_ids": ids}
@@ -252,7 +252,7 @@ def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
 
 
 def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, figures):
-    """The function model -> (metrics, score, figures) over the held-out blocks, with masks that never change.
+    """Return the function model -> (metrics, score, figures) over the held-out blocks, with masks that never change.
 
     sizes: {language: its blocks}, which lie one language after the other. figures: from a model to them.
     """
@@ -265,7 +265,7 @@ def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, fi
     trained_head = not headless(args)
 
     def means(sums):
-        """({metric: float}, score) of {name: sum over blocks}."""
+        """Return ({metric: float}, score) of {name: sum over blocks}."""
         result = {name: sums[name] / sums["blocks"] for name in weights if name in sums}
         total = sum(weights[name] * value for name, value in result.items())
         if not trained_head:
@@ -307,7 +307,7 @@ def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, fi
 
 
 def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, accelerator):
-    """What the loop needs to know of this corpus and objective."""
+    """Return what the loop needs to know of this corpus and objective."""
     terms, weights = make_losses(objective, teacher), objective.weights
     vocab_size = student.model.config.vocab_size
     modules = sentence_files(args, student.model, teacher)
@@ -324,7 +324,7 @@ def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, 
         return total, {name: value.detach() for name, value in values.items()}
 
     def plan(size, epoch):
-        """The steps of an epoch, so many blocks each, in an order of its own."""
+        """Return the steps of an epoch, so many blocks each, in an order of its own."""
         if args.streaming:
             return batching.Steps(range(args.max_steps * size), size)
         order = plain_text.epoch_order(sizes, counts, args.seed, epoch)

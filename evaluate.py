@@ -28,7 +28,7 @@ OF_FIRST = ("data_dir", "validation_file", "hub_dataset", "validation_split")  #
 
 
 def sets_of(words):
-    """{name: path} of the words of --sets. Raises ValueError for one that is none, a missing file, a name twice."""
+    """Return {name: path} of the words of --sets. Raises ValueError for one that is none, a missing file, a name twice."""
     found = {}
     for word in words:
         name, equal, path = word.partition("=")
@@ -45,7 +45,9 @@ def sets_of(words):
 
 
 def options_for(args, name):
-    """The options that a model is scored with: those of its run, then the typed ones. Raises ValueError for no task."""
+    """Return the options that a model is scored with: those of its run, then the typed ones. Raises ValueError for no
+    task.
+    """
     typed = {key: value for key, value in vars(args).items() if key in DATA}
     record = run_folder.read_record(name)
     theirs = record["options"] if record and record["stage"] != "pretrain" else {}
@@ -76,7 +78,7 @@ DATA = vars(finetune_parser().parse_args(["--task", "custom"])).keys() & {
 
 
 def check_head(name, kind):
-    """The model's configuration. Raises ValueError if the files say that its head is not this kind's."""
+    """Return the model's configuration. Raises ValueError if the files say that its head is not this kind's."""
     config = models.load_config(name)
     trained, due = (config.architectures or [""])[0], kind.auto.__name__.removeprefix("AutoModel")
     if not kind.headless and not trained.endswith(due):
@@ -87,7 +89,7 @@ def check_head(name, kind):
 
 
 def dev_file(args):
-    """The file of the task's dev set; None where it is read with the other sets of the task."""
+    """Return the file of the task's dev set; None where it is read with the other sets of the task."""
     if args.task == "custom":
         if not (args.validation_file or args.hub_dataset):
             raise ValueError("nothing to score on: pass --sets NAME=PATH, or --validation_file")
@@ -104,7 +106,7 @@ def dev_file(args):
 
 
 def read(args, path, names, skipped):
-    """(task, {split: examples}) of one set, for a model whose labels have these names; path None: the dev set."""
+    """Return (task, {split: examples}) of one set, for a model whose labels have these names; path None: the dev set."""
     kind = kinds.chosen(args)
     if path is None:
         task, splits = kind.read(args, skipped)
@@ -114,7 +116,7 @@ def read(args, path, names, skipped):
 
 
 def score_model(args, config, sets, wanted, accelerator):
-    """{set: (headline metrics, all metrics, {file: text} if predictions are wanted)} of one model."""
+    """Return {set: (headline metrics, all metrics, {file: text} if predictions are wanted)} of one model."""
     given = dict(word.rpartition("=")[::2] for word in args.label_map or ())
     names = [given.get(name, name) for name in label_names.stored_names(config)]
     skipped, found = readers.Skipped(args.skip_bad_examples), {}
@@ -151,7 +153,7 @@ def score_model(args, config, sets, wanted, accelerator):
 
 
 def rows_of(scores):
-    """(header, rows) of the table: scores x 100 of each model, then the share in % that it keeps of the first's."""
+    """Return (header, rows) of the table: scores x 100 of each model, then the share in % that it keeps of the first's."""
     first = next(iter(scores.values()))
     header = ["model", *(f"{title} ({' / '.join(found[0])})" for title, found in first.items())]
     rows, kept = [], []

@@ -78,7 +78,7 @@ class ModelView:
 
     @cached_property
     def valid(self):
-        """The mask as bool [B, T]."""
+        """Return the mask as bool [B, T]."""
         if self.mask is None:
             first = self.out["hidden_states"][0]
             return torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
@@ -90,7 +90,7 @@ class ModelView:
         return projected.get(term, self.out["hidden_states"])[layer]
 
     def heads(self, layer):
-        """(number of attention heads, width of all of them together) of a layer."""
+        """Return (number of attention heads, width of all of them together) of a layer."""
         heads, size = self.out["qkv"][layer][0].shape[-2:]
         return heads, heads * size
 
@@ -105,7 +105,7 @@ class ModelView:
         return masked_mean(total, count, self.across_processes)
 
     def relation(self, name, teacher, args):
-        """One relation between this model, the student, and the teacher's ModelView, float32 scalar.
+        """Return one relation between this model, the student, and the teacher's ModelView, float32 scalar.
 
         All relations of the same layers that args.terms wants are made at once, when the first is asked for: they share
         what they cost. Where args has no terms, all that the aligned layers allow.
@@ -135,17 +135,17 @@ class ModelView:
         return found[name]
 
     def layers_of(self, kind):
-        """The layers that the relations of a kind, "wr" or "ltr", are made of."""
+        """Return the layers that the relations of a kind, "wr" or "ltr", are made of."""
         return tuple(getattr(self.layers, kind, self.layers))
 
 
 def _word_pairs(layer_pairs):
-    """The aligned pairs of the word relations."""
+    """Return the aligned pairs of the word relations."""
     return list(getattr(layer_pairs, "wr", layer_pairs))
 
 
 def _ltr_pairs(layer_pairs):
-    """The aligned pairs of the layer transforming relations."""
+    """Return the aligned pairs of the layer transforming relations."""
     return list(getattr(layer_pairs, "ltr", layer_pairs))
 
 
@@ -191,12 +191,14 @@ def _ltr_triple_term(student, teacher, batch, args):
 
 
 def _last_words(layer_pairs):
-    """The last of the aligned pairs of the word relations."""
+    """Return the last of the aligned pairs of the word relations."""
     return sorted(_word_pairs(layer_pairs))[-1:]
 
 
 def _between_sentences(name, student, teacher, args):
-    """A word relation with the batch's sentences in place of words: means of their real words' states, last layer."""
+    """Return a word relation with the batch's sentences in place of words: means of their real words' states, last
+    layer.
+    """
     (s, t), pooled = _last_words(list(zip(student.layers_of("wr"), teacher.layers_of("wr"), strict=True)))[0], []
     for view, layer in ((student, s), (teacher, t)):  # one set of B sentences
         pooled.append([baselines.sentence_means(view.out["hidden_states"][layer], student.valid)[None]])
@@ -252,22 +254,22 @@ def objective(student, teacher, batch, recipe, hard_loss=None):
 
 
 def needs_of(name):
-    """The `Needs` that stand beside a term's function; by default all aligned hidden states."""
+    """Return the `Needs` that stand beside a term's function; by default all aligned hidden states."""
     return getattr(TERMS[name], "needs", Needs())
 
 
 def teacher_layers(terms, layer_pairs):
-    """The teacher's hidden states that the terms read, in order; [] for terms that need none."""
+    """Return the teacher's hidden states that the terms read, in order; [] for terms that need none."""
     return sorted({t for name in terms for _, t in needs_of(name).states(layer_pairs)})
 
 
 def qkv_pairs(terms, layer_pairs):
-    """The pairs of layers whose queries, keys and values the terms read, in order; [] for terms that need none."""
+    """Return the pairs of layers whose queries, keys and values the terms read, in order; [] for terms that need none."""
     return sorted({pair for name in terms for pair in needs_of(name).qkv(layer_pairs)})
 
 
 def projected_layers(terms, layer_pairs):
-    """{term: student layers that it compares through a learned projection where widths differ}."""
+    """Return {term: student layers that it compares through a learned projection where widths differ}."""
     return {name: [s for s, _ in needs_of(name).states(layer_pairs)] for name in terms if needs_of(name).projected}
 
 
@@ -290,7 +292,7 @@ def check_terms(terms, layer_pairs, student=None, teacher=None):
 
 
 def no_rows(out):
-    """A batch, or a model's outputs for it, without any example; still with a graph: every term of them is 0."""
+    """Return a batch, or a model's outputs for it, without any example; still with a graph: every term of them is 0."""
     if isinstance(out, torch.Tensor):
         return out[:0]
     if isinstance(out, tuple):
@@ -299,5 +301,5 @@ def no_rows(out):
 
 
 def several_processes():
-    """Whether torch.distributed is running, so that means over a batch are those of all processes."""
+    """Return whether torch.distributed is running, so that means over a batch are those of all processes."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()

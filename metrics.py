@@ -72,7 +72,7 @@ def _first_bad(logits):
 
 
 def score(metrics, names):
-    """The one number by which runs are compared: the mean of the headline metrics."""
+    """Return the one number by which runs are compared: the mean of the headline metrics."""
     return sum(metrics[name] for name in names) / len(names)
 
 
@@ -106,7 +106,7 @@ def label_set_metrics(logits, labels):
 
 
 def tag_metrics(golds, predictions):
-    """{"accuracy": share of the words with the right tag} of tagged sentences (lists of tags)."""
+    """Return {"accuracy": share of the words with the right tag} of tagged sentences (lists of tags)."""
     pairs = [g == p for gold, found in zip(golds, predictions, strict=True) for g, p in zip(gold, found, strict=True)]
     return {"accuracy": sum(pairs) / len(pairs)}
 
@@ -196,7 +196,7 @@ def squad_scores(prediction, golds, v2=False):
 
 
 def best_threshold(start, gains, differences):
-    """(total, threshold): the best total when questions are answered from the most certain one on.
+    """Return (total, threshold): the best total when questions are answered from the most certain one on.
 
     start: the total with none answered. gains: {id: what answering the question adds}. differences: {id: null score -
     score of the answer}. As in the official evaluation of SQuAD 2.0 the threshold is 0 where it is best to answer none.
@@ -225,7 +225,7 @@ def official_best(scored, answers, golds, differences):
 
 
 def usable_threshold(scored, empty, differences):
-    """The threshold with the best F1: a question whose difference is above it counts as unanswerable.
+    """Return the threshold with the best F1: a question whose difference is above it counts as unanswerable.
 
     scored, empty: {id: (exact match, F1)} of answering the question and of calling it unanswerable.
     """

@@ -22,7 +22,7 @@ from tasks import hub
 
 
 def _explain(what, name, error):
-    """One line for a model or tokenizer that could not be loaded."""
+    """Return one line for a model or tokenizer that could not be loaded."""
     if "ignore_mismatched_sizes" in str(error):
         return ValueError(
             f"{what} {str(name)!r} has a head for another number of labels than this task's (or weights of another "
@@ -82,7 +82,7 @@ def load_tokenizer(name, what="tokenizer of"):
 
 
 def _lost_capitals(tokenizer):
-    """What a message says of a tokenizer that lower-cases texts and has words with capitals; "" of others."""
+    """Return what a message says of a tokenizer that lower-cases texts and has words with capitals; "" of others."""
     normalizer = tokenizer.backend_tokenizer.normalizer
     if not normalizer or "A" in normalizer.normalize_str("A"):
         return ""
@@ -132,7 +132,7 @@ def load_model(name, auto, what="model", *, labels=(), **head):
 
 
 def as_labels(labels):
-    """A labels.Labels from one, or from words that are names too; None where there are no labels."""
+    """Return a labels.Labels from one, or from words that are names too; None where there are no labels."""
     if isinstance(labels, label_names.Labels):
         return labels if labels.words else None
     return label_names.Labels(tuple(labels), tuple(labels), {}) if labels else None
@@ -186,12 +186,12 @@ def narrow(base):
 
 
 def _finite(value):
-    """Whether a tensor holds neither NaN nor infinity: by its two ends, ten times as fast as number by number."""
+    """Return whether a tensor holds neither NaN nor infinity: by its two ends, ten times as fast as number by number."""
     return not value.numel() or torch.stack(value.aminmax()).isfinite().all()
 
 
 def check_loaded(model, info, what):
-    """The sorted names of parameters that the files lacked, all of a head; info: transformers' loading info.
+    """Return the sorted names of parameters that the files lacked, all of a head; info: transformers' loading info.
 
     Raises ValueError if others are missing: transformers leaves them at random values. A head is what lies outside
     base_model, and its pooler, which files of masked language models lack; each of its modules is there or not, never a
@@ -228,7 +228,7 @@ def check_loaded(model, info, what):
 
 
 def _half_there(model, missing, prefix):
-    """The first missing parameter of a head's module of which the files held others; None if there is none."""
+    """Return the first missing parameter of a head's module of which the files held others; None if there is none."""
 
     def module(name):
         return re.match(rf"({re.escape(prefix)})?[^.]+", name)[0]
@@ -260,7 +260,7 @@ def check_labels(config, labels, what, remedy):
 
 
 def load_teacher(name, auto, *, labels=(), need_head=True, fine_tune_command="distill_finetune.py", **head):
-    """The frozen teacher; its head must have been trained, unless need_head is false.
+    """Return the frozen teacher; its head must have been trained, unless need_head is false.
 
     Arguments as in `load_model`. Raises ValueError if the head would be freshly initialised or has other labels.
     """
@@ -319,7 +319,7 @@ def check_vocabulary(student, teacher, student_name, teacher_name):
 
 
 def teachers_tokenizer(args, tokenizer):
-    """The teacher's tokenizer where `load_pair` allowed it to be another than the student's; else None."""
+    """Return the teacher's tokenizer where `load_pair` allowed it to be another than the student's; else None."""
     if not (args.teacher and args.student and args.student != args.teacher):
         return None
     own = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
@@ -327,7 +327,7 @@ def teachers_tokenizer(args, tokenizer):
 
 
 def _logits_alone(terms):
-    """Whether no term reads hidden states or attention, which have a place for each token."""
+    """Return whether no term reads hidden states or attention, which have a place for each token."""
     needed = [losses.needs_of(name) for name in terms]
     return bool(needed) and all(need.states is losses.nothing and need.qkv is losses.nothing for need in needed)
 
@@ -336,7 +336,7 @@ def _logits_alone(terms):
 
 
 def check_types(args, auto):
-    """The configurations of teacher and student, by name in errors; ValueError if what is asked for cannot work."""
+    """Return the configurations of teacher and student, by name in errors; ValueError if what is asked for cannot work."""
     configs = {
         f"--{option} {name!r}": load_config(name, f"--{option}")
         for option, name in (("teacher", args.teacher), ("student", args.student))
@@ -366,7 +366,7 @@ def check_types(args, auto):
 
 
 def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", whole_texts=False, **head):
-    """(student, teacher or None, tokenizer) as the options say; the student is float32, in train mode later.
+    """Return (student, teacher or None, tokenizer) as the options say; the student is float32, in train mode later.
 
     auto, labels, head: as in `load_model`. need_head, fine_tune_command: as in `load_teacher`. whole_texts: whether
     logits are those of whole texts; a student may then have another tokenizer, which is returned, if they are all that

@@ -49,7 +49,7 @@ def begin(parser, check=None):
 
 
 def one_line(text):
-    """The text with everything that is not printable, line ends too, written as an escape."""
+    """Return the text with everything that is not printable, line ends too, written as an escape."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
@@ -68,7 +68,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
 
     def parse_args(self, args=None, namespace=None):
-        """The options; for records older than an option also the `defaults`, and `asked`: names with other values."""
+        """Return the options; for records older than an option also the `defaults`, and `asked`: names with other
+        values.
+        """
         found = super().parse_args(args, namespace)
         defaults = {action.dest: action.default for action in self._actions if action.dest in vars(found)}
         found.asked = [name for name, default in defaults.items() if getattr(found, name) != default]
@@ -80,19 +82,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def named_folder(text):
-    """An argparse type: a path. Nothing, as an unset variable of the shell leaves it, would be the folder one is in."""
+    """Return an argparse type: a path. Nothing, as an unset variable of the shell leaves it, would be the folder one is
+    in.
+    """
     if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r} names no folder: is a variable unset?")
     return Path(text)
 
 
 def number(kind, low, high=math.inf, open_low=False):
-    """An argparse type: a number of the kind, from low (itself left out if open_low) to high."""
+    """Return an argparse type: a number of the kind, from low (itself left out if open_low) to high."""
     return functools.partial(_number, kind=kind, low=low, high=high, open_low=open_low)
 
 
 def _number(text, kind, low, high, open_low):
-    """The text as a number within the limits of `number`."""
+    """Return the text as a number within the limits of `number`."""
     try:
         value = kind(text)
     except ValueError:
@@ -104,7 +108,7 @@ def _number(text, kind, low, high, open_low):
 
 
 def _column(text):
-    """An argparse type: the number of a column, or the text that names it."""
+    """Return an argparse type: the number of a column, or the text that names it."""
     try:
         return int(text)
     except ValueError:
@@ -445,7 +449,7 @@ def _add_cache(parser):
 
 
 def finetune_parser():
-    """The options of distill_finetune.py."""
+    """Return the options of distill_finetune.py."""
     parser = Parser(
         description="Task-specific distillation: GLUE, SQuAD, words, several labels, your own files; "
         "without --teacher: fine-tuning."
@@ -485,7 +489,7 @@ def finetune_parser():
 
 
 def pretrain_parser():
-    """The options of distill_pretrain.py."""
+    """Return the options of distill_pretrain.py."""
     parser = Parser(
         description="Task-agnostic distillation of a masked language model on plain text; without "
         "--teacher: plain MLM pre-training."
@@ -547,7 +551,7 @@ def pretrain_parser():
 
 
 def dynabert_parser():
-    """The options of distill_dynabert.py."""
+    """Return the options of distill_dynabert.py."""
     parser = Parser(
         description="DynaBERT with CKD: one student that runs at any of some widths and depths, distilled "
         "from a task's teacher."
@@ -588,7 +592,7 @@ def dynabert_parser():
 
 
 def trim_parser():
-    """The options of trim_vocabulary.py."""
+    """Return the options of trim_vocabulary.py."""
     parser = Parser(
         description="A model with the words of some languages only: the same layers, and the rows of those "
         "words that a text uses."
@@ -634,7 +638,7 @@ def trim_parser():
 
 
 def evaluate_parser():
-    """The options of evaluate.py. Data options stand in the result only where they were typed."""
+    """Return the options of evaluate.py. Data options stand in the result only where they were typed."""
     parser = Parser(description="Scores of saved models on any number of sets, and what each keeps of the first's.")
     add_data(parser, required=False)
     for action in parser._actions:  # a run brings its own, which only typed ones overrule

@@ -56,7 +56,7 @@ def angles(h):
 
 
 def compare(student, teacher, criterion):
-    """A criterion between equal numbers of relations: "mse", "l1" or "huber", one value for each."""
+    """Return a criterion between equal numbers of relations: "mse", "l1" or "huber", one value for each."""
     difference = student - teacher
     if criterion == "mse":
         return difference.square()
@@ -65,7 +65,7 @@ def compare(student, teacher, criterion):
 
 
 def pair_values(student, teacher, distance="cosine", criterion="kl"):
-    """The term of every ordered pair i != j of one set; student [n, Ds], teacher [n, Dt] -> [n (n - 1)]."""
+    """Return the term of every ordered pair i != j of one set; student [n, Ds], teacher [n, Dt] -> [n (n - 1)]."""
     n = len(student)
     if n < 2:
         return student.new_zeros(0)
@@ -78,7 +78,7 @@ def pair_values(student, teacher, distance="cosine", criterion="kl"):
 
 
 def triple_values(student, teacher, places, window=None, criterion="mse"):
-    """The term of every ordered triple (i, j, k) of distinct members of one set, i and k in the window around j.
+    """Return the term of every ordered triple (i, j, k) of distinct members of one set, i and k in the window around j.
 
     student [n, Ds], teacher [n, Dt]; places [n]: positions in the sentence; window: odd, None = all. Returns [triples].
     """
@@ -192,7 +192,7 @@ def masked_mean(total, count, across_processes=False):
 
 
 def divisor(count, across_processes=False):
-    """What `masked_mean` divides by, for one count or a tensor of several."""
+    """Return what `masked_mean` divides by, for one count or a tensor of several."""
     if not across_processes:
         return count.clamp(min=1)
     count = count.detach().clone()
@@ -362,12 +362,12 @@ def _pool(threads):
 
 @functools.cache
 def _compiled(function):
-    """The function by torch.compile, once for all lengths; at most torch's recompile_limit of variants."""
+    """Return the function by torch.compile, once for all lengths; at most torch's recompile_limit of variants."""
     return torch.compile(function, dynamic=True)
 
 
 def _map(function, items, device, threads=True):
-    """[function(item), ...]; on a CPU by torch's number of threads, unless not wanted, an item a thread.
+    """Return [function(item), ...]; on a CPU by torch's number of threads, unless not wanted, an item a thread.
 
     An operation that is itself split among threads waits for the last of them, thousands of times where another process
     holds one of the cores. A block given whole to one thread waits once, and the other threads take what is left.
@@ -530,7 +530,7 @@ class _Sets(NamedTuple):
 
 
 def _block(student, teacher, part, padding, tokens, names, options, need):
-    """(sums of the named relations [k], [F of each]) of a part of the batch; hidden states [B, T, D].
+    """Return (sums of the named relations [k], [F of each]) of a part of the batch; hidden states [B, T, D].
 
     part: as in `_vectors`. Of the part, padding [b, n], bool, or None, and the number of its real tokens, at least 1,
     tokens [b]. F is None unless it is needed.
@@ -562,7 +562,7 @@ def _joined(parts, axis):
 
 
 def _sum_and_factor(name, sets, options, need):
-    """(sum of one relation over the sets, its F or None)."""
+    """Return (sum of one relation over the sets, its F or None)."""
     if name.endswith("pair"):
         return _pairs(sets, options, need)
     return _triples(sets, options.window if name == "wr_triple" else None, options, need)
@@ -644,7 +644,9 @@ def _of_distances(g):
 
 
 def _criterion(difference, criterion, delta=1.0):
-    """(sum, slope) of a criterion over differences student - teacher, which are overwritten; units as named above."""
+    """Return (sum, slope) of a criterion over differences student - teacher, which are overwritten; units as named
+    above.
+    """
     if criterion == "mse":
         flat = difference.flatten()
         return torch.dot(flat, flat), difference
@@ -675,7 +677,7 @@ def _in_chunks(sets, each, function):
 
 
 def _pairs(sets, options, need):
-    """(sum over ordered pairs, F or None)."""
+    """Return (sum over ordered pairs, F or None)."""
     function = _cosine_pairs if options.distance == "cosine" else _distance_pairs
     function = functools.partial(function, criterion=options.pair_criterion, need=need)
     return _in_chunks(sets, sets.distance[0].numel(), function)
@@ -726,7 +728,7 @@ def _distance_pairs(sets, criterion, need):
 
 
 def _triples(sets, window, options, need):
-    """(sum over ordered triples, F or None); window: odd number of positions around j, or None for all."""
+    """Return (sum over ordered triples, F or None); window: odd number of positions around j, or None for all."""
     n = sets.distance.shape[-1]
     dense = window is None or 2 * n <= 3 * window  # up to there all triples are made faster than windows are looked up
     if dense and window is not None and n > window // 2 + 1:
@@ -739,7 +741,7 @@ def _triples(sets, window, options, need):
 
 
 def _angle_loss(ends, arms, inverse, criterion, need):
-    """(sum, slope of ends, slope of arms) over the angles at centres j between neighbours i and k, w for each j.
+    """Return (sum, slope of ends, slope of arms) over the angles at centres j between neighbours i and k, w for each j.
 
     ends [A, 2, ..., J, w, w]: squared distances of i and k. arms [A, 2, ..., J, w]: of i and j. inverse, as arms: 1 /
     distance, 0 where i and j make no pair, which makes the cosine 0 in both models. Triples with i = k are left out.
@@ -759,7 +761,7 @@ def _angle_loss(ends, arms, inverse, criterion, need):
 
 
 def _every_triple(sets, loss, need):
-    """All triples of n members, a block of centres after the other."""
+    """Return all triples of n members, a block of centres after the other."""
     distance, inverse = sets.distance[..., None, :, :], sets.inverse
     totals, g = [], None
     for j in _chunks(inverse.shape[-1], sets.distance[:, 0].numel(), inverse.device):

@@ -46,12 +46,12 @@ tabulate.MIN_PADDING = 0  # by which it makes columns wider than their headers
 
 
 def escape(text):
-    """The text on one line that neither Markdown nor HTML takes for anything but text."""
+    """Return the text on one line that neither Markdown nor HTML takes for anything but text."""
     return re.sub(r"[\\`|*\[\]]", r"\\\g<0>", html.escape(one_line(text), quote=False))
 
 
 def wrapped(line):
-    """The line broken where a terminal ends."""
+    """Return the line broken where a terminal ends."""
     return textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
@@ -63,7 +63,7 @@ def summary(values, digits):
 
 
 def markdown(names, columns):
-    """A Markdown table of columns, Series of cells by method; those beyond WIDTH go on in another one below it."""
+    """Return a Markdown table of columns, Series of cells by method; those beyond WIDTH go on in another one below it."""
     index = pd.Index(map(escape, names), name="method")
     room, blocks = 0, []
     for column in columns:
@@ -81,7 +81,7 @@ def markdown(names, columns):
 
 
 def grid_markdown(table):
-    """The Markdown of a table whose cells, columns and index are texts."""
+    """Return the Markdown of a table whose cells, columns and index are texts."""
     return table.map(escape).rename(index=escape).to_markdown(disable_numparse=True)
 
 
@@ -188,7 +188,7 @@ def time_columns(runs):
 
 
 def costs(runs, title, columns):
-    """A heading, `title` and the hardware, and a table of `columns`, of this file, for each hardware in turn."""
+    """Return a heading, `title` and the hardware, and a table of `columns`, of this file, for each hardware in turn."""
     parts = [(machine, own, [*own["name"].unique().sort_values()]) for machine, own in runs.groupby("machine")]
     return [
         text
@@ -198,7 +198,7 @@ def costs(runs, title, columns):
 
 
 def stage_tables(runs, baseline):
-    """All tables of the runs of one stage, as a list of Markdown texts."""
+    """Return all tables of the runs of one stage, as a list of Markdown texts."""
     notes = [wrapped(escape(line)) for line in (*table_notes.set_lines(runs), *table_notes.unlike_lines(runs))]
     if runs["stage"].iloc[0] == "dynabert":
         texts = subnetworks.tables(runs, baseline, grid_markdown, summary)
@@ -251,7 +251,7 @@ def bounds(runs):
 
 
 def report_text(runs, left_out, baseline):
-    """The whole Markdown report: tables, what their numbers mean and were measured on, and what is missing."""
+    """Return the whole Markdown report: tables, what their numbers mean and were measured on, and what is missing."""
     texts = [text for stage, own in runs.groupby("stage") for text in (STAGES[stage], *stage_tables(own, baseline))]
     versions = {f"{name} {version}" for run in runs["versions"] for name, version in run.items() if version}
     unknown = runs["code"].isna().sum()
@@ -272,7 +272,7 @@ def report_text(runs, left_out, baseline):
 
 
 def display_name(text):
-    """(name, display name) of NAME=TEXT on the command line."""
+    """Return (name, display name) of NAME=TEXT on the command line."""
     name, sign, shown = text.partition("=")
     if not (name and sign and shown.strip() and shown.isprintable()):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=TEXT, such as ckd=CKD")

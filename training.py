@@ -137,18 +137,18 @@ def learning_rate(args, step, total):
 
 @functools.lru_cache(maxsize=4)
 def _schedule(kind, warmup, total):
-    """The function from a step to the share of the peak rate, of one of transformers' schedules."""
+    """Return the function from a step to the share of the peak rate, of one of transformers' schedules."""
     return transformers.get_scheduler(kind, torch.optim.SGD([torch.zeros(1)]), warmup, total).lr_lambdas[0]
 
 
 def sum_over_processes(accelerator, values):
-    """{name: scalar tensor} -> {name: float}, each summed over all processes; some may lack a name."""
+    """Return {name: scalar tensor} -> {name: float}, each summed over all processes; some may lack a name."""
     gathered = gather_object([{name: value.item() for name, value in values.items()}])
     return {name: sum(part.get(name, 0.0) for part in gathered) for name in {n for part in gathered for n in part}}
 
 
 def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
-    """One optimiser step over its batches; the terms' values (total first, gradient norm last), on the device."""
+    """Return one optimiser step over its batches; the terms' values (total first, gradient norm last), on the device."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("rate", 1.0)
     values = {}
@@ -211,12 +211,12 @@ def evaluate(args, accelerator, recipe, model, state, log, scored=True):
 
 
 def choice(entry):
-    """The number of an evaluation by which the best one is chosen."""
+    """Return the number of an evaluation by which the best one is chosen."""
     return entry["metrics"].get(CHOICE, entry["score"])
 
 
 def shown(value):
-    """A score as it is printed."""
+    """Return a score as it is printed."""
     return "undefined" if value is None else f"{value:.2e}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
 
 
@@ -283,13 +283,17 @@ def _agreed(accelerator, asked, late, at_log_step):
 
 
 def _due(step, every, per_epoch, longest=math.inf):
-    """Whether what happens every n steps, or for 0 at the end of an epoch and every `longest` steps of it, is due."""
+    """Return whether what happens every n steps, or for 0 at the end of an epoch and every `longest` steps of it, is
+    due.
+    """
     inside = (step - 1) % per_epoch + 1
     return step % every == 0 if every else inside == per_epoch or inside % longest == 0
 
 
 def _evaluation_due(args, step, per_epoch, total):
-    """Whether to evaluate after this step: at the end too, and then not also shortly before, nor before an epoch's."""
+    """Return whether to evaluate after this step: at the end too, and then not also shortly before, nor before an
+    epoch's.
+    """
     if step == total or not _due(step, args.eval_steps, per_epoch, LONG_EPOCH):
         return step == total
     every = args.eval_steps or min(LONG_EPOCH, per_epoch)
@@ -441,7 +445,7 @@ def _stop(accelerator, bar, step, number):
 
 
 def out_of_patience(args, state):
-    """Whether --early_stopping_patience evaluations have followed the best one."""
+    """Return whether --early_stopping_patience evaluations have followed the best one."""
     since = sum(entry["step"] > state["best"]["step"] for entry in state["history"]) if state["best"] else 0
     return 0 < args.early_stopping_patience <= since
 
@@ -463,7 +467,7 @@ def note_results(args, accelerator, record, state):
 
 
 def results(accelerator, state):
-    """The part of run.json that the loop knows."""
+    """Return the part of run.json that the loop knows."""
     seconds = max(state["train_s"], 1e-9)
     return {
         "steps": state["step"],

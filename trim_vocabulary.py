@@ -61,7 +61,7 @@ def count_ids(tokenizer, source, size):
 
 
 def count_words(tokenizer, spec, sources, model):
-    """{word: times in all texts}, a printed line for each; ValueError for one that is empty or not understood.
+    """Return {word: times in all texts}, a printed line for each; ValueError for one that is empty or not understood.
 
     sources: {name: from `source_of`}. model: its name in errors.
     """
@@ -117,7 +117,7 @@ def check_args(args):
 
 
 def load(name):
-    """(model in the class and precision of its files, names of parameters that these lack, tokenizer, its spec)."""
+    """Return (model in the class and precision of its files, names of parameters that these lack, tokenizer, its spec)."""
     config, what = models.load_config(name, "--model"), f"--model {name!r}"
     families.family(config, what)
     tokenizer = models.load_tokenizer(name, "--model")
@@ -139,14 +139,14 @@ def load(name):
 
 
 def size(model, missing, spec):
-    """(million parameters, 10^6 bytes that `save` writes of the weights and as tokenizer.json)."""
+    """Return (million parameters, 10^6 bytes that `save` writes of the weights and as tokenizer.json)."""
     weights = sum(p.numel() * p.element_size() for name, p in model.named_parameters() if name not in missing)
     file = len(json.dumps(spec, ensure_ascii=False).encode())
     return cost.count_parameters(model)[0] / 1e6, (weights + file) / 1e6
 
 
 def same_tokenizer(one, other):
-    """Whether two specs say the same; scores are read from a file with an error in the last of 16 digits."""
+    """Return whether two specs say the same; scores are read from a file with an error in the last of 16 digits."""
     scores = []
     for spec in (one, other):
         vocab = spec["model"]["vocab"]

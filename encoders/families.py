@@ -67,7 +67,7 @@ FAMILIES = {
 
 
 def family(config, what, auto=None):
-    """The Family of a configuration; what: the model's name in errors.
+    """Return the Family of a configuration; what: the model's name in errors.
 
     Raises ValueError, listing the types that work, for a model type that this code does not know, for a decoder, and
     if auto is AutoModelForMaskedLM for one whose head it does not know.
@@ -88,13 +88,15 @@ def family(config, what, auto=None):
 
 
 def encoder_layers(model):
-    """The ModuleList of transformer layers, whatever the model's head; ValueError where they cannot be told apart."""
+    """Return the ModuleList of transformer layers, whatever the model's head; ValueError where they cannot be told
+    apart.
+    """
     check_layers_known(model.config, type(model).__name__)
     return model.base_model.get_submodule(FAMILIES[model.config.model_type].layers)
 
 
 def layer_parts(layer, config):
-    """The six linear layers of a transformer layer: {"query", "key", "value", "attended", "up", "down": Linear}.
+    """Return the six linear layers of a transformer layer: {"query", "key", "value", "attended", "up", "down": Linear}.
 
     attended: from what all heads attended to. up, down: to the neurons of the feed-forward layer and from them.
     """

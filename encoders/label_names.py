@@ -40,7 +40,7 @@ def plain(name):
 
 
 def canonical(name):
-    """The first of the names that mean the same."""
+    """Return the first of the names that mean the same."""
     return CANONICAL.get(plain(name), plain(name))
 
 
@@ -56,7 +56,7 @@ class Labels(NamedTuple):
     given: dict
 
     def number(self, name):
-        """The id of a word or name, by the first likeness that decides; None if none does."""
+        """Return the id of a word or name, by the first likeness that decides; None if none does."""
         for key in (str, str.casefold, plain, canonical):
             found = [i for i, own in enumerate(zip(self.words, self.names, strict=True)) if key(name) in map(key, own)]
             if len(found) == 1:
@@ -83,7 +83,9 @@ class Labels(NamedTuple):
 
 
 def of(task, label_map=None):
-    """The Labels of a data.Task; label_map: words of --label_map, as NEGATIVE=0. Raises ValueError if one is none."""
+    """Return the Labels of a data.Task; label_map: words of --label_map, as NEGATIVE=0. Raises ValueError if one is
+    none.
+    """
     given = {}
     for word in label_map or ():
         theirs, _, ours = word.rpartition("=")
@@ -104,5 +106,5 @@ def of(task, label_map=None):
 
 
 def stored_names(config):
-    """The label names of a model's configuration, in the order of its logits."""
+    """Return the label names of a model's configuration, in the order of its logits."""
     return [str(config.id2label[i]) for i in sorted(config.id2label)]

@@ -23,7 +23,7 @@ class LayerPairs(list):
         self.wr, self.ltr = (list(pairs if own is None else own) for own in (wr, ltr))
 
     def sides(self):
-        """(the student's, the teacher's) Layers."""
+        """Return (the student's, the teacher's) Layers."""
         return tuple(
             Layers([pair[i] for pair in self], [pair[i] for pair in self.wr], [pair[i] for pair in self.ltr])
             for i in (0, 1)
@@ -70,19 +70,19 @@ def layer_map(n_student, n_teacher, strategy):
 
 
 def aligned(student, teacher, strategy, no_embeddings=False):
-    """The LayerPairs of one layer map of two models; no_embeddings leaves out (0, 0)."""
+    """Return the LayerPairs of one layer map of two models; no_embeddings leaves out (0, 0)."""
     options = argparse.Namespace(layer_map=strategy, wr_layer_map=None, ltr_layer_map=None, no_embeddings=no_embeddings)
     return layer_maps(options, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
 
 
 def layer_maps(args, n_student, n_teacher):
-    """The LayerPairs of the options' layer maps for models of so many layers; --no_embeddings leaves out (0, 0).
+    """Return the LayerPairs of the options' layer maps for models of so many layers; --no_embeddings leaves out (0, 0).
 
     Raises ValueError as `layer_map` does, naming the option of a map that is not --layer_map.
     """
 
     def pairs(option):
-        """The (student, teacher) layers of one option; None where it is left out."""
+        """Return the (student, teacher) layers of one option; None where it is left out."""
         strategy = getattr(args, option)
         try:
             found = layer_map(n_student, n_teacher, strategy) if strategy else ()

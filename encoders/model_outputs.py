@@ -60,7 +60,9 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
             model.projections[term] = linear
 
     def extend(model, args, out):
-        """The hook that adds them: what the linear layers of this forward pass gave, and projected hidden states."""
+        """Return the hook that adds them: what the linear layers of this forward pass gave, and projected hidden
+        states.
+        """
         out, size = dict(out), inner.config.hidden_size // inner.config.num_attention_heads  # of a head, however many
         if qkv_layers:
             out["qkv"] = {
@@ -116,7 +118,7 @@ def average_logits(teacher, others):
     teacher.others = torch.nn.ModuleList(others)
 
     def mean(model, _, inputs, out):
-        """A forward hook."""
+        """Return a forward hook."""
         inputs = inputs | {"output_hidden_states": False}
         found = [out, *(other(**inputs) for other in model.others)]
         for name in [name for name in out if name.endswith("logits")]:
@@ -137,7 +139,7 @@ def compile_models(*models):
 
 
 def saved_state(model):
-    """The model's state dict without what `add_outputs` added to it."""
+    """Return the model's state dict without what `add_outputs` added to it."""
     return {name: value for name, value in model.state_dict().items() if not name.startswith("projections.")}
 
 
@@ -165,7 +167,7 @@ def max_tokens(config):
 
 @torch.no_grad()
 def relation_figures(student, teacher, pairs, inputs, tokens):
-    """{tag: figure} of the cosines that both models have in one sentence, teacher and student side by side.
+    """Return {tag: figure} of the cosines that both models have in one sentence, teacher and student side by side.
 
     relations/words: between its words, in the last of the aligned pairs; relations/layers: between every two aligned
     layers, for each word, where there are two. inputs: tensors [1, T] for both models. tokens: the T words. Of what

@@ -90,7 +90,7 @@ def copy_weights(student, source, init):
 
 
 def build_student(source, auto, shape, init=None):
-    """A student of the given shape, initialised from the layers of the source model.
+    """Return a student of the given shape, initialised from the layers of the source model.
 
     source: a model with the head of the class auto. shape: keyword arguments of `student_config`. init: "uniform",
     "first", "last" or "random", which copies nothing; None takes "uniform" where the width allows it, else "random". A

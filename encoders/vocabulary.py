@@ -14,7 +14,7 @@ from encoders import families
 
 
 def model_words(spec):
-    """{word: id} of the tokenizer's own algorithm, in the order of the ids; added words are not among them."""
+    """Return {word: id} of the tokenizer's own algorithm, in the order of the ids; added words are not among them."""
     vocab = spec["model"]["vocab"]
     if isinstance(vocab, list):
         return {word: i for i, (word, _) in enumerate(vocab)}
@@ -22,12 +22,12 @@ def model_words(spec):
 
 
 def all_words(spec):
-    """{word: id} of all words, those that were added beside the algorithm's own too."""
+    """Return {word: id} of all words, those that were added beside the algorithm's own too."""
     return model_words(spec) | {token["content"]: token["id"] for token in spec["added_tokens"]}
 
 
 def unknown_word(spec):
-    """The word that stands for what the tokenizer does not know; None where there is none."""
+    """Return the word that stands for what the tokenizer does not know; None where there is none."""
     model = spec["model"]
     if model["type"] != "Unigram":
         return model["unk_token"]
@@ -35,19 +35,21 @@ def unknown_word(spec):
 
 
 def processors_of(spec):
-    """The tokenizer's post-processors, one after the other."""
+    """Return the tokenizer's post-processors, one after the other."""
     processor = spec["post_processor"]
     return processor["processors"] if processor and processor["type"] == "Sequence" else filter(None, [processor])
 
 
 def padding_word(spec):
-    """The word that tokenizer.json itself pads with; None where it does not pad."""
+    """Return the word that tokenizer.json itself pads with; None where it does not pad."""
     padding = spec["padding"] or {"pad_id": None}
     return next((word for word, i in all_words(spec).items() if i == padding["pad_id"]), None)
 
 
 def special_words(spec):
-    """The words that stay whatever the text: added ones, those for the unknown, padding, bytes and around a text."""
+    """Return the words that stay whatever the text: added ones, those for the unknown, padding, bytes and around a
+    text.
+    """
     words, found = all_words(spec), {unknown_word(spec), padding_word(spec)}
     found |= {token["content"] for token in spec["added_tokens"]}
     for processor in processors_of(spec):
@@ -59,21 +61,21 @@ def special_words(spec):
 
 
 def bare(spec):
-    """The function from a word to its characters, without the sign that it goes on or ends a word of the text."""
+    """Return the function from a word to its characters, without the sign that it goes on or ends a word of the text."""
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     suffix = spec["model"].get("end_of_word_suffix") or ""
     return lambda word: word.removeprefix(prefix).removesuffix(suffix)
 
 
 def spelling(spec, word):
-    """The words of one character that a word would be cut into."""
+    """Return the words of one character that a word would be cut into."""
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     first = prefix * word.startswith(prefix)
     return [(prefix if i else first) + c for i, c in enumerate(word.removeprefix(first))]
 
 
 def parts(spec):
-    """{word: the words that it is merged from, of all merges that make it} of BPE; {} of other algorithms."""
+    """Return {word: the words that it is merged from, of all merges that make it} of BPE; {} of other algorithms."""
     found, prefix = {}, spec["model"].get("continuing_subword_prefix") or ""
     for left, right in spec["model"].get("merges", ()):
         found.setdefault(left + right.removeprefix(prefix), set()).update((left, right))
@@ -84,7 +86,9 @@ def parts(spec):
 
 
 def with_parts(words, merged):
-    """The words and all that they are merged from, those from which these are merged, and so on; merged: `parts`."""
+    """Return the words and all that they are merged from, those from which these are merged, and so on; merged:
+    `parts`.
+    """
     found, open_words = set(), list(words)
     while open_words:
         word = open_words.pop()
@@ -95,7 +99,7 @@ def with_parts(words, merged):
 
 
 def staying(spec, counts, named, characters="all"):
-    """(words that stay whatever their count, how many of them are single characters).
+    """Return (words that stay whatever their count, how many of them are single characters).
 
     counts: {word: times in the text}. named: other words that stay. characters: "all" or "corpus", as the option. Of a
     word of the text that single characters cannot spell, the word itself stays, so that nothing of the text becomes
@@ -121,7 +125,7 @@ def staying(spec, counts, named, characters="all"):
 
 
 def choose(spec, counts, stay, min_count=1, vocab_size=None):
-    """The words that are kept: those that stay, and of the others the most frequent.
+    """Return the words that are kept: those that stay, and of the others the most frequent.
 
     counts: {word: times in the text}. stay: from `staying`. min_count, vocab_size: as the options; a word of BPE brings
     what it is merged from, and is left out if there is no room for that. Raises ValueError if vocab_size is too low.
@@ -143,7 +147,7 @@ def choose(spec, counts, stay, min_count=1, vocab_size=None):
 
 
 def trim_tokenizer(spec, kept):
-    """(the spec with the kept words alone, {word: new id} in the order of the ids).
+    """Return (the spec with the kept words alone, {word: new id} in the order of the ids).
 
     Words keep their order, and with their scores and merges all that decides how a text is cut; words that were added
     beside the algorithm's own come last, as the tokenizers library numbers them.
@@ -174,7 +178,7 @@ def trim_tokenizer(spec, kept):
 
 
 def _renumbered(processor, ids):
-    """A post-processor with the new ids of its words."""
+    """Return a post-processor with the new ids of its words."""
     new = {name: [processor[name][0], ids[processor[name][0]]] for name in ("sep", "cls") if name in processor}
     if "special_tokens" in processor:
         new["special_tokens"] = {
@@ -185,18 +189,20 @@ def _renumbered(processor, ids):
 
 
 def config_ids(config):
-    """{name: id or ids} of the words that a configuration names, as pad_token_id."""
+    """Return {name: id or ids} of the words that a configuration names, as pad_token_id."""
     found = {name: value for name, value in config.to_dict().items() if re.fullmatch(r"\w+_token_ids?", name)}
     return {name: value for name, value in found.items() if isinstance(value, (int, list))}
 
 
 def counted_ids(config):
-    """The ids from 0 to that of padding where a model counts positions from there on; none where it counts from 0."""
+    """Return the ids from 0 to that of padding where a model counts positions from there on; none where it counts from
+    0.
+    """
     return list(range(families.FAMILIES[config.model_type].skipped(config)))
 
 
 def fixed_ids(config):
-    """The ids whose words stay for the sake of a model's configuration."""
+    """Return the ids whose words stay for the sake of a model's configuration."""
     named = [value if isinstance(value, list) else [value] for value in config_ids(config).values()]
     return set().union(counted_ids(config), *named)
 

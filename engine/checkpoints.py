@@ -70,7 +70,7 @@ def seal(temporary, final):
 
 
 def damage(folder, needed):
-    """What is wrong with a sealed folder that must hold the file `needed`: a few words, empty if nothing."""
+    """Return what is wrong with a sealed folder that must hold the file `needed`: a few words, empty if nothing."""
     try:
         sums = json.loads((folder / "checksums.json").read_text())
         bad = [name for name, digest in sums.items() if _digest(folder / name) != digest]
@@ -80,7 +80,7 @@ def damage(folder, needed):
 
 
 def newest_checkpoint(folder):
-    """The newest checkpoint whose files match their checksums, or None; damaged ones are named on stderr."""
+    """Return the newest checkpoint whose files match their checksums, or None; damaged ones are named on stderr."""
     for path in sorted((Path(folder) / "checkpoints").glob("step-*"), reverse=True):
         reason = damage(path, "state.json")
         if not reason and not (path / run_folder.OPTIMIZER).is_file():

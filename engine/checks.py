@@ -120,12 +120,14 @@ def _check_sliced(args, words):
 
 
 def headless(args):
-    """Whether nothing trains a language-model head: then the models are encoders alone, and no head gives a score."""
+    """Return whether nothing trains a language-model head: then the models are encoders alone, and no head gives a
+    score.
+    """
     return bool(args.terms) and "logits" not in args.terms and not args.hard_weight
 
 
 def by_language(words, option="--corpus"):
-    """{language: its texts} of words TEXT or LANGUAGE=TEXT; the language of texts without one is "".
+    """Return {language: its texts} of words TEXT or LANGUAGE=TEXT; the language of texts without one is "".
 
     Raises ValueError for a word that names no text, and where some texts have a language and others have none.
     """
@@ -149,7 +151,7 @@ def by_language(words, option="--corpus"):
 
 
 def student_shape(args):
-    """The options of the student's shape that were given, as keyword arguments of `students.student_config`."""
+    """Return the options of the student's shape that were given, as keyword arguments of `students.student_config`."""
     given = {name: getattr(args, f"student_{name}") for name in ("layers", "hidden", "heads", "intermediate")}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -32,13 +32,13 @@ def quiet():
 
 
 def shows_bars():
-    """Whether this process shows progress bars: the main one of a run, at a terminal, unless TQDM_DISABLE is 1."""
+    """Return whether this process shows progress bars: the main one of a run, at a terminal, unless TQDM_DISABLE is 1."""
     wanted = os.environ.get("RANK", "0") == "0" and os.environ.get("TQDM_DISABLE", "0") in ("", "0")
     return wanted and sys.stderr.isatty()
 
 
 def bar(items=None, **options):
-    """A progress bar of tqdm, around items or of a total; silent where none is shown."""
+    """Return a progress bar of tqdm, around items or of a total; silent where none is shown."""
     return tqdm(items, disable=not shows_bars(), **options)
 
 
@@ -95,7 +95,7 @@ def run_script(main):
 
 
 def lost_processes(error, patience_s=10):
-    """The processes of this run that no longer answer, in words, if the error says that some do not; else "".
+    """Return the processes of this run that no longer answer, in words, if the error says that some do not; else "".
 
     Those that still live all meet such an error about now: each says so in the launcher's store, and who does not say
     so within patience_s is lost. Between GPUs it is NCCL that waits: its watchdog ends the process, with its own words.

@@ -16,7 +16,7 @@ import transformers
 
 
 def cpu_name():
-    """The processor's name."""
+    """Return the processor's name."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -101,7 +101,7 @@ FULL = [UNKNOWN, *(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT
 
 
 def disk_error(error):
-    """What the operating system said of a failed writing, or "" if the error has another cause."""
+    """Return what the operating system said of a failed writing, or "" if the error has another cause."""
     chain = [error]
     while chain[-1].__cause__ or chain[-1].__context__:
         chain.append(chain[-1].__cause__ or chain[-1].__context__)
@@ -119,7 +119,7 @@ def disk_error(error):
 
 
 def finite(content):
-    """A copy of what is to become JSON, which knows no NaN and no infinity: null in their place."""
+    """Return a copy of what is to become JSON, which knows no NaN and no infinity: null in their place."""
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -144,7 +144,7 @@ def write_json(path, content):
 
 
 def read_record(folder):
-    """The run.json of a folder, None where there is none. Raises ValueError if it is damaged."""
+    """Return the run.json of a folder, None where there is none. Raises ValueError if it is damaged."""
     path = Path(folder) / "run.json"
     if not path.is_file():
         return None
@@ -176,13 +176,13 @@ def _lock(folder):
 
 
 def options_of(args):
-    """The resolved options as they stand in run.json."""
+    """Return the resolved options as they stand in run.json."""
     others = ("defaults", "asked", "filled", "unfilled", "check_only")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 
 def inspect_run(args, inputs=None):
-    """What the run folder holds: "new" (nothing, or a run that --overwrite moves aside), "resume" or "complete".
+    """Return what the run folder holds: "new" (nothing, or a run that --overwrite moves aside), "resume" or "complete".
 
     inputs: the `describe_inputs` of this command, once they are known; without them a complete run whose inputs had
     other names is one to "resume". Reads only. Raises ValueError if the folder holds a run with other options or, where
@@ -239,7 +239,7 @@ def _keep_older(args, theirs):
 
 
 def _compare_options(args, folder, record):
-    """Whether inputs had other names when a run began; ValueError if it has other options.
+    """Return whether inputs had other names when a run began; ValueError if it has other options.
 
     An option that it does not know has its default there, as this command has it where it leaves the option alone: what
     a default becomes may depend on others. Names count only where the record has no digests.
@@ -265,26 +265,26 @@ def _compare_options(args, folder, record):
 
 
 def _same_place(one, other):
-    """Whether two values of an option name the same files or folders, however they are written."""
+    """Return whether two values of an option name the same files or folders, however they are written."""
     one, other = ([value] if isinstance(value, str) else value or [] for value in (one, other))
     return bool(one) and list(map(os.path.realpath, one)) == list(map(os.path.realpath, other))
 
 
 def _change(name, old, new):
-    """The words for an input that is not what it was."""
+    """Return the words for an input that is not what it was."""
     if isinstance(old, int):
         return f"{name.replace('_', ' ')} {old} there, {new} here"
     return f"the {name.replace('_', ' ')} {'changed' if new else 'is missing'}"
 
 
 def _few(paths):
-    """The names of some paths, for a message."""
+    """Return the names of some paths, for a message."""
     names = [path if isinstance(path, str) else path.name for path in paths]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _contents(folder):
-    """The entries of a run folder that are more than the lock and a record never finished."""
+    """Return the entries of a run folder that are more than the lock and a record never finished."""
     return sorted(path for path in folder.iterdir() if path.name not in (".lock", ".run.json.tmp"))
 
 
@@ -358,7 +358,7 @@ def open_run_everywhere(args, accelerator, inputs=None):
 
 
 def describe_inputs(args, accelerator, data, models):
-    """What must not change between the parts of a run, as it stands in run.json: {name: SHA-256 or number}.
+    """Return what must not change between the parts of a run, as it stands in run.json: {name: SHA-256 or number}.
 
     data: {name: Dataset, or list of files to be streamed}. models: {name: model or None}, before training. Digests are
     of contents, not of paths or times; of a streamed file its size and its first and last MiB.
@@ -398,7 +398,7 @@ def digest_examples(dataset, labels=()):
     """
 
     def named(key, value):
-        """The value of a column, labels by their names; -1 stands for none."""
+        """Return the value of a column, labels by their names; -1 stands for none."""
         if not labels or key not in ("label", "tags"):
             return value
         if key == "tags":
@@ -439,12 +439,12 @@ def digest_files(paths, ends=2**20):
 
 
 def kept(args):
-    """The evaluation, "best" or "last", whose model a run keeps in its folder."""
+    """Return the evaluation, "best" or "last", whose model a run keeps in its folder."""
     return "last" if args.save == "last" else "best"
 
 
 def new_record(args, accelerator, stage, task, **more):
-    """What run.json says of a run before it has results."""
+    """Return what run.json says of a run before it has results."""
     return {
         "status": "running",
         "stage": stage,
@@ -462,7 +462,7 @@ def new_record(args, accelerator, stage, task, **more):
 
 
 def command():
-    """What was typed to start this process or its like, quoted so that a shell takes it as it was."""
+    """Return what was typed to start this process or its like, quoted so that a shell takes it as it was."""
     processes = {
         "--nnodes": int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         "--nproc_per_node": int(os.environ.get("LOCAL_WORLD_SIZE", "1")),

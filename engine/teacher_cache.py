@@ -27,7 +27,7 @@ PREFIX = "teacher."  # of a field's name in a batch
 
 
 def fields_of(out, layers, qkv_layers):
-    """The tensors of a teacher's outputs that are kept: {name: tensor}, logits first.
+    """Return the tensors of a teacher's outputs that are kept: {name: tensor}, logits first.
 
     layers: the hidden states wanted. qkv_layers: layers whose queries, keys and values are wanted.
     """
@@ -37,7 +37,9 @@ def fields_of(out, layers, qkv_layers):
 
 
 def outputs(batch):
-    """The teacher's outputs of a batch made by `TeacherCache.batch`, as the terms want them; None if it has none."""
+    """Return the teacher's outputs of a batch made by `TeacherCache.batch`, as the terms want them; None if it has
+    none.
+    """
     fields = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
     if not fields:
         return None
@@ -60,7 +62,9 @@ class TeacherCache:
             self.files[name] = np.memmap(folder / f"{name}.bin", kind, "r", shape=tuple(shape)), per_token
 
     def batch(self, indices):
-        """The fields of some examples, padded with 0 to the longest: {"teacher.<field>": [B, T, ...] or [B, ...]}."""
+        """Return the fields of some examples, padded with 0 to the longest: {"teacher.<field>": [B, T, ...] or [B,
+        ...]}.
+        """
         found, starts = {}, self.starts[indices]
         lengths = self.starts[np.asarray(indices) + 1] - starts
         for name, (rows, per_token) in self.files.items():
@@ -75,7 +79,7 @@ class TeacherCache:
 
 
 def open_cache(args, objective, teacher, examples, accelerator, logits_per_token):
-    """The TeacherCache of these examples (a tokenised Dataset), computed by all processes unless it is on disk.
+    """Return the TeacherCache of these examples (a tokenised Dataset), computed by all processes unless it is on disk.
 
     logits_per_token: whether the task's logits are [B, T, ...], so that they are cut at each example's length.
     Raises ValueError if it would not fit args.cache_limit_gb, if half precision cannot hold what the teacher says, or
@@ -90,7 +94,7 @@ def open_cache(args, objective, teacher, examples, accelerator, logits_per_token
 
     @torch.no_grad()
     def compute(indices):
-        """The fields of these examples, by a pass of the teacher."""
+        """Return the fields of these examples, by a pass of the teacher."""
         batch = arrays.batch(indices, teacher.config.pad_token_id or 0)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
@@ -122,7 +126,7 @@ def open_cache(args, objective, teacher, examples, accelerator, logits_per_token
 
 
 def plan_files(fields, examples, tokens, logits_per_token):
-    """{field: (NumPy type, shape of its file, whether a row is a token)} from the fields of one example."""
+    """Return {field: (NumPy type, shape of its file, whether a row is a token)} from the fields of one example."""
     files = {}
     for name, value in fields.items():
         logits = name.endswith("logits")

@@ -17,7 +17,7 @@ from relations import full_float32
 
 
 def all_pairs(layer_pairs):
-    """All aligned pairs (student layer, teacher layer)."""
+    """Return all aligned pairs (student layer, teacher layer)."""
     return list(layer_pairs)
 
 
@@ -27,17 +27,17 @@ def nothing(layer_pairs):
 
 
 def transformer_pairs(layer_pairs):
-    """The aligned pairs (student layer, teacher layer) without those that hold an embedding output."""
+    """Return the aligned pairs (student layer, teacher layer) without those that hold an embedding output."""
     return [(s, t) for s, t in layer_pairs if s and t]
 
 
 def last_pair(layer_pairs):
-    """The student's last aligned transformer layer and its partner, [] where only embeddings are aligned."""
+    """Return the student's last aligned transformer layer and its partner, [] where only embeddings are aligned."""
     return sorted(transformer_pairs(layer_pairs))[-1:]
 
 
 def embeddings(layer_pairs):
-    """The embedding outputs, whatever layers are aligned."""
+    """Return the embedding outputs, whatever layers are aligned."""
     return [(0, 0)]
 
 
@@ -145,7 +145,7 @@ def pkd(student, teacher, batch, args):
 
 
 def pkd_pairs(pairs, last):
-    """The pairs that `pkd` compares: those without the student's last layer."""
+    """Return the pairs that `pkd` compares: those without the student's last layer."""
     return [(s, t) for s, t in pairs if s != last]
 
 

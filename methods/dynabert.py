@@ -28,7 +28,7 @@ class Size(NamedTuple):
 
 
 def sizes(config, width_mults, depth_mults):
-    """The Sizes of all widths at all depths, the smallest first and the full network last.
+    """Return the Sizes of all widths at all depths, the smallest first and the full network last.
 
     Depth d of L layers keeps round(d * L) of them, the i-th being layer floor(i * L / kept). Raises ValueError for a
     multiplier that is not above 0 and at most 1, leaves no whole head, neuron or layer, comes to the same as another
@@ -137,7 +137,7 @@ def extract(model, size):
 
 
 def importance(model, batches, loss):
-    """How much each head and neuron matters: the first-order change of the loss if it were removed.
+    """Return how much each head and neuron matters: the first-order change of the loss if it were removed.
 
     model: in eval mode. batches: dicts of tensors. loss(model, batch) -> losses of the examples, [B]. Returns for each
     layer (heads [H], neurons [I]): the sum over examples of |d loss / d gate|, where a gate of 1 multiplies what the
@@ -150,7 +150,7 @@ def importance(model, batches, loss):
     gates, found = [], [torch.zeros(n, device=model.device) for n in counts]
 
     def gate(width):
-        """A hook that multiplies the input of a linear layer, in groups of `width`, by gates of its own."""
+        """Return a hook that multiplies the input of a linear layer, in groups of `width`, by gates of its own."""
 
         def hook(module, args):
             x = args[0]

@@ -35,7 +35,9 @@ class Head(NamedTuple):
     bias: torch.Tensor | None
 
     def narrow(self):
-        """The same head in the precision of autocast, in which its products are taken; cast once, not once a chunk."""
+        """Return the same head in the precision of autocast, in which its products are taken; cast once, not once a
+        chunk.
+        """
         weight, bias = narrow_decoder(self.weight, self.bias)
         inputs = self.inputs.to(weight.dtype)
         if weight.shape[1] > inputs.shape[1]:
@@ -58,7 +60,7 @@ class Head(NamedTuple):
 
 
 def narrow_decoder(weight, bias):
-    """A decoder (weight [V, D], bias [V] or None) in the precision of autocast; float32 where that is off.
+    """Return a decoder (weight [V, D], bias [V] or None) in the precision of autocast; float32 where that is off.
 
     In half precision on a GPU it is filled up, with words, and with columns of the bias and of zeros: then a product
     alone makes logits. A decoder that is narrow already comes back as it is, so that of a frozen model can be kept.

@@ -79,18 +79,18 @@ SCHEDULE = ("--learning_rate", "--num_train_epochs")  # what of a recipe is no o
 
 
 def recipe_of(task):
-    """The Recipe of a task."""
+    """Return the Recipe of a task."""
     return RECIPES.get(task, RECIPES["custom"])
 
 
 def ckd_weights(recipe, temperature):
-    """{term: weight} of CKD's relations, times the temperature's square: so the logits term is scaled here."""
+    """Return {term: weight} of CKD's relations, times the temperature's square: so the logits term is scaled here."""
     pair, triple = recipe.pair * temperature**2, recipe.triple * temperature**2
     return {"wr_pair": pair, "wr_triple": triple, "ltr_pair": pair, "ltr_triple": triple}
 
 
 def all_terms(names=()):
-    """The names of all terms, in their order; names: those that must be known.
+    """Return the names of all terms, in their order; names: those that must be known.
 
     `losses.TERMS` has them, but its import takes seconds: it is asked only for a name that no preset has.
     """
@@ -103,7 +103,7 @@ def all_terms(names=()):
 
 
 def parse_terms(words):
-    """["ckd", "wr_triple=5"] -> {"logits": 1.0, ..., "wr_triple": 5.0}; weights of 0 are left out.
+    """Return ["ckd", "wr_triple=5"] -> {"logits": 1.0, ..., "wr_triple": 5.0}; weights of 0 are left out.
 
     A preset's weights fill what was not given by name, wherever it stands. Raises ValueError for an unknown term or
     preset, two presets, a term given twice, a weight that is not a finite number >= 0, or no term above 0.
@@ -190,7 +190,9 @@ def _resolve(args, typed, recipe, schedule, pretraining):
 
 
 def _of_recipe(args, left, terms, recipe, schedule):
-    """{option: value} of a recipe for those options that are left to it; terms: the names of all that are trained."""
+    """Return {option: value} of a recipe for those options that are left to it; terms: the names of all that are
+    trained.
+    """
     found = {}
     if "temperature" in left and "logits" in terms:
         found["temperature"] = float(recipe.temperature)
@@ -221,7 +223,7 @@ def _check_numbers(args):
 
 
 def filled_line(args):
-    """What the recipe of the task filled, as it would be typed; "" where it filled nothing."""
+    """Return what the recipe of the task filled, as it would be typed; "" where it filled nothing."""
     filled = getattr(args, "filled", None)
     if not filled:
         return ""

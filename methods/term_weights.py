@@ -8,7 +8,7 @@ HARD = "hard"  # the loss on the true labels, beside the terms
 
 
 def weight_of(option, word, text):
-    """The weight that stands in a word of an option. Raises ValueError if it is none."""
+    """Return the weight that stands in a word of an option. Raises ValueError if it is none."""
     try:
         weight = float(text)
     except ValueError:
@@ -22,7 +22,7 @@ def weight_of(option, word, text):
 
 
 def split(words):
-    """["wr_pair", "0.5", "logits=2"] -> [[0.0, ["wr_pair"]], [0.5, ["logits=2"]]]: a number begins a stage.
+    """Return ["wr_pair", "0.5", "logits=2"] -> [[0.0, ["wr_pair"]], [0.5, ["logits=2"]]]: a number begins a stage.
 
     Raises ValueError for a number that is no share of the steps from 0 to 1, or not above the one before.
     """
@@ -45,7 +45,7 @@ def split(words):
 
 
 def parse(stages, weights, terms):
-    """The stages of `split` with their weights: [[0.0, {"wr_pair": 1.0}], [0.5, {"logits": [0.0, 1.0]}]].
+    """Return the stages of `split` with their weights: [[0.0, {"wr_pair": 1.0}], [0.5, {"logits": [0.0, 1.0]}]].
 
     weights: of terms and "hard", for names that have none beside them; terms: the names of all. name=weight is
     constant, name=first..last goes evenly from one to the other and is [first, last]. Raises ValueError for an unknown
@@ -121,7 +121,7 @@ class Objective(NamedTuple):
 
     @property
     def weights(self):
-        """{name: weight} of the terms and of the loss on the labels."""
+        """Return {name: weight} of the terms and of the loss on the labels."""
         return self.terms | ({HARD: self.hard_weight} if self.hard_weight else {})
 
     def at(self, progress):
@@ -140,7 +140,9 @@ class Objective(NamedTuple):
         return self._replace(hard_weight=now.pop(HARD, 0.0), terms=now)
 
     def head_trained(self, progress):
-        """Whether logits or labels, which alone train the head, had a weight in the step at `progress` or before."""
+        """Return whether logits or labels, which alone train the head, had a weight in the step at `progress` or
+        before.
+        """
         begins = [begin for begin, _ in self.stages or () if begin <= progress]
         return any({"logits", HARD} & {*self.at(p).weights} for p in (*begins, progress))
 

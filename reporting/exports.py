@@ -23,7 +23,7 @@ TEX = {
 
 
 def tex_cell(cell):
-    """A cell of a Markdown table, as `escape` wrote it and perhaps in bold, for LaTeX."""
+    """Return a cell of a Markdown table, as `escape` wrote it and perhaps in bold, for LaTeX."""
     parts = [html.unescape(re.sub(r"\\(.)", r"\1", part)) for part in re.split(r"(?<!\\)\*\*", cell.strip())]
     parts = ["".join(TEX.get(c, c) for c in part).replace("--", "-{}-") for part in parts]
     return "".join(rf"\textbf{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
@@ -64,7 +64,7 @@ def latex(text):
 
 
 def tex_table(heading, frame, notes, label):
-    """A table of LaTeX; frame: its cells as LaTeX; the list of tables has the heading alone."""
+    """Return a table of LaTeX; frame: its cells as LaTeX; the list of tables has the heading alone."""
     texts = [*frame.columns, *frame.to_numpy().flatten()]
     said = [words for pattern, words in EXPLAINED.items() if any(re.search(pattern, text) for text in texts)]
     caption = " ".join(f"{sentence.removesuffix('.')}." for sentence in (heading, *said, *notes))
@@ -79,7 +79,9 @@ def tex_table(heading, frame, notes, label):
 
 
 def numbers(runs):
-    """A row for each stage, task, method and customary metric: means and standard deviations over seeds, as numbers."""
+    """Return a row for each stage, task, method and customary metric: means and standard deviations over seeds, as
+    numbers.
+    """
     rows = []
     for (stage, task, name), own in runs.groupby(["stage", "task", "name"], observed=True):
         task_runs = runs[(runs["stage"] == stage) & (runs["task"] == task)]
@@ -156,17 +158,17 @@ def without_folders(path):
 
 
 def _absolute(value):
-    """Whether an option's value is the path of a place on one machine."""
+    """Return whether an option's value is the path of a place on one machine."""
     return isinstance(value, str) and bool(re.match(r"[/\\~]|[A-Za-z]:[/\\]", value))
 
 
 def compact(runs):
-    """A row for each run with all that the tables need, which `records.read_runs` takes for its run.json."""
+    """Return a row for each run with all that the tables need, which `records.read_runs` takes for its run.json."""
     asked = {key for keys in runs["asked"] for key in keys if isinstance(key, str)}
     asked = {*ALWAYS, *asked} - {*OUTSIDE_RECIPE} | {"cache_teacher"}
 
     def kept(run, folder, keys):
-        """The record of one run with the options that some run was asked for (`keys`: this one) and no folders."""
+        """Return the record of one run with the options that some run was asked for (`keys`: this one) and no folders."""
         options = {
             key: value for key, value in run["options"].items() if key in asked or not (keys or key in OUTSIDE_RECIPE)
         }

@@ -12,7 +12,7 @@ MARKERS = "osD^vPX*<"
 
 
 def short(text, width=26):
-    """The text on at most two lines, for a label."""
+    """Return the text on at most two lines, for a label."""
     lines = textwrap.wrap(text, width)
     return "\n".join(lines if len(lines) <= 2 else [lines[0], lines[1][: width - 3] + "..."])
 
@@ -132,7 +132,9 @@ def relation_figure(teacher, student, tokens, layers=("", "")):
 
 
 def teacher_range(values, of_words):
-    """(low, high) of most of a teacher's cosines, at least 0.02 apart; of words without those of a word with itself."""
+    """Return (low, high) of most of a teacher's cosines, at least 0.02 apart; of words without those of a word with
+    itself.
+    """
     known = values[~np.eye(len(values), dtype=bool)] if of_words and len(values) > 1 else values
     low, high = np.percentile(known, (2, 98))
     middle, half = (low + high) / 2, max(high - low, 0.02) / 2

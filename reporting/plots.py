@@ -13,26 +13,26 @@ RELATIONS = {*PRESETS["ckd"]} - {"logits"}
 
 
 def seed_points(runs, x):
-    """A row for each run: x and its best headline score y."""
+    """Return a row for each run: x and its best headline score y."""
     return pd.DataFrame({"name": runs["name"], "x": x, "y": runs["best"].map(headline(runs).of)})
 
 
 def points(runs, x):
-    """A row for each method: mean and standard deviation of x and of the best headline score."""
+    """Return a row for each method: mean and standard deviation of x and of the best headline score."""
     scores = seed_points(runs, x)
     means, stds = (getattr(scores.groupby("name", observed=True), of)() for of in ("mean", "std"))
     return means.join(stds.add_prefix("d")).reset_index()
 
 
 def side_by_side(table):
-    """The points with those of equal x set a little side by side."""
+    """Return the points with those of equal x set a little side by side."""
     same = table.groupby("x")["x"]
     step = (0.06 / same.transform("size")).clip(upper=0.015) * table["x"].max()
     return table.assign(x=table["x"] + step * (same.cumcount() - (same.transform("size") - 1) / 2))
 
 
 def size_panels(task, runs, x, xlabel, label, teacher):
-    """The panel of scores over x, a number that runs of one shape share; [] where it is known of none."""
+    """Return the panel of scores over x, a number that runs of one shape share; [] where it is known of none."""
     known = points(runs, x).dropna(subset="x")
     if known.empty:
         return []
@@ -54,7 +54,9 @@ def size_panels(task, runs, x, xlabel, label, teacher):
 
 
 def value_of(options, option):
-    """The number that a run's options have for one of them, or for the weight terms/<name>; NaN where there is none."""
+    """Return the number that a run's options have for one of them, or for the weight terms/<name>; NaN where there is
+    none.
+    """
     terms = options.get("terms") if isinstance(options.get("terms"), dict) else {}
     if option == "window" and ((options.get("terms") and not terms.get("wr_triple")) or "window" not in options):
         return math.nan  # nothing of this run has a window
@@ -65,7 +67,7 @@ def value_of(options, option):
 
 
 def but_for(option, run):
-    """What of a run must be equal in two runs that differ in this option only, as text."""
+    """Return what of a run must be equal in two runs that differ in this option only, as text."""
     recipe, terms = {**run["recipe"], option: None}, run["recipe"].get("terms")
     if isinstance(terms, dict):  # weights of relations follow the temperature
         unit = run["options"].get("temperature") or 1 if option == "temperature" else 1
@@ -77,7 +79,7 @@ def but_for(option, run):
 
 
 def option_curves(runs, option):
-    """{method: {value: its runs, one for each seed}} of runs that differ in this number only.
+    """Return {method: {value: its runs, one for each seed}} of runs that differ in this number only.
 
     At least three values, of windows two: a relation that is left out has two weights, and a row of the table.
     """
@@ -93,7 +95,9 @@ def option_curves(runs, option):
 
 
 def without_teacher(runs):
-    """(a task's runs without the teacher's, its best headline score); all of them and None where it stands alone."""
+    """Return (a task's runs without the teacher's, its best headline score); all of them and None where it stands
+    alone.
+    """
     teachers = runs[runs["teaches"]]
     if not 0 < len(teachers) < len(runs):
         return runs, None
@@ -101,7 +105,7 @@ def without_teacher(runs):
 
 
 def learning_curves(runs, value):
-    """(means over seeds, each seed's) of value(entry) at every evaluation; means where all seeds were evaluated.
+    """Return (means over seeds, each seed's) of value(entry) at every evaluation; means where all seeds were evaluated.
 
     Empty where no method was evaluated twice.
     """
@@ -120,7 +124,7 @@ def learning_curves(runs, value):
 
 
 def curve_panels(task, runs, teacher):
-    """The panels of learning curves: the headline score, and the loss on the dev set where it was noted."""
+    """Return the panels of learning curves: the headline score, and the loss on the dev set where it was noted."""
     main, panels = headline(runs), []
 
     def score(entry):
@@ -142,7 +146,7 @@ def curve_panels(task, runs, teacher):
 
 
 def option_panels(task, runs, label, teacher):
-    """{option: panel} of scores over the numbers of every option in which alone some runs differ."""
+    """Return {option: panel} of scores over the numbers of every option in which alone some runs differ."""
     names = dict.fromkeys(key for recipe in runs["recipe"] for key in recipe)
     terms = [options["terms"] for options in runs["options"] if isinstance(options.get("terms"), dict)]
     names |= dict.fromkeys(f"terms/{name}" for weights in terms for name in weights)

@@ -200,7 +200,7 @@ SUBNETWORK = {
 
 
 def at(record, place):
-    """The entry of a record at a place, such as best.score; KeyError or TypeError where there is none."""
+    """Return the entry of a record at a place, such as best.score; KeyError or TypeError where there is none."""
     return functools.reduce(operator.getitem, place.split("."), record)
 
 
@@ -229,12 +229,12 @@ def check(record, needed, optional=()):
 
 
 def whole(digits):
-    """A whole number of a JSON text; infinite where no float can hold it."""
+    """Return a whole number of a JSON text; infinite where no float can hold it."""
     return int(digits) if len(digits) < 300 else float(digits)
 
 
 def read_run(path):
-    """{column: value} of one run.json; ReportError names the first entry that is damaged."""
+    """Return {column: value} of one run.json; ReportError names the first entry that is damaged."""
     try:
         run = json.loads(path.read_text(encoding="utf-8"), parse_int=whole)
         status = run.get("status") if isinstance(run, dict) else None
@@ -285,7 +285,7 @@ class Examples(NamedTuple):
 
 
 def examples(run, split):
-    """The Examples of a run.json's split, "train", "validation" (several dev sets make one) or "held_out"."""
+    """Return the Examples of a run.json's split, "train", "validation" (several dev sets make one) or "held_out"."""
     parts = {name: part for name, part in (run.get("data") or {}).items() if name.startswith(split)}
     digest = {name: part["sha256"] for name, part in parts.items()}
     counts = [part["examples"] for part in parts.values()] or [run.get("train_examples") if split == "train" else None]
@@ -300,12 +300,12 @@ def examples(run, split):
 
 
 def ratios(of_batch):
-    """{"1": number, "32": number} of what was measured by batch size, NaN where it was not."""
+    """Return {"1": number, "32": number} of what was measured by batch size, NaN where it was not."""
     return {batch: (of_batch or {}).get(batch) or math.nan for batch in ("1", "32")}
 
 
 def subnetworks(run):
-    """What is reported of the sub-networks in a run.json of stage dynabert: a list of {column: number}."""
+    """Return what is reported of the sub-networks in a run.json of stage dynabert: a list of {column: number}."""
     found = []
     if not (isinstance(run.get("subnetworks"), list) and run["subnetworks"]):
         raise ReportError("subnetworks is missing or no list")
@@ -324,7 +324,9 @@ def subnetworks(run):
 
 
 def recipe_text(options):
-    """What a student was distilled with as options of the command line, from a run's options; "" without a teacher."""
+    """Return what a student was distilled with as options of the command line, from a run's options; "" without a
+    teacher.
+    """
 
     def words(weights):
         return [
@@ -346,14 +348,14 @@ def recipe_text(options):
 
 
 def machine(hardware):
-    """One line, equal for two runs exactly when their times may be compared."""
+    """Return one line, equal for two runs exactly when their times may be compared."""
     gpus = f"{hardware['gpu_count']} x {hardware.get('gpu') or hardware['device']}, " * (hardware["device"] != "cpu")
     precision = "float32" if hardware["precision"] == "no" else hardware["precision"]
     return f"{gpus}{hardware['cpu']} ({hardware['cpu_count']} cores), {hardware['processes']} process(es), {precision}"
 
 
 def read_line(cells, where):
-    """{column: value} of one run of a file that `exports.compact` wrote; ReportError names it by `where`."""
+    """Return {column: value} of one run of a file that `exports.compact` wrote; ReportError names it by `where`."""
     run, cell = {"status": "complete"}, None
     try:
         for cell, text in cells.items():
@@ -441,7 +443,7 @@ REMEDY = {
 
 
 def unfinished(row):
-    """The words for a run that is not complete, with the reason where its record has one."""
+    """Return the words for a run that is not complete, with the reason where its record has one."""
     reason = row["error"].partition(";")[0] if isinstance(row["error"], str) else ""
     return f"{row['folder']} ({row['status']}{': ' * bool(reason)}{textwrap.shorten(reason, 160, placeholder=' ...')})"
 
@@ -459,7 +461,7 @@ SCORED_ON, MASKS = ("max_eval_samples", "validation_split"), ("mlm_probability",
 
 
 def with_sets(runs):
-    """The runs; a task that was scored on several evaluation sets is several tasks: "cola set 1" is the largest.
+    """Return the runs; a task that was scored on several evaluation sets is several tasks: "cola set 1" is the largest.
 
     So nothing is compared between them. The new column "scored on" has a set in words, "" where there is one only.
     """
@@ -500,7 +502,7 @@ def evaluation_sets(runs):
 
 
 def set_in_words(examples, recipe):
-    """What is known of an evaluation set, its masks included."""
+    """Return what is known of an evaluation set, its masks included."""
     count = examples.count and f"{examples.count:g} examples"
     keys = [*(() if count else SCORED_ON), *MASKS]
     words = [f"--{key} {recipe[key]}" for key in keys if recipe.get(key) not in (None, 0, False, "default")]
@@ -508,12 +510,12 @@ def set_in_words(examples, recipe):
 
 
 def task_alone(task):
-    """The name of a task without that of an evaluation set that `with_sets` gave it."""
+    """Return the name of a task without that of an evaluation set that `with_sets` gave it."""
     return re.sub(r" set [0-9]+$", "", task)
 
 
 def with_shapes(runs):
-    """The runs; a method that has one seed in students of several shapes is "ckd 3/192": its layers and width."""
+    """Return the runs; a method that has one seed in students of several shapes is "ckd 3/192": its layers and width."""
     same = ["stage", "task", "name", "seed"]
     several = runs.groupby(same)["model"].transform("nunique") > 1
     of_method = several.groupby([runs["stage"], runs["name"]]).transform("any")
@@ -522,7 +524,7 @@ def with_shapes(runs):
 
 
 def with_defaults(runs):
-    """The runs with the same options in every recipe: one that an older run lacks counts as its default.
+    """Return the runs with the same options in every recipe: one that an older run lacks counts as its default.
 
     Newer runs have that default where they were not asked for another value.
     """
@@ -551,13 +553,13 @@ def with_speedups(runs):
 
 
 def students(runs):
-    """The runs without those named teacher, and without those from which others of them learned."""
+    """Return the runs without those named teacher, and without those from which others of them learned."""
     taught = {Path(str(options.get("teacher"))).parts[-3:] for options in runs["options"]}
     return runs[~runs["teaches"] & ~runs["folder"].map(lambda folder: folder.parts[-3:] in taught)]
 
 
 def displayed(runs, names):
-    """The runs with the names to print: {name of a method: another}. Raises ReportError for what cannot be done."""
+    """Return the runs with the names to print: {name of a method: another}. Raises ReportError for what cannot be done."""
     known = [*runs["name"].cat.categories]
     for name, shown in names.items():
         if name not in known:
@@ -569,7 +571,7 @@ def displayed(runs, names):
 
 
 def select(runs, methods, baseline):
-    """The runs of the wanted methods; refuses unknown names, a seed that occurs twice, a task with two metrics."""
+    """Return the runs of the wanted methods; refuses unknown names, a seed that occurs twice, a task with two metrics."""
     for option, names in (("--methods", methods or ()), ("--baseline", [baseline] if baseline is not None else ())):
         found = [*runs["name"].cat.categories]
         for name in names:
@@ -603,7 +605,7 @@ SIZES = {  # columns: the entries that a cell holds, the unit they are divided b
 
 
 def time_unit(runs):
-    """(name, seconds in it) of the unit in which the training times of these runs read well."""
+    """Return (name, seconds in it) of the unit in which the training times of these runs read well."""
     longest = runs["time.train_s"].max()
     return ("s", 1) if longest < 600 else ("min", 60) if longest < 36_000 else ("h", 3600)
 
@@ -620,7 +622,7 @@ class Measure(NamedTuple):
     digits: int = 1
 
     def of(self, entry):
-        """The number to print for run["best"] or run["last"]; NaN where it was not finite (null in run.json)."""
+        """Return the number to print for run["best"] or run["last"]; NaN where it was not finite (null in run.json)."""
         value = entry["score"] if self.key is None else entry["metrics"][self.key]
         return self.scale * value if value is not None and abs(value) < 1e30 else math.nan
 
@@ -658,21 +660,21 @@ PRETRAINING = (
 
 
 def by_task(runs):
-    """The Measures by which the runs' task is given, if they are more than one."""
+    """Return the Measures by which the runs' task is given, if they are more than one."""
     own = runs["headline"].iloc[0] if "headline" in runs else ()
     keys = CUSTOMARY.get(task_alone(runs["task"].iloc[0])) or (own if len(own) > 1 else ())
     return [Measure(key, TITLES.get(key, key.replace("_", " "))) for key in keys]
 
 
 def customary(runs):
-    """The customary Measures of the runs' task that every run has."""
+    """Return the customary Measures of the runs' task that every run has."""
     wanted = PRETRAINING if runs["stage"].iloc[0] == "pretrain" else by_task(runs)
     entries = [entry["metrics"] for entry in [*runs["best"], *runs["last"]]]
     return [measure for measure in wanted if all(measure.key in entry for entry in entries)]
 
 
 def headline(runs):
-    """The Measure by which these runs of one task chose their best checkpoint."""
+    """Return the Measure by which these runs of one task chose their best checkpoint."""
     runs = pd.DataFrame(runs)
     metric, found = runs["metric"].iloc[0], customary(runs)
     if runs["stage"].iloc[0] == "dynabert":  # its runs have each metric of every sub-network, under other names

@@ -39,7 +39,7 @@ def holm(p):
 
 
 def leaders(scores):
-    """The columns that have the best mean or cannot be told from the one that has, of two or more seeds."""
+    """Return the columns that have the best mean or cannot be told from the one that has, of two or more seeds."""
     scores = scores.loc[:, scores.count() > 1]
     if scores.empty:
         return set()
@@ -58,7 +58,7 @@ def cell(row, digits, sure):
 
 
 def sentence(names, reference):
-    """What a table of differences to the reference says; names: {what: whether it is sure}, of those tested."""
+    """Return what a table of differences to the reference says; names: {what: whether it is sure}, of those tested."""
     if not names:
         return f"Nothing can be said about differences to {reference}: they are of one seed, or the same in all seeds."
     sure = [name for name, is_sure in names.items() if is_sure]

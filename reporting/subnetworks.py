@@ -9,7 +9,7 @@ from reporting.records import headline
 
 
 def long_table(runs):
-    """A row for each sub-network of each run: its columns, task, name, seed, and `score` x 100."""
+    """Return a row for each sub-network of each run: its columns, task, name, seed, and `score` x 100."""
     rows = [
         {"task": run["task"], "name": run["name"], "seed": run["seed"], **size}
         for run in runs.to_dict("records")
@@ -20,7 +20,7 @@ def long_table(runs):
 
 
 def grid(cells, name):
-    """A table of depths (rows) and widths (columns), the largest first, from {(depth, width): text}."""
+    """Return a table of depths (rows) and widths (columns), the largest first, from {(depth, width): text}."""
     table = pd.Series(cells).unstack().sort_index(ascending=False).sort_index(axis=1, ascending=False)
     table.insert(0, "depth", [f"{depth:g}" for depth in table.index])
     table.columns = ["depth", *(f"width {width:g}" for width in table.columns[1:])]
@@ -35,7 +35,7 @@ def stacked(grids):
 
 
 def scores(table, summary):
-    """{name: grid of 'mean ± standard deviation (seeds)'}."""
+    """Return {name: grid of 'mean ± standard deviation (seeds)'}."""
     found = {}
     for name, own in table.groupby("name", observed=True):
         groups = own.groupby(["depth", "width"])["score"]

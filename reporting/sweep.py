@@ -27,7 +27,9 @@ from reporting.records import (
 
 
 def recipe(run):
-    """The options of the command line by which one try differs from others; ReportError if the record lacks them."""
+    """Return the options of the command line by which one try differs from others; ReportError if the record lacks
+    them.
+    """
     try:
         rate = check(run, {"options.learning_rate": is_positive})["options.learning_rate"]
     except ReportError as error:
@@ -98,17 +100,17 @@ def tries(runs):
 
 
 def best(table):
-    """{method: row of its best try}, the first of equals; a method without a finite score is left out."""
+    """Return {method: row of its best try}, the first of equals; a method without a finite score is left out."""
     rows = table.dropna(subset="score").sort_values("score", ascending=False, kind="stable")
     rows = rows.groupby("method", sort=False).head(1).set_index("method")
     return {method: rows.loc[method] for method in table["method"].unique() if method in rows.index}
 
 
 def sweep_text(table, chosen, metric, notes=()):
-    """The Markdown table of all tries, the chosen ones bold, notes, and what each method was given."""
+    """Return the Markdown table of all tries, the chosen ones bold, notes, and what each method was given."""
 
     def row(one):
-        """The cells of one try."""
+        """Return the cells of one try."""
         mark = "**" if one["method"] in chosen and chosen[one["method"]]["number"] == one["number"] else ""
         spread = f" ± {one['spread']:.1f}" if len(one["seeds"]) > 1 else ""
         cells = [

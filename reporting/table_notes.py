@@ -11,7 +11,9 @@ SAID = {"task", "terms", "hard_weight", "temperature", "stages", *SCORED_ON}
 
 
 def set_words(runs):
-    """{name of an evaluation set: what it is} for tasks that were scored on several, as `records.with_sets` has it."""
+    """Return {name of an evaluation set: what it is} for tasks that were scored on several, as `records.with_sets` has
+    it.
+    """
     found = {}
     for name, own in runs[runs["scored on"] != ""].groupby("task", observed=True):
         words = min(own["scored on"], key=lambda text: not text[0].isdigit())  # what knows their number, if any does
@@ -56,7 +58,9 @@ def unlike_lines(runs, named=()):
 
 
 def chosen_alike(runs):
-    """Whether all runs, as far as is known, learned from the same examples and held out the same ones to choose by."""
+    """Return whether all runs, as far as is known, learned from the same examples and held out the same ones to choose
+    by.
+    """
     shares = {str(recipe.get("held_out")) for recipe in runs["recipe"]}
     return len(shares) < 2 and all(len({*same_examples(runs, split)} - {None}) < 2 for split in ("train", "held_out"))
 
@@ -77,7 +81,7 @@ def settings(runs):
 
 
 def in_words(value, typed=None):
-    """An option's value as it would be typed; typed: that of the run, where value may be without its seed."""
+    """Return an option's value as it would be typed; typed: that of the run, where value may be without its seed."""
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
     if isinstance(value, list):

@@ -14,7 +14,7 @@ TRAINING = (*INPUTS, "labels", "start_positions", "end_positions")
 
 
 def grouped_batches(lengths, size, seed, epoch, order=None):
-    """A random order of examples as batches of similar length: lists of indices, size each but for the last one.
+    """Return a random order of examples as batches of similar length: lists of indices, size each but for the last one.
 
     lengths: tokens of each example. The order depends on seed and epoch alone, and begins with `order`, a list, if that
     is given. Lengths are sorted within chunks of 50 batches, so batches stay random and little of them is padding; an
@@ -132,7 +132,7 @@ class Parts(torch.utils.data.Dataset):
 
 
 def split_step(indices, per_device, processes, rank):
-    """The share of one process in an optimiser step: [(its indices, share of the step's examples), ...].
+    """Return the share of one process in an optimiser step: [(its indices, share of the step's examples), ...].
 
     A process without examples in a forward pass gets ([], share): it computes on a stand-in that counts nothing.
     """
@@ -156,7 +156,7 @@ def ahead(batches, device):
 
 
 def _arrived(batch, event):
-    """The batch, which the current CUDA stream may use from here on."""
+    """Return the batch, which the current CUDA stream may use from here on."""
     if event:
         torch.cuda.current_stream().wait_event(event)
         for value in filter(torch.is_tensor, batch.values()):

@@ -49,7 +49,7 @@ def find_files(corpus):
 
 
 def _files_below(folder):
-    """The files of a folder whose names say a form; several forms could be texts and notes on them."""
+    """Return the files of a folder whose names say a form; several forms could be texts and notes on them."""
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         raise ValueError(
             f"corpus '{folder}': a folder that `datasets` has saved; write it as Parquet first, by "
@@ -85,7 +85,7 @@ def form_of(file):
 
 
 def _is_object(text):
-    """Whether a text is one JSON object."""
+    """Return whether a text is one JSON object."""
     try:
         return text.lstrip().startswith("{") and isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
@@ -123,7 +123,7 @@ def _texts(file, column):
 
 
 def no_column(where, column, there):
-    """The error that a table lacks the column of the text."""
+    """Return the error that a table lacks the column of the text."""
     return ValueError(
         f"{where}: has no column {column!r} but {listed(there)}; name the one with the text by --text_column"
     )

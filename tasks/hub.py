@@ -36,7 +36,7 @@ def load_hub(hub, otherwise=OTHERWISE, **options):
 
 
 def _converted(name, config):
-    """The folder of a configuration among the converted files of a loading script; None if there is one only."""
+    """Return the folder of a configuration among the converted files of a loading script; None if there is one only."""
     from huggingface_hub import HfApi, errors
 
     try:
@@ -52,7 +52,7 @@ def _converted(name, config):
 
 
 def explained(name, error, kind, otherwise):
-    """What the error of a model or data set that could not be had says, in brackets, and what to do; one line.
+    """Return what the error of a model or data set that could not be had says, in brackets, and what to do; one line.
 
     name: its id. kind: "model" or "dataset". otherwise: what to do where there is no network.
     """
@@ -94,12 +94,12 @@ NETWORK = ("http", "h11", "aiohttp", "requests", "urllib3")
 
 
 def _of_network(link):
-    """Whether the server was at fault, or the way to it, by a library that has errors of its own for that."""
+    """Return whether the server was at fault, or the way to it, by a library that has errors of its own for that."""
     return status(link) >= 429 or (not status(link) and type(link).__module__.startswith(NETWORK))
 
 
 def chain(error):
-    """An error and, one after the other, those that it came from."""
+    """Return an error and, one after the other, those that it came from."""
     links = []
     while error and error not in links:
         links.append(error)
@@ -108,7 +108,7 @@ def chain(error):
 
 
 def said(error):
-    """An error's own text on one line, without references to manuals; where it says nothing, that of its cause."""
+    """Return an error's own text on one line, without references to manuals; where it says nothing, that of its cause."""
     links = chain(error)
     told = next((link for link in links if status(link) >= 429), links[0])  # too many requests, or the server's fault
     if told.__cause__ and re.match("An error occurred while generating|Can't load|Server Disconnected", str(told)):
@@ -118,7 +118,7 @@ def said(error):
 
 
 def status(error):
-    """The code of the server's answer that an error holds, 0 if none."""
+    """Return the code of the server's answer that an error holds, 0 if none."""
     return getattr(getattr(error, "response", None), "status_code", 0)
 
 

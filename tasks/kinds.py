@@ -78,7 +78,9 @@ class Kind:
         """Write what goes with a saved model beside its own files."""
 
     def labels(self, batch):
-        """The true labels of a batch, a row an example; whole numbers are classes, -100 where nothing is to be said."""
+        """Return the true labels of a batch, a row an example; whole numbers are classes, -100 where nothing is to be
+        said.
+        """
         return batch["labels"]
 
     def logits(self, out, mask):
@@ -97,13 +99,13 @@ class Kind:
         return losses.masked_mean(values.sum(), (labels != -100).sum(), across_processes)
 
     def soft_loss(self, student, teacher, batch, args):
-        """The term `logits` between two ModelViews: KL at args.temperature, mean over rows; scalar."""
+        """Return the term `logits` between two ModelViews: KL at args.temperature, mean over rows; scalar."""
         return losses.soft_logits(
             student.logits, teacher.logits, temperature=args.temperature, across_processes=student.across_processes
         )
 
     def evaluate(self, model, splits, tokenizer, args, accelerator):
-        """({metric: float} on the dev sets, {file name: text} of predictions that are kept with the model).
+        """Return ({metric: float} on the dev sets, {file name: text} of predictions that are kept with the model).
 
         The metric `loss` is `dev_loss`.
         """
@@ -117,11 +119,11 @@ class Kind:
 
     @staticmethod
     def read_set(args, path, labels, skipped):
-        """(task, examples) of one labelled file; labels: names of a model's labels, whose numbers it takes."""
+        """Return (task, examples) of one labelled file; labels: names of a model's labels, whose numbers it takes."""
         return data.read_set(args, path, labels, skipped)
 
     def table(self, logits, splits, args):
-        """{file name: text} of labels and predictions of the split validation beside those of `score`."""
+        """Return {file name: text} of labels and predictions of the split validation beside those of `score`."""
         return {}
 
     def dev_loss(self, logits, dataset):
@@ -183,7 +185,7 @@ class Classification(Kind):
         return result | {"loss": sum(loss * n for loss, n in found) / sum(n for _, n in found)}, {}
 
     def table(self, logits, splits, args):
-        """A csv row an example: its place in the file, label, prediction, probability of each label."""
+        """Return a csv row an example: its place in the file, label, prediction, probability of each label."""
         words, chances = self.task.labels, logits.double().softmax(-1).tolist()
         rows = [
             (words[label], words[max(range(len(row)), key=row.__getitem__)], *row)
@@ -212,7 +214,7 @@ class Regression(Classification):
         return _mean(errors, student.across_processes)
 
     def table(self, logits, splits, args):
-        """A csv row an example: its place in the file, label and predicted number."""
+        """Return a csv row an example: its place in the file, label and predicted number."""
         rows = zip(splits["validation"]["labels"], logits.squeeze(-1).tolist(), strict=True)
         return _csv(splits["validation"]["idx"], ("label", "prediction"), rows)
 
@@ -246,7 +248,9 @@ class MultiLabel(Classification):
         return result | {"loss": self.dev_loss(logits, splits["validation"])}, {}
 
     def table(self, logits, splits, args):
-        """A csv row an example: its place, labels, those predicted at the set's own threshold, all probabilities."""
+        """Return a csv row an example: its place, labels, those predicted at the set's own threshold, all
+        probabilities.
+        """
         truth, chances = splits["validation"]["labels"], logits.double().sigmoid()
         threshold = metrics.label_set_metrics(logits, torch.tensor(truth))["threshold"]
 
@@ -260,7 +264,9 @@ class MultiLabel(Classification):
         return _csv(splits["validation"]["idx"], ("labels", "prediction", *self.task.labels), rows)
 
     def words(self, logits, args):
-        """The labels at the threshold that the dev set chose for the saved model, with the task's separator between."""
+        """Return the labels at the threshold that the dev set chose for the saved model, with the task's separator
+        between.
+        """
         record = run_folder.read_record(args.output_dir)
         chosen = logits.double().sigmoid() >= record[run_folder.kept(args)]["metrics"]["threshold"]
         return [
@@ -301,7 +307,7 @@ class Similarity(Regression):
 
     @staticmethod
     def pooling(args):
-        """How the teacher, or without one the encoder that training begins with, pools."""
+        """Return how the teacher, or without one the encoder that training begins with, pools."""
         return similarity.pooling_of(args.teacher or args.student)
 
     def tokenize(self, splits, tokenizer, args):
@@ -348,7 +354,7 @@ class Similarity(Regression):
         return task._replace(limits=(min(examples["label"]), max(examples["label"]))), examples
 
     def table(self, logits, splits, args):
-        """A csv row a pair: its place in the file, label and cosine."""
+        """Return a csv row a pair: its place in the file, label and cosine."""
         found = splits["validation"]
         rows = zip(found["labels"][::2], similarity.cosines(logits).tolist(), strict=True)
         return _csv(found["idx"][::2], ("label", "prediction"), rows)
@@ -422,7 +428,7 @@ class Token(Kind):
         )
 
     def tags(self, split, dataset, logits):
-        """The predicted tag of every word, a list for each sentence, from the logits of the split's windows."""
+        """Return the predicted tag of every word, a list for each sentence, from the logits of the split's windows."""
         found = tagging.joined(dataset, logits.argmax(-1), self.sentences[split])
         return [[self.task.labels[i] for i in row] for row in found]
 
@@ -436,7 +442,7 @@ class Token(Kind):
         return result, {"predictions.conll": tagging.with_column(sentences, found)}
 
     def submission(self, split, dataset, logits, args):
-        """The columns of the test set and one of predictions."""
+        """Return the columns of the test set and one of predictions."""
         found = self.tags(split, dataset, logits)
         return tagging.with_column(self.sentences[split], found), sum(map(len, found))
 
@@ -480,7 +486,7 @@ class Summary(Token):
         return result, {"summaries.jsonl": summaries.json_lines(rows)}
 
     def submission(self, split, dataset, logits, args):
-        """The predictions of the test set, whose scores are printed where it has references."""
+        """Return the predictions of the test set, whose scores are printed where it has references."""
         rows = summaries.predictions(self.documents[split], dataset, logits, args.summary_sentences)
         if scored := [row for row in rows if row["references"]]:
             means = {name: sum(row[name] for row in scored) / len(scored) for name in self.scores}
@@ -545,7 +551,7 @@ def balanced(labels, count):
 
 
 def chosen(args):
-    """The class of the kind that the options name. Raises ValueError for a --kind that there is not."""
+    """Return the class of the kind that the options name. Raises ValueError for a --kind that there is not."""
     name = data.kind_of(args)
     if args.kind and not (name in KINDS and KINDS[name].custom):
         known = ", ".join(name for name, kind in KINDS.items() if kind.custom)
@@ -559,7 +565,9 @@ def chosen(args):
 
 
 def constant_answer(kind, splits, args):
-    """(label, headline score) of the best answer that is the same for all dev examples; None but in classification."""
+    """Return (label, headline score) of the best answer that is the same for all dev examples; None but in
+    classification.
+    """
     if type(kind) is not Classification:
         return None
     dev = {name: split for name, split in splits.items() if name.startswith("validation")}
@@ -573,7 +581,7 @@ def constant_answer(kind, splits, args):
 
 
 def _with_test_set(args, task, splits):
-    """The task and its splits. Raises ValueError if predictions are wanted and there is no test set."""
+    """Return the task and its splits. Raises ValueError if predictions are wanted and there is no test set."""
     if args.do_predict and not any(split.startswith("test") for split in splits):
         raise ValueError(
             f"--do_predict: {args.data_dir or 'the hub'} has no test set of {args.task}: add its files or "
@@ -583,7 +591,7 @@ def _with_test_set(args, task, splits):
 
 
 def _csv(places, header, rows):
-    """{"predictions.csv": text} of a table with a row an example."""
+    """Return {"predictions.csv": text} of a table with a row an example."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("index", *header))

@@ -30,12 +30,12 @@ def lines(kind, splits, tokenised, tokenizer, args):
 
 
 def share(count, total):
-    """A count and its share of a total, in words."""
+    """Return a count and its share of a total, in words."""
     return f"{count:,} ({100 * count / total:.1f} %)"
 
 
 def classes(rows, labels):
-    """The number of classes with the largest and the smallest, or the range of numbers; [] for other answers."""
+    """Return the number of classes with the largest and the smallest, or the range of numbers; [] for other answers."""
     if "texts" in rows.column_names:
         return [f"{share(without, len(rows))} without an answer"] if (without := rows["texts"][:].count([])) else []
     if "tags" in rows.column_names:
@@ -60,7 +60,7 @@ def classes(rows, labels):
 
 
 def cut(rows, tokenised, tokenizer, max_length):
-    """How many rows of text_a, (text_b) lost tokens when they were tokenised, and what share of all tokens."""
+    """Return how many rows of text_a, (text_b) lost tokens when they were tokenised, and what share of all tokens."""
     lengths = batching.Arrays(tokenised, ("input_ids",)).lengths()
     full = rows.select([i for i, length in enumerate(lengths) if length == max_length])
     names, lost = [name for name in TEXTS if name in rows.column_names], []
@@ -73,14 +73,14 @@ def cut(rows, tokenised, tokenizer, max_length):
 
 
 def empty(rows):
-    """How many rows have a text without any word."""
+    """Return how many rows have a text without any word."""
     names = [name for name in TEXTS if name in rows.column_names]
     count = sum(not all(map(str.strip, texts)) for texts in zip(*(rows[name][:] for name in names), strict=True))
     return [f"{share(count, len(rows))} with an empty text"] if count else []
 
 
 def known(rows, train):
-    """How many rows have the very texts of a training example."""
+    """Return how many rows have the very texts of a training example."""
     names = [name for name in TEXTS if name in rows.column_names]
     if not {*names} <= {*train.column_names}:
         return []

@@ -25,7 +25,7 @@ FEATURES = datasets.Features({"text": datasets.Value("string")})
 
 
 def files_of(corpora):
-    """All files of {language: corpora}; of data sets of the hub there are none."""
+    """Return all files of {language: corpora}; of data sets of the hub there are none."""
     return [file for own in corpora.values() for corpus in own for file in find_files(corpus) or ()]
 
 
@@ -93,7 +93,9 @@ def load_texts(corpus, streaming=False, cache_dir=None, column="text"):
 
 
 def text_source(files, column):
-    """What the documents of files depend on: a form, a digest of the content and, for tables, the column of each."""
+    """Return what the documents of files depend on: a form, a digest of the content and, for tables, the column of
+    each.
+    """
     forms = map(form_of, files)
     return [[form, text_digest(file), *[column] * (form != "text")] for form, file in zip(forms, files, strict=True)]
 
@@ -129,7 +131,7 @@ def pack(documents, length, cls, sep):
 
 
 def id_type(count):
-    """The name of the narrowest unsigned integer that holds every token id below count."""
+    """Return the name of the narrowest unsigned integer that holds every token id below count."""
     return np.min_scalar_type(max(count - 1, 1)).name
 
 
@@ -146,13 +148,15 @@ def whole_rows(documents, length, cls, sep, pad):
 
 
 def cutter(tokenizer, length, whole=False):
-    """The function from a list of texts to their blocks [N, length], a NumPy array: full ones, or one of each text."""
+    """Return the function from a list of texts to their blocks [N, length], a NumPy array: full ones, or one of each
+    text.
+    """
     backend, kind = tokenizer.backend_tokenizer, id_type(id_count(tokenizer))
     backend.no_truncation()  # left from an earlier call
     backend.no_padding()
 
     def cut(texts):
-        """The full blocks of some texts; None is a text without words."""
+        """Return the full blocks of some texts; None is a text without words."""
         encodings = backend.encode_batch_fast([text or "" for text in texts], add_special_tokens=False)
         tokens = [np.array(encoding.ids, dtype=kind) for encoding in encodings]
         words = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -208,7 +212,7 @@ def build_blocks(corpus, texts, cut, kind, length, num_proc, temporary, folder):
     parent = os.getpid()
 
     def cut_part(rows):
-        """The blocks of one part of the corpus, for `map`, in a process of its own."""
+        """Return the blocks of one part of the corpus, for `map`, in a process of its own."""
         if parent not in (os.getpid(), os.getppid()):  # the run was killed: what it forked must not go on
             os._exit(1)
         (part,) = rows["part"]
@@ -250,7 +254,7 @@ class Rows:
         self.starts = [0, *self.ends.tolist()]
 
     def __getitem__(self, indices):
-        """[B, T] NumPy array of the rows with these numbers."""
+        """Return [B, T] NumPy array of the rows with these numbers."""
         which = np.searchsorted(self.ends, indices, side="right").tolist()
         return np.stack([self.parts[w][i - self.starts[w]] for w, i in zip(which, indices, strict=True)])
 
@@ -276,7 +280,7 @@ def shares(sizes, exponent):
 
 
 def epoch_order(sizes, counts, seed, epoch):
-    """The blocks of an epoch in random order, a tensor of their numbers; it depends on seed and epoch alone.
+    """Return the blocks of an epoch in random order, a tensor of their numbers; it depends on seed and epoch alone.
 
     sizes: {language: blocks}, which lie one language after the other. counts: from `shares`. A language that has fewer
     than that begins again; the number of a block is then higher by as many as there are in all, for other masks.
@@ -302,7 +306,7 @@ def text_digest(path):
 
 
 def too_short(corpus, length):
-    """The error that a corpus does not fill one block."""
+    """Return the error that a corpus does not fill one block."""
     return ValueError(f"corpus {corpus!r} is shorter than one block of {length} tokens: lower --seq_length")
 
 
@@ -332,7 +336,7 @@ class Stream:
         return dict(self.start)
 
     def take(self, count):
-        """The next `count` blocks, [count, T]. Raises ValueError if the whole share does not fill one block."""
+        """Return the next `count` blocks, [count, T]. Raises ValueError if the whole share does not fill one block."""
         rows = []
         while count:
             if self.start["at"] == len(self.pool):

@@ -57,14 +57,14 @@ OTHER_FORMS = {
 
 
 def opened(path):
-    """A file opened to read its bytes, unpacked if gzip, bzip2 or xz packed it, whatever its name says."""
+    """Return a file opened to read its bytes, unpacked if gzip, bzip2 or xz packed it, whatever its name says."""
     with open(path, "rb") as f:
         start = f.read(10)
     return next((unpack for magic, unpack in PACKED.items() if re.match(magic, start)), open)(path, "rb")
 
 
 def ending(path):
-    """The ending of a file's name in small letters, that before .gz, .bz2 or .xz where the name ends so."""
+    """Return the ending of a file's name in small letters, that before .gz, .bz2 or .xz where the name ends so."""
     path = Path(path)
     path = path.with_suffix("") if path.suffix.lower() in (".gz", ".bz2", ".xz") else path
     return path.suffix.lower()
@@ -146,7 +146,7 @@ SEPARATORS = ",;|\t"
 
 
 def _separator(header):
-    """The sign that cuts a header line into the most columns, a comma in doubt."""
+    """Return the sign that cuts a header line into the most columns, a comma in doubt."""
 
     def columns(sign):
         try:
@@ -192,7 +192,7 @@ def _read_columns(path, skipped):
 
 
 def form_of_text(first):
-    """What a text is by its first line, where that is JSON or markup; else ""."""
+    """Return what a text is by its first line, where that is JSON or markup; else ""."""
     if re.match(r"""\s*(\{\s*("|$)|\[\s*([{\["]|$))""", first):
         return "JSON"
     return "XML or HTML" if re.match(r"\s*<(\?xml|!doctype|html)\b", first, re.IGNORECASE) else ""
@@ -213,7 +213,7 @@ def _bad_quote(text, sign):
 
 
 def _csv_fault(path, lines, number, error, sign):
-    """What is wrong with a record that the csv module refused; lines: of the record, number: of the first."""
+    """Return what is wrong with a record that the csv module refused; lines: of the record, number: of the first."""
     text = "".join(line + "\n" for line in lines)
     quote, last = _bad_quote(text, sign), number + len(lines) - 1
     if quote is None and "\r" in text:
@@ -229,7 +229,7 @@ def _csv_fault(path, lines, number, error, sign):
 
 
 def _next_record(reader):
-    """The next record of a csv reader, however long its fields: the limit is one of the whole process."""
+    """Return the next record of a csv reader, however long its fields: the limit is one of the whole process."""
     limit = csv.field_size_limit(2**31 - 1)
     try:
         return next(reader)
@@ -347,7 +347,7 @@ def _read_json(path, skipped):
 
 
 def read_parquet(path):
-    """The rows of a Parquet file as an IterableDataset, read where they are: no copy of it is made."""
+    """Return the rows of a Parquet file as an IterableDataset, read where they are: no copy of it is made."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; check the names of the files")
     from datasets import load_dataset
@@ -365,7 +365,7 @@ def dataset_rows(dataset):
     names = {column: found for column in dataset.features or () if (found := label_names(dataset, column))}
 
     def named(column, value):
-        """A value of a column with names for ids, also of those in lists."""
+        """Return a value of a column with names for ids, also of those in lists."""
         if isinstance(value, list):
             return [named(column, one) for one in value]
         return names[column][value] if isinstance(value, int) and value >= 0 else value  # -1: not known
@@ -429,7 +429,9 @@ def columns_joined(rows, where, columns, separator, skipped):
 
 
 def label_names(dataset, column):
-    """The names of a column of classes, or of lists of classes, in the order of their ids; () for any other column."""
+    """Return the names of a column of classes, or of lists of classes, in the order of their ids; () for any other
+    column.
+    """
     from datasets import ClassLabel
 
     feature = (dataset.features or {}).get(column)
@@ -438,12 +440,14 @@ def label_names(dataset, column):
 
 
 def line_name(number):
-    """What a message calls an example; number: of its line, or "row 1" where there are no lines."""
+    """Return what a message calls an example; number: of its line, or "row 1" where there are no lines."""
     return number if str(number).startswith("row ") else f"line {number}"
 
 
 def read_dataset(path):
-    """The rows of a Parquet file, or of a folder that `datasets` has saved, as a Dataset; None for any other form."""
+    """Return the rows of a Parquet file, or of a folder that `datasets` has saved, as a Dataset; None for any other
+    form.
+    """
     path = Path(path)
     if (path / "dataset_dict.json").is_file():
         splits = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
@@ -473,7 +477,9 @@ def _read_classes(folder):
 
 
 def read_table(path, skipped=None):
-    """(line number, {column: value}) of a .csv, .tsv, .json or .jsonl file with named columns, or a folder of texts."""
+    """Return (line number, {column: value}) of a .csv, .tsv, .json or .jsonl file with named columns, or a folder of
+    texts.
+    """
     suffix = ending(path)
     if Path(path).is_dir():
         return _read_classes(Path(path))
@@ -525,7 +531,7 @@ def _number(word, where, skipped):
 
 
 def pick(row, columns, path, number, skipped):
-    """The named columns as strings, or None where one is missing or holds no text and the row is skipped."""
+    """Return the named columns as strings, or None where one is missing or holds no text and the row is skipped."""
     missing = [c for c in columns if c not in row]
     if missing:
         return skipped.bad(f"{path}, {line_name(number)}: no column {missing[0]!r}; there are: {listed(row)}")

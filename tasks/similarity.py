@@ -18,7 +18,7 @@ MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")  # of a
 
 
 def pooling_of(folder):
-    """How a sentence-transformers folder pools, "mean" or "cls"; "mean" where the folder does not say.
+    """Return how a sentence-transformers folder pools, "mean" or "cls"; "mean" where the folder does not say.
 
     Raises ValueError for another pooling, and for a folder with layers behind the pooling that change cosines.
     """
@@ -47,13 +47,15 @@ def pooling_of(folder):
 
 
 def _said(source, name):
-    """The JSON file of this name in a folder or on the hub; {} where there is none."""
+    """Return the JSON file of this name in a folder or on the hub; {} where there is none."""
     path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
 def modules_of(source):
-    """{name: path} of the files that make a sentence encoder of an encoder's folder or hub id; {} where it is none."""
+    """Return {name: path} of the files that make a sentence encoder of an encoder's folder or hub id; {} where it is
+    none.
+    """
     modules = _said(source, "modules.json")
     below = [f"{module['path']}/{name}" for module in modules or () if module["path"] for name in MODULE_FILES]
     names = (
@@ -94,7 +96,7 @@ def give_vectors(model, pooling):
     drop_pooler(model)
 
     def extend(model, args, inputs, out):
-        """The hook that adds them."""
+        """Return the hook that adds them."""
         return {**out, "logits": pooled(out["last_hidden_state"], inputs["attention_mask"], pooling)}
 
     model.register_forward_hook(extend, with_kwargs=True)

@@ -23,7 +23,7 @@ FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0
 
 
 def _question(qa, context, where, v2, skipped):
-    """One row of the data set, or None for a broken question that is to be skipped."""
+    """Return one row of the data set, or None for a broken question that is to be skipped."""
     try:
         key, question, answers = qa["id"], qa["question"], qa["answers"]
         impossible = qa.get("is_impossible", False)
@@ -50,7 +50,7 @@ def _question(qa, context, where, v2, skipped):
 
 
 def _paragraphs(path):
-    """[(context, its questions), ...] of a file as SQuAD publishes it, or of rows as `datasets` has them."""
+    """Return [(context, its questions), ...] of a file as SQuAD publishes it, or of rows as `datasets` has them."""
     rows = read_dataset(path)
     rows = list(rows) if rows is not None else [row for _, row in read_table(path)]
     if any("paragraphs" in row for row in rows):
@@ -105,7 +105,7 @@ FEATURES = datasets.Features(
 
 
 def load_questions(args, skipped):
-    """{"train": Dataset, "validation": Dataset} of questions from the user's files, args.data_dir or the hub."""
+    """Return {"train": Dataset, "validation": Dataset} of questions from the user's files, args.data_dir or the hub."""
     v2 = args.task == "squad_v2"
     if args.data_dir:
         if not Path(args.data_dir).is_dir():
@@ -127,7 +127,7 @@ def load_questions(args, skipped):
 
 
 def _cut_questions(questions, tokenizer, length):
-    """The questions' texts, ending where their first `length` tokens end."""
+    """Return the questions' texts, ending where their first `length` tokens end."""
     encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
     return [
         q if len(offsets) <= length else q[: offsets[length - 1][1]]
@@ -139,7 +139,7 @@ NONE, NEAREST, EXACT = range(3)  # of the column "answer": what a window can giv
 
 
 def characters(text, offsets):
-    """{offsets of a piece: (begin, end) of the characters that it stands for} for all pieces of a text.
+    """Return {offsets of a piece: (begin, end) of the characters that it stands for} for all pieces of a text.
 
     Blanks at the ends of a piece are left out. What can be seen and is in no piece, because the tokenizer drops it or
     joins it with the letter before, as accents, goes to the piece that it follows, else to the one that follows it.
@@ -186,7 +186,7 @@ def _answer_tokens(offsets, span, cls):
 
 
 def _cut(rows, indices, tokenizer, args):
-    """The windows of a batch of questions, as columns; indices: the questions' numbers."""
+    """Return the windows of a batch of questions, as columns; indices: the questions' numbers."""
     asked = _cut_questions(rows["question"], tokenizer, args.max_query_length)
     out = with_offsets(
         tokenizer,
@@ -250,7 +250,7 @@ def windows(questions, tokenizer, args, cache_dir="cache"):
 
 
 def inexact_answers(questions, cut):
-    """One line on the answers that their windows do not give as they stand; empty if there are none."""
+    """Return one line on the answers that their windows do not give as they stand; empty if there are none."""
     best = [NONE] * len(questions)
     for question, found in zip(cut["question"], cut["answer"], strict=True):
         best[question] = max(best[question], found)
@@ -268,7 +268,7 @@ def inexact_answers(questions, cut):
 
 
 def best_spans(logits, context, n_best, max_answer_length):
-    """The best span of each window among the n_best starts and n_best ends.
+    """Return the best span of each window among the n_best starts and n_best ends.
 
     logits [N, 2, S]: of start and end. context [N, S]: bool, True = context token. A span ends where it starts or
     later, holds at most max_answer_length tokens and lies in the context.

@@ -101,7 +101,7 @@ def _texts(row, column, one=False):
 
 
 def _references(row, column):
-    """The reference summaries of a row as they stand. Raises ValueError if there is none that ROUGE can compare."""
+    """Return the reference summaries of a row as they stand. Raises ValueError if there is none that ROUGE can compare."""
     texts = [text.strip() for text in (_texts(row, column, one=True) if row.get(column) else ())]
     texts = [text for text in texts if text]
     if not any(map(metrics.rouge_words, texts)):
@@ -114,7 +114,9 @@ def _references(row, column):
 
 
 def _labels(row, column, sentences):
-    """The labels of a row's sentences, [] where it has none. Raises ValueError if they are not 0 and 1, one each."""
+    """Return the labels of a row's sentences, [] where it has none. Raises ValueError if they are not 0 and 1, one
+    each.
+    """
     labels = row.get(column)
     if labels is None:
         return []
@@ -271,7 +273,7 @@ def bounds(documents, count):
 
 
 def _cut(rows, indices, tokenizer, max_length, count):
-    """The windows of a batch of documents, as columns; indices: the documents' numbers."""
+    """Return the windows of a batch of documents, as columns; indices: the documents' numbers."""
     texts = [*itertools.chain(*rows["sentences"])]
     # split_special_tokens: a sentence about "[SEP]" is text, and no marker.
     cut = iter(tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"])

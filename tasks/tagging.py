@@ -49,7 +49,7 @@ class Sentence(NamedTuple):
 
 
 def _fields(line):
-    """The columns of a line: cut at tabs if it has any, else at blanks."""
+    """Return the columns of a line: cut at tabs if it has any, else at blanks."""
     return [field.strip(" ") for field in line.split("\t")] if "\t" in line else re.split(" +", line.strip(" "))
 
 
@@ -81,7 +81,9 @@ def is_conllu(path):
 
 
 def _number(column, default):
-    """The number of a column given by number or UD's name; `default` for none given. Raises ValueError for others."""
+    """Return the number of a column given by number or UD's name; `default` for none given. Raises ValueError for
+    others.
+    """
     column = default if column == "label" else column
     if not (column in UD or re.fullmatch("[0-9]{1,4}", str(column))):
         raise ValueError(f"--label_column {column!r} must be the number of a column, or one of {', '.join(UD)}")
@@ -165,7 +167,7 @@ def is_plain(tags):
 
 
 def _fault(row, due, token, label, plain, ud):
-    """What is wrong with the columns of a line, in words; "" if nothing."""
+    """Return what is wrong with the columns of a line, in words; "" if nothing."""
     if len(row) != due:
         return f"{len(row)} columns where {due} are due"
     if not row[token - 1]:
@@ -178,7 +180,7 @@ def _fault(row, due, token, label, plain, ud):
 
 
 def _columns_of(args, there):
-    """The columns of words and of tags: those of the options, else usual names; there: columns that hold lists."""
+    """Return the columns of words and of tags: those of the options, else usual names; there: columns that hold lists."""
     words, tags = args.text_columns[0], label_of(args)
     if words == "text":
         words = next((name for name in ("text", "tokens", "words") if name in there), "tokens")
@@ -189,7 +191,7 @@ def _columns_of(args, there):
 
 
 def _lists(row):
-    """The names of the columns of a row, or of features, that hold lists."""
+    """Return the names of the columns of a row, or of features, that hold lists."""
     return {name for name, value in row.items() if isinstance(value, list) or hasattr(value, "feature")}
 
 
@@ -249,7 +251,7 @@ def _from_lists(rows, name, columns, with_tags, skipped, plain=None):
 
 
 def _sentence(where, number, words, tags, with_tags):
-    """The Sentence of a row; lines as a file of columns would have them."""
+    """Return the Sentence of a row; lines as a file of columns would have them."""
     clean = [re.sub(r"[ \t\r\n]+", " ", word) for word in words]  # one line, one column
     lines = [f"{word}\t{tag}" for word, tag in zip(clean, tags, strict=True)] if tags else clean
     return Sentence(where, number, clean, list(tags) if with_tags else [], lines)
@@ -284,12 +286,12 @@ def read_words(args, path, with_tags, skipped, plain=False):
 
 
 def _has_words(value):
-    """Whether a value is a list of words."""
+    """Return whether a value is a list of words."""
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 def _form_of(path):
-    """What a file is that should hold columns, by its first line; "" for columns."""
+    """Return what a file is that should hold columns, by its first line; "" for columns."""
     first = next((line for _, line in read_lines(path) if line.strip()), "")
     comma = not re.search(r"[ \t]", first.strip()) and "," in first.strip(",")
     return form_of_text(first) or ("a table with commas" if comma else "")
@@ -299,13 +301,13 @@ def _form_of(path):
 
 
 def _text_of(row):
-    """The text of a row of doccano or Prodigy, or of an export of Label Studio; None if there is none."""
+    """Return the text of a row of doccano or Prodigy, or of an export of Label Studio; None if there is none."""
     content = row.get("data", row)
     return content.get("text") if isinstance(content, dict) else None
 
 
 def _spans_of(row, column):
-    """[(begin, end, label), ...] in characters of a row as doccano, Label Studio or Prodigy export it; sorted.
+    """Return [(begin, end, label), ...] in characters of a row as doccano, Label Studio or Prodigy export it; sorted.
 
     Raises ValueError or KeyError, TypeError, IndexError for what is none of these.
     """
@@ -364,7 +366,7 @@ def _from_spans(rows, where, column, with_tags, skipped):
 
 
 def _same(before, tag, kinds):
-    """Whether the tag before is one of these kinds, of the same type."""
+    """Return whether the tag before is one of these kinds, of the same type."""
     return before[0] in kinds and before[2:] == tag[2:]
 
 
@@ -407,7 +409,7 @@ def scheme_of(sentences):
 
 
 def check_scheme(sentences, scheme, skipped):
-    """The sentences whose tags are as the scheme of the training set has them; the others are broken."""
+    """Return the sentences whose tags are as the scheme of the training set has them; the others are broken."""
     good = []
     for sentence in sentences:
         i = _breaks(sentence.tags, scheme)
@@ -457,14 +459,14 @@ def load_sentences(args, task, skipped):
 
 
 def read_set(args, path, labels, skipped):
-    """(task, Dataset) of one file of words whose tags have the numbers of a model's labels."""
+    """Return (task, Dataset) of one file of words whose tags have the numbers of a model's labels."""
     plain = is_plain(labels)
     sentences = read_words(args, path, True, skipped, plain)
     return _task(TASKS[args.task], tuple(labels), args), _numbered({"": sentences}, labels, skipped)[""]
 
 
 def _scheme_labels(sentences, task, args):
-    """The tags of a task in the scheme that its training sentences follow, in the order of their ids."""
+    """Return the tags of a task in the scheme that its training sentences follow, in the order of their ids."""
     scheme = scheme_of(sentences)
     types = [tag[2:] for tag in task.labels if tag != "O" and TAG.fullmatch(tag)]
     types = types or in_order(sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != "O"}))
@@ -484,7 +486,7 @@ def _scheme_labels(sentences, task, args):
 
 
 def _task(task, labels, args):
-    """The task with these labels. Raises ValueError for --metrics that its tags do not have."""
+    """Return the task with these labels. Raises ValueError for --metrics that its tags do not have."""
     due = ("accuracy",) if is_plain(labels) else ("f1", "precision", "recall")
     if wrong := [name for name in args.metrics if name not in due]:
         what = "plain tags" if is_plain(labels) else "tags of a scheme"
@@ -494,7 +496,7 @@ def _task(task, labels, args):
 
 
 def _numbered(splits, labels, skipped):
-    """{split: Dataset} of sentences whose tags are labels, and stand as the scheme of the first split has them."""
+    """Return {split: Dataset} of sentences whose tags are labels, and stand as the scheme of the first split has them."""
     ids, found = {tag: i for i, tag in enumerate(labels)}, {}
     scheme = None if is_plain(labels) else scheme_of(next(iter(splits.values())))
     for split, sentences in splits.items():
@@ -504,7 +506,7 @@ def _numbered(splits, labels, skipped):
 
 
 def _known(sentences, ids, skipped):
-    """The sentences whose tags all have a number; the others are broken."""
+    """Return the sentences whose tags all have a number; the others are broken."""
     good = []
     for sentence in sentences:
         i = next((i for i, tag in enumerate(sentence.tags) if tag not in ids), None)
@@ -578,7 +580,7 @@ def spans(sizes, room):
 
 
 def windows(sentences, tokenizer, max_length):
-    """(Dataset of windows of at most max_length tokens, words as [UNK], words whose ends are cut off).
+    """Return (Dataset of windows of at most max_length tokens, words as [UNK], words whose ends are cut off).
 
     sentences: Dataset of `load_sentences`. Columns: input_ids, attention_mask; sentence (its number); places and owned:
     for each word of the window's own the place of its first piece and its number in the sentence; and where there are
@@ -615,7 +617,7 @@ def windows(sentences, tokenizer, max_length):
 
 
 def joined(cut, predicted, sentences):
-    """The tag numbers of every word, a list for each sentence, from those of the windows' tokens [N, S]."""
+    """Return the tag numbers of every word, a list for each sentence, from those of the windows' tokens [N, S]."""
     found = [[None] * len(words) for words in sentences["words"]]
     rows = predicted.numpy()
     for row, number, places, owned in zip(rows, cut["sentence"], cut["places"], cut["owned"], strict=True):
@@ -625,7 +627,7 @@ def joined(cut, predicted, sentences):
 
 
 def with_column(sentences, tags):
-    """The lines of the sentences as they were read with one column more, the given tags; -DOCSTART- lines get O."""
+    """Return the lines of the sentences as they were read with one column more, the given tags; -DOCSTART- lines get O."""
     texts = []
     for lines, head, given in zip(sentences["lines"], sentences["head"], tags, strict=True):
         texts += [_added(line, "O") + "\n" for line in head]
