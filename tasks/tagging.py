@@ -260,8 +260,7 @@ def _sentence(where, number, words, tags, with_tags):
 def read_words(args, path, with_tags, skipped, plain=False):
     """Sentences of a file of the user's: of columns, or rows with lists of words and tags, or texts with spans."""
     if not is_table(path):
-        form = _form_of(path)
-        if form:
+        if with_tags and (form := _form_of(path)):  # without tags, a line may be any word
             raise ValueError(
                 f"{path}: is {form}; wanted is a file of columns, a line a word and its tag, between them a tab or "
                 "blanks, or JSON (lists tokens and ner_tags, or texts with spans) whose name ends in .json or .jsonl"
@@ -327,7 +326,7 @@ def _spans_of(row, column):
             label = span.get("label") or span["labels"][0]
         else:
             begin, end, label = span if isinstance(span, list) and len(span) == 3 else (None, None, None)
-        if type(begin) is not int or type(end) is not int or not isinstance(label, str):
+        if type(begin) is not int or type(end) is not int or not isinstance(label, str) or not label:
             raise ValueError(f"{span!r} is no span of two numbers of characters and a label")
         found.append((begin, end, label))
     return sorted(found)

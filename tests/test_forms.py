@@ -237,6 +237,7 @@ def test_a_span_within_a_word_cuts_it_and_marks_stay_with_their_letters(tmp_path
         ({"text": "a b", "label": [[1, 2, "P"]]}, "the span 1 to 2 is empty"),
         ({"text": "a b", "label": [["0", 2, "P"]]}, r"\['0', 2, 'P'\] is no span of two numbers"),
         ({"text": "a b", "label": ["P"]}, "'P' is no span"),
+        ({"text": "a b", "label": [[0, 1, ""]]}, "is no span"),
         ({"text": "a b", "label": "P"}, "it has no spans: a list label"),
         ({"text": " ", "label": []}, "it has no text"),
         ({"text": "a b", "spans": [], "answer": "reject"}, "its answer is 'reject'"),
@@ -276,6 +277,14 @@ def test_lists_of_plain_tags_and_parquet(tmp_path):
 def test_words_in_another_form_are_named(tmp_path, name, text, said):
     with pytest.raises(ValueError, match=said):
         tagged(write(tmp_path / name, text))
+
+
+@pytest.mark.parametrize("word", ["1,000", "[", "{"])
+def test_a_test_file_of_words_alone_may_begin_with_any(tmp_path, word):
+    train, test = write(tmp_path / "a.conll", f"{word} O\nAnn B-P\n"), write(tmp_path / "b.conll", f"{word}\nAnn\n")
+    args = arguments(train, "--kind", "token", "--test_file", test)
+    splits = kinds.chosen(args).read(args, readers.Skipped())[1]
+    assert splits["test"]["words"][:] == splits["train"]["words"][:] == [[word, "Ann"]]
 
 
 # --- questions ------------------------------------------------------------------------------------------------------
