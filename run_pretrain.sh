@@ -34,16 +34,7 @@ switch DRY_RUN
 [ -z "${METHODS:-}" ] || check METHODS "$ALL_METHODS"  # of run_glue.sh
 check SEEDS "whole numbers" "[0-9]+"
 
-precision=()
-before=
-for word in "$@"; do
-    case $before/$word in
-        --mixed_precision/*) precision=(--mixed_precision "$word") ;;
-        */--mixed_precision=*) precision=("$word") ;;
-    esac
-    before=$word
-done
-
+find_precision "$@"
 demo=
 [ "${1:-}" = demo ] && shift && demo=1
 split_options "$@"

@@ -2,7 +2,8 @@
 
 The acceptability task cannot be solved by counting words: an unacceptable sentence is an acceptable one after one
 edit that keeps the unigram statistics (a flipped number, another noun class, two words swapped). The first column of
-the CoLA files names the edit: agr, det, refl, sel or order, and "ok" where the sentence is acceptable.
+the CoLA files names the edit: agr, det, refl, sel or order, and "ok" where the sentence is acceptable. With
+--second_language there are parts of speech too, and all of it in a language of the same grammar and other words.
 
     python synthetic.py --output_dir data/synthetic
 """
@@ -54,6 +55,18 @@ FACT_WEIGHTS = {2: 60, 3: 28, 4: 10, 8: 2}  # facts of a SQuAD paragraph; 8 make
 FACT_ADJECTIVE_SHARE = 0.1
 # Adjacent words of these roles are never acceptable in the other order.
 FIXED_ORDER = {("det", "noun"), ("det", "adj"), ("adj", "noun"), ("prep", "det"), ("verb", "det"), ("verb", "refl")}
+
+
+# Other languages: the letters of every word are others, of which vowels stay vowels. So places in a text are the same.
+SECOND, THIRD = (
+    str.maketrans("aeiouAEIOU" + "bcdfghjklmnpqrstvwxyz" + "bcdfghjklmnpqrstvwxyz".upper(), vowels + consonants)
+    for vowels, consonants in (
+        ("iuaoeIUAOE", "ktrnmbsdgzplvfhjcwyqx" + "ktrnmbsdgzplvfhjcwyqx".upper()),
+        ("oaeuiOAEUI", "mlkzqtwvrxhsbgcdnfpjy" + "mlkzqtwvrxhsbgcdnfpjy".upper()),
+    )
+)
+LOANS = 0.15  # share of words that texts of the second language have from the first
+PARTS_OF_SPEECH = {"bare": "VERB", "prep": "ADP", "that": "SCONJ", "and": "CCONJ", "not": "PART", "refl": "PRON"}
 
 
 @dataclass(frozen=True)
@@ -265,9 +278,9 @@ def write_cola(folder, args, seen):
         write_lines(folder / f"{split}.tsv", lines)
 
 
-def write_text(folder, args, seen):
-    """Write train.txt and valid.txt, a paragraph a line, without any sentence of the CoLA files."""
-    rng = random.Random(f"{args.seed}-text")
+def write_text(folder, args, seen, name="text"):
+    """Write train.txt and valid.txt, a paragraph a line, without any sentence of the CoLA files; name: of the draw."""
+    rng = random.Random(f"{args.seed}-{name}")
     for split, size in {"valid": max(1, args.text_size // 10), "train": args.text_size}.items():
         lines = []
         for _ in range(size):
@@ -373,13 +386,54 @@ def write_squad(folder, args):
             write_lines(folder / f"{split}-v{version}.json", [text])
 
 
-def vocabulary():
-    """Return the WordPiece vocabulary: special tokens, punctuation, every word form, then single characters."""
+def write_tags(folder, args):
+    """Write train.conllu and dev.conllu: sentences with the part of speech of every word."""
+    rng = random.Random(f"{args.seed}-tags")
+    for split, size in {"dev": args.dev_size, "train": args.train_size // 8}.items():
+        lines = []
+        for _ in range(size):
+            for i, word in enumerate([*acceptable(rng), Word(".", "punct")], 1):
+                tag = "AUX" if word.lemma == "do" else PARTS_OF_SPEECH.get(word.role, word.role.upper())
+                lines.append(f"{i}\t{word.form}\t_\t{tag}" + "\t_" * 6)
+            lines.append("")
+        write_lines(folder / f"{split}.conllu", lines)
+
+
+def write_second_language(folder, args, seen):
+    """Write text/, squad/ and ud/ of the second language; the files to evaluate on are those of the first, translated.
+
+    Its texts are others and have LOANS, which is how a model learns that the two languages have one grammar.
+    """
+    rng = random.Random(f"{args.seed}-loans")
+    write_text(folder / "second" / "text", args, seen, "second")
+    for path in sorted((folder / "second" / "text").iterdir()):
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [" ".join(w if rng.random() < LOANS else w.translate(SECOND) for w in words) for words in lines]
+        write_lines(path, lines)
+    sentences = (folder / "ud" / "dev.conllu").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t", 2) for line in sentences]
+    lines = ["\t".join([row[0], row[1].translate(SECOND), row[2]]) if len(row) > 1 else "" for row in rows]
+    write_lines(folder / "second" / "ud" / "dev.conllu", lines)
+    squad = json.loads((folder / "squad" / "dev-v1.1.json").read_text(encoding="utf-8"))
+    for text in (part for article in squad["data"] for part in article["paragraphs"]):
+        text["context"] = text["context"].translate(SECOND)
+        for qa in text["qas"]:
+            qa["question"] = qa["question"].translate(SECOND)
+            qa["answers"] = [answer | {"text": answer["text"].translate(SECOND)} for answer in qa["answers"]]
+    write_lines(folder / "second" / "squad" / "dev-v1.1.json", [json.dumps(squad)])
+
+
+def vocabulary(languages=()):
+    """Return the WordPiece vocabulary: special tokens, punctuation, every word form, then single characters.
+
+    languages: those whose word forms are in it beside the first's.
+    """
     forms = [form for lemmas in NOUNS.values() for lemma in lemmas for form in (lemma, add_s(lemma))]
     verbs = [*SPEECH, *(v for table in (TRANSITIVE, INTRANSITIVE) for lemmas in table.values() for v in lemmas)]
     forms += [form for lemma in verbs for form in (lemma, add_s(lemma))]
     forms += ADJECTIVES + ADVERBS + PREPOSITIONS + REFLEXIVES + FUNCTION_WORDS
     forms += [determiner for group in DETERMINERS.values() for determiner in group]
+    forms += [form.translate(language) for language in languages for form in forms]
     # The characters let the tokenizer read words that the language does not have.
     characters = list("abcdefghijklmnopqrstuvwxyz0123456789")
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,?!'\"-:;()", *forms, *characters]
@@ -388,7 +442,7 @@ def vocabulary():
 
 def write_bert(folder, args):
     """Write tokenizer, configuration and seeded, untrained weights of a 4-layer BERT as a Hugging Face folder."""
-    vocab = vocabulary()
+    vocab = vocabulary((SECOND, THIRD) if args.second_language else ())
     write_lines(folder / "vocab.txt", vocab)
     tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=384)
     # Trained from scratch on little data, this size starts faster with wider weights and without dropout.
@@ -417,6 +471,7 @@ def build_parser():
     add, size = parser.add_argument, number(int, 1)
     add("--output_dir", type=named_folder, required=True, help="folder for glue/, squad/, text/ and bert/")
     add("--overwrite", action="store_true", help="replace files written there with other options")
+    add("--second_language", action="store_true", help="also ud/, second/, and a model of a third language's words")
     add("--train_size", type=size, default=32000, help="CoLA training sentences")
     add("--dev_size", type=size, default=1000, help="CoLA dev sentences, and as many test sentences")
     add("--text_size", type=size, default=2000, help="paragraphs of train.txt; valid.txt has a tenth")
@@ -430,7 +485,8 @@ def check_args(args):
     """Raise ValueError when the folder holds files that were made otherwise."""
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file: name a folder")
-    present = [name for name in ("glue", "squad", "text", "bert") if (args.output_dir / name).exists()]
+    names = ("glue", "squad", "text", "bert", "ud", "second")
+    present = [name for name in names if (args.output_dir / name).exists()]
     if args.overwrite or not present:
         return
     old = read_record(args.output_dir)
@@ -439,7 +495,8 @@ def check_args(args):
             f"{args.output_dir} holds {', '.join(present)} not known to come from this script: "
             "choose another --output_dir or add --overwrite"
         )
-    differing = [name for name, value in options(args).items() if old.get(name) != value]
+    now = options(args)
+    differing = [name for name in {**now, "second_language": None} if old.get(name) != now.get(name)]
     if differing:
         raise ValueError(
             f"{args.output_dir} was written with other {', '.join(differing)}: "
@@ -450,7 +507,8 @@ def check_args(args):
 def options(args):
     """Return what determines the files, as a dict."""
     names = ("train_size", "dev_size", "text_size", "squad_train_size", "squad_dev_size", "seed")
-    return {"grammar_version": GRAMMAR_VERSION, **{name: getattr(args, name) for name in names}}
+    found = {"grammar_version": GRAMMAR_VERSION, **{name: getattr(args, name) for name in names}}
+    return found | ({"second_language": True} if args.second_language else {})  # a folder without it has no such line
 
 
 def read_record(folder):
@@ -472,6 +530,9 @@ def write_all(args):
         write_cola(temporary / "glue" / "CoLA", args, seen)
         write_text(temporary / "text", args, seen)
         write_squad(temporary / "squad", args)
+        if args.second_language:
+            write_tags(temporary / "ud", args)
+            write_second_language(temporary, args, seen)
         write_bert(temporary / "bert", args)
         files = [path.relative_to(temporary) for path in sorted(temporary.rglob("*")) if path.is_file()]
         for name, complete in (("incomplete", False), ("complete", True)):

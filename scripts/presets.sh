@@ -65,6 +65,19 @@ split_options() {
     done
 }
 
+# find_precision ARGUMENT...: --mixed_precision and its value go into the array precision
+find_precision() {
+    local word before=
+    precision=()
+    for word in "$@"; do
+        case $before/$word in
+            --mixed_precision/*) precision=(--mixed_precision "$word") ;;
+            */--mixed_precision=*) precision=("$word") ;;
+        esac
+        before=$word
+    done
+}
+
 # check_options ARGUMENT...: ends the script, status 2, at an option that must differ between its commands
 check_options() {
     local word

@@ -293,10 +293,10 @@ def dry_run(script, *arguments, launch="python", **variables):
     for line in shown.stdout.splitlines():
         words = shlex.split(line)
         at = next(i for i, word in enumerate(words) if word in SCRIPTS)
-        once = words[at] == "synthetic.py" or (script == "run_pretrain.sh" and words[at] == "distill_finetune.py")
+        once = not words[at].startswith("distill") or (script, words[at]) == ("run_pretrain.sh", "distill_finetune.py")
         assert words[:at] == (["python"] if once else launch.split())
         args = SCRIPTS[words[at]].build_parser().parse_args(words[at + 1 :])
-        if words[at] != "synthetic.py":
+        if words[at] not in ("synthetic.py", "evaluate.py"):
             SCRIPTS[words[at]].check_args(args)
         found.append((words[at], args))
     return found
@@ -351,8 +351,23 @@ def test_every_command_that_a_script_prints_would_start_after_those_it_needs(scr
         assert teachers == sorted(teachers, reverse=True) and any(teachers) == (script != "run_ablation.sh")
 
 
+@pytest.mark.parametrize("arguments", [[], ["demo"]])
+def test_models_of_some_languages_are_made_before_they_are_read(arguments):
+    commands = dry_run("run_languages.sh", *arguments, "--mixed_precision", "bf16", launch="env python", SEEDS="1 2")
+    made = []
+    for name, args in commands:
+        read = [getattr(args, key, None) for key in ("model", "teacher", "student")] + getattr(args, "models", [])
+        assert all(folder in made for folder in read if (folder or "").startswith("my "))
+        precise = name == "distill_finetune.py" or (name == "distill_pretrain.py" and args.teacher)
+        assert getattr(args, "mixed_precision", "bf16") == ("bf16" if precise or name[0] != "d" else "no")
+        made.append(str(args.output_dir))
+    assert len(made) == len(set(made)) == 3 + 2 * 2 + 1 + 2 * len(arguments)
+    assert commands[-1][0] == "evaluate.py" and len(commands[-1][1].models) == 1 + 2 * 2
+
+
 @pytest.mark.parametrize(
-    "script", ["run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_ablation.sh", "run_dynabert.sh"]
+    "script",
+    ["run_glue.sh", "run_squad.sh", "run_pretrain.sh", "run_ablation.sh", "run_dynabert.sh", "run_languages.sh"],
 )
 def test_a_dry_run_runs_nothing(shell, script):
     assert shell(script, "--max_steps", "5", DRY_RUN="1") == (0, "", [])
@@ -580,6 +595,9 @@ def shell(tmp_path):
         ("run_pretrain.sh", "TASKS", "rte colla", "colla: use cola"),
         ("run_pretrain.sh", "METHODS", "kd ckdd", "ckdd: use finetune"),
         ("run_pretrain.sh", "SEEDS", "1,2", "1,2: use whole numbers"),
+        ("run_languages.sh", "TASK", "pos", "pos: use squad tags"),
+        ("run_languages.sh", "TASK", "tags", "TRAIN_FILE is '': TASK=tags needs a file that is there"),
+        ("run_languages.sh", "SETS", "en=none.json", "en=none.json: use NAME=FILE with a file that is there"),
         ("run_ablation.sh", "TASKS", "squad", "squad: use cola"),
         ("run_ablation.sh", "GRID", "window layers", "layers: use leave_one_out window"),
         ("run_ablation.sh", "GRID", "temperature=1,,2", "temperature=1,,2: use leave_one_out window"),
@@ -598,7 +616,7 @@ def shell(tmp_path):
 def test_a_misspelt_name_is_refused_before_anything_runs(shell, script, variable, value, known):
     status, stderr, commands = shell(script, **{variable: value})
     assert status == 2 and not commands
-    assert re.fullmatch(rf"{re.escape(script)}: error: {variable} .*\n", stderr) and known in stderr
+    assert re.fullmatch(rf"{re.escape(script)}: error: ({variable}|TRAIN_FILE) .*\n", stderr) and known in stderr
 
 
 def test_the_scripts_know_the_tasks_and_methods_of_the_code():

@@ -140,7 +140,7 @@ def run_script(world, tmp_path):
         ("run_pretrain.sh", "STREAMING=on", "STREAMING is on: use 1"),
         *[
             (f"run_{name}.sh", "DRY_RUN=x", "DRY_RUN is x: use 1")
-            for name in ("squad", "pretrain", "ablation", "dynabert", "sweep")
+            for name in ("squad", "pretrain", "ablation", "dynabert", "sweep", "languages")
         ],
         ("run_glue.sh", "LAUNCH='torchrunn --nproc_per_node 2'", "LAUNCH names 'torchrunn', which is no command here"),
         ("run_pretrain.sh", "LAUNCH=' '", "LAUNCH names '', which is no command"),
@@ -151,6 +151,9 @@ def run_script(world, tmp_path):
         ("run_squad.sh --layer_map x", "", "unknown layer map 'x'"),
         ("run_pretrain.sh", "EPOCHS=0", "distill_finetune.py: error: argument --num_train_epochs: '0'"),  # behind it
         ("run_pretrain.sh", "TERMS=ckdd", "distill_pretrain.py: error: --terms 'ckdd'"),
+        ("run_languages.sh", "TERMS=ckdd", "distill_pretrain.py: error: --terms 'ckdd'"),
+        ("run_languages.sh", "CORPUS=ko=", "--corpus 'ko=' names nothing"),
+        ("run_languages.sh", "TASK_EPOCHS=0", "distill_finetune.py: error: argument --num_train_epochs: '0'"),
         ("run_dynabert.sh", "DEPTH_EPOCHS=-1", "distill_dynabert.py: error: argument --num_train_epochs: '-1'"),
         ("run_ablation.sh", "STUDENT_LAYERS=six", "STUDENT_LAYERS names six: use a whole number"),
         ("run_ablation.sh", "TASKS=rte", "/runs/rte/teacher/seed1 holds no trained teacher: run this first: RUNS="),

@@ -1,6 +1,7 @@
 """The artificial language: files, offsets, tokenizer, and that counting words does not solve it."""
 
 import json
+import re
 import resource
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import synthetic
+from tasks import readers, tagging
 
 SIZES = {"train_size": 3000, "dev_size": 1000, "text_size": 60, "squad_train_size": 120, "squad_dev_size": 160}
 
@@ -278,3 +280,30 @@ def test_counting_words_does_not_solve_the_task(folder):
     plural = (features[:, tokenizer.convert_tokens_to_ids("the")] > 0).float()
     weight = fit_bag_of_words(features, plural)
     assert matthews(features @ weight[:-1] + weight[-1] > 0, plural) > 0.9
+
+
+def test_a_second_language_has_the_same_grammar_and_other_words(tmp_path, capsys):
+    sizes = {"train_size": 80, "dev_size": 20, "text_size": 20, "squad_train_size": 8, "squad_dev_size": 20}
+    data, plain = write(tmp_path / "two", more=["--second_language"], **sizes), write(tmp_path / "one", **sizes)
+    for name in ("text/train.txt", "squad/dev-v1.1.json", "glue/CoLA/train.tsv"):
+        assert (data / name).read_bytes() == (plain / name).read_bytes()
+    first, second = ((data / x / "text/train.txt").read_text() for x in (".", "second"))
+    words = [set(re.findall("[a-z]+", text.lower())) for text in (first, second)]
+    shared = len([w for w in second.lower().split() if w.strip(".") in words[0]]) / len(second.split())
+    assert 0.1 < shared < 0.2 and len(words[1] - words[0]) > 0.8 * len(words[0])
+    one, other = (list(questions(data / x, "dev-v1.1.json")) for x in (".", "second"))
+    for (_, context, qa), (_, translated, theirs) in zip(one, other, strict=True):
+        assert context.translate(synthetic.SECOND) == translated and qa["id"] == theirs["id"]
+        for answer in theirs["answers"]:
+            at = answer["answer_start"]
+            assert translated[at : at + len(answer["text"])] == answer["text"]
+    tags = [
+        tagging.read_columns(data / x / "ud/dev.conllu", 1, "upos", readers.Skipped(), True) for x in (".", "second")
+    ]
+    assert [s.tags for s in tags[0]] == [s.tags for s in tags[1]] and len(tags[0]) == 20
+    assert not {w for s in tags[0] for w in s.words if len(w) > 1} & {w for s in tags[1] for w in s.words}
+    tokenizer = AutoTokenizer.from_pretrained(data / "bert")
+    assert all(len(tokenizer.tokenize(word)) == 1 for word in words[0] | words[1])
+    with pytest.raises(SystemExit):
+        write(data, **sizes)
+    assert "other second_language" in capsys.readouterr().err
