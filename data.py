@@ -352,7 +352,9 @@ def saved_splits(path):
 
 
 def hub_splits(args):
-    """Return {split: (its name in messages, Dataset)} of --hub_dataset; a test set only where predictions are wanted."""
+    """Return {split: (its name in messages, Dataset)} of --hub_dataset; a test set only where predictions
+    are wanted.
+    """
     if saved_splits(args.hub_dataset):
         from datasets import load_from_disk
 
@@ -392,7 +394,9 @@ def own_rows(args, where, dataset, skipped):
 
 
 def own_tables(args, skipped):
-    """Return {split: (its name in messages, rows, names of its labels or ())} of the user's own files or hub data set."""
+    """Return {split: (its name in messages, rows, names of its labels or ())} of the user's own files or
+    hub data set.
+    """
     if args.hub_dataset:
         sources = hub_splits(args)
     else:

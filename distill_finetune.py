@@ -85,7 +85,9 @@ def load_everything(args):
 
 
 def more_teachers(args, kind, teacher, tokenizer, command):
-    """Return the teachers of --more_teachers; ValueError for one that does not go with the first; command: makes one."""
+    """Return the teachers of --more_teachers; ValueError for one that does not go with the first; command:
+    makes one.
+    """
     found, labels = [], label_names.of(kind.task, args.label_map)
     for name in args.more_teachers:
         own = models.load_config(name, "--more_teachers").model_type
@@ -121,7 +123,9 @@ def hold_out(args, splits):
 
 
 def taught_more(args):
-    """Return a line if the teacher's run.json says that it was trained on other examples than those of args; else ""."""
+    """Return a line if the teacher's run.json says that it was trained on other examples than those of
+    args; else "".
+    """
     try:
         options = (run_folder.read_record(args.teacher) or {}).get("options", {}) if args.teacher else {}
     except ValueError:
@@ -160,7 +164,9 @@ def make_loss(objective, kind, teacher, teach=taught, before=lambda student, bat
     """
 
     def loss(student, batch):
-        """Return one forward pass of both models, or of the student beside the cached teacher; weighted sum and terms."""
+        """Return one forward pass of both models, or of the student beside the cached teacher; weighted sum
+        and terms.
+        """
         now = objective.at(batch.get("progress", 0.0))
         inner = getattr(student, "module", student)
         pairs = before(inner, batch, objective.layer_pairs)
@@ -185,7 +191,9 @@ def make_loss(objective, kind, teacher, teach=taught, before=lambda student, bat
 
 
 def make_figures(layer_pairs, splits, teacher, tokenizer, accelerator):
-    """Return the function model -> {name: figure} of its relations beside the teacher's in one sentence of the dev set."""
+    """Return the function model -> {name: figure} of its relations beside the teacher's in one sentence of
+    the dev set.
+    """
     first = next(split for name, split in splits.items() if name.startswith("validation"))[0]
     tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
     sentence = {k: torch.tensor([first[k][:24]], device=accelerator.device) for k in batching.INPUTS if k in first}

@@ -74,7 +74,9 @@ def load_everything(args):
 
 
 def load_text(args, tokenizer):
-    """Return (training blocks, evaluation blocks) as `load_everything` has them. Raises ValueError if there are none."""
+    """Return (training blocks, evaluation blocks) as `load_everything` has them. Raises ValueError if
+    there are none.
+    """
     corpora, others = by_language(args.corpus), by_language(args.validation_corpus or ())
     for text in itertools.chain(*corpora.values(), *others.values()):
         plain_text.check_name(text)  # of the last one, too, before the first is read

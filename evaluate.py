@@ -28,7 +28,9 @@ OF_FIRST = ("data_dir", "validation_file", "hub_dataset", "validation_split")  #
 
 
 def sets_of(words):
-    """Return {name: path} of the words of --sets. Raises ValueError for one that is none, a missing file, a name twice."""
+    """Return {name: path} of the words of --sets. Raises ValueError for one that is none, a missing file,
+    a name twice.
+    """
     found = {}
     for word in words:
         name, equal, path = word.partition("=")
@@ -106,7 +108,9 @@ def dev_file(args):
 
 
 def read(args, path, names, skipped):
-    """Return (task, {split: examples}) of one set, for a model whose labels have these names; path None: the dev set."""
+    """Return (task, {split: examples}) of one set, for a model whose labels have these names; path None:
+    the dev set.
+    """
     kind = kinds.chosen(args)
     if path is None:
         task, splits = kind.read(args, skipped)
@@ -153,7 +157,9 @@ def score_model(args, config, sets, wanted, accelerator):
 
 
 def rows_of(scores):
-    """Return (header, rows) of the table: scores x 100 of each model, then the share in % that it keeps of the first's."""
+    """Return (header, rows) of the table: scores x 100 of each model, then the share in % that it keeps of
+    the first's.
+    """
     first = next(iter(scores.values()))
     header = ["model", *(f"{title} ({' / '.join(found[0])})" for title, found in first.items())]
     rows, kept = [], []

@@ -264,7 +264,9 @@ def teacher_layers(terms, layer_pairs):
 
 
 def qkv_pairs(terms, layer_pairs):
-    """Return the pairs of layers whose queries, keys and values the terms read, in order; [] for terms that need none."""
+    """Return the pairs of layers whose queries, keys and values the terms read, in order; [] for terms
+    that need none.
+    """
     return sorted({pair for name in terms for pair in needs_of(name).qkv(layer_pairs)})
 
 

@@ -186,7 +186,9 @@ def narrow(base):
 
 
 def _finite(value):
-    """Return whether a tensor holds neither NaN nor infinity: by its two ends, ten times as fast as number by number."""
+    """Return whether a tensor holds neither NaN nor infinity: by its two ends, ten times as fast as number
+    by number.
+    """
     return not value.numel() or torch.stack(value.aminmax()).isfinite().all()
 
 
@@ -336,7 +338,9 @@ def _logits_alone(terms):
 
 
 def check_types(args, auto):
-    """Return the configurations of teacher and student, by name in errors; ValueError if what is asked for cannot work."""
+    """Return the configurations of teacher and student, by name in errors; ValueError if what is asked for
+    cannot work.
+    """
     configs = {
         f"--{option} {name!r}": load_config(name, f"--{option}")
         for option, name in (("teacher", args.teacher), ("student", args.student))

@@ -63,7 +63,9 @@ def summary(values, digits):
 
 
 def markdown(names, columns):
-    """Return a Markdown table of columns, Series of cells by method; those beyond WIDTH go on in another one below it."""
+    """Return a Markdown table of columns, Series of cells by method; those beyond WIDTH go on in another
+    one below it.
+    """
     index = pd.Index(map(escape, names), name="method")
     room, blocks = 0, []
     for column in columns:

@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/setup.sh
-ruff check . && ruff format --check --quiet .
+ruff check .
+ruff format --check --quiet .
 # One thread for each: more would fight for the cores, and change the order of sums.
 export OMP_NUM_THREADS=1
 cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')

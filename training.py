@@ -148,7 +148,9 @@ def sum_over_processes(accelerator, values):
 
 
 def training_step(args, accelerator, recipe, model, optimizer, batches, lr):
-    """Return one optimiser step over its batches; the terms' values (total first, gradient norm last), on the device."""
+    """Return one optimiser step over its batches; the terms' values (total first, gradient norm last), on
+    the device.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("rate", 1.0)
     values = {}

@@ -117,7 +117,9 @@ def check_args(args):
 
 
 def load(name):
-    """Return (model in the class and precision of its files, names of parameters that these lack, tokenizer, its spec)."""
+    """Return (model in the class and precision of its files, names of parameters that these lack,
+    tokenizer, its spec).
+    """
     config, what = models.load_config(name, "--model"), f"--model {name!r}"
     families.family(config, what)
     tokenizer = models.load_tokenizer(name, "--model")

@@ -61,7 +61,9 @@ def special_words(spec):
 
 
 def bare(spec):
-    """Return the function from a word to its characters, without the sign that it goes on or ends a word of the text."""
+    """Return the function from a word to its characters, without the sign that it goes on or ends a word
+    of the text.
+    """
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     suffix = spec["model"].get("end_of_word_suffix") or ""
     return lambda word: word.removeprefix(prefix).removesuffix(suffix)

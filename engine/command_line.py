@@ -32,7 +32,9 @@ def quiet():
 
 
 def shows_bars():
-    """Return whether this process shows progress bars: the main one of a run, at a terminal, unless TQDM_DISABLE is 1."""
+    """Return whether this process shows progress bars: the main one of a run, at a terminal, unless
+    TQDM_DISABLE is 1.
+    """
     wanted = os.environ.get("RANK", "0") == "0" and os.environ.get("TQDM_DISABLE", "0") in ("", "0")
     return wanted and sys.stderr.isatty()
 

@@ -12,7 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model):
-    """Return (all parameters, parameters without the embedding block), tied ones counted once; no learned projections."""
+    """Return (all parameters, parameters without the embedding block), tied ones counted once; no learned
+    projections.
+    """
     embeddings = sum(p.numel() for p in model.base_model.embeddings.parameters())
     total = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("projections."))
     return total, total - embeddings

@@ -168,7 +168,9 @@ def compact(runs):
     asked = {*ALWAYS, *asked} - {*OUTSIDE_RECIPE} | {"cache_teacher"}
 
     def kept(run, folder, keys):
-        """Return the record of one run with the options that some run was asked for (`keys`: this one) and no folders."""
+        """Return the record of one run with the options that some run was asked for (`keys`: this one) and no
+        folders.
+        """
         options = {
             key: value for key, value in run["options"].items() if key in asked or not (keys or key in OUTSIDE_RECIPE)
         }

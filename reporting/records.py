@@ -515,7 +515,9 @@ def task_alone(task):
 
 
 def with_shapes(runs):
-    """Return the runs; a method that has one seed in students of several shapes is "ckd 3/192": its layers and width."""
+    """Return the runs; a method that has one seed in students of several shapes is "ckd 3/192": its layers
+    and width.
+    """
     same = ["stage", "task", "name", "seed"]
     several = runs.groupby(same)["model"].transform("nunique") > 1
     of_method = several.groupby([runs["stage"], runs["name"]]).transform("any")
@@ -559,7 +561,9 @@ def students(runs):
 
 
 def displayed(runs, names):
-    """Return the runs with the names to print: {name of a method: another}. Raises ReportError for what cannot be done."""
+    """Return the runs with the names to print: {name of a method: another}. Raises ReportError for what
+    cannot be done.
+    """
     known = [*runs["name"].cat.categories]
     for name, shown in names.items():
         if name not in known:
@@ -571,7 +575,9 @@ def displayed(runs, names):
 
 
 def select(runs, methods, baseline):
-    """Return the runs of the wanted methods; refuses unknown names, a seed that occurs twice, a task with two metrics."""
+    """Return the runs of the wanted methods; refuses unknown names, a seed that occurs twice, a task with
+    two metrics.
+    """
     for option, names in (("--methods", methods or ()), ("--baseline", [baseline] if baseline is not None else ())):
         found = [*runs["name"].cat.categories]
         for name in names:

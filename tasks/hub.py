@@ -108,7 +108,9 @@ def chain(error):
 
 
 def said(error):
-    """Return an error's own text on one line, without references to manuals; where it says nothing, that of its cause."""
+    """Return an error's own text on one line, without references to manuals; where it says nothing, that
+    of its cause.
+    """
     links = chain(error)
     told = next((link for link in links if status(link) >= 429), links[0])  # too many requests, or the server's fault
     if told.__cause__ and re.match("An error occurred while generating|Can't load|Server Disconnected", str(told)):

@@ -101,7 +101,9 @@ def _texts(row, column, one=False):
 
 
 def _references(row, column):
-    """Return the reference summaries of a row as they stand. Raises ValueError if there is none that ROUGE can compare."""
+    """Return the reference summaries of a row as they stand. Raises ValueError if there is none that ROUGE
+    can compare.
+    """
     texts = [text.strip() for text in (_texts(row, column, one=True) if row.get(column) else ())]
     texts = [text for text in texts if text]
     if not any(map(metrics.rouge_words, texts)):

@@ -180,7 +180,9 @@ def _fault(row, due, token, label, plain, ud):
 
 
 def _columns_of(args, there):
-    """Return the columns of words and of tags: those of the options, else usual names; there: columns that hold lists."""
+    """Return the columns of words and of tags: those of the options, else usual names; there: columns that
+    hold lists.
+    """
     words, tags = args.text_columns[0], label_of(args)
     if words == "text":
         words = next((name for name in ("text", "tokens", "words") if name in there), "tokens")
@@ -495,7 +497,9 @@ def _task(task, labels, args):
 
 
 def _numbered(splits, labels, skipped):
-    """Return {split: Dataset} of sentences whose tags are labels, and stand as the scheme of the first split has them."""
+    """Return {split: Dataset} of sentences whose tags are labels, and stand as the scheme of the first
+    split has them.
+    """
     ids, found = {tag: i for i, tag in enumerate(labels)}, {}
     scheme = None if is_plain(labels) else scheme_of(next(iter(splits.values())))
     for split, sentences in splits.items():
@@ -626,7 +630,9 @@ def joined(cut, predicted, sentences):
 
 
 def with_column(sentences, tags):
-    """Return the lines of the sentences as they were read with one column more, the given tags; -DOCSTART- lines get O."""
+    """Return the lines of the sentences as they were read with one column more, the given tags; -DOCSTART-
+    lines get O.
+    """
     texts = []
     for lines, head, given in zip(sentences["lines"], sentences["head"], tags, strict=True):
         texts += [_added(line, "O") + "\n" for line in head]
