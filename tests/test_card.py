@@ -165,7 +165,7 @@ def test_the_lines_of_use_run_as_pasted(world, tmp_path, monkeypatch, capsys, ta
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     exec(code, {})
-    assert capsys.readouterr().out.strip() and ("text_pair" in code) == (task in ("rte", "stsb"))
+    assert capsys.readouterr().out and ("text_pair" in code) == (task in ("rte", "stsb"))
 
 
 def test_every_class_that_opens_a_student_has_a_pipeline():

@@ -584,7 +584,7 @@ def shell(tmp_path):
         ("run_ablation.sh", "GRID", "window layers", "layers: use leave_one_out window"),
         ("run_ablation.sh", "GRID", "temperature=1,,2", "temperature=1,,2: use leave_one_out window"),
         ("run_ablation.sh", "WINDOWS", "3 4", "4: use odd numbers or all"),
-        ("run_ablation.sh", "LAYER_MAPS", "frist", "frist: use uniform first last ends"),
+        ("run_ablation.sh", "LAYER_MAPS", "frist", "frist: use uniform last first ends"),
         ("run_ablation.sh", "CRITERIA", "kl", "kl: use cosine-mse"),
         ("run_ablation.sh", "SIZES", "4x312", "4x312: use layers/width"),
         ("run_ablation.sh", "SIZES", "4/100", "4/100: use a width that 64 or 12 divides"),
