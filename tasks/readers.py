@@ -539,7 +539,8 @@ def pick(row, columns, path, number, skipped):
         value = row[column]
         if isinstance(value, (dict, list, bytes)) or value is None:
             kind = "null" if value is None else type(value).__name__
-            return skipped.bad(f"{path}, {line_name(number)}: column {column!r} holds a {kind}, not text")
+            remedy = " (several labels need --kind multilabel)" if isinstance(value, list) else ""
+            return skipped.bad(f"{path}, {line_name(number)}: column {column!r} holds a {kind}, not text{remedy}")
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # JSON can spell what UTF-8 cannot
             return skipped.bad(f"{path}, {line_name(number)}: column {column!r} holds half a surrogate pair, not text")
     return [str(row[column]) for column in columns]

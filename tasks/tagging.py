@@ -287,8 +287,8 @@ def read_words(args, path, with_tags, skipped, plain=False):
 
 
 def _has_words(value):
-    """Return whether a value is a list of words."""
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+    """Return whether a value is a list of words; a null may be among them."""
+    return isinstance(value, list) and all(word is None or isinstance(word, str) for word in value)
 
 
 def _form_of(path):

@@ -272,6 +272,7 @@ def test_lists_of_plain_tags_and_parquet(tmp_path):
         ("a.csv", "word,tag\nAnn,B-P\n", "is a table with commas; wanted is a file of columns"),
         ("a.conll", '{"tokens": ["a"]}\n', "is JSON; wanted is a file of columns"),
         ("a.jsonl", '{"tokens": ["a"], "ner_tags": [3]}\n', "needs .* as text or as numbers with names"),
+        ("a.jsonl", '{"tokens": ["a", null], "ner_tags": ["B-x", "O"]}\n', "row 1: word 2 is null"),
     ],
 )
 def test_words_in_another_form_are_named(tmp_path, name, text, said):
