@@ -107,10 +107,13 @@ def cast_linears(model, accelerator):
 def compile_models(*models):
     """Put the models' forward through torch.compile in place, once for all lengths; None is passed over."""
     for model in filter(None, models):
-        encoder, training = (model.model if isinstance(model, MaskedLM) else model).base_model, model.training
-        ids = torch.zeros(1, 2, dtype=torch.long, device=encoder.device)
+        training, device = model.training, next(model.parameters()).device
+        inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device=device)}
         with torch.no_grad():  # at a first pass transformers installs hooks, which would break the graph
-            encoder.eval()(input_ids=ids, output_hidden_states=True)
+            if isinstance(model, MaskedLM):
+                model.eval()(inputs, inputs["input_ids"][0])
+            else:  # whole: what `add_outputs` captures in a pass must be taken out again, or a second graph is made
+                model.eval()(**inputs, output_hidden_states=True)
         model.train(training).compile(dynamic=True)
 
 
