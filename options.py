@@ -370,7 +370,12 @@ def add_loop(parser):
         default=0,
         help="evaluations in a row without a better score after which the training ends, 0 = never",
     )
-    add("--save_steps", type=number(int, 0), default=0, help="optimiser steps between checkpoints, 0 = once an epoch")
+    add(
+        "--save_steps",
+        type=number(int, 0),
+        default=0,
+        help="optimiser steps between checkpoints, 0 = by --save_minutes, or without that once an epoch",
+    )
     add(
         "--save",
         choices=("best", "last", "both"),
@@ -391,6 +396,7 @@ def add_loop(parser):
     add = group.add_argument
     add("--seed", type=number(int, 0, 2**31), default=1, help="seed of initialisation, data order and dropout")
     add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="autocast of both models")
+    add("--tf32", action="store_true", help="float32 products in TF32 on CUDA, but for relations: 3 digits, faster")
     add(
         "--per_device_eval_batch_size",
         type=number(int, 1, 10**5),
@@ -415,6 +421,12 @@ def add_loop(parser):
         action="store_true",
         help="torch.compile for both models and the elementwise part of relations "
         "and language-model head: slow first steps, and so far no card has shown what it gains",
+    )
+    add(
+        "--ddp_comm",
+        choices=("no", "bf16"),
+        default="no",
+        help="precision in which processes send each other gradients",
     )
     add("--deterministic", action="store_true", help="torch's deterministic algorithms (slower on CUDA)")
     add(

@@ -388,6 +388,8 @@ def _block_size(device):
 
 def _chunks(size, each, device):
     """Slices of a first axis of `size`, whose members hold `each` elements, so that a slice makes a block."""
+    if size * each <= _block_size(device):  # asked first: this leaves a compiled function good for other sizes
+        return [slice(0, size)]
     step = max(1, _block_size(device) // max(1, each))
     return [slice(i, min(i + step, size)) for i in range(0, size, step)]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, DDPCommunicationHookType, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from tqdm.auto import tqdm
@@ -81,15 +81,41 @@ def keep_memory():
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes free at the end of the heap before it shrinks
 
 
+def check_precision(args):
+    """Raise ValueError for a precision that the device lacks, set TF32, and say on stderr what would be faster."""
+    if not torch.cuda.is_available():
+        for option, given in (("--mixed_precision fp16", args.mixed_precision == "fp16"), ("--tf32", args.tf32)):
+            if given:
+                raise ValueError(f"{option} needs a CUDA device: use --mixed_precision bf16 or no")
+        if Path("/proc/driver/nvidia").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+            print(
+                "warning: this machine has NVIDIA's driver, but torch sees no CUDA device and runs on the CPU: install "
+                "torch for this driver's CUDA (pytorch.org/get-started/locally), or set CUDA_VISIBLE_DEVICES= if you "
+                "want the CPU",
+                file=sys.stderr,
+            )
+        return
+    recent = torch.cuda.get_device_capability()[0] >= 8
+    if args.mixed_precision == "bf16" and not recent:
+        raise ValueError(f"--mixed_precision bf16: {torch.cuda.get_device_name()} only emulates it: use fp16")
+    if args.tf32:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    elif args.mixed_precision == "no" and recent:
+        print("float32: on this GPU --mixed_precision bf16, or --tf32, is about three times as fast", file=sys.stderr)
+
+
 def make_accelerator(args, unused_parameters=False):
     """Accelerator for this process, seeded; on CUDA with full float32 products unless --mixed_precision says less."""
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     # Buffers of these models are constant: sending them before each pass would be one more thing to wait for.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters, broadcast_buffers=False)
-    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("--mixed_precision fp16 needs a CUDA device: use bf16 or no")
+    ddp = DistributedDataParallelKwargs(
+        find_unused_parameters=unused_parameters,
+        broadcast_buffers=False,
+        comm_hook=DDPCommunicationHookType(args.ddp_comm),
+    )
+    check_precision(args)
     trackers = [name for name in args.log_with if name != "tensorboard"]  # whose files are our own
     for name in trackers:
         if name not in map(str, get_available_trackers()):
@@ -249,7 +275,7 @@ def save_model(args, accelerator, recipe, model, entry, below=""):
 
 @contextlib.contextmanager
 def stop_signals():
-    """Within it, Ctrl-C and SIGTERM are noted in the list that it yields; a second Ctrl-C ends the process at once."""
+    """Within it, Ctrl-C, SIGTERM and SIGUSR1 are noted in the list that it yields; a second Ctrl-C ends the process."""
     asked, before = [], {}
 
     def note(number, _):
@@ -260,7 +286,7 @@ def stop_signals():
         asked.append(number)
 
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the last is what schedulers send early
             if signal.getsignal(number) != signal.SIG_IGN:  # as a shell does for what runs in the background
                 before[number] = signal.signal(number, note)
     try:
@@ -275,13 +301,14 @@ def _agreed(accelerator, asked, late, at_log_step):
 
     Several processes compare notes at log steps, so that all stop or save at the same one; the main one's clock counts.
     """
+    stop = max(asked, default=0)  # SIGTERM before SIGUSR1 before Ctrl-C
     if accelerator.num_processes == 1:
-        return asked[0] if asked else 0, late
+        return stop, late
     if not at_log_step:
         return 0, False
-    notes = gather_object([(signal.SIGINT in asked, signal.SIGTERM in asked, late and accelerator.is_main_process)])
-    interrupted, ended, late = map(any, zip(*notes, strict=True))
-    return (signal.SIGTERM if ended else signal.SIGINT if interrupted else 0), late
+    notes = gather_object([(stop, late and accelerator.is_main_process)])
+    stops, late = zip(*notes, strict=True)
+    return max(stops), any(late)
 
 
 def _due(step, every, per_epoch, longest=math.inf):
@@ -364,6 +391,8 @@ def train(args, accelerator, recipe, model, record, how):
         stack.enter_context(_failure_noted(args, accelerator, record, state))
         per_epoch = len(recipe.plan(batching.step_size(args, accelerator), 0))
         total = total_steps(args, per_epoch)
+        # Without --save_steps the clock alone says when: an epoch of CoLA takes as long as writing 2 GB does.
+        never = total if args.save_minutes else 0
         before = state["total_s"]
         first = state["step"]
         bar = command_line.bar(total=total, initial=first, desc=record["name"], mininterval=0.5, unit="step")
@@ -392,7 +421,7 @@ def train(args, accelerator, recipe, model, record, how):
             late = 0 < args.save_minutes * 60 <= time.monotonic() - saved
             stop, late = _agreed(accelerator, asked, late, at_log)
             evaluating = _evaluation_due(args, step, per_epoch, total)
-            saving = at_end or stop or late or _due(step, args.save_steps, per_epoch)
+            saving = at_end or stop or late or _due(step, args.save_steps or never, per_epoch)
             if not evaluating and not saving:
                 continue
             log.read()  # nothing non-finite gets into a checkpoint or a score
@@ -438,7 +467,7 @@ def _stop(accelerator, bar, step, number):
     """Say that the run stops, in one line, and leave with the status customary for the signal of this number."""
     bar.close()
     if accelerator.is_main_process:
-        reason = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         print(
             f"{Path(sys.argv[0]).name}: stopped by {reason}: saved at step {step}, the same command goes on",
             file=sys.stderr,

@@ -31,7 +31,8 @@ COLA = (4, 6, 7, 8, 8, 9, 9, 9, 10, 10, 10, 11, 11, 12, 12, 13, 14, 15, 17, 20, 
 def masks(options):
     """A mask [B, T] for each step to take: full, or of CoLA's lengths as fine-tuning groups them in an epoch."""
     if options.tokens != "cola":
-        return [torch.ones(options.batch, int(options.tokens), dtype=torch.long)]
+        steps = 10 if options.device == "cuda" else 1  # there a single one is short
+        return [torch.ones(options.batch, int(options.tokens), dtype=torch.long)] * steps
     lengths = np.interp(np.linspace(0, 100, 8551), np.linspace(0, 100, len(COLA)), COLA).astype(int).tolist()
     plan = batching.grouped_batches(lengths, options.batch, 1, 0)[: options.steps]
     steps = [torch.tensor([lengths[i] for i in indices]) for indices in plan]
@@ -72,10 +73,12 @@ def make(stage, terms, options, compiled=False, within=lambda part, function: fu
     student = students.build_student(teacher, auto, {"layers": options.layers // 2})
     objective = term_weights.objective_of(args, layer_maps.aligned(student, teacher, "uniform"))
     if stage == "fine-tuning":
+        model_outputs.add_term_outputs(objective, student, teacher, args.seed)
         teacher.to(accelerator.device)
         loss = distill_finetune.make_loss(objective, kinds.KINDS["classification"](None), teacher)
     else:
         student, teacher = model_outputs.MaskedLM(student), model_outputs.MaskedLM(teacher).to(accelerator.device)
+        model_outputs.add_term_outputs(objective, student, teacher, args.seed)
         terms_of = distill_pretrain.make_losses(objective, teacher)
 
         def loss(model, batch):
@@ -108,6 +111,7 @@ def matrix_rate(device, precision):
     """TFLOP/s of a large matrix product in the precision of the step's products."""
     n = 8192 if device == "cuda" else 2048
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    timing.once(lambda: a @ a, device)  # warms up
     seconds = min(timing.once(lambda: a @ a, device) for _ in range(5))
     return 2 * n**3 / seconds / 1e12
 
@@ -123,7 +127,9 @@ def step_flops(stage, options, mask):
 def measure(args, rate):
     """Yield the rows of the table; of several steps their mean."""
     steps = masks(args)
-    for stage, compiled in itertools.product(args.stages, (False, True)[: 1 + args.compile]):
+    for compiled, stage in itertools.product(
+        (False, True)[: 1 + args.compile], args.stages
+    ):  # slow compiling comes last
         sides = {t: make(stage, t, args, compiled) for t in ("kd", "ckd")}
         times = timing.alternate(sides, args.device, args.rounds)
         memory, counts = [float("nan")] * 2, {t: (float("nan"), None) for t in sides}

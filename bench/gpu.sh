@@ -8,10 +8,14 @@
 #                                that English Wikipedia would take
 #   bash bench/gpu.sh epoch      an epoch of CoLA end to end, and the share of time that the device is busy
 #   bash bench/gpu.sh survive    resume after SIGKILL, torchrun with one process, the steps that fp16's scaler skips
-#   bash bench/gpu.sh all        all of them
+#   bash bench/gpu.sh quick      the most of them in one call of about 6 minutes: errors of the losses; no preset, stage
+#                                or kind reads the device in a step; eager steps of 64 x 128, 32 x 128 and CoLA's
+#                                lengths; a profile; 300 steps of pre-training; fp16, a SIGKILL and resume; --compile last
+#   bash bench/gpu.sh all        all but quick
 #   DEVICE=cpu bash bench/gpu.sh all      tiny shapes: shows that every step runs to its end, measures nothing
 #
-# Without MODEL and GLUE: random weights of multilingual BERT's shape with the artificial language of synthetic.py.
+# Where packages are missing it says which. On a machine without network carry them: pip install --target FOLDER ...,
+# then PYTHONPATH=FOLDER bash bench/gpu.sh quick. Without MODEL and GLUE: random weights of multilingual BERT's shape with the artificial language of synthetic.py.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +28,7 @@ LIMIT_S=${LIMIT_S:-480}   # seconds of a step
 
 fail() { echo "gpu.sh: error: $1" >&2; exit 2; }
 names="losses step pretrain epoch survive"
-[[ " $names all " == *" ${1:-} "* ]] && [ $# = 1 ] || fail "name one of: $names all"
+[[ " $names quick all " == *" ${1:-} "* ]] && [ $# = 1 ] || fail "name one of: $names quick all"
 [[ $DEVICE == cuda || $DEVICE == cpu ]] || fail "DEVICE names $DEVICE: use cuda or cpu"
 
 if [ "$1" = all ] || [ -z "${GPU_SH_STEP:-}" ]; then  # each step in a process of its own, within its limit
@@ -69,6 +73,7 @@ trap 'rm -rf "$work"' EXIT
 if [ "$DEVICE" = cuda ]; then
     layers=12 width=768 small=(--batch 2 --tokens 64) words=119547 rounds=5 cola=8551 text=20000 steps=600
     length=128 batch=64 kills=2
+    if [ "$1" = quick ]; then steps=300 text=10000 kills=1 rounds=3; fi
 else
     layers=4 width=64 small=(--batch 2 --tokens 24 --layers 4 --width 32) words=5000 rounds=1 cola=64 text=30 steps=4
     length=32 batch=4 kills=1
@@ -203,6 +208,20 @@ survive() {
     fi
     verdict=$(bash bench/torture.sh "$kills" --deterministic | tail -1) || status=1
     echo "| SIGKILL at random moments, resumed, --deterministic | $verdict |"
+    return "$status"
+}
+
+quick() {
+    local status=0 common=(--device "$DEVICE" --precision "$PRECISION" --rounds "$rounds" --layers "$layers" --width "$width")
+    local compile=$COMPILE sizes=(--batch "$batch" --tokens "$length")
+    COMPILE=  # what compiles comes last: where it is slow, nothing else is lost
+    python bench/bench_losses.py --device "$DEVICE" --exact "${small[@]}" || status=1
+    python bench/quick.py --device "$DEVICE" --precision "$PRECISION" || status=1
+    python bench/bench_step.py "${common[@]}" --stages fine-tuning --batch "$((batch / 2))" --tokens "$length" || status=1
+    python bench/bench_step.py "${common[@]}" --stages fine-tuning --batch "$((batch / 2))" --tokens cola --steps 2 || status=1
+    pretrain || status=1  # with the eager step of 64 x 128
+    survive || status=1
+    [ -z "$compile" ] || python bench/bench_step.py "${common[@]}" --stages pre-training "${sizes[@]}" --compile || status=1
     return "$status"
 }
 

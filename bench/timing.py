@@ -139,12 +139,15 @@ def _resident():
 
 def _measure(queue, make, arguments, device, extra):
     function = make(*arguments)
+    before = 0
+    if extra:
+        before = torch.cuda.memory_allocated() if device == "cuda" else _resident()
+    function()  # a first step makes what stays, as the optimiser's moments
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() if extra else 0
         function()
         return queue.put((torch.cuda.max_memory_allocated() - before) / 1e9)
-    before, peak, done = _resident() if extra else 0, [0], threading.Event()
+    peak, done = [0], threading.Event()
 
     def watch():
         while not done.is_set():
@@ -160,7 +163,7 @@ def _measure(queue, make, arguments, device, extra):
 
 
 def peak_memory(make, arguments, device, extra=True):
-    """Peak memory in 10^9 bytes of one call of make(*arguments)() in a fresh process; nan if that dies.
+    """Peak memory in 10^9 bytes of the second call of make(*arguments)() in a fresh process; nan if that dies.
 
     extra: count only what comes on top of what make has left.
     """

@@ -131,10 +131,13 @@ def average_logits(teacher, others):
 def compile_models(*models):
     """Put the models' forward through torch.compile in place, once for all lengths; None is passed over."""
     for model in filter(None, models):
-        encoder, training = (model.model if isinstance(model, MaskedLM) else model).base_model, model.training
-        ids = torch.zeros(1, 2, dtype=torch.long, device=encoder.device)
+        training, device = model.training, next(model.parameters()).device
+        inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device=device)}
         with torch.no_grad():  # at a first pass transformers installs hooks, which would break the graph
-            encoder.eval()(input_ids=ids, output_hidden_states=True)
+            if isinstance(model, MaskedLM):
+                model.eval()(inputs, inputs["input_ids"][0])
+            else:  # whole: what `add_outputs` captures in a pass must be taken out again, or a second graph is made
+                model.eval()(**inputs, output_hidden_states=True)
         model.train(training).compile(dynamic=True)
 
 
@@ -146,13 +149,17 @@ def saved_state(model):
 def model_inputs(model, batch):
     """Return the part of a batch that a model's forward takes: no token types where it has none, no labels.
 
-    A batch without a mask has no padding. The mask goes in as bool [B, 1, 1, T] where that means the same: from [B, T]
-    transformers would make it itself, after asking the device whether there is any padding.
+    A batch without a mask has no padding. The mask goes in as what attention adds to its scores, [B, 1, 1, T], where
+    that means the same: from [B, T] transformers would make one itself, after asking the device whether there is any
+    padding, and of a bool one torch would make it in every layer.
     """
     config, inputs = model.config, {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     fast = families.FAMILIES[config.model_type].fast_mask and config._attn_implementation == "sdpa"
-    if fast and "attention_mask" in inputs:  # attention written out would add False and True to its scores
-        inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]
+    if fast and "attention_mask" in inputs:
+        kind, padding = inputs["attention_mask"].device.type, inputs["attention_mask"] == 0
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        bias = torch.zeros(padding.shape, dtype=dtype, device=padding.device).masked_fill_(padding, -torch.inf)
+        inputs["attention_mask"] = bias[:, None, None]
     # Of the class: what the model's own attribute is wrapped in may hide the signature.
     takes = inspect.signature(type(model).forward).parameters
     if "token_type_ids" in batch and "token_type_ids" in takes and getattr(config, "type_vocab_size", 0) > 1:

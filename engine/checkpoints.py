@@ -126,8 +126,9 @@ def load_checkpoint(accelerator, folder):
 
 
 def rng_digest():
-    """SHA-256 of the state of torch's generator on the CPU."""
-    return hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
+    """SHA-256 of the states of torch's generators, on the CPU and on CUDA."""
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
+    return hashlib.sha256(b"".join(state.numpy().tobytes() for state in states)).hexdigest()
 
 
 def _take(path, wait):

@@ -66,6 +66,8 @@ def run_script(main):
     status, message = 0, ""
     try:
         main()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     except (ValueError, OSError, TrainingError) as error:
         if os.environ.get("CKD_TRACEBACK"):
             raise
