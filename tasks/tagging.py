@@ -299,20 +299,34 @@ def load_sentences(args, task, skipped):
         splits = {
             split: _from_hub(one, name, task.columns, split != "test", skipped) for split, (name, one) in rows.items()
         }
-    if plain:
-        labels = tuple(in_order(sorted({tag for sentence in splits["train"] for tag in sentence.tags})))
-        if len(labels) < 2:
-            raise ValueError(f"{splits['train'][0].where}: every tag is {labels[0]}, so there is nothing to learn")
-    else:
-        labels = _scheme_labels(splits["train"], task, args)
+    labels = _labels_of(splits["train"], task, args)
+    if len(labels) < 2:
+        raise ValueError(f"{splits['train'][0].where}: every tag is {labels[0]}, so there is nothing to learn")
     return _task(task, labels, args), fewer_examples(_numbered(splits, labels, skipped), args)
 
 
 def read_set(args, path, labels, skipped):
-    """(task, Dataset) of one file of words whose tags have the numbers of a model's labels."""
-    plain = is_plain(labels)
+    """(task, Dataset) of one file of words whose tags have the numbers of a model's labels.
+
+    LABEL_0, LABEL_1, ... are the tags as a model that is trained on this file would number them, if there are as many.
+    """
+    task, generic = TASKS[args.task], all(re.fullmatch(r"LABEL_\d+", name) for name in labels)
+    plain = is_plain(labels) if not generic else False if task.labels else None
     sentences = read_columns(Path(path), args.token_column, args.label_column, skipped, plain)
-    return _task(TASKS[args.task], tuple(labels), args), _numbered({"": sentences}, labels, skipped)[""]
+    if generic:
+        labels, unnamed = _labels_of(sentences, task, args), labels
+        if len(labels) != len(unnamed):
+            raise ValueError(
+                f"{path}: {len(labels)} tags, and the model has {len(unnamed)} without names ({unnamed[0]}, ...): "
+                "write the names as id2label into its config.json"
+            )
+    return _task(task, tuple(labels), args), _numbered({"": sentences}, labels, skipped)[""]
+
+
+def _labels_of(sentences, task, args):
+    """The tags of training sentences in the order of their ids."""
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    return _scheme_labels(sentences, task, args) if task.labels or not is_plain(tags) else tuple(in_order(sorted(tags)))
 
 
 def _scheme_labels(sentences, task, args):
