@@ -90,21 +90,22 @@ def check_head(name, kind):
     return config
 
 
-def dev_file(args):
-    """Return the file of the task's dev set; None where it is read with the other sets of the task."""
+def dev_files(args):
+    """Return {name: file} of the task's dev sets; {"dev": None} where they are read from the hub."""
     if args.task == "custom":
         if not (args.validation_file or args.hub_dataset):
             raise ValueError("nothing to score on: pass --sets NAME=PATH, or --validation_file")
-        return args.validation_file
+        return {"dev": args.validation_file}
     if args.validation_file:
-        return args.validation_file
-    if args.data_dir and args.task in squad.FILES:
-        return Path(args.data_dir) / squad.FILES[args.task][1]
-    return (
-        data.task_files(args.task, args.data_dir)["validation"]
-        if args.data_dir and data.TASKS[args.task].files
-        else None
-    )
+        return {"dev": args.validation_file}
+    if not args.data_dir:
+        return {"dev": None}
+    task, folder = data.TASKS[args.task], Path(args.data_dir)
+    if args.task in squad.FILES:
+        return {"dev": folder / squad.FILES[args.task][1]}
+    if task.files:
+        return {"dev": data.task_files(args.task, folder)["validation"]}
+    return {f"dev{suffix}": folder / task.folder / f"dev{suffix}.tsv" for suffix in task.dev}
 
 
 def read(args, path, names, skipped):
@@ -188,7 +189,7 @@ def main(argv=None):
             raise ValueError(f"{name!r} is of another task than {args.models[0]!r}: pass one --task, --kind, --metrics")
         vars(own).update({key: getattr(first, key) for key in OF_FIRST})
     configs = {name: check_head(name, kinds.chosen(own)) for name, own in options.items()}
-    sets = sets or {"dev": dev_file(first)}
+    sets = sets or dev_files(first)
     accelerator = training.make_accelerator(first)
     scores = {
         name: score_model(own, configs[name], sets, args.predictions, accelerator) for name, own in options.items()

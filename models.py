@@ -148,7 +148,7 @@ def reorder_head(model, config, labels, what):
     order = labels.order(stored)
     if order is None:
         return
-    if stored not in (list(labels.words), list(labels.names)) and os.environ.get("RANK", "0") == "0":
+    if sorted(stored) not in (sorted(labels.words), sorted(labels.names)) and os.environ.get("RANK", "0") == "0":
         names = [labels.names[order.index(place)] for place in range(len(stored))]
         print(
             f"{what}: its labels {', '.join(stored)} are taken as {', '.join(names)}; --label_map says otherwise",

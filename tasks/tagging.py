@@ -450,20 +450,36 @@ def load_sentences(args, task, skipped):
         splits[split] = read(source, split != "test", skipped, plain)
         if plain is None:  # the training set, which comes first, decides
             plain = is_plain({tag for sentence in splits[split] for tag in sentence.tags})
-    if plain:
-        labels = task.labels or tuple(in_order(sorted({tag for s in splits["train"] for tag in s.tags})))
-        if len(labels) < 2:
-            raise ValueError(f"{splits['train'][0].where}: every tag is {labels[0]}, so there is nothing to learn")
-    else:
-        labels = _scheme_labels(splits["train"], task, args)
+    labels = _labels_of(splits["train"], task, args)
+    if len(labels) < 2:
+        raise ValueError(f"{splits['train'][0].where}: every tag is {labels[0]}, so there is nothing to learn")
     return _task(task, labels, args), fewer_examples(_numbered(splits, labels, skipped), args)
 
 
 def read_set(args, path, labels, skipped):
-    """Return (task, Dataset) of one file of words whose tags have the numbers of a model's labels."""
-    plain = is_plain(labels)
+    """Return (task, Dataset) of one file of words whose tags have the numbers of a model's labels.
+
+    LABEL_0, LABEL_1, ... are the tags as a model that is trained on this file would number them, if there are as many.
+    """
+    task, generic = TASKS[args.task], all(re.fullmatch(r"LABEL_\d+", name) for name in labels)
+    plain = is_plain(task.labels or labels) if task.labels or not generic else None
     sentences = read_words(args, path, True, skipped, plain)
-    return _task(TASKS[args.task], tuple(labels), args), _numbered({"": sentences}, labels, skipped)[""]
+    if generic:
+        labels, unnamed = _labels_of(sentences, task, args), labels
+        if len(labels) != len(unnamed):
+            raise ValueError(
+                f"{path}: {len(labels)} tags, and the model has {len(unnamed)} without names ({unnamed[0]}, ...): "
+                "write the names as id2label into its config.json"
+            )
+    return _task(task, tuple(labels), args), _numbered({"": sentences}, labels, skipped)[""]
+
+
+def _labels_of(sentences, task, args):
+    """Return the tags of training sentences in the order of their ids."""
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    if is_plain(task.labels or tags):
+        return task.labels or tuple(in_order(sorted(tags)))
+    return _scheme_labels(sentences, task, args)
 
 
 def _scheme_labels(sentences, task, args):

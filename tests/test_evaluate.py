@@ -152,6 +152,37 @@ def test_questions(world, made, tmp_path):
     assert len(json.loads((tmp_path / "out/model1/en/predictions.json").read_text())) == len(asked)
 
 
+def test_unnamed_tags_are_those_of_the_file_in_order_if_there_are_as_many(world, made, tmp_path):
+    names = ["ADJ", "NOUN", "VERB"]
+    named, unnamed = made(AutoModelForTokenClassification, names), [f"LABEL_{i}" for i in range(3)]
+    unnamed = made(AutoModelForTokenClassification, unnamed, "unnamed")  # the same weights
+    rows = [f"{word}\t{names[i % 3]}" for i, word in enumerate(texts_of(world, 1)[0].split() * 3)]
+    (tmp_path / "all.txt").write_text("\n".join(rows) + "\n")
+    (tmp_path / "few.txt").write_text("\n".join(rows[:2]) + "\n")
+    given = (unnamed, "--task", "custom", "--kind", "token", "--sets")
+    scores = run(tmp_path / "out", named, *given, f"all={tmp_path / 'all.txt'}")
+    assert scores[str(unnamed)] == scores[str(named)] and 0 < scores[str(named)]["all"]["accuracy"] < 1
+    status, text = forked(evaluate, *given, f"few={tmp_path / 'few.txt'}", "--output_dir", tmp_path / "out2")
+    assert status == 2 and "few.txt: 2 tags, and the model has 3 without names" in text and text.count("\n") == 1
+
+
+def test_the_dev_sets_of_mnli_are_scored_without_its_training_set(world, made, tmp_path, capsys):
+    names = ["contradiction", "entailment", "neutral"]  # not in the task's order
+    folder, texts = made(AutoModelForSequenceClassification, names), texts_of(world, 12)
+    head, expected = ["index", "sentence1", "sentence2", "gold_label"], {}
+    (tmp_path / "MNLI").mkdir()
+    for suffix, part in (("matched", texts[:6]), ("mismatched", texts[6:])):
+        rows = [(str(i), text, texts[0], names[i % 3]) for i, text in enumerate(part)]
+        (tmp_path / "MNLI" / f"dev_{suffix}.tsv").write_text("".join("\t".join(row) + "\n" for row in [head, *rows]))
+        found = [
+            alone(folder, AutoModelForSequenceClassification, a, text_pair=b).logits.argmax() for _, a, b, _ in rows
+        ]
+        expected[f"dev_{suffix}"] = np.mean([names[f] == row[3] for f, row in zip(found, rows, strict=True)])
+    scores = run(tmp_path / "out", folder, "--task", "mnli", "--data_dir", tmp_path)[str(folder)]
+    assert {name: found["accuracy"] for name, found in scores.items()} == pytest.approx(expected)
+    assert "are taken as" not in capsys.readouterr().err  # the same names
+
+
 def test_a_run_brings_its_task_and_another_test_file_is_no_other_run(world, tmp_path):
     for name, count in (("train", 16), ("dev", 12)):
         rows = [(text, ("no", "yes")[i % 2]) for i, text in enumerate(texts_of(world, count))]
