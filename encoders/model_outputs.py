@@ -157,8 +157,9 @@ def model_inputs(model, batch):
     fast = families.FAMILIES[config.model_type].fast_mask and config._attn_implementation == "sdpa"
     if fast and "attention_mask" in inputs:
         kind, padding = inputs["attention_mask"].device.type, inputs["attention_mask"] == 0
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        bias = torch.zeros(padding.shape, dtype=dtype, device=padding.device).masked_fill_(padding, -torch.inf)
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+        bias = torch.zeros(padding.shape, dtype=dtype, device=padding.device)
+        bias.masked_fill_(padding, torch.finfo(dtype).min)  # not -inf: a row of padding alone would become NaN
         inputs["attention_mask"] = bias[:, None, None]
     # Of the class: what the model's own attribute is wrapped in may hide the signature.
     takes = inspect.signature(type(model).forward).parameters

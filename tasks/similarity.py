@@ -79,9 +79,9 @@ def copy_modules(files, folder, width):
 def pooled(hidden, mask, pooling="mean"):
     """One vector for each text, float32 [B, D]: the mean of its real tokens' states, or its first one; 0 without any.
 
-    hidden [B, T, D]; mask [B, T] or bool [B, 1, 1, T], as models take it.
+    hidden [B, T, D]; mask [B, T], 1 = real token, or the bias [B, 1, 1, T] of `model_outputs.model_inputs`, 0 there.
     """
-    real = mask.reshape(len(mask), -1).bool()
+    real = (mask[:, 0, 0] == 0) if mask.ndim == 4 else mask.bool()
     return torch.where(real[:, :1], hidden[:, 0].float(), 0.0) if pooling == "cls" else sentence_means(hidden, real)
 
 

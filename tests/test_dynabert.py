@@ -491,7 +491,7 @@ def test_tables_say_what_the_score_is_and_where_a_size_is_missing():
     "change, message",
     [
         (lambda run: run.pop("subnetworks"), "subnetworks is missing"),
-        (lambda run: run.update(subnetworks=[]), "subnetworks is \\[\\]"),
+        (lambda run: run.update(subnetworks=[]), "subnetworks is missing or no list"),
         (lambda run: run["subnetworks"][0].update(width="wide"), "subnetworks.0.width is 'wide'"),
         (lambda run: run["subnetworks"].append(run["subnetworks"][0]), "width 1.0, depth 1.0 twice"),
     ],

@@ -795,10 +795,11 @@ def test_a_teacher_with_another_vocabulary_is_given_its_own_pieces(world, teache
 
     with pytest.raises(ValueError, match=r"different vocabularies: .* or, for whole texts, compare logits alone"):
         loaded("kd", "pkd=1")
-    args, kind, splits, student, own, tokenizer = loaded("kd")
+    args, *everything = loaded("kd")
+    _, kind, splits, student, own, tokenizer = everything
     assert "each is given its own pieces" in capsys.readouterr().out
     accelerator = training.make_accelerator(args)
-    recipe = distill_finetune.make_recipe(args, kind, splits, student, own, tokenizer, accelerator)
+    recipe = distill_finetune.make_recipe(args, *everything, accelerator)
     batch = recipe.collate([0, 5, 9], 0)
     assert not torch.equal(batch["input_ids"], batch["theirs.input_ids"])
     with torch.no_grad():

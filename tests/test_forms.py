@@ -310,7 +310,7 @@ def test_questions_in_a_file_of_any_name(tmp_path, form):
     _, rows = load(path, *SQUAD, task="squad")
     assert rows[0] == {"id": "1", "question": "Who?", "context": "A cat ran.", "texts": ["cat"], "starts": [2]}
     args = arguments(path, *SQUAD, "--dataset_name", "mine", task="squad")
-    assert args.output_dir == "runs/mine/finetune/seed1" and evaluate.dev_file(args) == str(path)
+    assert args.output_dir == "runs/mine/finetune/seed1" and evaluate.dev_files(args) == {"dev": str(path)}
 
 
 def test_rows_without_an_answer_are_of_squad_2(tmp_path):

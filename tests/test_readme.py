@@ -408,6 +408,7 @@ while [ $# -gt 1 ]; do case $1 in --array) last=${2#1-} ;; --wrap) wrap=$2 ;; es
 for ((i = 1; i <= last; i++)); do SLURM_ARRAY_TASK_ID=$i sh -c "$wrap" >&2; done
 echo 17
 """
+SRUN = '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n'
 
 
 @pytest.mark.parametrize("launcher", ["parallel", "sbatch"])
@@ -416,7 +417,7 @@ def test_the_two_waves_of_the_docs_run_as_pasted(launcher, tmp_path):
     waves = {name: next(block for block in blocks if f"{name} -" in block) for name in ("parallel", "sbatch")}
     split = "".join(line for line in waves["parallel"].splitlines(keepends=True) if "grep" in line)
     fake = f'#!/bin/sh\nprintf "%s\\037" "$CUDA_VISIBLE_DEVICES" "$@" >> {tmp_path}/log; echo >> {tmp_path}/log\n'
-    for name, text in (("python", fake), ("parallel", PARALLEL), ("sbatch", SBATCH)):
+    for name, text in (("python", fake), ("parallel", PARALLEL), ("sbatch", SBATCH), ("srun", SRUN)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     variables = {"TASKS": "cola rte", "DATA_DIR": 'it\'s $HOME; "my" data', "SEEDS": "1"}

@@ -254,7 +254,7 @@ class TestPooling:
         torch.manual_seed(0)
         hidden, mask = torch.randn(3, 5, 4), torch.tensor([[1, 1, 0, 0, 0], [1] * 5, [0] * 5])
         hidden[0, 2:], hidden[2] = math.nan, math.inf
-        for form in (mask, mask.bool()[:, None, None]):
+        for form in (mask, mask.bool(), torch.where(mask == 0, -1e30, 0.0)[:, None, None]):
             got = similarity.pooled(hidden, form)
             torch.testing.assert_close(got[0], hidden[0, :2].mean(0))
             torch.testing.assert_close(got[1], hidden[1].mean(0))
