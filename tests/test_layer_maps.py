@@ -113,11 +113,9 @@ def test_too_few_layers_of_a_map_of_its_own_are_refused():
 
 def first_losses(folder):
     events = EventAccumulator(str(folder)).Reload()
-    assert "relations/layers" in events.Tags()["images"]
     return {name: events.Scalars(f"loss/{name}")[0].value for name in relations.NAMES}
 
 
-@pytest.mark.whole
 def test_a_whole_run_in_fine_tuning_with_and_without_cache(finetune, teacher, tmp_path, monkeypatch):
     """The first step's losses are those of runs whose one map is that of the relation."""
     monkeypatch.setattr(teacher_cache, "FOLDER", tmp_path / "cache")
@@ -152,7 +150,6 @@ def test_a_whole_run_in_fine_tuning_with_and_without_cache(finetune, teacher, tm
     assert found["cached"] == pytest.approx(found["both"], rel=1e-2) and found["uniform"] != found["other"]
 
 
-@pytest.mark.whole
 def test_a_whole_run_in_pre_training(world, tmp_path):
     found = {}
     for name, options in (("uniform", ()), ("other", ("--layer_map", "ends")), ("both", ("--ltr_layer_map", "ends"))):
