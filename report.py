@@ -24,6 +24,7 @@ from reporting.records import (
     displayed,
     headline,
     read_runs,
+    same_examples,
     select,
     students,
     task_alone,
@@ -117,6 +118,9 @@ def differences(runs, baseline):
             main = headline(own)
             scores = own.assign(score=own["best"].map(main.of)).pivot(index="seed", columns="name", values="score")
             scores = scores.astype(float)[[name for name in scores if name in (*students(own)["name"], baseline)]]
+            data = own.assign(data=same_examples(own, "train")).pivot(index="seed", columns="name", values="data")
+            known = data.notna() & data[[baseline]].notna().to_numpy()
+            scores = scores.mask(known & data.ne(data[baseline], axis=0))  # learned from other examples: no pair
             rows = significance.paired(scores, baseline).drop(index=baseline)
             titles.append(f"{escape(task)} ({escape(main.title)})")
             found[task] = rows.assign(title=titles[-1], digits=main.digits, name=rows.index.astype(str))
