@@ -46,7 +46,7 @@ def _check_folder(name, what):
         raise ValueError(
             f"{what} {str(name)!r} holds an adapter of PEFT (LoRA), no whole model: merge it, in Python, by "
             f"PeftModel.from_pretrained(model, {str(name)!r}).merge_and_unload().save_pretrained('merged'), where "
-            f"model is {base} with its head, save the tokenizer there too, and pass merged"
+            f"model is {base or 'the base model'} with its head, save the tokenizer there too, and pass merged"
         )
     below = sorted(path.parent for path in folder.glob("*_Transformer/config.json"))
     if below and not (folder / "config.json").is_file():
