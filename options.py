@@ -17,6 +17,34 @@ from encoders import layer_maps
 from methods import recipes
 
 LONG_EPOCH = 5000  # steps after which an epoch is evaluated before its end
+# Options that a resumed or finished run may change: they do not touch its result.
+FREE_OPTIONS = (
+    "overwrite",
+    "do_predict",
+    "test_file",
+    "output_dir",
+    "keep_checkpoints",
+    "num_workers",
+    "num_proc",
+    "cache_limit_gb",
+    "save_minutes",
+    "timeout_minutes",
+    "log_with",
+    "logging_steps",
+    "keep_optimizer",
+)
+NAMES = ("run_name", "dataset_name")  # as free, but part of what a run is found by
+# Options that say where an input lies; what it is say the digests of the record.
+PLACES = (
+    "teacher",
+    "more_teachers",
+    "student",
+    "data_dir",
+    "train_file",
+    "validation_file",
+    "corpus",
+    "validation_corpus",
+)
 # Accelerate's -> its name for a run's name, where it takes one; TensorBoard's files are written by Log itself
 TRACKERS = {
     "tensorboard": None,

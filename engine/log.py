@@ -17,8 +17,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from engine.environment import max_mem_gb
-from engine.run_folder import FREE_OPTIONS, Diverged, writing
-from options import TRACKERS
+from engine.run_folder import Diverged, writing
+from options import FREE_OPTIONS, TRACKERS
 
 # Steps that a scaler may have to skip before anything is wrong: it begins with 2^16 and halves it at each of them.
 SCALER_START = 16

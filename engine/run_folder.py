@@ -21,35 +21,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from engine import environment
+from options import FREE_OPTIONS, NAMES, PLACES
 
-# Options that a resumed or finished run may change: they do not touch its result.
-FREE_OPTIONS = (
-    "overwrite",
-    "do_predict",
-    "test_file",
-    "output_dir",
-    "keep_checkpoints",
-    "num_workers",
-    "num_proc",
-    "cache_limit_gb",
-    "save_minutes",
-    "timeout_minutes",
-    "log_with",
-    "logging_steps",
-    "keep_optimizer",
-)
-NAMES = ("run_name", "dataset_name")  # as free, but part of what a run is found by
-# Options that say where an input lies; what it is say the digests of the record.
-PLACES = (
-    "teacher",
-    "more_teachers",
-    "student",
-    "data_dir",
-    "train_file",
-    "validation_file",
-    "corpus",
-    "validation_corpus",
-)
 OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
 OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
 

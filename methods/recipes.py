@@ -115,14 +115,14 @@ def parse_terms(words):
             if name not in PRESETS:
                 raise ValueError(
                     f"--terms {word!r} is neither a preset ({', '.join(PRESETS)}) nor name=weight with a name of: "
-                    f"{', '.join(all_terms(['']))}"
+                    f"{', '.join(terms)}"
                 )
             if preset:
                 raise ValueError(f"--terms names two presets, {preset!r} and {name!r}: give one, then name=weight")
             preset = name
             continue
         if name not in terms:
-            raise ValueError(f"--terms {word!r}: unknown term {name!r}, choose from: {', '.join(all_terms(['']))}")
+            raise ValueError(f"--terms {word!r}: unknown term {name!r}, choose from: {', '.join(terms)}")
         if name in given:
             raise ValueError(f"--terms gives {name!r} twice: give it once")
         given[name] = term_weights.weight_of("--terms", word, weight)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from options import FREE_OPTIONS, PLACES
+
 METHODS = ["teacher", "finetune", "kd", "pkd", "tinybert", "distilbert", "minilm", "ckd"]  # order of the rows
 TASKS = [
     "cola",
@@ -53,27 +55,10 @@ DISTILLING = (
 
 # Options in which the runs of one method may differ: they say where things are or how it runs, not what is trained.
 OUTSIDE_RECIPE = (
-    "output_dir",
-    "data_dir",
-    "train_file",
-    "validation_file",
-    "test_file",
-    "corpus",
-    "validation_corpus",
+    *(name for name in (*FREE_OPTIONS, *PLACES) if name not in ("teacher", "more_teachers", "student")),
     "run_name",
     "seed",
-    "overwrite",
-    "do_predict",
-    "keep_checkpoints",
-    "num_workers",
-    "num_proc",
     "cache_teacher",
-    "cache_limit_gb",
-    "save_minutes",
-    "timeout_minutes",
-    "log_with",
-    "keep_optimizer",
-    "logging_steps",
     "save_steps",
     "per_device_eval_batch_size",
 )
