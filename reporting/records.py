@@ -253,7 +253,7 @@ def results(run):
     row["subnetworks"] = subnetworks(run) if row["stage"] == "dynabert" else []
     commit = row.get("git.commit")
     row["code"] = commit and commit[:10] + " (dirty)" * bool(run["git"].get("dirty"))
-    row |= {name: row.get(name, []) for name in ("headline", "asked", "history", "bounds")}
+    row |= {name: row.get(name) or [] for name in ("headline", "asked", "history", "bounds")}
     row |= {split: examples(run, split) for split in ("train", "validation", "held_out")}
     own = {key: value for key, value in run["options"].items() if key not in OUTSIDE_RECIPE}
     row["recipe"] = {k: re.sub(r"seed\d+", "seed", v) if isinstance(v, str) else v for k, v in own.items()}

@@ -18,7 +18,7 @@ import numpy as np
 import pandas
 import pytest
 import scipy.stats
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
@@ -771,6 +771,7 @@ PATHS = [path for path in leaves(make_run("kd")) if path]
 
 
 @settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(changes=[((key,), None) for key in ("history", "asked", "data", "teacher")])
 @given(changes=st.lists(st.tuples(st.sampled_from(PATHS), JUNK | st.just("DELETE")), min_size=1, max_size=3))
 def test_a_damaged_file_never_gives_a_traceback(tmp_path, tables, capsys, changes):
     run = copy.deepcopy(make_run("kd"))
