@@ -51,21 +51,11 @@ def load_everything(args):
     if args.more_teachers:
         model_outputs.average_logits(teacher, more_teachers(args, kind, teacher, tokenizer, command))
     held_out = hold_out(args, splits)
-    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun it alone writes the record
+    if os.environ.get("RANK", "0") == "0":  # only torchrun's first process writes the record
         read = splits | ({"held_out": held_out["validation"]} if held_out else {})
         kind.described = run_folder.describe_data(read, task.labels)
-    sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
-    objective = term_weights.objective_of(args, layer_maps.layer_maps(args, *sizes) if teacher else ())
-    if teacher:
-        losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher.config)
-        model_outputs.add_term_outputs(objective, student, teacher, args.seed)
-    for model in filter(None, (student, teacher, *getattr(teacher, "others", ()))):
-        if args.max_seq_length > model_outputs.max_tokens(model.config):
-            raise ValueError(
-                f"--max_seq_length {args.max_seq_length} exceeds the model's "
-                f"{model_outputs.max_tokens(model.config)} positions: lower it"
-            )
-    if held_out:  # a dev set of its own, of which the kind knows no more than of the other
+    objective = objective_for(args, student, teacher)
+    if held_out:  # the dev set that chooses the best model has a kind of its own
         kind.held_out = kinds.chosen(args)(task)
         kind.held_out.splits, _ = kind.held_out.tokenize(held_out, tokenizer, args)
     if theirs := models.teachers_tokenizer(args, tokenizer):
@@ -84,9 +74,29 @@ def load_everything(args):
     return objective, kind, splits, student, teacher, tokenizer
 
 
+def objective_for(args, student, teacher):
+    """Return the objective of the options; the models are prepared for its terms.
+
+    Raises ValueError for terms that the models or their aligned layers cannot give, and for inputs too long for them.
+    """
+    sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
+    objective = term_weights.objective_of(args, layer_maps.layer_maps(args, *sizes) if teacher else ())
+    if teacher:
+        losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher.config)
+        model_outputs.add_term_outputs(objective, student, teacher, args.seed)
+    for model in filter(None, (student, teacher, *getattr(teacher, "others", ()))):
+        if args.max_seq_length > model_outputs.max_tokens(model.config):
+            raise ValueError(
+                f"--max_seq_length {args.max_seq_length} exceeds the model's "
+                f"{model_outputs.max_tokens(model.config)} positions: lower it"
+            )
+    return objective
+
+
 def more_teachers(args, kind, teacher, tokenizer, command):
-    """Return the teachers of --more_teachers; ValueError for one that does not go with the first; command:
-    makes one.
+    """Return the models of --more_teachers; command: fine-tunes a teacher.
+
+    Raises ValueError for one whose type or vocabulary is not that of the first teacher.
     """
     found, labels = [], label_names.of(kind.task, args.label_map)
     for name in args.more_teachers:
@@ -103,9 +113,10 @@ def more_teachers(args, kind, teacher, tokenizer, command):
 
 
 def hold_out(args, splits):
-    """Take --held_out of the training examples out of the splits: they with the rest, as splits of their own, or None.
+    """Move the share --held_out of the training examples into a dev set of its own.
 
-    The same examples for all seeds and methods. Raises ValueError if too few are left or they have no labels.
+    Returns {"train": the rest, "validation": the held-out examples}, or None without --held_out. All seeds and methods
+    hold out the same examples. Raises ValueError if either part is empty or the examples have no labels.
     """
     if not args.held_out:
         return None
@@ -123,8 +134,9 @@ def hold_out(args, splits):
 
 
 def taught_more(args):
-    """Return a line if the teacher's run.json says that it was trained on other examples than those of
-    args; else "".
+    """Return a warning if the teacher was trained on other examples than the student will be, else "".
+
+    The teacher's run.json tells; a teacher without one raises no warning.
     """
     try:
         options = (run_folder.read_record(args.teacher) or {}).get("options", {}) if args.teacher else {}
@@ -139,16 +151,16 @@ def taught_more(args):
         return ""
     had = ", ".join(f"--{name} {value or 0}" for name, value in other.items())
     return (
-        f"--held_out: the teacher was trained with {had}, so it may have seen what is held out here, which then "
-        "flatters the students that copy it: train it with the same options"
+        f"--held_out: the teacher was trained with {had} and may have seen the held-out examples, which flatters the "
+        "students that copy it: train the teacher with the same options"
     )
 
 
-THEIRS = "theirs."  # before the names of inputs of a batch that are the teacher's alone
+THEIRS = "theirs."  # prefix of a batch's inputs for a teacher that has a tokenizer of its own
 
 
 def taught(teacher, batch, need_hidden):
-    """Return what the teacher says of a batch: out of the cache where the batch has it, else by a pass of its own."""
+    """Return the teacher's outputs for a batch, from the cache if the batch holds them, else from a forward pass."""
     out = teacher_cache.outputs(batch)
     batch = {key.removeprefix(THEIRS): value for key, value in batch.items() if key.startswith(THEIRS)} or batch
     if out is None:
@@ -160,20 +172,18 @@ def taught(teacher, batch, need_hidden):
 def make_loss(objective, kind, teacher, teach=taught, before=lambda student, batch, pairs: pairs):
     """Return the function (student, batch) -> (weighted sum, {term: unweighted value}) that the loop minimises.
 
-    before(student, batch, aligned pairs): is called before each pass of the student, returns the pairs to be compared.
+    before(student, batch, aligned pairs) is called before each pass of the student and returns the pairs to compare.
     """
 
     def loss(student, batch):
-        """Return one forward pass of both models, or of the student beside the cached teacher; weighted sum
-        and terms.
-        """
+        """Run both models, or the student beside the cached teacher; return the weighted sum and the terms."""
         now = objective.at(batch.get("progress", 0.0))
         inner = getattr(student, "module", student)
         pairs = before(inner, batch, objective.layer_pairs)
         need_hidden = bool(losses.teacher_layers(now.terms, pairs))
         s_out = student(**model_outputs.model_inputs(inner, batch), output_hidden_states=need_hidden)
         t_out = teach(teacher, batch, need_hidden) if now.terms else None
-        if batch["empty"]:  # this process had no example left: all it computed counts nothing
+        if batch["empty"]:  # this process has no example left: its part counts nothing
             batch, s_out, t_out = losses.no_rows(batch), losses.no_rows(s_out), t_out and losses.no_rows(t_out)
         s_layers, t_layers = pairs.sides() if teacher else ((), ())
         mask = batch["attention_mask"]
@@ -191,15 +201,13 @@ def make_loss(objective, kind, teacher, teach=taught, before=lambda student, bat
 
 
 def make_figures(layer_pairs, splits, teacher, tokenizer, accelerator):
-    """Return the function model -> {name: figure} of its relations beside the teacher's in one sentence of
-    the dev set.
-    """
+    """Return a function: model -> {name: figure} of both models' relations in one sentence of the dev set."""
     first = next(split for name, split in splits.items() if name.startswith("validation"))[0]
     tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][:24])
     sentence = {k: torch.tensor([first[k][:24]], device=accelerator.device) for k in batching.INPUTS if k in first}
 
     def figures(model):
-        """See above; none without a teacher, and in the main process only."""
+        """Draw them in the main process; return {} in the others, and without a teacher."""
         if not (teacher and layer_pairs and accelerator.is_main_process):
             return {}
         with accelerator.autocast():
@@ -209,9 +217,9 @@ def make_figures(layer_pairs, splits, teacher, tokenizer, accelerator):
 
 
 def make_evaluate(args, kind, splits, tokenizer, accelerator, files, figures):
-    """Return the function model -> (metrics, score, figures) for the dev sets.
+    """Return a function: model -> (metrics, score, figures) on the dev sets.
 
-    files: {name: text} that predictions are put into. figures: from a model to them.
+    files: a dict that receives the predictions, {file name: text}. figures: what `make_figures` returns.
     """
 
     def evaluate(model):
@@ -227,7 +235,7 @@ def make_evaluate(args, kind, splits, tokenizer, accelerator, files, figures):
 
 
 def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
-    """Return what the loop needs to know of this task and objective; cache: a TeacherCache, instead of the teacher."""
+    """Return the loop's Recipe for this task and objective; cache: a TeacherCache in place of the teacher's passes."""
     train, rows = batching.Arrays(splits["train"], batching.TRAINING), kind.rows.get("train", 1)
     lengths = train.lengths()
     lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
@@ -246,7 +254,7 @@ def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, acce
 
     def save(folder, model, entry):
         """Write model, tokenizer, card and predictions of an evaluation."""
-        if "threshold" in entry["metrics"]:  # above which a text has a label
+        if "threshold" in entry["metrics"]:  # a text has a label whose probability is above it
             model.config.threshold = entry["metrics"]["threshold"]
         model.save_pretrained(folder, state_dict=model_outputs.saved_state(model))
         tokenizer.save_pretrained(folder)
@@ -269,7 +277,7 @@ def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, acce
 
 
 def model_card(args, kind, entry, base):
-    """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
+    """Return the README.md of a saved model; base: what `card.base_metadata` found."""
     hub, config = (None, None) if args.data_dir else kind.task.hub
     name = args.dataset_name or kind.task.folder or Path(args.validation_file or args.task).name
     dataset = {
@@ -300,7 +308,7 @@ def teacher_scores(args, kind, splits, teacher, tokenizer, accelerator):
 
 
 def describe_inputs(args, accelerator, splits, student, teacher):
-    """Describe what must not change between the parts of a run, in the main process; None in the others."""
+    """Return digests of what must not change between the parts of a run; None in all but the main process."""
     if not accelerator.is_main_process:
         return None
     used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
@@ -308,7 +316,7 @@ def describe_inputs(args, accelerator, splits, student, teacher):
 
 
 def new_record(args, accelerator, stage, kind, objective, examples, student, teacher, inputs, scores):
-    """Return what run.json says of a run of this stage on a task before it has results; scores: of the teacher."""
+    """Return the run.json of a run that has no results yet; scores: of the teacher."""
     return run_folder.new_record(
         args,
         accelerator,
@@ -328,10 +336,51 @@ def new_record(args, accelerator, stage, kind, objective, examples, student, tea
 
 def finish(args, record, student, teacher, accelerator):
     """Add the latency of both models to the record and write it as complete."""
-    # Under autocast, in which the student's forward is wrapped already and the teacher's is not; never compiled.
+    # Training has wrapped the student's forward in autocast, but not the teacher's. Compiled models are not timed.
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         record["latency"] = cost.latency_record(student, teacher, args.max_seq_length)
     run_folder.complete(args, record)
+
+
+def train_student(args, accelerator, loaded, cache, inputs, how):
+    """Train, complete the record, and print the scores that are kept; loaded: what `load_everything` returns."""
+    objective, kind, splits, student, teacher, tokenizer = loaded
+    if teacher:  # now that its weights have been described
+        model_outputs.cast_linears(teacher, accelerator)
+    recipe = make_recipe(args, *loaded, accelerator, cache)
+    scores = teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
+    examples = len(recipe.lengths)
+    record = new_record(args, accelerator, "finetune", kind, objective, examples, student, teacher, inputs, scores)
+    record = training.train(args, accelerator, recipe, student, record, how)
+    if not accelerator.is_main_process:
+        return
+    finish(args, record, student, teacher, accelerator)
+    kept = record[run_folder.kept(args)]
+    scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items() if "/" not in k)
+    print(
+        f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}, "
+        f"{record['time']['train_s']:.0f} s of training"
+    )
+    constant = kinds.constant_answer(kind, splits, args)
+    if constant and (kept["score"] is None or kept["score"] <= constant[1] + 1e-9):
+        print(
+            f"{args.output_dir}: {constant[0]!r} for every example would score no less ({constant[1]:.4f}): "
+            "nothing was learned that the scores show"
+        )
+
+
+def predict(args, kind, splits, tokenizer, accelerator):
+    """Write the predictions of the test set, made by the model that the run kept; for ax by --student, of MNLI."""
+    folder = args.student if args.task == "ax" else args.output_dir
+    remedy = f"python distill_finetune.py --task {'mnli' if args.task == 'ax' else args.task} --student ..."
+    # A run's own model has this task's names; a model to predict ax with may have others.
+    names = label_names.of(kind.task, args.label_map if args.task == "ax" else None)
+    models.check_labels(models.load_config(folder), names, folder, remedy)
+    model, missing = models.load_model(folder, kind.auto, labels=names, **kind.head)
+    if missing and not kind.headless:
+        raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
+    kind.prepare(model, args)
+    kinds.write_predictions(kind, model.to(accelerator.device), splits, tokenizer, args, accelerator)
 
 
 def main(argv=None):
@@ -341,7 +390,7 @@ def main(argv=None):
     if args.check_only:
         return
     command_line.quiet()
-    # Nothing is trained for ax: whatever its folder holds, the predictions are written anew.
+    # ax is not trained on: its predictions are always written anew.
     complete = args.task == "ax" or run_folder.inspect_run(args) == "complete"
     if complete and not args.do_predict:
         print(f"{args.output_dir}: complete already, nothing to do")
@@ -349,60 +398,32 @@ def main(argv=None):
     if not complete:
         command_line.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))  # a head may wait for its stage
-    objective, kind, splits, student, teacher, tokenizer = load_everything(args)
-    vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
-    if not complete:
-        size = batching.step_size(args, accelerator)
-        objective.check_steps(training.total_steps(args, math.ceil(len(splits["train"]) / size)))
+    loaded = objective, kind, splits, student, teacher, tokenizer = load_everything(args)
+    vars(student.config).pop("dynabert", None)  # this script does not train the sub-networks of DynaBERT
     student.to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
     if args.compile:
         model_outputs.compile_models(student, teacher)
-    cache = None
-    if args.cache_teacher and not complete:  # before the folder is opened: it may be refused for its size
-        examples = (kind.theirs[0] if kind.theirs else splits)["train"]
-        cache = teacher_cache.open_cache(args, objective, teacher, examples, accelerator, kind.token_axis is not None)
-    inputs = None
-    if not complete and args.task != "ax":
-        used = splits | ({"teacher_train": kind.theirs[0]["train"]} if kind.theirs else {})
-        inputs = describe_inputs(args, accelerator, used, student, teacher)
-    how, _lock = ("complete", None) if args.task == "ax" else run_folder.open_run_everywhere(args, accelerator, inputs)
-    if how != "complete":
-        if teacher:  # now that its weights have been described
-            model_outputs.cast_linears(teacher, accelerator)
-        recipe = make_recipe(args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache)
-        scores = teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
-        examples = len(recipe.lengths)
-        record = new_record(args, accelerator, "finetune", kind, objective, examples, student, teacher, inputs, scores)
-        record = training.train(args, accelerator, recipe, student, record, how)
-        if accelerator.is_main_process:
-            finish(args, record, student, teacher, accelerator)
-            kept = record[run_folder.kept(args)]
-            scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items() if "/" not in k)
-            print(
-                f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}, "
-                f"{record['time']['train_s']:.0f} s of training"
+    inputs, cache, how, _lock = None, None, "complete", None
+    if not complete:
+        steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
+        objective.check_steps(training.total_steps(args, steps))
+        theirs = kind.theirs and {"teacher_train": kind.theirs[0]["train"]}
+        if args.cache_teacher:  # before the folder is opened: it may be refused for its size
+            examples = theirs["teacher_train"] if theirs else splits["train"]
+            cache = teacher_cache.open_cache(
+                args, objective, teacher, examples, accelerator, kind.token_axis is not None
             )
-            constant = kinds.constant_answer(kind, splits, args)
-            if constant and (kept["score"] is None or kept["score"] <= constant[1] + 1e-9):
-                print(
-                    f"{args.output_dir}: {constant[0]!r} for every example would score no less ({constant[1]:.4f}): "
-                    "nothing was learned that the scores show"
-                )
+        inputs = describe_inputs(args, accelerator, splits | (theirs or {}), student, teacher)
+    if args.task != "ax":
+        how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)  # ours for as long as the lock lives
+    if how != "complete":
+        train_student(args, accelerator, loaded, cache, inputs, how)
     elif not args.do_predict:
         command_line.say(f"{args.output_dir}: complete already, nothing to do")
     if args.do_predict:
-        folder = args.student if args.task == "ax" else args.output_dir
-        remedy = f"python distill_finetune.py --task {'mnli' if args.task == 'ax' else args.task} --student ..."
-        # What the run saved has this task's names; a model to predict ax with may have others.
-        names = label_names.of(kind.task, args.label_map if args.task == "ax" else None)
-        models.check_labels(models.load_config(folder), names, folder, remedy)
-        best, missing = models.load_model(folder, kind.auto, labels=names, **kind.head)
-        if missing and not kind.headless:
-            raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
-        kind.prepare(best, args)
-        kinds.write_predictions(kind, best.to(accelerator.device), splits, tokenizer, args, accelerator)
+        predict(args, kind, splits, tokenizer, accelerator)
 
 
 if __name__ == "__main__":

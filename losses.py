@@ -1,7 +1,7 @@
 """What a student is trained with: ModelView, and the terms by name.
 
-The relations of CKD stand in relations.py, the masked-LM head in methods/mlm_head.py, other methods' terms in
-methods/baselines.py, presets, the recipes of the tasks and the options that choose among them in methods/recipes.py.
+Elsewhere: CKD's relations (relations.py), the masked-LM head (methods/mlm_head.py), other methods' terms
+(methods/baselines.py), presets, the recipes of the tasks and the options that choose among them (methods/recipes.py).
 Axes: B batch, L aligned layers, T tokens, D width, C classes. mask [B, T]: 1 = real token.
 """
 
@@ -37,7 +37,7 @@ def soft_logits(student, teacher, *, temperature=1.0, mask=None, across_processe
     with torch.autocast(student.device.type, enabled=False):
         log_s = (student.float() / temperature).log_softmax(-1)
         log_t = (teacher.detach().float() / temperature).log_softmax(-1)
-        # Not F.kl_div: where both say 0 (-inf logits), 0 * (-inf + inf) has to be 0.
+        # Not F.kl_div: it gives NaN for a class that both models exclude by a logit of -inf.
         gap = torch.where(log_t > float("-inf"), log_t - log_s, 0.0)
         rows = (log_t.exp() * gap).sum(-1)
         if mask is None:
@@ -48,13 +48,12 @@ def soft_logits(student, teacher, *, temperature=1.0, mask=None, across_processe
 
 
 class ModelView:
-    """What the terms see of one model's outputs: its logits, aligned hidden states, and relations made once a batch.
+    """One model's outputs as the terms read them: logits, aligned hidden states, and relations, computed once a batch.
 
-    out: a transformers ModelOutput or dict. layers: the indices into its hidden_states that are aligned with the other
-    model's, in order, or Layers. mask [B, T]: 1 = real token; None: all are. `model_outputs.add_outputs` puts "qkv" and
-    "projected" into out. across_processes: whether means are over the batch of all processes, as in
-    `relations.masked_mean`. kind: the `kinds.Kind` that knows what of out the logits are and how they are compared;
-    None for plain logits [..., C].
+    out: a transformers ModelOutput or dict; `model_outputs.add_outputs` adds "qkv" and "projected" to it. layers: the
+    indices of the aligned hidden_states, in order, or Layers. mask [B, T]: 1 = real token; None: all tokens are real.
+    across_processes: take means over the batch of all processes, as in `relations.masked_mean`. kind: the `kinds.Kind`
+    that finds and compares the logits of out; None for plain logits [..., C].
     """
 
     def __init__(self, out, layers, mask, across_processes=False, kind=None):
@@ -63,17 +62,20 @@ class ModelView:
 
     @cached_property
     def logits(self):
-        """Logits as the task's kind has them; [..., C]."""
+        """Return the logits [..., C] that the task's kind compares."""
         return self.kind.logits(self.out, self.mask) if self.kind else self.out["logits"]
 
     @property
     def aligned(self):
-        """Aligned hidden states, a tensor [B, T, D] for each of the L layers."""
-        return [self.out["hidden_states"][i] for i in self.layers]
+        """Return the L aligned hidden states, each [B, T, D]."""
+        return self._hidden(self.layers)
+
+    def _hidden(self, layers):
+        return [self.out["hidden_states"][i] for i in layers]
 
     @cached_property
     def hidden(self):
-        """Aligned hidden states [B, L, T, D]; a copy, for terms that need them in one tensor."""
+        """Return the aligned hidden states as one tensor [B, L, T, D], a copy."""
         return torch.stack(self.aligned, 1)
 
     @cached_property
@@ -85,7 +87,7 @@ class ModelView:
         return self.mask.bool()
 
     def states(self, layer, term=None):
-        """Hidden states [B, T, D] of a layer, in the teacher's width where the term has a learned projection."""
+        """Return a layer's hidden states [B, T, D], in the teacher's width if the term has a learned projection."""
         projected = self.out.get("projected", {})
         return projected.get(term, self.out["hidden_states"])[layer]
 
@@ -95,57 +97,52 @@ class ModelView:
         return heads, heads * size
 
     def qkv(self, layer, heads):
-        """Queries, keys and values of a layer, float32 [B, heads, T, D / heads], 0 at padding whatever it held."""
+        """Return a layer's queries, keys and values, float32 [B, heads, T, D / heads], 0 at padding."""
         found = (x.float().flatten(-2) for x in self.out["qkv"][layer])
         found = (torch.where(self.valid[..., None], x, 0.0) for x in found)
         return [x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2) for x in found]
 
     def mean(self, total, count):
-        """`relations.masked_mean` over the batch of this process, or of all of them."""
+        """Return `relations.masked_mean` over the batch of this process or, with across_processes, of all."""
         return masked_mean(total, count, self.across_processes)
 
     def relation(self, name, teacher, args):
         """Return one relation between this model, the student, and the teacher's ModelView, float32 scalar.
 
-        All relations of the same layers that args.terms wants are made at once, when the first is asked for: they share
-        what they cost. Where args has no terms, all that the aligned layers allow.
+        The first call computes all relations of the same layers that args.terms names, because together they cost
+        little more than one. Without args.terms it computes all that the aligned layers allow.
         """
-        kind, compiled = name.split("_")[0], getattr(args, "compile", False)
-        options = args.distance, args.pair_criterion, args.triple_criterion, args.window, compiled
-        layers = self.layers_of(kind), teacher.layers_of(kind)
+        layers = self._layers(teacher, name)
+        compiled = getattr(args, "compile", False)
+        options = relations.Options(args.distance, args.pair_criterion, args.triple_criterion, args.window, compiled)
         found = self._relations.setdefault((teacher, layers, options), {})
         if name not in found:
-            wanted = getattr(args, "terms", relations.NAMES)
-            names = tuple(
-                n
-                for n in relations.NAMES
-                if n == name
-                or (
-                    n in wanted
-                    and len(layers[0]) >= relations.LAYERS[n]
-                    and (self.layers_of(n.split("_")[0]), teacher.layers_of(n.split("_")[0])) == layers
-                )
-            )
-            states = (
-                [view.out["hidden_states"][i] for i in own] for view, own in zip((self, teacher), layers, strict=True)
-            )
+            wanted = {name, *getattr(args, "terms", relations.NAMES)}
+            possible = [n for n in relations.NAMES if n == name or len(layers[0]) >= relations.LAYERS[n]]
+            names = tuple(n for n in possible if n in wanted and self._layers(teacher, n) == layers)
+            student, other = self._hidden(layers[0]), teacher._hidden(layers[1])
             found |= relations.relation_losses(
-                *states, self.mask, names, relations.Options(*options), across_processes=self.across_processes
+                student, other, self.mask, names, options, across_processes=self.across_processes
             )
         return found[name]
 
     def layers_of(self, kind):
-        """Return the layers that the relations of a kind, "wr" or "ltr", are made of."""
+        """Return the layers that relations of a kind, "wr" or "ltr", compare."""
         return tuple(getattr(self.layers, kind, self.layers))
+
+    def _layers(self, teacher, name):
+        """Return both models' layers of the relation of this name."""
+        kind = name.split("_")[0]
+        return self.layers_of(kind), teacher.layers_of(kind)
 
 
 def _word_pairs(layer_pairs):
-    """Return the aligned pairs of the word relations."""
+    """Return the pairs of layers that word relations compare."""
     return list(getattr(layer_pairs, "wr", layer_pairs))
 
 
 def _ltr_pairs(layer_pairs):
-    """Return the aligned pairs of the layer transforming relations."""
+    """Return the pairs of layers that layer transforming relations compare."""
     return list(getattr(layer_pairs, "ltr", layer_pairs))
 
 
@@ -191,14 +188,12 @@ def _ltr_triple_term(student, teacher, batch, args):
 
 
 def _last_words(layer_pairs):
-    """Return the last of the aligned pairs of the word relations."""
+    """Return the last pair of layers that word relations compare."""
     return sorted(_word_pairs(layer_pairs))[-1:]
 
 
 def _between_sentences(name, student, teacher, args):
-    """Return a word relation with the batch's sentences in place of words: means of their real words' states, last
-    layer.
-    """
+    """Return a word relation whose words are the batch's sentences: the means of their last layer's states."""
     (s, t), pooled = _last_words(list(zip(student.layers_of("wr"), teacher.layers_of("wr"), strict=True)))[0], []
     for view, layer in ((student, s), (teacher, t)):  # one set of B sentences
         pooled.append([baselines.sentence_means(view.out["hidden_states"][layer], student.valid)[None]])
@@ -209,13 +204,13 @@ def _between_sentences(name, student, teacher, args):
 
 @needs(states=_last_words)
 def _sentence_pair_term(student, teacher, batch, args):
-    """`wr_pair` one level above words: similarities of every two sentences of the batch. Ours, not the paper's."""
+    """Compare the similarities of every two sentences of the batch. Ours, not the paper's."""
     return _between_sentences("wr_pair", student, teacher, args)
 
 
 @needs(states=_last_words)
 def _sentence_triple_term(student, teacher, batch, args):
-    """`wr_triple` one level above words: angles of every three sentences of the batch. Ours, not the paper's."""
+    """Compare the angles of every three sentences of the batch. Ours, not the paper's."""
     return _between_sentences("wr_triple", student, teacher, args)
 
 
@@ -241,10 +236,10 @@ TERMS = {
 
 
 def objective(student, teacher, batch, recipe, hard_loss=None):
-    """Return what is minimised, the sum of weight x term, and its parts: (scalar, {name: unweighted scalar}).
+    """Return the weighted sum of all terms, which training minimises, and the terms: (scalar, {name: scalar}).
 
     student, teacher: ModelViews of one batch; without terms the teacher may be None. recipe: `term_weights.Objective`.
-    hard_loss(): the loss on the true labels, called where it has a weight; its name is `term_weights.HARD`.
+    hard_loss(): returns the loss on the true labels; called if it has a weight, and named `term_weights.HARD`.
     """
     values = {name: TERMS[name](student, teacher, batch, recipe) for name in recipe.terms}
     if hard_loss and recipe.hard_weight:
@@ -254,47 +249,43 @@ def objective(student, teacher, batch, recipe, hard_loss=None):
 
 
 def needs_of(name):
-    """Return the `Needs` that stand beside a term's function; by default all aligned hidden states."""
+    """Return what a term's function declared with `@needs`; by default all aligned hidden states."""
     return getattr(TERMS[name], "needs", Needs())
 
 
 def teacher_layers(terms, layer_pairs):
-    """Return the teacher's hidden states that the terms read, in order; [] for terms that need none."""
+    """Return the teacher's hidden states that the terms read, in order; [] if none do."""
     return sorted({t for name in terms for _, t in needs_of(name).states(layer_pairs)})
 
 
 def qkv_pairs(terms, layer_pairs):
-    """Return the pairs of layers whose queries, keys and values the terms read, in order; [] for terms
-    that need none.
-    """
+    """Return the pairs of layers whose queries, keys and values the terms read, in order; [] if none do."""
     return sorted({pair for name in terms for pair in needs_of(name).qkv(layer_pairs)})
 
 
 def projected_layers(terms, layer_pairs):
-    """Return {term: student layers that it compares through a learned projection where widths differ}."""
+    """Return {term: student layers that it projects to the teacher's width where widths differ}."""
     return {name: [s for s, _ in needs_of(name).states(layer_pairs)] for name in terms if needs_of(name).projected}
 
 
 def check_terms(terms, layer_pairs, student=None, teacher=None):
-    """Raise ValueError for a term that the aligned layers or the shapes of the models cannot give.
+    """Raise ValueError for a term that the aligned layers or the models' shapes do not allow.
 
-    student, teacher: the models' configurations, which terms with a check of shapes look at.
+    student, teacher: the models' configurations, for terms that check shapes.
     """
     for name in terms:
         needed = needs_of(name)
         read = [found for found in (needed.states, needed.qkv) if found is not nothing]
-        if not read or any(found(layer_pairs) for found in read):
-            pass
-        elif not layer_pairs or name in relations.NAMES:
-            raise ValueError("no layers are aligned: widen --layer_map or drop --no_embeddings")
-        else:
+        if read and not any(found(layer_pairs) for found in read):
+            if not layer_pairs or name in relations.NAMES:
+                raise ValueError("no layers are aligned: widen --layer_map or drop --no_embeddings")
             raise ValueError(f"{name} compares transformer layers but only embeddings are aligned: widen --layer_map")
         if needed.check:
             needed.check(name, layer_pairs, student, teacher)
 
 
 def no_rows(out):
-    """Return a batch, or a model's outputs for it, without any example; still with a graph: every term of them is 0."""
+    """Return a batch or a model's outputs without any example; they keep their graph, and every term of them is 0."""
     if isinstance(out, torch.Tensor):
         return out[:0]
     if isinstance(out, tuple):
@@ -303,5 +294,5 @@ def no_rows(out):
 
 
 def several_processes():
-    """Return whether torch.distributed is running, so that means over a batch are those of all processes."""
+    """Return whether torch.distributed runs, so that a batch's means are taken over all processes."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()

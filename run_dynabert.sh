@@ -10,7 +10,7 @@
 #   DRY_RUN=1 bash run_dynabert.sh           prints the commands, each after those it needs
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py and
-# distill_dynabert.py; options of distilling, as --window 11, to the latter alone.
+# distill_dynabert.py; options of distillation, such as --window 11, only to the latter.
 # Small-scale check (CoLA and SST-2, 6-layer BERT of 384 units): docs/results.md.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Task-specific distillation on GLUE, words (named entities, chunks), several labels, summaries and your own files:
-# fine-tune a teacher, distil students with each method over seeds, print the table of scores, sizes, speed and time (arXiv:2109.08359, table
-# of GLUE results for a 6-layer student).
+# fine-tune a teacher, distil students with each method over seeds, print the table of scores, sizes, speed and time
+# (arXiv:2109.08359, table of GLUE results for a 6-layer student).
 #
 #   bash run_glue.sh demo          artificial language, no downloads; 6 min on one core of an Intel Xeon
 #   bash run_glue.sh               multilingual BERT on CoLA from the hub; needs a GPU to be comfortable
@@ -12,7 +12,7 @@
 #   DRY_RUN=1 bash run_glue.sh     prints the commands, teachers first
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py; options of
-# distilling, as --window 11, to the students with a teacher alone.
+# distillation, such as --window 11, only to students with a teacher.
 # Small-scale check (CoLA, 6-layer BERT of 384 units, 3-layer students): docs/results.md.
 set -euo pipefail
 cd "$(dirname "$0")"

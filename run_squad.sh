@@ -8,7 +8,7 @@
 #   DRY_RUN=1 bash run_squad.sh        prints the commands, the teacher first
 #
 # Finished runs are skipped, interrupted ones resumed. All other arguments go on to distill_finetune.py; options of
-# distilling, as --window 11, to the students with a teacher alone.
+# distillation, such as --window 11, only to students with a teacher.
 set -euo pipefail
 cd "$(dirname "$0")"
 

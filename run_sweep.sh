@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fair weights: of each method an equal number of tries on one task, six, judged by a tenth of its training set that is
-# held out. The chosen options of every method go to $RUNS/sweep/<task>/recipes.txt, which run_glue.sh takes for any task.
+# Fair weights: every method gets six tries on one task, judged on a tenth of the training set that is held out. The
+# best options of every method go to $RUNS/sweep/<task>/recipes.txt, which run_glue.sh takes as RECIPES for any task.
 #
 #   bash run_sweep.sh                                       CoLA, multilingual BERT from the hub; needs a GPU
 #   RUNS=runs/fair RECIPES=runs/fair/sweep/cola/recipes.txt TASKS="sst2 cola mrpc" bash run_glue.sh --held_out 0.1

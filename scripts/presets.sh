@@ -1,14 +1,14 @@
-# Sourced by run_*.sh: the checks of a script's variables and arguments, and the functions that carry its commands out,
-# or with DRY_RUN=1 print them. What tasks and methods there are, and what is published for them, the code says:
-# options.py answers at once and needs no packages. The variables of a script stand at its top, as NAME=${NAME:-default}.
+# Sourced by run_*.sh: functions that check a script's variables and arguments, and that run its commands or, with
+# DRY_RUN=1, print them. options.py lists the tasks, methods and recipes; it answers at once and needs no packages.
+# A script sets its variables at its top, as NAME=${NAME:-default}.
 
-# refuse MESSAGE...: ends the script, status 2
+# refuse MESSAGE...: end the script with status 2
 refuse() {
     echo "$(basename "$0"): error: $*" >&2
     exit 2
 }
 
-# ask WORD...: what options.py says, by the first Python that can read it
+# ask WORD...: print the answer of options.py, from the first Python that can run it
 ask() {
     local name
     for name in python3 .venv/bin/python python3.14 python3.13 python3.12 python3.11; do
@@ -21,7 +21,7 @@ names=$(ask) || exit 2
 eval "$names"  # ALL_TASKS: those of run_glue.sh; ALL_METHODS; ALL_TERMS; ALL_MAPS; DISTILLATION: options that need
 # a teacher
 
-# A variable of this script in the singular or plural would be passed over without a word.
+# Refuse a variable whose singular or plural is meant: TASK for TASKS would be ignored without a word.
 variables=" $(echo $(sed -n 's/^\([A-Z_]*\)=\${\1[:-].*/\1/p' "${0##*/}")) "
 for variable in $variables; do
     case $variable in
@@ -34,7 +34,7 @@ for variable in $variables; do
         refuse "$sister is no variable of this script: set $variable (see its top), or unset $sister"
 done
 
-# switch VARIABLE: on with 1, which it then holds, off when empty, 0 or no, and then empty; anything else is refused
+# switch VARIABLE: leave 1, turn 0 and no into nothing, refuse any other value
 switch() {
     case ${!1} in
         1) ;;
@@ -43,8 +43,8 @@ switch() {
     esac
 }
 
-# check VARIABLE NAMES [REGEX]: ends the script, status 2, unless the variable holds words and each is one of the names;
-# with a regex, unless each matches it, and NAMES says what does
+# check VARIABLE NAMES [REGEX]: refuse a variable that is blank or holds a word other than NAMES; with REGEX, a word that
+# does not match it (NAMES then describes the words that do)
 check() {
     local values=${!1} word known=${3:-${2// /|}}
     [[ $values =~ [^[:space:]] ]] || refuse "$1 is blank: use $2"
@@ -53,7 +53,7 @@ check() {
     done
 }
 
-# split_options ARGUMENT...: options of distilling with their values go into the array distilling, others into others
+# split_options ARGUMENT...: put options of distillation and their values into the array distilling, others into others
 split_options() {
     local word to=others
     others=() distilling=()
@@ -65,7 +65,7 @@ split_options() {
     done
 }
 
-# find_precision ARGUMENT...: --mixed_precision and its value go into the array precision
+# find_precision ARGUMENT...: put --mixed_precision and its value into the array precision
 find_precision() {
     local word before=
     precision=()
@@ -78,7 +78,7 @@ find_precision() {
     done
 }
 
-# check_options ARGUMENT...: ends the script, status 2, at an option that must differ between its commands
+# check_options ARGUMENT...: refuse an option that must differ between the script's commands
 check_options() {
     local word
     for word in "$@"; do
@@ -89,9 +89,9 @@ check_options() {
     done
 }
 
-# start FUNCTION ARGUMENT...: carries out the commands that the function hands to run, or prints them with DRY_RUN.
-# Before the first is carried out, each says whether it would begin, once for all seeds; with --check_only among the
-# script's arguments that is all.
+# start FUNCTION ARGUMENT...: run the commands that the function gives to `run`, or print them with DRY_RUN.
+# Before the first command runs, every command of the first seed checks its options; with --check_only among the
+# arguments, nothing else happens.
 start() {
     local commands=$1 checking= launcher
     shift
@@ -106,7 +106,7 @@ start() {
     "$commands"
 }
 
-# check_all FUNCTION: its commands with --check_only, and with the first seed
+# check_all FUNCTION: run its commands with --check_only, for the first seed
 check_all() {
     local checking=1 seed
     for seed in $SEEDS; do break; done
@@ -114,7 +114,7 @@ check_all() {
     "$1"
 }
 
-# check_student: ends the script, status 2, if STUDENT is no model, which else is seen when the teacher has been trained
+# check_student: refuse a STUDENT that is no model now, not after the teacher has been trained
 check_student() {
     [[ $variables == *" STUDENT "* && -n $STUDENT && $STUDENT != "${TEACHER:-}" ]] || return 0
     python - "$STUDENT" "$(basename "$0")" <<'PYTHON'
@@ -127,8 +127,7 @@ command_line.run_script(lambda: models.load_config(name, "STUDENT"))
 PYTHON
 }
 
-# run COMMAND...: carries it out; with DRY_RUN prints it as one line, quoted so that it can be pasted; while the commands
-# are checked, asks a training script whether it would begin
+# run COMMAND...: run it; with DRY_RUN print it as one line that can be pasted; within check_all only check its options
 run() {
     local line
     if [ -n "$checking" ]; then
@@ -141,8 +140,8 @@ run() {
     fi
 }
 
-# method_options METHOD: how a method is distilled. Weights of ckd and the temperature of ckd and kd are the task's, which
-# the code fills in, unless TERMS and TEMPERATURE say others; the other methods have their own
+# method_options METHOD: print a method's options. ckd and kd take the task's recipe unless TERMS or TEMPERATURE is set;
+# the other methods have their own weights
 method_options() {
     case $1 in
         ckd) echo --terms ${TERMS:-ckd} ${TEMPERATURE:+--temperature "$TEMPERATURE"} ;;
@@ -152,8 +151,8 @@ method_options() {
     esac
 }
 
-# own_data ARGUMENT...: the options of DATA_OPTIONS, for TASKS=custom, into the array own; quotes hold blanks together.
-# The name of that task's folder, --dataset_name where it is given there or among the arguments, into own_folder.
+# own_data ARGUMENT...: put the options of DATA_OPTIONS (TASKS=custom) into the array own; quotes keep blanks together.
+# Put the name of the task's folder into own_folder: --dataset_name if it is given, else custom.
 own_data() {
     local words word before=
     own=() own_folder=custom
@@ -172,20 +171,20 @@ own_data() {
     done
 }
 
-# enter TASK: options that say where its data are, into the array data; its folder below $RUNS into place
+# enter TASK: put the options that locate its data into the array data, and its folder below $RUNS into place
 enter() {
     place=$1 data=(${DATA_DIR:+--data_dir "$DATA_DIR"})
     [ "$1" != custom ] || place=$own_folder data=(${own[@]+"${own[@]}"})
 }
 
-# schedule TASK: learning rate and epochs of its students, also of one without a teacher, whom the code gives no recipe
+# schedule TASK: print learning rate and epochs of its students; students without a teacher get the recipe only here
 schedule() {
     local rate epochs
     read -r _ _ _ rate epochs < <(ask recipe "$1")
     echo --learning_rate "${LEARNING_RATE:-$rate}" --num_train_epochs "${EPOCHS:-$epochs}"
 }
 
-# train_teacher TASK OPTIONS...: $RUNS/<task>/teacher/seed1, which the students of that task learn from
+# train_teacher TASK OPTIONS...: train $RUNS/<task>/teacher/seed1, the teacher of all students of the task
 train_teacher() {
     local task=$1
     shift
@@ -195,8 +194,7 @@ train_teacher() {
         --output_dir "$RUNS/$place/teacher/seed1" "$@"
 }
 
-# check_recipes METHOD...: ends the script, status 2, unless the file $RECIPES has a line for each method and no variable
-# names what stands there
+# check_recipes METHOD...: refuse a file $RECIPES without a line for each method, and variables that contradict the file
 check_recipes() {
     local method variable word
     for word in ${others[@]+"${others[@]}"} ${distilling[@]+"${distilling[@]}"}; do
@@ -213,8 +211,8 @@ check_recipes() {
     done
 }
 
-# recipe_of METHOD: its options in the file $RECIPES, which holds a line "METHOD OPTION..." for each method; what follows
-# a # is left out, and so are the marks that Windows leaves
+# recipe_of METHOD: print its options from the file $RECIPES, which holds a line "METHOD OPTION..." for each method;
+# comments after # and the line ends of Windows are removed
 recipe_of() {
     awk -v method="$1" 'NR == 1 { sub(/^\357\273\277/, "") } { sub(/\r$/, ""); sub(/#.*/, "") }
         $1 == method && NF > 1 { sub(/^[ \t]*[^ \t]+[ \t]+/, ""); print; exit }' < "$RECIPES"

@@ -1,8 +1,7 @@
-# Sourced by every script here: makes `python` one that has Python 3.11 and the packages of requirements.txt, not older
-# than the code needs. Where it is one already nothing is done; else .venv is made beside this file and they are
-# installed into it, with a line that says what was wrong.
+# Sourced by every script: makes `python` a Python 3.11 or newer with the packages of requirements.txt. If it is one
+# already, nothing happens. Otherwise a line says what is missing, and the packages are installed into .venv.
 
-# what is missing or too old, on one line; nothing where all is well
+# print missing and outdated packages on one line; nothing if there are none
 ckd_problems() {
     command -v python >/dev/null || { echo "no python"; return; }
     python - <<'PYTHON' 2>/dev/null || echo "python does not run"
@@ -27,7 +26,7 @@ print(", ".join(wrong), end="")
 PYTHON
 }
 
-# the first of the usual names that is Python 3.11 or newer
+# print the first command that is Python 3.11 or newer
 ckd_python() {
     local name
     for name in python3 python3.14 python3.13 python3.12 python3.11; do

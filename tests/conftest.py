@@ -5,8 +5,10 @@ import fcntl
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,39 @@ def torchrun(*command):
     """Run a script in two processes, at a port that is free; the finished launcher."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *command]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+
+
+def in_two_processes(work):
+    """Call work() in two forks that torch.distributed joins, as torchrun starts a script; both must return."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in "01":
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                torch.set_num_threads(1)  # a fork has not the threads of OpenMP
+                os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+                os.environ["MASTER_PORT"] = str(port)
+                AcceleratorState._reset_state(reset_partial_state=True)
+                work()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        children.append(child)
+    while children:
+        child, status = os.wait()
+        children.remove(child)
+        if status:
+            for other in children:  # it would wait for the first for ever
+                os.kill(other, signal.SIGKILL)
+                os.waitpid(other, 0)
+            pytest.fail("one of two processes failed; it says above why")
 
 
 @pytest.fixture(scope="session")

@@ -357,8 +357,8 @@ def test_the_best_model_is_chosen_on_what_is_held_out(finetune, world, tmp_path,
         ({}, ""),
         (None, ""),
         ("damaged", ""),
-        ({"held_out": 0.0, "max_train_samples": 0}, "trained with --held_out 0, so it may have seen"),
-        ({"held_out": 0.1, "max_train_samples": 96}, "trained with --max_train_samples 96, so it may have seen"),
+        ({"held_out": 0.0, "max_train_samples": 0}, "trained with --held_out 0 and may have seen"),
+        ({"held_out": 0.1, "max_train_samples": 96}, "trained with --max_train_samples 96 and may have seen"),
     ],
 )
 def test_a_teacher_that_may_have_seen_what_is_held_out_is_named(tmp_path, trained_with, said):

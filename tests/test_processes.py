@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import test_comparison
 import torch
 from accelerate.state import AcceleratorState
-from conftest import torchrun
+from conftest import in_two_processes, torchrun
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
@@ -14,36 +15,24 @@ import distill_dynabert
 import distill_finetune
 import distill_pretrain
 from engine import teacher_cache
-from tasks import batching
+from tasks import batching, plain_text
 
-HEAD = """
-import functools, os, pathlib, sys
+DIES = """
+import os, sys
 sys.path.insert(0, os.getcwd())
-from accelerate.state import AcceleratorState
-import distill_dynabert, distill_finetune, distill_pretrain, training
-from encoders import model_outputs
-from engine import command_line, cost, teacher_cache
-from tasks import plain_text
-model_outputs.relation_figures = lambda *_: {{}}  # as the fixture `quick`
-cost.measure_latency = functools.partial(cost.measure_latency, seconds=0.0)
-step, calls, ends = training.training_step, [], {0}
+import distill_finetune, training
+from engine import command_line
+step, calls = training.training_step, []
 
 def ending(*arguments):
     calls.append(1)
-    if len(calls) == ends:
-        {1}
+    if len(calls) == 3 and os.environ["RANK"] == "1":
+        raise ValueError("worker 1 is ill")
     return step(*arguments)
 
 training.training_step = ending
-
-def run(script, *options):
-    calls.clear()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    script.main(list(options))
-    training.torch.distributed.barrier()
+command_line.run_script(distill_finetune.main)
 """
-DIES = HEAD.format(3, "if os.environ['RANK'] == '1': raise ValueError('worker 1 is ill')")
-CUT = HEAD.format(0, "raise KeyboardInterrupt")
 
 
 def worded(folder, world):
@@ -57,195 +46,87 @@ def worded(folder, world):
     torch.manual_seed(1)
     AutoModelForTokenClassification.from_config(config).save_pretrained(folder / "tagger")
     AutoTokenizer.from_pretrained(world / "bert").save_pretrained(folder / "tagger")
-    return [
-        "--task",
-        "custom",
-        "--kind",
-        "token",
-        "--train_file",
-        folder / "words.txt",
-        "--validation_file",
-        folder / "words.txt",
-        "--teacher",
-        folder / "tagger",
-        "--student_layers",
-        "2",
-        "--terms",
-        "kd",
-        "--hard_weight",
-        "0.5",
-        "--max_seq_length",
-        "12",
-        "--num_train_epochs",
-        "1",
-        "--learning_rate",
-        "1e-3",
-    ]
+    return (
+        f"--task custom --kind token --train_file {folder}/words.txt --validation_file {folder}/words.txt "
+        f"--teacher {folder}/tagger --student_layers 2 --terms kd --hard_weight 0.5 --max_seq_length 12 "
+        "--num_train_epochs 1 --learning_rate 1e-3"
+    )
 
 
-def job(script, *options):
-    return f"run({script}, {', '.join(repr(str(option)) for option in options)})\n"
+def run(script, options, folder):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    script.main([*options.split(), "--output_dir", str(folder)])
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def jobs(folder, world, teacher):
+    """{name: (script, options, examples of a step of all processes)} of what two processes do as one."""
+    # 65 = 4 x 16 + 1: the last step leaves one process without an example. There is no dropout.
+    common = (
+        f"--task cola --data_dir {world}/glue --teacher {teacher} --max_train_samples 65 --max_eval_samples 33 "
+        "--max_seq_length 32 --num_train_epochs 1 --logging_steps 1 "
+    )
+    every = (  # in the first stage nothing trains the head
+        "--terms ckd pkd=1 hidden_mse=0.1 attention_mse=0.1 embedding_mse=0.1 hidden_cosine=1 minilm=1 "
+        "--hard_weight 0.5 --stages wr_pair wr_triple ltr_pair ltr_triple hidden_mse "
+        "0.4 logits=0.5..1 hard pkd hidden_mse attention_mse embedding_mse hidden_cosine minilm wr_pair"
+    )
+    masked = text(world) + (
+        f"--seq_length 32 --teacher {world}/bert --student_layers 2 --hard_weight 0.1 --num_train_epochs 1 "
+        "--max_eval_samples 7 --max_train_samples "
+    )
+    return {
+        "": (distill_finetune, f"{common} --student_layers 2 {every}", 16),
+        "-cached": (distill_finetune, f"{common} --student_layers 2 --terms ckd --cache_teacher", 16),
+        "-words": (distill_finetune, worded(folder, world), 6),
+        "-sizes": (distill_dynabert, f"{common} --width_mults 1 0.5 --terms ckd --hard_weight 0.5", 16),
+        "-masked": (distill_pretrain, f"{masked} 17", 8),
+        "-staged": (distill_pretrain, f"{masked} 33 --terms ckd --stages wr_pair 0.5 logits hard", 8),
+        "-frozen": (distill_pretrain, f"{masked} 17 --freeze_embeddings", 8),
+    }
+
+
+def text(world):
+    return f"--corpus {world}/text/train.txt --validation_corpus {world}/text/valid.txt "
 
 
 @pytest.fixture
-def runs(once, world, teacher, monkeypatch):
-    """Folder of runs in one process and in two, those in two of one launch, after another one that died."""
+def runs(once, world, teacher, monkeypatch, cut_at):
+    """Folder of runs in one process and in two; one of those in two went on after one of its processes had died."""
 
     def make(folder):
-        # 65 = 4 x 16 + 1: the last step leaves one process without an example. There is no dropout.
-        common = [
-            "--task",
-            "cola",
-            "--data_dir",
-            world / "glue",
-            "--teacher",
-            teacher,
-            "--student_layers",
-            "2",
-            "--max_train_samples",
-            "65",
-            "--max_eval_samples",
-            "33",
-            "--max_seq_length",
-            "32",
-            "--num_train_epochs",
-            "1",
-            "--logging_steps",
-            "1",
-        ]
-        every = [
-            *common,
-            "--terms",
-            "ckd",
-            "pkd=1",
-            "hidden_mse=0.1",
-            "attention_mse=0.1",
-            "embedding_mse=0.1",
-            "hidden_cosine=1",
-            "minilm=1",
-            "--hard_weight",
-            "0.5",
-            "--stages",
-            "wr_pair",
-            "wr_triple",
-            "ltr_pair",
-            "ltr_triple",
-            "hidden_mse",
-            "0.4",
-            "logits=0.5..1",
-            "hard",
-            "pkd",
-            "hidden_mse",
-            "attention_mse",
-            "embedding_mse",
-            "hidden_cosine",
-            "minilm",
-            "wr_pair",
-        ]  # at first nothing trains the head
-        cached = [*common, "--terms", "ckd", "--cache_teacher"]
-        sizes = [*common[:6], *common[8:], "--width_mults", "1", "0.5", "--terms", "ckd", "--hard_weight", "0.5"]
-        text = ["--corpus", world / "text" / "train.txt", "--validation_corpus", world / "text" / "valid.txt"]
-        masked = [
-            *text,
-            "--seq_length",
-            "32",
-            "--teacher",
-            world / "bert",
-            "--student_layers",
-            "2",
-            "--hard_weight",
-            "0.1",
-            "--max_train_samples",
-            "17",
-            "--num_train_epochs",
-            "1",
-            "--max_eval_samples",
-            "7",
-        ]
-        staged = [
-            *masked[:-6],
-            "--max_train_samples",
-            "33",
-            "--num_train_epochs",
-            "1",
-            "--max_eval_samples",
-            "7",
-            "--terms",
-            "ckd",
-            "--stages",
-            "wr_pair",
-            "0.5",
-            "logits",
-            "hard",
-        ]  # at first nothing trains the head
-        frozen = [*masked, "--freeze_embeddings"]
-        stream = [
-            *text,
-            "--streaming",
-            "--num_workers",
-            "2",
-            "--seq_length",
-            "16",
-            "--teacher",
-            world / "bert",
-            "--student_layers",
-            "2",
-            "--max_steps",
-            "8",
-            "--save_steps",
-            "2",
-            "--max_eval_samples",
-            "4",
-            "--per_device_train_batch_size",
-            "4",
-            "--gradient_accumulation_steps",
-            "2",
-        ]
-        words = worded(folder, world)
-        size, to = "--per_device_train_batch_size", "--output_dir"
+        each, size = jobs(folder, world, teacher), "--per_device_train_batch_size"
+        stream = text(world) + (
+            f"--streaming --num_workers 2 --seq_length 16 --teacher {world}/bert --student_layers 2 --max_steps 8 "
+            f"--save_steps 2 --max_eval_samples 4 {size} 4 --gradient_accumulation_steps 2"
+        )
+        dying = f"{each[''][1]} {size} 8 --save_steps 1"
         monkeypatch.setattr(teacher_cache, "FOLDER", folder / "one-cache")
         monkeypatch.chdir(folder)
-        for script, options, name in (
-            (distill_finetune, every + [size, "16"], "one"),
-            (distill_finetune, cached + [size, "16"], "one-cached"),
-            (distill_finetune, words + [size, "6"], "one-words"),
-            (distill_dynabert, sizes + [size, "16"], "one-sizes"),
-            (distill_pretrain, masked + [size, "8"], "one-masked"),
-            (distill_pretrain, staged + [size, "8"], "one-staged"),
-            (distill_pretrain, frozen + [size, "8"], "one-frozen"),
-        ):
-            AcceleratorState._reset_state(reset_partial_state=True)
-            script.main([*map(str, options), to, str(folder / name)])
-        monkeypatch.undo()
-        dying = [*every, size, "8", "--save_steps", "1", to, folder / "died"]
-        (folder / "dies.py").write_text(
-            DIES + "command_line.run_script(lambda: " + job("distill_finetune", *dying).strip() + ")\n"
-        )
-        done = torchrun(folder / "dies.py")
+        for name, (script, options, examples) in each.items():
+            run(script, f"{options} {size} {examples}", folder / f"one{name}")
+        monkeypatch.chdir(Path(__file__).parents[1])
+        (folder / "dies.py").write_text(DIES)
+        done = torchrun(folder / "dies.py", *dying.split(), "--output_dir", folder / "died")
         assert done.returncode != 0 and "worker 1 is ill" in done.stderr, done.stderr[-2000:]
-        (folder / "jobs.py").write_text(
-            CUT
-            + f"teacher_cache.FOLDER = pathlib.Path({str(folder / 'two-cache')!r})\n"
-            + job("distill_finetune", *every, size, "8", "--save_minutes", "1e-9", to, folder / "two")
-            + f"sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_comparison\n"
-            + "assert not any(map(float, test_comparison.values_of_nothing(across_processes=True).values()))\n"
-            + job("distill_finetune", *dying)
-            + job("distill_finetune", *cached, size, "8", to, folder / "two-cached")
-            + job("distill_finetune", *words, size, "3", to, folder / "two-words")
-            + job("distill_dynabert", *sizes, size, "8", to, folder / "two-sizes")
-            + job("distill_pretrain", *masked, size, "4", to, folder / "two-masked")
-            + job("distill_pretrain", *staged, size, "4", to, folder / "two-staged")
-            + job("distill_pretrain", *frozen, size, "4", to, folder / "two-frozen")
-            + "plain_text.DOCUMENTS, plain_text.POOL = 3, 6\n"
-            + job("distill_pretrain", *stream, to, folder / "whole")
-            + "ends = 7\ntry:\n    "
-            + job("distill_pretrain", *stream, to, folder / "cut")
-            + "except KeyboardInterrupt:\n    training.torch.distributed.barrier()\nelse:\n    raise SystemExit(9)\n"
-            + "ends = 0\n"
-            + job("distill_pretrain", *stream, to, folder / "cut")
-        )
-        done = torchrun(folder / "jobs.py")
-        assert done.returncode == 0, done.stderr[-2000:]
+
+        def work():
+            monkeypatch.setattr(teacher_cache, "FOLDER", folder / "two-cache")
+            for name, (script, options, examples) in each.items():
+                save = "" if name else "--save_minutes 1e-9"
+                run(script, f"{options} {size} {examples // 2} {save}", folder / f"two{name}")
+            assert not any(map(float, test_comparison.values_of_nothing(across_processes=True).values()))
+            run(distill_finetune, dying, folder / "died")
+            plain_text.DOCUMENTS, plain_text.POOL = 3, 6
+            run(distill_pretrain, stream, folder / "whole")
+            cut_at(7)
+            with pytest.raises(KeyboardInterrupt):
+                run(distill_pretrain, stream, folder / "cut")
+            torch.distributed.barrier()
+            run(distill_pretrain, stream, folder / "cut")
+
+        in_two_processes(work)
 
     return once("two-processes", make)
 

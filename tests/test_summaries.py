@@ -12,7 +12,7 @@ import types
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import forked, torchrun
+from conftest import forked, in_two_processes
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from rouge_score.rouge_scorer import RougeScorer
 from safetensors.torch import load_file
@@ -693,10 +693,7 @@ def test_two_processes_train_and_predict_as_one(run, teacher, files, tmp_path):
     """Batches of which one process has few sentences and the other many: means are over those of both."""
     options = ("--teacher", teacher, *CKD, "--do_predict", "--max_steps", 3, "--learning_rate", "1e-3")
     run(tmp_path / "one", *options)
-    done = torchrun(
-        "distill_finetune.py", *command(files, tmp_path / "two", *options, "--per_device_train_batch_size", 8)
-    )
-    assert done.returncode == 0, done.stderr
+    in_two_processes(lambda: run(tmp_path / "two", *options, "--per_device_train_batch_size", 8))
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=0, atol=2e-4)
