@@ -7,9 +7,7 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import run_script
 from datasets import Dataset
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -34,6 +33,7 @@ import trim_vocabulary
 from encoders import layer_maps
 from options import Parser, add_distillation
 from reporting import records
+from tasks import kinds
 
 SCRIPTS = {
     "distill_finetune.py": distill_finetune,
@@ -668,28 +668,6 @@ def test_what_is_said_to_be_optional_in_pre_training_can_be_left_empty(shell):
     assert "--streaming" in commands[0] and {options_of(c)["--task"][0] for c in commands[1:-1]} == {"rte"}
 
 
-def pasted(folder, start, into, before):
-    """The scripts, copied into the folder, with the example of the docs that begins so put into one of them."""
-    block = example(start)
-    for source in Path().glob("*.py"):  # with their times, and so with what is compiled of them
-        shutil.copy2(source, folder)
-    ignored = shutil.ignore_patterns("*.tmp", "*.pyc.*")
-    for part in ("__pycache__", "methods", "encoders", "tasks", "engine", "reporting"):
-        if Path(part).is_dir():
-            shutil.copytree(part, folder / part, ignore=ignored)
-    text = (folder / into).read_text(encoding="utf-8")
-    assert text.count(before) == 1
-    (folder / into).write_text(text.replace(before, f"\n{block}\n{before}"), encoding="utf-8")
-
-
-def run_pasted(folder, *options):
-    """The record of a run of distill_finetune.py in the folder."""
-    command = [sys.executable, "distill_finetune.py", *map(str, options), "--max_steps", "1", "--output_dir", "run"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "run" / "run.json").read_text())
-
-
 def example(start):
     """The Python example of docs/extending.md that begins so."""
     blocks = re.findall(r"^```python\n(.*?)^```", Path("docs/extending.md").read_text(encoding="utf-8"), re.S | re.M)
@@ -752,48 +730,26 @@ def test_help_names_the_layer_maps_and_kinds_that_there_are(monkeypatch, capsys)
     assert layer_maps.layer_map(2, 4, "mirrored") == [(0, 4), (1, 3), (2, 2)]
 
 
-def test_the_new_term_of_the_docs_works_as_pasted(world, teacher, tmp_path):
-    pasted(tmp_path, "def _sentence_cosine_term", "losses.py", "\n\ndef needs_of(name):")
-    record = run_pasted(
-        tmp_path,
-        "--task",
-        "cola",
-        "--data_dir",
-        world / "glue",
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--terms",
-        "ckd",
-        "sentence_cosine=10",
-    )
+def test_the_new_term_of_the_docs_works_as_pasted(finetune, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "TERMS", losses.TERMS.copy())
+    exec(example("def _sentence_cosine_term"), vars(losses))
+    terms = ("--terms", "ckd", "sentence_cosine=10")
+    finetune("--teacher", teacher, "--student_layers", 2, *terms, "--max_steps", 1, "--output_dir", tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
     assert record["options"]["terms"]["sentence_cosine"] == 10 and record["name"] == "ckd-sentence_cosine10"
 
 
-def test_the_new_kind_of_the_docs_works_as_pasted(world, tmp_path):
-    pasted(tmp_path, "class Ordinal", "tasks/kinds.py", "\nKINDS = {name")
-    table, line = tmp_path / "data.py", '    "ordinal": "Ordinal",\n'
-    assert line.strip() in Path("docs/extending.md").read_text(encoding="utf-8")
-    last = '    "qa": "QuestionAnswering",\n'
-    table.write_text(table.read_text(encoding="utf-8").replace(last, last + line), encoding="utf-8")
-    rows = "".join(f"the dog runs .,{i % 3}\n" for i in range(6))
-    (tmp_path / "stars.csv").write_text("text,label\n" + rows)
-    record = run_pasted(
-        tmp_path,
-        "--task",
-        "custom",
-        "--kind",
-        "ordinal",
-        "--train_file",
-        "stars.csv",
-        "--validation_file",
-        "stars.csv",
-        "--test_file",
-        "stars.csv",
-        "--do_predict",
-        "--student",
-        world / "bert",
-    )
+def test_the_new_kind_of_the_docs_works_as_pasted(world, tmp_path, monkeypatch):
+    exec(example("class Ordinal"), vars(kinds))
+    line = '"ordinal": "Ordinal",'
+    assert line in Path("docs/extending.md").read_text(encoding="utf-8")
+    monkeypatch.setitem(data.KINDS, "ordinal", "Ordinal")
+    monkeypatch.setitem(kinds.KINDS, "ordinal", kinds.Ordinal)
+    stars = tmp_path / "stars.csv"
+    stars.write_text("text,label\n" + "".join(f"the dog runs .,{i % 3}\n" for i in range(6)))
+    options = f"--kind ordinal --train_file {stars} --validation_file {stars} --test_file {stars} --do_predict"
+    options += f" --student {world}/bert --max_steps 1 --output_dir {tmp_path}/run"
+    run_script(distill_finetune, ["--task", "custom", *options.split()])
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["options"]["kind"] == "ordinal" and set(record["best"]["metrics"]) == {"accuracy"}
     assert len((tmp_path / "run" / "predictions.tsv").read_text().splitlines()) == 7
