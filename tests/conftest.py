@@ -127,21 +127,10 @@ def world(tmp_path_factory):
     """Folder with glue/, squad/, text/ and bert/ of the artificial language, in small."""
     folder = tmp_path_factory.mktemp("world")
     synthetic.main(
-        [
-            "--output_dir",
-            str(folder),
-            "--train_size",
-            "256",
-            "--dev_size",
-            "64",
-            "--text_size",
-            "40",
-            "--squad_train_size",
-            "60",
-            "--squad_dev_size",
-            "20",
-            "--overwrite",
-        ]
+        (
+            f"--output_dir {folder} --train_size 256 --dev_size 64 --text_size 40 "
+            "--squad_train_size 60 --squad_dev_size 20 --overwrite"
+        ).split()
     )
     return folder
 
@@ -172,22 +161,11 @@ def finetune(world):
         run_script(
             distill_finetune,
             [
-                "--task",
-                "cola",
-                "--data_dir",
-                str(world / "glue"),
-                "--max_train_samples",
-                "96",
-                "--max_eval_samples",
-                "32",
-                "--num_train_epochs",
-                "2",
-                "--per_device_train_batch_size",
-                "16",
-                "--max_seq_length",
-                "32",
-                "--logging_steps",
-                "2",
+                *(
+                    f"--task cola --data_dir {world}/glue --max_train_samples 96 --max_eval_samples 32 "
+                    "--num_train_epochs 2 --per_device_train_batch_size 16 --max_seq_length 32 "
+                    "--logging_steps 2"
+                ).split(),
                 *map(str, options),
             ],
         )
@@ -222,20 +200,10 @@ def teacher(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     AcceleratorState._reset_state(reset_partial_state=True)
     distill_finetune.main(
-        [
-            "--task",
-            "cola",
-            "--data_dir",
-            str(world / "glue"),
-            "--student",
-            str(world / "bert"),
-            "--max_steps",
-            "2",
-            "--run_name",
-            "teacher",
-            "--output_dir",
-            str(folder),
-        ]
+        (
+            f"--task cola --data_dir {world}/glue --student {world}/bert --max_steps 2 "
+            f"--run_name teacher --output_dir {folder}"
+        ).split()
     )
     torch.manual_seed(0)
     return folder

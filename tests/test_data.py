@@ -1118,22 +1118,11 @@ def test_a_label_cannot_break_the_file_of_predictions(finetune, world, tmp_path)
     files = {"train.jsonl": train, "test.jsonl": '{"text": "a"}\n{"no": "text"}\n{"text": "c"}\n'}
     write(tmp_path, files)
     finetune(
-        "--task",
-        "custom",
-        "--student",
-        world / "bert",
-        "--do_predict",
-        "--max_steps",
-        "1",
-        "--train_file",
-        tmp_path / "train.jsonl",
-        "--validation_file",
-        tmp_path / "train.jsonl",
-        "--test_file",
-        tmp_path / "test.jsonl",
-        "--skip_bad_examples",
-        "--output_dir",
-        tmp_path / "run",
+        *(
+            f"--task custom --student {world}/bert --do_predict --max_steps 1 "
+            f"--train_file {tmp_path}/train.jsonl --validation_file {tmp_path}/train.jsonl "
+            f"--test_file {tmp_path}/test.jsonl --skip_bad_examples --output_dir {tmp_path}/run"
+        ).split()
     )
     header, *lines, end = (tmp_path / "run" / "predictions.tsv").read_bytes().decode().split("\n")
     assert header == "index\tprediction" and end == ""

@@ -299,22 +299,11 @@ def run(world):
         run_script(
             distill_dynabert,
             [
-                "--task",
-                "cola",
-                "--data_dir",
-                str(world / "glue"),
-                "--max_train_samples",
-                "48",
-                "--max_eval_samples",
-                "24",
-                "--num_train_epochs",
-                "1",
-                "--per_device_train_batch_size",
-                "16",
-                "--max_seq_length",
-                "32",
-                "--logging_steps",
-                "1",
+                *(
+                    f"--task cola --data_dir {world}/glue --max_train_samples 48 --max_eval_samples 24 "
+                    "--num_train_epochs 1 --per_device_train_batch_size 16 --max_seq_length 32 "
+                    "--logging_steps 1"
+                ).split(),
                 *map(str, options),
             ],
         )
@@ -602,18 +591,10 @@ def test_heads_are_not_sorted_by_texts_without_labels(teacher, tmp_path):
     (tmp_path / "dev.csv").write_text("text,label\n" + "".join(f"ba bo,{word}\n" for word in words))
     with pytest.raises(ValueError, match="which the training texts lack"):
         distill_dynabert.main(
-            [
-                "--task",
-                "custom",
-                "--train_file",
-                str(tmp_path / "train.csv"),
-                "--validation_file",
-                str(tmp_path / "dev.csv"),
-                "--teacher",
-                str(teacher),
-                "--output_dir",
-                str(tmp_path / "new"),
-            ]
+            (
+                f"--task custom --train_file {tmp_path}/train.csv --validation_file {tmp_path}/dev.csv "
+                f"--teacher {teacher} --output_dir {tmp_path}/new"
+            ).split()
         )
     assert not (tmp_path / "new").exists()
 

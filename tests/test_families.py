@@ -290,18 +290,10 @@ def pretrain(world):
         AcceleratorState._reset_state(reset_partial_state=True)
         distill_pretrain.main(
             [
-                "--corpus",
-                str(world / "text" / "valid.txt"),
-                "--seq_length",
-                "16",
-                "--per_device_train_batch_size",
-                "8",
-                "--max_steps",
-                "2",
-                "--max_train_samples",
-                "16",
-                "--max_eval_samples",
-                "4",
+                *(
+                    f"--corpus {world}/text/valid.txt --seq_length 16 --per_device_train_batch_size 8 "
+                    "--max_steps 2 --max_train_samples 16 --max_eval_samples 4"
+                ).split(),
                 *map(str, options),
             ]
         )
@@ -379,19 +371,9 @@ def test_question_answering_with_any_tokenizer(name, finetune, save, world, tmp_
 def test_pretraining_with_ckd_and_all_terms(name, pretrain, save, tmp_path):
     teacher = save(name, "mlm")
     pretrain(
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--terms",
-        "ckd",
+        *f"--teacher {teacher} --student_layers 2 --terms ckd".split(),
         *EVERY,
-        "pkd=1",
-        "hidden_cosine=1",
-        "--hard_weight",
-        "1",
-        "--output_dir",
-        tmp_path / "run",
+        *f"pkd=1 hidden_cosine=1 --hard_weight 1 --output_dir {tmp_path}/run".split(),
     )
     check_run(tmp_path / "run", name, 2)
     # And an encoder that was pre-trained so is a student in fine-tuning.

@@ -374,18 +374,7 @@ def test_what_is_held_out_is_not_trained_on_and_is_the_same_for_every_seed(world
     found = []
     for seed in ("1", "2"):
         args = distill_finetune.build_parser().parse_args(
-            [
-                "--task",
-                "cola",
-                "--data_dir",
-                str(world / "glue"),
-                "--student",
-                str(world / "bert"),
-                "--held_out",
-                "0.1",
-                "--seed",
-                seed,
-            ]
+            f"--task cola --data_dir {world}/glue --student {world}/bert --held_out 0.1 --seed {seed}".split()
         )
         distill_finetune.check_args(args)
         _, kind, splits, *_ = distill_finetune.load_everything(args)

@@ -214,20 +214,11 @@ def test_a_whole_run(world, world_of_labels, tmp_path):
         AcceleratorState._reset_state(reset_partial_state=True)
         distill_finetune.main(
             [
-                "--task",
-                "goemotions",
-                "--data_dir",
-                str(world_of_labels),
-                "--per_device_train_batch_size",
-                "16",
-                "--max_seq_length",
-                "24",
-                "--learning_rate",
-                "2e-3",
-                "--logging_steps",
-                "2",
-                "--output_dir",
-                str(tmp_path / name),
+                *(
+                    f"--task goemotions --data_dir {world_of_labels} --per_device_train_batch_size 16 "
+                    "--max_seq_length 24 --learning_rate 2e-3 --logging_steps 2 "
+                    f"--output_dir {tmp_path}/{name}"
+                ).split(),
                 *map(str, options),
             ]
         )
@@ -236,17 +227,10 @@ def test_a_whole_run(world, world_of_labels, tmp_path):
     teacher = run("teacher", "--student", world / "bert", "--num_train_epochs", "4")
     record = run(
         "run",
-        "--teacher",
-        tmp_path / "teacher",
-        "--student_layers",
-        "2",
-        "--terms",
-        "ckd",
-        "--hard_weight",
-        "0.5",
-        "--num_train_epochs",
-        "1",
-        "--do_predict",
+        *(
+            f"--teacher {tmp_path}/teacher --student_layers 2 --terms ckd --hard_weight 0.5 "
+            "--num_train_epochs 1 --do_predict"
+        ).split(),
     )
     best = record["best"]["metrics"]
     assert set(best) == {

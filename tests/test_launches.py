@@ -150,19 +150,9 @@ def test_no_step_of_fine_tuning_copies_to_the_device_or_reads_from_it(apart, wor
     assert (
         apart(
             distill_finetune,
-            "--task",
-            "cola",
-            "--data_dir",
-            world / "glue",
-            "--teacher",
-            teacher,
+            *f"--task cola --data_dir {world}/glue --teacher {teacher}".split(),
             *terms,
-            "--student_layers",
-            2,
-            "--max_seq_length",
-            32,
-            "--output_dir",
-            tmp_path,
+            *f"--student_layers 2 --max_seq_length 32 --output_dir {tmp_path}".split(),
         ).found
         == []
     )
@@ -172,17 +162,9 @@ def test_no_step_of_pre_training_copies_to_the_device_or_reads_from_it(apart, wo
     assert (
         apart(
             distill_pretrain,
-            "--corpus",
-            world / "text",
-            "--teacher",
-            world / "bert",
+            *f"--corpus {world}/text --teacher {world}/bert".split(),
             *ALL,
-            "--student_layers",
-            2,
-            "--seq_length",
-            32,
-            "--output_dir",
-            tmp_path,
+            *f"--student_layers 2 --seq_length 32 --output_dir {tmp_path}".split(),
         ).found
         == []
     )
@@ -192,19 +174,10 @@ def test_no_step_of_sub_networks_copies_to_the_device_or_reads_from_it(apart, wo
     assert (
         apart(
             distill_dynabert,
-            "--task",
-            "cola",
-            "--data_dir",
-            world / "glue",
-            "--teacher",
-            teacher,
-            "--width_mults",
-            "0.5",
-            "1",
-            "--max_seq_length",
-            32,
-            "--output_dir",
-            tmp_path,
+            *(
+                f"--task cola --data_dir {world}/glue --teacher {teacher} --width_mults 0.5 1 "
+                f"--max_seq_length 32 --output_dir {tmp_path}"
+            ).split(),
         ).found
         == []
     )
@@ -215,20 +188,10 @@ def test_a_whole_step_of_kd_and_of_ckd(apart, world, teacher, tmp_path):
     kd, ckd = (
         apart(
             distill_finetune,
-            "--task",
-            "cola",
-            "--data_dir",
-            world / "glue",
-            "--teacher",
-            teacher,
-            "--terms",
-            terms,
-            "--student_layers",
-            2,
-            "--max_seq_length",
-            32,
-            "--output_dir",
-            tmp_path,
+            *(
+                f"--task cola --data_dir {world}/glue --teacher {teacher} --terms {terms} "
+                f"--student_layers 2 --max_seq_length 32 --output_dir {tmp_path}"
+            ).split(),
         ).total
         for terms in ("kd", "ckd")
     )

@@ -359,14 +359,7 @@ def animals(tmp_path):
 
 def run(finetune, folder, *options):
     finetune(
-        "--task",
-        "custom",
-        "--validation_file",
-        folder / "dev.csv",
-        "--max_train_samples",
-        "0",
-        "--max_eval_samples",
-        "0",
+        *(f"--task custom --validation_file {folder}/dev.csv --max_train_samples 0 --max_eval_samples 0").split(),
         *options,
     )
 
@@ -377,17 +370,9 @@ def test_a_student_learns_from_text_without_labels(finetune, world, animals, cap
     run(
         finetune,
         animals,
-        "--train_file",
-        "train.csv",
-        "--student",
-        world / "bert",
-        "--run_name",
-        "teacher",
+        *f"--train_file train.csv --student {world}/bert --run_name teacher".split(),
         *named,
-        "--learning_rate",
-        "2e-3",
-        "--num_train_epochs",
-        "5",
+        *["--learning_rate", "2e-3", "--num_train_epochs", "5"],
     )
     (animals / "dev.csv").write_text((animals / "dev.csv").read_text().replace(",bird", ",dog"))  # lacks a label
     teacher = animals / "runs" / "animals" / "teacher" / "seed1"
@@ -431,12 +416,7 @@ def test_text_without_labels_needs_a_teacher_and_labels_to_score(finetune, world
             finetune,
             animals,
             *bare,
-            "--teacher",
-            teacher,
-            "--student_layers",
-            "2",
-            "--validation_file",
-            animals / "dev.bare.csv",
+            *f"--teacher {teacher} --student_layers 2 --validation_file {animals}/dev.bare.csv".split(),
         )
     assert not (animals / "run").exists()
     table = pd.read_csv(animals / "dev.csv")
@@ -445,17 +425,10 @@ def test_text_without_labels_needs_a_teacher_and_labels_to_score(finetune, world
         finetune,
         animals,
         *bare,
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--terms",
-        "kd",
-        "--max_steps",
-        "1",
-        "--label_map",
-        "acceptable=cat",
-        "unacceptable=dog",
+        *(
+            f"--teacher {teacher} --student_layers 2 --terms kd --max_steps 1 "
+            "--label_map acceptable=cat unacceptable=dog"
+        ).split(),
     )
     config = AutoModelForSequenceClassification.from_pretrained(animals / "run").config
     assert config.id2label == {0: "dog", 1: "cat"}

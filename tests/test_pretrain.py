@@ -440,20 +440,11 @@ def pretrain(world, tmp_path, monkeypatch):
         run_script(
             distill_pretrain,
             [
-                "--corpus",
-                str(world / "text" / "train.txt"),
-                "--validation_corpus",
-                str(world / "text" / "valid.txt"),
-                "--seq_length",
-                "32",
-                "--max_eval_samples",
-                "8",
-                "--per_device_train_batch_size",
-                "4",
-                "--max_steps",
-                "6",
-                "--logging_steps",
-                "2",
+                *(
+                    f"--corpus {world}/text/train.txt --validation_corpus {world}/text/valid.txt "
+                    "--seq_length 32 --max_eval_samples 8 --per_device_train_batch_size 4 --max_steps 6 "
+                    "--logging_steps 2"
+                ).split(),
                 *map(str, options),
             ],
         )
@@ -469,31 +460,20 @@ def student_options(world):
 @pytest.mark.whole
 def test_plain_pre_training_then_distillation_then_fine_tuning(pretrain, finetune, world, tmp_path):
     pretrain(
-        "--student",
-        world / "bert",
-        "--max_steps",
-        "20",
-        "--learning_rate",
-        "1e-3",
-        "--eval_steps",
-        "10",
-        "--output_dir",
-        tmp_path / "teacher",
+        *(
+            f"--student {world}/bert --max_steps 20 --learning_rate 1e-3 --eval_steps 10 "
+            f"--output_dir {tmp_path}/teacher"
+        ).split()
     )
     record = json.loads((tmp_path / "teacher" / "run.json").read_text())
     losses_seen = [entry["metrics"]["mlm_loss"] for entry in record["history"]]
     assert record["metric"] == "mlm_loss" and losses_seen[-1] < losses_seen[0]
     assert record["name"] == "mlm" and 0 < record["tokens_seen"] <= 20 * 4 * 32
     pretrain(
-        "--teacher",
-        tmp_path / "teacher",
-        "--student_layers",
-        "2",
-        "--hard_weight",
-        "0.5",
-        "--whole_word_mask",
-        "--output_dir",
-        tmp_path / "student",
+        *(
+            f"--teacher {tmp_path}/teacher --student_layers 2 --hard_weight 0.5 --whole_word_mask "
+            f"--output_dir {tmp_path}/student"
+        ).split()
     )
     record = json.loads((tmp_path / "student" / "run.json").read_text())
     assert {
@@ -561,22 +541,11 @@ def test_blocks_are_drawn_from_the_whole_corpus(pretrain, student_options, world
     seen = []
     for seed in (1, 7):
         args = distill_pretrain.build_parser().parse_args(
-            [
-                "--corpus",
-                str(world / "text" / "train.txt"),
-                "--validation_corpus",
-                str(world / "text" / "train.txt"),
-                "--seq_length",
-                "8",
-                "--student",
-                str(world / "bert"),
-                "--max_train_samples",
-                "20",
-                "--max_eval_samples",
-                "10",
-                "--seed",
-                str(seed),
-            ]
+            (
+                f"--corpus {world}/text/train.txt --validation_corpus {world}/text/train.txt "
+                f"--seq_length 8 --student {world}/bert --max_train_samples 20 --max_eval_samples 10 "
+                f"--seed {seed}"
+            ).split()
         )
         distill_pretrain.check_args(args)
         (blocks,), (held_out,), *_ = (of.values() for of in distill_pretrain.load_everything(args)[1:3])
@@ -618,7 +587,10 @@ def test_a_teacher_without_head_gives_relations_but_no_logits(pretrain, world, t
 LANGUAGES = ["--corpus", "a={world}/text/train.txt", "b={world}/text/valid.txt", "--per_device_train_batch_size", "8"]
 
 
-@pytest.mark.parametrize("more", [LANGUAGES, ["--streaming"], ["--streaming", "--num_workers", "2"]], ids=len)
+WHOLE = [*LANGUAGES, "--whole_texts", "--terms", "ckd", "logits=0", "sentence_pair=1", "sentence_triple=10"]
+
+
+@pytest.mark.parametrize("more", [LANGUAGES, WHOLE, ["--streaming"], ["--streaming", "--num_workers", "2"]], ids=len)
 def test_a_resumed_run_has_the_same_weights_bit_for_bit(
     pretrain, student_options, tmp_path, monkeypatch, cut_at, more, world
 ):
@@ -644,18 +616,7 @@ def test_a_resumed_run_has_the_same_weights_bit_for_bit(
 
 def test_stages_with_a_head_that_waits_and_the_last_model_kept(pretrain, world, tmp_path):
     options = ("--teacher", world / "bert", "--student_layers", "2", "--eval_steps", "2", "--learning_rate", "1e-3")
-    pretrain(
-        *options,
-        "--stages",
-        "wr_pair",
-        "0.5",
-        "logits",
-        "hard=1..0",
-        "--save",
-        "last",
-        "--output_dir",
-        tmp_path / "run",
-    )
+    pretrain(*options, *f"--stages wr_pair 0.5 logits hard=1..0 --save last --output_dir {tmp_path}/run".split())
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["metric"] == "mlm_loss" and [e["step"] for e in record["history"]] == [2, 4, 6]
     assert record["best"]["step"] in (4, 6) and all("mlm_loss" in e["metrics"] for e in record["history"])
@@ -669,19 +630,10 @@ def test_stages_with_a_head_that_waits_and_the_last_model_kept(pretrain, world, 
 
 def test_narrower_students_and_other_terms_train_too(pretrain, world, tmp_path):
     pretrain(
-        "--teacher",
-        world / "bert",
-        "--student_layers",
-        "2",
-        "--student_hidden",
-        "64",
-        "--terms",
-        "tinybert",
-        "attention_mse=0",
-        "--max_steps",
-        "2",
-        "--output_dir",
-        tmp_path / "run",
+        *(
+            f"--teacher {world}/bert --student_layers 2 --student_hidden 64 "
+            f"--terms tinybert attention_mse=0 --max_steps 2 --output_dir {tmp_path}/run"
+        ).split()
     )
     kept = load_file(tmp_path / "run" / "model.safetensors")
     assert not [name for name in kept if "projections" in name]

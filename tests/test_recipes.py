@@ -289,24 +289,11 @@ def run(world, teacher):
         AcceleratorState._reset_state(reset_partial_state=True)
         distill_finetune.main(
             [
-                "--task",
-                "cola",
-                "--data_dir",
-                str(world / "glue"),
-                "--teacher",
-                str(teacher),
-                "--student_layers",
-                "2",
-                "--max_train_samples",
-                "16",
-                "--max_eval_samples",
-                "32",
-                "--per_device_train_batch_size",
-                "16",
-                "--max_seq_length",
-                "32",
-                "--logging_steps",
-                "2",
+                *(
+                    f"--task cola --data_dir {world}/glue --teacher {teacher} --student_layers 2 "
+                    "--max_train_samples 16 --max_eval_samples 32 --per_device_train_batch_size 16 "
+                    "--max_seq_length 32 --logging_steps 2"
+                ).split(),
                 *map(str, options),
             ]
         )

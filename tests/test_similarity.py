@@ -50,27 +50,11 @@ def run(files, encoder):
                 map(
                     str,
                     [
-                        "--task",
-                        "custom",
-                        "--kind",
-                        "similarity",
-                        "--train_file",
-                        files / "pairs.tsv",
-                        "--validation_file",
-                        files / "pairs.tsv",
-                        "--text_columns",
-                        "one",
-                        "two",
-                        "--label_column",
-                        "score",
-                        "--max_seq_length",
-                        "32",
-                        "--per_device_train_batch_size",
-                        "8",
-                        "--max_steps",
-                        "6",
-                        "--logging_steps",
-                        "2",
+                        *(
+                            f"--task custom --kind similarity --train_file {files}/pairs.tsv "
+                            f"--validation_file {files}/pairs.tsv --text_columns one two --label_column score "
+                            "--max_seq_length 32 --per_device_train_batch_size 8 --max_steps 6 --logging_steps 2"
+                        ).split(),
                         *options,
                     ],
                 )
@@ -221,23 +205,25 @@ def test_what_cannot_be_is_one_line(files, encoder, options, said, monkeypatch):
     monkeypatch.chdir(files)
     status, stderr = forked(
         distill_finetune,
-        "--task",
-        "custom",
-        "--kind",
-        "similarity",
-        "--train_file",
-        "pairs.tsv",
-        "--validation_file",
-        "pairs.tsv",
-        "--text_columns",
-        "one",
-        "two",
-        "--label_column",
-        "score",
-        "--teacher",
-        "encoder",
-        "--student_layers",
-        "2",
+        *[
+            "--task",
+            "custom",
+            "--kind",
+            "similarity",
+            "--train_file",
+            "pairs.tsv",
+            "--validation_file",
+            "pairs.tsv",
+            "--text_columns",
+            "one",
+            "two",
+            "--label_column",
+            "score",
+            "--teacher",
+            "encoder",
+            "--student_layers",
+            "2",
+        ],
         *options,
     )
     assert status == 2 and said in stderr and len(stderr.splitlines()) == 1, stderr
@@ -362,20 +348,10 @@ class TestRelationsBetweenSentences:
 
     def test_a_narrow_student_has_its_vectors_projected(self, run, files, encoder, tmp_path):
         run(
-            "--teacher",
-            encoder,
-            "--student_layers",
-            "1",
-            "--student_hidden",
-            "16",
-            "--student_heads",
-            "2",
-            "--terms",
-            "sentence_mse=1",
-            "--train_file",
-            files / "texts.txt",
-            "--output_dir",
-            tmp_path / "run",
+            *(
+                f"--teacher {encoder} --student_layers 1 --student_hidden 16 --student_heads 2 "
+                f"--terms sentence_mse=1 --train_file {files}/texts.txt --output_dir {tmp_path}/run"
+            ).split()
         )
         names = load_file(tmp_path / "run" / "model.safetensors")
         assert names and not any("projection" in name for name in names)

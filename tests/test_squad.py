@@ -411,20 +411,10 @@ def test_the_logit_term_sees_no_padding():
 @pytest.mark.parametrize("task", ["squad", "squad_v2"])
 def test_teacher_and_student_through_the_command_line(world, tmp_path, monkeypatch, task):
     monkeypatch.chdir(tmp_path)  # the cache
-    common = [
-        "--task",
-        task,
-        "--data_dir",
-        str(world / "squad"),
-        "--max_seq_length",
-        "64",
-        "--max_query_length",
-        "16",
-        "--doc_stride",
-        "16",
-        "--max_steps",
-        "2",
-    ]
+    common = (
+        f"--task {task} --data_dir {world}/squad --max_seq_length 64 --max_query_length 16 "
+        "--doc_stride 16 --max_steps 2"
+    ).split()
     teacher = ["--student", str(world / "bert"), "--output_dir", "teacher"]
     student = ["--teacher", "teacher", "--student_layers", "2", "--hard_weight", "1", "--output_dir", "s"]
     for options in (teacher, student):
@@ -443,14 +433,8 @@ def test_teacher_and_student_through_the_command_line(world, tmp_path, monkeypat
 def test_no_room_for_a_context_is_refused(finetune, world, tmp_path):
     with pytest.raises(ValueError, match=r"leaves no room for a context.*--max_seq_length 384"):
         finetune(
-            "--task",
-            "squad",
-            "--data_dir",
-            world / "squad",
-            "--student",
-            world / "bert",
-            "--max_seq_length",
-            "128",
-            "--output_dir",
-            tmp_path / "run",
+            *(
+                f"--task squad --data_dir {world}/squad --student {world}/bert --max_seq_length 128 "
+                f"--output_dir {tmp_path}/run"
+            ).split()
         )

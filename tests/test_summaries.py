@@ -502,28 +502,11 @@ def files(tmp_path_factory):
 def command(files, folder, *options):
     train, dev, test = map(str, files)
     return [
-        "--task",
-        "custom",
-        "--kind",
-        "summary",
-        "--train_file",
-        train,
-        "--validation_file",
-        dev,
-        "--test_file",
-        test,
-        "--summary_sentences",
-        "1",
-        "--per_device_train_batch_size",
-        "16",
-        "--max_seq_length",
-        "32",
-        "--num_train_epochs",
-        "1",
-        "--logging_steps",
-        "2",
-        "--output_dir",
-        str(folder),
+        *(
+            f"--task custom --kind summary --train_file {train} --validation_file {dev} "
+            f"--test_file {test} --summary_sentences 1 --per_device_train_batch_size 16 "
+            f"--max_seq_length 32 --num_train_epochs 1 --logging_steps 2 --output_dir {folder}"
+        ).split(),
         *map(str, options),
     ]
 
@@ -547,14 +530,7 @@ def teacher(world, files, tmp_path_factory):
         command(
             files,
             folder,
-            "--student",
-            world / "bert",
-            "--num_train_epochs",
-            4,
-            "--learning_rate",
-            "2e-3",
-            "--run_name",
-            "teacher",
+            *f"--student {world}/bert --num_train_epochs 4 --learning_rate 2e-3 --run_name teacher".split(),
         )
     )
     return folder
@@ -744,14 +720,7 @@ def test_mistakes_end_in_one_line_and_status_2(world, files, tmp_path):
         assert not (tmp_path / "run").exists()
     status, stderr = forked(
         distill_finetune,
-        "--task",
-        "cnn_dailymail",
-        "--data_dir",
-        tmp_path,
-        "--student",
-        world / "bert",
-        "--output_dir",
-        tmp_path / "run",
+        *(f"--task cnn_dailymail --data_dir {tmp_path} --student {world}/bert --output_dir {tmp_path}/run").split(),
     )
     assert status == 2 and stderr.count("\n") == 1 and "cnn_dailymail comes from the hub alone" in stderr
 

@@ -57,24 +57,11 @@ def test_question_answering_too(world, tmp_path):
         AcceleratorState._reset_state(reset_partial_state=True)
         distill_finetune.main(
             [
-                "--task",
-                "squad",
-                "--data_dir",
-                str(world / "squad"),
-                "--max_seq_length",
-                "48",
-                "--doc_stride",
-                "16",
-                "--max_query_length",
-                "16",
-                "--num_train_epochs",
-                "1",
-                "--per_device_train_batch_size",
-                "16",
-                "--logging_steps",
-                "1",
-                "--output_dir",
-                str(tmp_path / name),
+                *(
+                    f"--task squad --data_dir {world}/squad --max_seq_length 48 --doc_stride 16 "
+                    "--max_query_length 16 --num_train_epochs 1 --per_device_train_batch_size 16 "
+                    f"--logging_steps 1 --output_dir {tmp_path}/{name}"
+                ).split(),
                 *more,
             ]
         )

@@ -491,33 +491,16 @@ def test_the_trimmed_model_is_teacher_and_source_of_students(world, finetune, tm
     trim(world / "bert", tmp_path / "few", world / "text" / "train.txt", "--min_count", "3")
     AcceleratorState._reset_state(reset_partial_state=True)
     distill_pretrain.main(
-        [
-            "--teacher",
-            str(tmp_path / "few"),
-            "--student_layers",
-            "2",
-            "--corpus",
-            str(world / "text" / "train.txt"),
-            "--seq_length",
-            "16",
-            "--max_steps",
-            "2",
-            "--output_dir",
-            str(tmp_path / "student"),
-        ]
+        (
+            f"--teacher {tmp_path}/few --student_layers 2 --corpus {world}/text/train.txt "
+            f"--seq_length 16 --max_steps 2 --output_dir {tmp_path}/student"
+        ).split()
     )
     finetune("--student", tmp_path / "student", "--max_steps", "2", "--output_dir", tmp_path / "cola")
     finetune(
-        "--teacher",
-        tmp_path / "cola",
-        "--student_layers",
-        "1",
-        "--terms",
-        "kd",
-        "--max_steps",
-        "2",
-        "--output_dir",
-        tmp_path / "small",
+        *(
+            f"--teacher {tmp_path}/cola --student_layers 1 --terms kd --max_steps 2 --output_dir {tmp_path}/small"
+        ).split()
     )
     sizes = {AutoModel.from_pretrained(tmp_path / name).config.vocab_size for name in ("few", "student", "small")}
     assert len(sizes) == 1 and sizes != {AutoTokenizer.from_pretrained(world / "bert").vocab_size}
@@ -696,23 +679,11 @@ def test_a_tied_decoder_is_frozen_along_but_for_its_bias(tied, world, tmp_path):
     AutoTokenizer.from_pretrained(world / "bert").save_pretrained(tmp_path / "teacher")
     AcceleratorState._reset_state(reset_partial_state=True)
     distill_pretrain.main(
-        [
-            "--teacher",
-            str(tmp_path / "teacher"),
-            "--student_layers",
-            "2",
-            "--corpus",
-            str(world / "text" / "train.txt"),
-            "--seq_length",
-            "16",
-            "--max_steps",
-            "3",
-            "--freeze_embeddings",
-            "--output_dir",
-            str(tmp_path / "run"),
-            "--save",
-            "last",
-        ]
+        (
+            f"--teacher {tmp_path}/teacher --student_layers 2 --corpus {world}/text/train.txt "
+            f"--seq_length 16 --max_steps 3 --freeze_embeddings --output_dir {tmp_path}/run "
+            "--save last"
+        ).split()
     )
     before, after = (AutoModelForMaskedLM.from_pretrained(tmp_path / name) for name in ("teacher", "run"))
     for part, same in (("get_input_embeddings", True), ("get_output_embeddings", tied)):
@@ -746,13 +717,8 @@ def test_random_embeddings_are_not_frozen(finetune, teacher, tmp_path):
     for shape in (("--student_hidden", "32", "--student_intermediate", "32"), ("--student_init", "random")):
         with pytest.raises(ValueError, match="--freeze_embeddings would leave random word embeddings"):
             finetune(
-                "--teacher",
-                teacher,
-                "--student_layers",
-                "1",
+                *f"--teacher {teacher} --student_layers 1".split(),
                 *shape,
-                "--freeze_embeddings",
-                "--output_dir",
-                tmp_path / "new",
+                *f"--freeze_embeddings --output_dir {tmp_path}/new".split(),
             )
     assert not (tmp_path / "new").exists()

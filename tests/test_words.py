@@ -317,19 +317,7 @@ def own_hub(monkeypatch):
             lambda *given: asked.append(given[0]) or DatasetDict(dict.fromkeys(("train", "dev", "test"), rows)),
         )
         args = distill_finetune.build_parser().parse_args(
-            [
-                "--task",
-                "custom",
-                "--kind",
-                "token",
-                "--student",
-                "x",
-                "--hub_dataset",
-                hub,
-                "--validation_split",
-                "dev",
-                *options,
-            ]
+            [*f"--task custom --kind token --student x --hub_dataset {hub} --validation_split dev".split(), *options]
         )
         distill_finetune.check_args(args)
         task, splits = kinds.chosen(args).read(args, readers.Skipped())
@@ -567,26 +555,11 @@ def run(world, files):
         train, dev, test = map(str, files)
         distill_finetune.main(
             [
-                "--task",
-                "custom",
-                "--kind",
-                "token",
-                "--train_file",
-                train,
-                "--validation_file",
-                dev,
-                "--test_file",
-                test,
-                "--num_train_epochs",
-                "1",
-                "--per_device_train_batch_size",
-                "16",
-                "--max_seq_length",
-                "16",
-                "--logging_steps",
-                "2",
-                "--output_dir",
-                str(folder),
+                *(
+                    f"--task custom --kind token --train_file {train} --validation_file {dev} "
+                    f"--test_file {test} --num_train_epochs 1 --per_device_train_batch_size 16 "
+                    f"--max_seq_length 16 --logging_steps 2 --output_dir {folder}"
+                ).split(),
                 *map(str, options),
             ]
         )
@@ -602,30 +575,12 @@ def tagger(world, files, tmp_path_factory):
     AcceleratorState._reset_state(reset_partial_state=True)
     train, dev, _ = map(str, files)
     distill_finetune.main(
-        [
-            "--task",
-            "custom",
-            "--kind",
-            "token",
-            "--train_file",
-            train,
-            "--validation_file",
-            dev,
-            "--student",
-            str(world / "bert"),
-            "--num_train_epochs",
-            "3",
-            "--learning_rate",
-            "2e-3",
-            "--per_device_train_batch_size",
-            "16",
-            "--max_seq_length",
-            "16",
-            "--run_name",
-            "teacher",
-            "--output_dir",
-            str(folder),
-        ]
+        (
+            f"--task custom --kind token --train_file {train} --validation_file {dev} "
+            f"--student {world}/bert --num_train_epochs 3 --learning_rate 2e-3 "
+            "--per_device_train_batch_size 16 --max_seq_length 16 --run_name teacher "
+            f"--output_dir {folder}"
+        ).split()
     )
     return folder
 
@@ -724,15 +679,10 @@ def test_a_task_without_test_set_predicts_nothing(finetune, world, files, tmp_pa
     (tmp_path / "test.txt").write_text("a X B-NP\n")
     with pytest.raises(ValueError, match="has no test set of conll2000"):
         finetune(
-            "--task",
-            "conll2000",
-            "--data_dir",
-            tmp_path,
-            "--student",
-            world / "bert",
-            "--do_predict",
-            "--output_dir",
-            tmp_path / "run",
+            *(
+                f"--task conll2000 --data_dir {tmp_path} --student {world}/bert --do_predict "
+                f"--output_dir {tmp_path}/run"
+            ).split()
         )
 
 
@@ -793,18 +743,7 @@ def test_a_whole_run_on_conllu(world, tmp_path):
         "# c\n" + "".join(f"{i}\t{w}\t_\t{'AB'[i % 2]}" + "\t_" * 6 + "\n" for i, w in enumerate(words * 9, 1)) + "\n"
     )
     AcceleratorState._reset_state(reset_partial_state=True)
-    options = [
-        "--task",
-        "custom",
-        "--kind",
-        "token",
-        "--train_file",
-        path,
-        "--validation_file",
-        path,
-        "--test_file",
-        path,
-    ]
+    options = (f"--task custom --kind token --train_file {path} --validation_file {path} --test_file {path}").split()
     options += ["--student", world / "bert", "--max_steps", "2", "--max_seq_length", "16", "--do_predict"]
     distill_finetune.main([*map(str, options), "--output_dir", str(tmp_path / "run")])
     lines = (tmp_path / "run/predictions.conll").read_text().split("\n")
