@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from engine import environment
+from engine.files import OLD, write_text
 from options import FREE_OPTIONS, NAMES, PLACES
 
-OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
 OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
 
 
@@ -101,19 +101,8 @@ def finite(content):
 
 
 def write_json(path, content):
-    """Write JSON so that the file is either the old or the new one, whole; a number that is not finite as null."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as f:
-            json.dump(finite(content), f, indent=1, ensure_ascii=False, allow_nan=False)
-            f.write("\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write JSON so that the file is always whole; numbers that are not finite become null."""
+    write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_record(folder):

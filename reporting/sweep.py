@@ -5,12 +5,12 @@ choice goes to recipes.txt in that folder, a line "METHOD OPTION..." for each me
 """
 
 import json
-import os
 import sys
 
 import pandas as pd
 
 import report
+from engine.files import write_text
 from options import Parser, named_folder, one_line
 from reporting import table_notes
 from reporting.records import (
@@ -162,9 +162,7 @@ def main(argv=None):
         for line in [*left_out["damaged"], *left_out["incomplete"]]:
             print(f"{parser.prog}: left out: {one_line(line)}", file=sys.stderr)
         lines = [f"{method} {row['recipe']}" for method, row in chosen.items()]
-        temporary = folder / ".recipes.txt"
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / "recipes.txt")
+        write_text(folder / "recipes.txt", "\n".join(lines) + "\n")
         print(f"\nChosen: {folder / 'recipes.txt'}")
     except ReportError as error:
         parser.error(str(error))
