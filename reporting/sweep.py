@@ -13,17 +13,7 @@ import report
 from engine.files import write_text
 from options import Parser, named_folder, one_line
 from reporting import table_notes
-from reporting.records import (
-    CHOICE,
-    DISTILLING,
-    METHODS,
-    ReportError,
-    check,
-    is_positive,
-    read_runs,
-    recipe_text,
-    select,
-)
+from reporting.records import CHOICE, DISTILLING, METHODS, POSITIVE, ReportError, check, read_runs, recipe_text, select
 
 
 def recipe(run):
@@ -31,7 +21,7 @@ def recipe(run):
     them.
     """
     try:
-        rate = check(run, {"options.learning_rate": is_positive})["options.learning_rate"]
+        rate = check(run, {"options.learning_rate": POSITIVE})["options.learning_rate"]
     except ReportError as error:
         raise ReportError(f"{run['folder']}: {error}") from error
     words = [recipe_text(run["options"])]

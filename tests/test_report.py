@@ -220,9 +220,8 @@ def test_pretraining_has_a_table_of_its_own(tmp_path, tables):
     run = make_run("ckd", "mlm", score=-2.5257, metrics=metrics, stage="pretrain", metric="mlm_loss")
     text = tables(write(tmp_path, make_run(), run))
     assert cells(text, "ckd")[1][0] == "12.50 / 2.526 / 61.5 (1)"
-    assert (
-        report.headline(pandas.DataFrame([run])).of(run["best"]) == 2.5257
-    )  # a loss, although the score is its negative
+    measure = report.headline(pandas.DataFrame([run]))
+    assert measure.of(run["best"]) == 2.5257  # a loss, although the score is its negative
     assert "average" not in text.split("Scores:")[0] and text.index("## Fine-tuning") < text.index("## Pre-training")
 
 
