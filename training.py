@@ -311,7 +311,7 @@ def _due(step, every, per_epoch, longest=math.inf):
 
 
 def _evaluation_due(args, step, per_epoch, total):
-    """Return whether to evaluate after this step: at the end, and when due unless another evaluation follows shortly."""
+    """Return whether to evaluate after this step: at the end, or when due and no other evaluation follows shortly."""
     if step == total or not _due(step, args.eval_steps, per_epoch, LONG_EPOCH):
         return step == total
     every = args.eval_steps or min(LONG_EPOCH, per_epoch)

@@ -134,8 +134,8 @@ class Log:
     def write(self, step, lr):
         """Write a point: means over the last --logging_steps steps; return {tag: number}.
 
-        loss/<term> is the mean over the steps that computed the term, loss_weighted/<term> the mean over all steps, so that
-        the latter add up to the total.
+        loss/<term> is the mean over the steps that computed the term, loss_weighted/<term> that over all steps, so that
+        these add up to the total.
         """
         self.read()
         self.rows = self.rows[-self.args.logging_steps :]
@@ -168,7 +168,7 @@ class Log:
         return points
 
     def check_skipped(self, step, at_end):
-        """Raise Diverged if fp16 skipped all steps of the run, or since the last check more than a scaler skips at its start.
+        """Raise Diverged if fp16 skipped all steps of the run or, since the last check, more than at a scaler's start.
 
         Call it after `write`, which reads them.
         """
