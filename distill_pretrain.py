@@ -413,7 +413,7 @@ def model_card(args, entry, base):
 
 
 def describe(args, accelerator, blocks, held_out, student, teacher):
-    """Return (inputs, data) for run.json: what must not change, and what was read; None for both beside the main process."""
+    """Return (inputs, data) for run.json: what must not change, and what was read. Nones beside the main process."""
     if not accelerator.is_main_process:
         return None, None
     # A stream of the hub has no files; its id must do.

@@ -329,7 +329,7 @@ def _start(args, accelerator, recipe, model, record, how):
         there = state["positions"][accelerator.process_index]
         if set(there) != set(recipe.positions):
             raise ValueError(
-                f"{folder} was begun with --num_workers {len(there)}: pass it, as a stream goes on with as many"
+                f"{folder} was begun with --num_workers {len(there)}: a stream goes on with as many, so pass it"
             )
         recipe.positions.update(there)
     if state is None:
