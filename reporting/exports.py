@@ -32,7 +32,7 @@ def tex_cell(cell):
 # What a caption says of a table that holds a text that this pattern finds.
 EXPLAINED = {
     r"^[^[]*\(\d+\)$": r"Mean over seeds $\pm$ sample standard deviation (number of seeds), fractions $\times$ 100",
-    r"textbf": "Bold: the best mean of the students and all that a paired interval cannot tell from it",
+    r"textbf": "Bold: the best mean of the students and all that do not differ significantly from it",
     r"^params": "Params: with / without embeddings",
     r"^speed-up": "Speed-up: latency of the teacher / of the student, batch 1 / 32",
     r"^GB$": r"GB: peak memory of a run, $10^9$ bytes",
