@@ -1,7 +1,7 @@
 """Table of the tries of run_sweep.sh and the best of each method: `python reporting/sweep.py runs/fair/sweep/cola`.
 
-What judges is the best score on the part of the training set that was held out (--held_out), never the dev set. The
-choice goes to recipes.txt in that folder, a line "METHOD OPTION..." for each method: RECIPES of run_glue.sh.
+The best score on the held-out part of the training set (--held_out) decides, never the dev set. The choice goes to
+recipes.txt in that folder, a line "METHOD OPTION..." for each method: RECIPES of run_glue.sh.
 """
 
 import json
@@ -17,9 +17,7 @@ from reporting.records import CHOICE, DISTILLING, METHODS, POSITIVE, ReportError
 
 
 def recipe(run):
-    """Return the options of the command line by which one try differs from others; ReportError if the record lacks
-    them.
-    """
+    """Return the options by which a try differs from others. Raises ReportError if the record lacks them."""
     try:
         rate = check(run, {"options.learning_rate": POSITIVE})["options.learning_rate"]
     except ReportError as error:
@@ -27,7 +25,7 @@ def recipe(run):
     words = [recipe_text(run["options"])]
     if not words[0] and not run["name"].startswith("finetune-"):
         raise ReportError(f"{run['folder']}: no terms that it was distilled with: run it again or move it away")
-    for name in DISTILLING if words[0] else ():  # given ones are part of it too
+    for name in DISTILLING if words[0] else ():
         if name in run["asked"]:
             value = run["options"].get(name)
             words.append(f"--{name}" if value is True else f"--{name} {'all' if value is None else value}")
@@ -35,11 +33,11 @@ def recipe(run):
 
 
 def tries(runs):
-    """The table of the tries, a row each: method, number, seeds, recipe, score x 100 (mean over seeds), its spread.
+    """Return a row for each try: method, number, seeds, recipe, score x 100 (mean over seeds), its spread.
 
-    runs: as `records.read_runs` gives them, named METHOD-NUMBER. The score is that on what was held out, NaN where one
-    of a seed is not finite. Raises ReportError at a run of another name or without that score, if the seeds of a try
-    differ in more than the seed, or tries in what was held out or trained on.
+    runs: from `records.read_runs`, named METHOD-NUMBER. The score is that on the held-out part, NaN if it is not finite
+    for a seed. Raises ReportError for a run of another name or without that score, for seeds of a try that differ in
+    more than the seed, and for tries that held out or trained on different examples.
     """
     unknown = runs[~runs["name"].astype(str).str.fullmatch(r"\w+-[1-9]\d*")]
     if len(unknown):
@@ -90,14 +88,14 @@ def tries(runs):
 
 
 def best(table):
-    """Return {method: row of its best try}, the first of equals; a method without a finite score is left out."""
+    """Return {method: row of its best try}, the first of equals; methods without a finite score are left out."""
     rows = table.dropna(subset="score").sort_values("score", ascending=False, kind="stable")
     rows = rows.groupby("method", sort=False).head(1).set_index("method")
     return {method: rows.loc[method] for method in table["method"].unique() if method in rows.index}
 
 
 def sweep_text(table, chosen, metric, notes=()):
-    """Return the Markdown table of all tries, the chosen ones bold, notes, and what each method was given."""
+    """Return Markdown: the table of all tries, chosen ones in bold, notes, and how many tries each method had."""
 
     def row(one):
         """Return the cells of one try."""
@@ -130,7 +128,7 @@ def sweep_text(table, chosen, metric, notes=()):
 
 
 def main(argv=None):
-    """Prints the table and writes recipes.txt; returns the exit status."""
+    """Print the table and write recipes.txt; return the exit status."""
     parser = Parser(prog="reporting/sweep.py", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=named_folder, metavar="SWEEP", help="folder that run_sweep.sh filled")
     folder = parser.parse_args(argv).folder
@@ -147,7 +145,7 @@ def main(argv=None):
         chosen = best(table)
         if not chosen:
             raise ReportError(f"{folder}: no try has a finite score on what was held out: lower the learning rates")
-        notes = table_notes.unlike_lines(runs, ("learning_rate", *DISTILLING))  # which stand in the table
+        notes = table_notes.unlike_lines(runs, ("learning_rate", *DISTILLING))  # the table shows these
         print(sweep_text(table, chosen, f"{report.headline(runs).title} x 100", notes))
         for line in [*left_out["damaged"], *left_out["incomplete"]]:
             print(f"{parser.prog}: left out: {one_line(line)}", file=sys.stderr)
