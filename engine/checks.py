@@ -1,7 +1,7 @@
 """The checks of the training scripts' options: what goes together, and what follows from what was given.
 
-As options.py they import neither torch nor what does, but for what only the code itself knows: kinds of the user's own
-data, terms that no preset has.
+Like options.py they import neither torch nor anything that imports it. The exceptions are kinds of the user's own data
+and terms that no preset has, which only the code itself knows.
 """
 
 import re
@@ -21,12 +21,9 @@ def check_finetune(args):
     _check_distilling(args)
     if args.task == "ax" and (args.teacher or not args.do_predict):
         raise ValueError("--task ax is prediction only: pass --student (a model trained on mnli) and --do_predict")
-    headed = data.kind_of(args) != "similarity"  # which compares the encoder's own vectors
-    if headed and args.teacher and "logits" not in args.terms and not args.hard_weight:
-        raise ValueError(
-            f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations "
-            "alone are for distill_pretrain.py)"
-        )
+    headed = data.kind_of(args) != "similarity"  # similarity compares the encoder's own vectors
+    if headed:
+        _check_head(args, words)
     if args.more_teachers and (not args.teacher or data.kind_of(args) == "similarity"):
         raise ValueError("--more_teachers adds to the logits of --teacher: leave it out where there are none")
     if args.class_weights and data.kind_of(args) in ("regression", "similarity", "multilabel", "qa"):
@@ -38,8 +35,7 @@ def check_finetune(args):
     if args.task == "ax" and not args.run_name:
         args.run_name = re.sub(r"[^\w.+-]+", "-", args.student).strip("-.") or Path(args.student).resolve().name
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "finetune")
-    check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
+    _name_folder(args, args.dataset_name or args.task)
 
 
 def check_pretrain(args):
@@ -59,8 +55,7 @@ def check_pretrain(args):
     if args.streaming and not (args.max_steps and args.validation_corpus):
         raise ValueError("--streaming knows no epochs and holds nothing out: pass --max_steps and --validation_corpus")
     args.run_name = args.run_name or ("-".join(words).replace("=", "") if args.teacher else "mlm")
-    check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/pretrain/{args.run_name}/seed{args.seed}"
+    _name_folder(args, "pretrain")
 
 
 def check_dynabert(args):
@@ -91,23 +86,30 @@ def check_dynabert(args):
         )
     deep = any(mult != 1 for mult in args.depth_mults)
     if deep and "dynabert" in words and not any(word.startswith("dynabert_mse=") for word in words):
-        args.terms = [*words, "dynabert_mse=1"]  # its lambdas of this stage
+        args.terms = [*words, "dynabert_mse=1"]  # DynaBERT's weight in this stage
     data.check_args(args)
     _check_kind(args)
-    _check_distilling(args, schedule=False)  # a recipe's is that of a student of one size
+    _check_distilling(args, schedule=False)  # a recipe's schedule is for a student of one size
     if args.terms.keys() - recipes.PRESETS["ckd"].keys() - recipes.PRESETS["dynabert"].keys():
         _check_sliced(args, words)
-    if args.teacher and "logits" not in args.terms and not args.hard_weight:
-        raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1")
+    _check_head(args, words)
     stage = "labels" if args.student else "depth" if deep else "width"
     args.run_name = args.run_name or "-".join([*(words if args.teacher else ["dynabert"]), stage]).replace("=", "")
-    check_name(args.run_name)
-    args.output_dir = args.output_dir or f"runs/{args.dataset_name or args.task}/{args.run_name}/seed{args.seed}"
-    args.student = args.student or args.teacher  # a copy of its own
+    _name_folder(args, args.dataset_name or args.task)
+    args.student = args.student or args.teacher  # a copy of the teacher
+
+
+def _check_head(args, words):
+    """Raise ValueError if a student with a teacher has no term that trains its task head."""
+    if args.teacher and headless(args):
+        raise ValueError(
+            f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations alone are for "
+            "distill_pretrain.py)"
+        )
 
 
 def _check_sliced(args, words):
-    """Raise ValueError for terms that compare attention heads; what a term reads is known where torch is loaded."""
+    """Raise ValueError for terms that compare attention heads. Only losses.py, which imports torch, knows what terms read."""
     import losses
     from methods import baselines
 
@@ -120,16 +122,14 @@ def _check_sliced(args, words):
 
 
 def headless(args):
-    """Return whether nothing trains a language-model head: then the models are encoders alone, and no head gives a
-    score.
-    """
+    """Return whether nothing trains a language-model head, so that the models are encoders without one."""
     return bool(args.terms) and "logits" not in args.terms and not args.hard_weight
 
 
 def by_language(words, option="--corpus"):
     """Return {language: its texts} of words TEXT or LANGUAGE=TEXT; the language of texts without one is "".
 
-    Raises ValueError for a word that names no text, and where some texts have a language and others have none.
+    Raises ValueError for a word that names no text, and if only some texts have a language.
     """
     found = {}
     for word in words:
@@ -151,7 +151,7 @@ def by_language(words, option="--corpus"):
 
 
 def student_shape(args):
-    """Return the options of the student's shape that were given, as keyword arguments of `students.student_config`."""
+    """Return the options of the student's shape that were given, as arguments of `students.student_config`."""
     given = {name: getattr(args, f"student_{name}") for name in ("layers", "hidden", "heads", "intermediate")}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -175,7 +175,7 @@ def check_models(args):
 
 
 def _check_kind(args):
-    """Check the kind and metrics of the user's own data; what kinds there are is known where torch is loaded."""
+    """Check the kind and metrics of the user's own data. Only tasks/kinds.py, which imports torch, knows the kinds."""
     if args.task == "custom":
         from tasks import kinds
 
@@ -183,7 +183,7 @@ def _check_kind(args):
 
 
 def _check_distilling(args, **options):
-    """Check and convert the options of distilling, and those about the teacher; options as in `recipes.check_args`."""
+    """Check and convert the options of distilling and of the teacher; options: as in `recipes.check_args`."""
     recipes.check_args(args, **options)
     layer_maps.check_maps(args)
     if getattr(args, "label_map", None) and not args.teacher and args.task != "ax":
@@ -192,7 +192,13 @@ def _check_distilling(args, **options):
         raise ValueError("--cache_teacher keeps what a teacher says: pass --teacher, or leave it out")
 
 
+def _name_folder(args, task):
+    """Check args.run_name and fill in args.output_dir."""
+    check_name(args.run_name)
+    args.output_dir = args.output_dir or f"runs/{task}/{args.run_name}/seed{args.seed}"
+
+
 def check_name(name):
-    """Raise ValueError unless a --run_name can be the name of a folder."""
+    """Raise ValueError unless a --run_name can name a folder."""
     if not re.fullmatch(r"[\w+-][\w.+-]*", name):
         raise ValueError(f"--run_name {name!r} becomes a folder: use letters, digits and . _ + - only, no dot first")
