@@ -1,4 +1,4 @@
-"""Checkpoints, and other folders that are made whole or not at all: sealed with checksums, renamed, locked meanwhile."""
+"""Checkpoints, and other folders made whole or not at all: sealed with checksums, renamed, locked meanwhile."""
 
 import contextlib
 import hashlib

@@ -109,7 +109,7 @@ def _check_head(args, words):
 
 
 def _check_sliced(args, words):
-    """Raise ValueError for terms that compare attention heads. Only losses.py, which imports torch, knows what terms read."""
+    """Raise ValueError for terms that compare attention heads; only losses.py, which imports torch, knows these."""
     import losses
     from methods import baselines
 

@@ -1,14 +1,14 @@
-"""Weights of the terms and of the loss on the labels, and how they change over the steps: --stages."""
+"""Weights of the terms and of the loss on the labels, and their change over the steps: --stages."""
 
 import math
 from typing import NamedTuple
 
-MAX_WEIGHT = 1e9  # times a loss and its gradient still a float32
-HARD = "hard"  # the loss on the true labels, beside the terms
+MAX_WEIGHT = 1e9  # with it a loss and its gradient still fit float32
+HARD = "hard"  # the name of the loss on the true labels
 
 
 def weight_of(option, word, text):
-    """Return the weight that stands in a word of an option. Raises ValueError if it is none."""
+    """Return the weight in a word of an option. Raises ValueError if it is none."""
     try:
         weight = float(text)
     except ValueError:
@@ -22,9 +22,9 @@ def weight_of(option, word, text):
 
 
 def split(words):
-    """Return ["wr_pair", "0.5", "logits=2"] -> [[0.0, ["wr_pair"]], [0.5, ["logits=2"]]]: a number begins a stage.
+    """Return the stages of ["wr_pair", "0.5", "logits=2"]: [[0.0, ["wr_pair"]], [0.5, ["logits=2"]]].
 
-    Raises ValueError for a number that is no share of the steps from 0 to 1, or not above the one before.
+    A number begins a stage. Raises ValueError unless it is a share of the steps, from 0 to 1, above the one before.
     """
     stages = [[0.0, []]]
     for word in words:
@@ -47,9 +47,9 @@ def split(words):
 def parse(stages, weights, terms):
     """Return the stages of `split` with their weights: [[0.0, {"wr_pair": 1.0}], [0.5, {"logits": [0.0, 1.0]}]].
 
-    weights: of terms and "hard", for names that have none beside them; terms: the names of all. name=weight is
-    constant, name=first..last goes evenly from one to the other and is [first, last]. Raises ValueError for an unknown
-    name, one without a weight, one given twice, or a stage in which nothing is trained.
+    weights: of terms and "hard", for names without a weight of their own. terms: all names. name=weight is constant;
+    name=first..last changes evenly and becomes [first, last]. Raises ValueError for an unknown name, one without a
+    weight, one given twice, or a stage that trains nothing.
     """
     found = []
     for begin, words in stages:
@@ -78,10 +78,10 @@ def parse(stages, weights, terms):
 
 
 def resolve(args, terms, named, own, pretraining):
-    """Convert args.stages to what `Objective.at` reads; args.terms and args.hard_weight become the largest of all.
+    """Convert args.stages for `Objective.at`; args.terms and args.hard_weight become the largest weights of all stages.
 
-    terms: the names of all; named: those given beside the preset, and "hard" if it was. own: whether the stages were
-    given, too, and are not the preset's. pretraining: of a preset's stages only the first is meant. Raises ValueError.
+    terms: all names. named: those given besides the preset, and "hard" if it was. own: whether the stages were given,
+    not taken from the preset. pretraining: use only the first stage of a preset. Raises ValueError.
     """
     weights = args.terms | {HARD: args.hard_weight}
     parts = split(args.stages if own else args.stages.split())
@@ -89,7 +89,7 @@ def resolve(args, terms, named, own, pretraining):
     more = [name for name in weights if name in named - told and weights[name]]
     if own and more:
         raise ValueError(f"--stages trains {more[0]!r} at no time, which was given a weight: name it in a stage")
-    if not own:  # what was named beside the preset is part of all its stages
+    if not own:  # terms named besides the preset are part of all its stages
         parts = [[begin, [name for name in words if weights.get(name)] + more] for begin, words in parts]
         parts = [part for part in parts if part[1]][: 1 if pretraining else None]
         parts[0][0] = 0.0
@@ -102,11 +102,11 @@ def resolve(args, terms, named, own, pretraining):
     if not args.terms:
         raise ValueError("--stages: nothing would be distilled; name a term, or leave out --teacher")
     if len(args.stages) == 1 and not any(isinstance(weight, list) for weight in args.stages[0][1].values()):
-        args.stages = None  # as if the weights had been given
+        args.stages = None  # constant weights
 
 
 class Objective(NamedTuple):
-    """What a student is trained with, as it follows from checked options and the depths of the models."""
+    """What a student is trained with, from checked options and the depths of the models."""
 
     terms: dict  # {name: weight}; with stages the largest of each
     hard_weight: float  # of the loss on the true labels
@@ -125,9 +125,9 @@ class Objective(NamedTuple):
         return self.terms | ({HARD: self.hard_weight} if self.hard_weight else {})
 
     def at(self, progress):
-        """Return the objective of the step before which this share of the steps, 0 to 1, is done.
+        """Return the objective of a step; progress: the share of the steps done before it, 0 to 1.
 
-        Terms of weight 0 there are left out. Without stages it is the same at all times.
+        It leaves out terms of weight 0. Without stages it is always the same.
         """
         if not self.stages:
             return self
@@ -140,14 +140,12 @@ class Objective(NamedTuple):
         return self._replace(hard_weight=now.pop(HARD, 0.0), terms=now)
 
     def head_trained(self, progress):
-        """Return whether logits or labels, which alone train the head, had a weight in the step at `progress` or
-        before.
-        """
+        """Return whether logits or labels, which alone train the head, had a weight up to the step at `progress`."""
         begins = [begin for begin, _ in self.stages or () if begin <= progress]
         return any({"logits", HARD} & {*self.at(p).weights} for p in (*begins, progress))
 
     def check_steps(self, steps):
-        """Raise ValueError if a stage has none of this number of steps."""
+        """Raise ValueError if a stage gets none of this number of steps."""
         stages = self.stages or []
         firsts = [math.ceil(begin * steps - 1e-9) for begin, _ in stages] + [steps]
         for (begin, _), first, after in zip(stages, firsts, firsts[1:], strict=False):
@@ -159,7 +157,7 @@ class Objective(NamedTuple):
 
 
 def objective_of(args, layer_pairs=()):
-    """Return the Objective of options that `recipes.check_args` has checked; without a teacher, the labels alone."""
+    """Return the Objective of options checked by `recipes.check_args`; without a teacher, the labels alone."""
     hard_weight = args.hard_weight if args.teacher else args.hard_weight or 1.0
     own = {name: getattr(args, name) for name in Objective._fields if name not in ("hard_weight", "layer_pairs")}
     return Objective(**own, hard_weight=hard_weight, layer_pairs=layer_pairs)
