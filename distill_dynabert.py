@@ -43,28 +43,22 @@ def check_stage(args, config):
     if not families.family(config, what).parts:
         able = ", ".join(name for name, known in families.FAMILIES.items() if known.parts)
         raise ValueError(
-            f"{what} is of type {config.model_type!r}, whose heads and neurons are not known here: take "
-            f"a model of type {able}"
+            f"{what} is of type {config.model_type!r}, whose heads and neurons are not known here: take a model of "
+            f"type {able}"
         )
     if hasattr(config, "kept_heads"):
-        raise ValueError(
-            f"{what} is an exported sub-network, of fewer heads than its width divides into: begin with "
-            "the run it was exported from"
-        )
+        raise ValueError(f"{what} is an exported sub-network: begin with the run that it was exported from")
     if not args.teacher and trained is None:
         raise ValueError(f"--student {args.student!r} is no run of this script: pass --teacher to make one of it first")
     if args.teacher and trained is None and args.depth_mults != [1.0]:
         raise ValueError(
-            f"--depth_mults is for the second stage, whose teacher is a width-adaptive network, and "
-            f"--teacher {args.teacher!r} is none: run it without --depth_mults first, then pass that "
-            "run as --teacher"
+            f"--depth_mults is for the second stage, and --teacher {args.teacher!r} is no width-adaptive network: run "
+            "without --depth_mults first, then pass that run as --teacher"
         )
     missing = [f"{mult:g}" for mult in args.width_mults if trained and mult not in trained["width_mults"]]
     if missing:
-        raise ValueError(
-            f"--width_mults {' '.join(missing)}: {args.student} was trained for "
-            f"{' '.join(f'{mult:g}' for mult in trained['width_mults'])} only: take of these"
-        )
+        known = " ".join(f"{mult:g}" for mult in trained["width_mults"])
+        raise ValueError(f"--width_mults {' '.join(missing)}: {args.student} was trained for {known}: take of these")
     return dynabert.sizes(config, args.width_mults, args.depth_mults)
 
 

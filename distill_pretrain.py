@@ -58,15 +58,11 @@ def load_everything(args):
     losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher and teacher.config)
     for model in filter(None, (student, teacher)):
         if args.seq_length > model_outputs.max_tokens(model.config):
-            raise ValueError(
-                f"--seq_length {args.seq_length} exceeds the model's "
-                f"{model_outputs.max_tokens(model.config)} positions: lower it"
-            )
+            most = model_outputs.max_tokens(model.config)
+            raise ValueError(f"--seq_length {args.seq_length} exceeds the model's {most} positions: lower it")
     if args.mlm_probability and tokenizer.mask_token_id is None:  # an encoder without a head may lack it
-        raise ValueError(
-            f"the tokenizer of {args.student or args.teacher} has no mask token, which --mlm_probability above 0 "
-            "needs: choose another model, or pass --whole_texts --mlm_probability 0"
-        )
+        source = args.student or args.teacher
+        raise ValueError(f"the tokenizer of {source} has no mask token: choose another model, or --mlm_probability 0")
     if args.whole_word_mask:
         plain_text.word_starts(tokenizer)  # raises ValueError if there are none
     return objective, *load_text(args, tokenizer), student, teacher, tokenizer
@@ -97,9 +93,8 @@ def load_text(args, tokenizer):
     for name, own in {} if others else blocks.items():
         count = min(size, len(own) // 10)
         if not count:
-            raise ValueError(
-                f"--corpus {corpora[name]!r} has {len(own)} blocks, too few to hold any out: pass --validation_corpus"
-            )
+            name = repr(corpora[name])
+            raise ValueError(f"--corpus {name} has {len(own)} blocks, too few to hold out: pass --validation_corpus")
         held_out[name], blocks[name] = own.select(range(count)), own.select(range(count, len(own)))
     for name, own in held_out.items():
         share = plain_text.unknown_share(np.concatenate(plain_text.Rows(own).parts), tokenizer)

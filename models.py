@@ -201,8 +201,8 @@ def check_loaded(model, info, what):
     missing = sorted(info["missing_keys"])
     if odd := [name for name, value in model.named_parameters() if not _finite(value.detach())]:
         raise ValueError(
-            f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: the run that made "
-            "it diverged, or the file is damaged; take another one"
+            f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: its run diverged, or the file is "
+            "damaged; take another one"
         )
     lost = [name for name in missing if name.startswith(prefix) and not name.startswith(f"{prefix}pooler.")]
     extra = sorted(n for n in info["unexpected_keys"] if not students.DROPPED.match(n.removeprefix(prefix)))
@@ -213,10 +213,7 @@ def check_loaded(model, info, what):
             f"be random, and hold {len(extra)} unknown ones{named}: take files that belong together"
         )
     if half := _half_there(model, missing, prefix):
-        raise ValueError(
-            f"{what}: its files hold a part of a head only: {half} is missing and would be random: take "
-            "files that belong together"
-        )
+        raise ValueError(f"{what}: its files hold a part of a head only: {half} is missing: take whole files")
     if extra:
         said = f"{what}: its files hold {len(extra)} tensors that the model does not take{named}"
         command_line.say(said, file=sys.stderr)
@@ -357,10 +354,8 @@ def check_types(args, auto):
         students.check_size(source, auto)
     sizes = {config.vocab_size for config in configs.values()}
     if len(sizes) > 1 and auto is AutoModelForMaskedLM and "logits" in getattr(args, "terms", ()):
-        raise ValueError(
-            f"teacher and student give logits over {' and '.join(map(str, sizes))} words: resize one "
-            "embedding, or leave out logits (--terms ckd logits=0)"
-        )
+        words = " and ".join(map(str, sizes))
+        raise ValueError(f"teacher and student give logits over {words} words: resize one embedding, or pass logits=0")
     return configs
 
 
@@ -394,8 +389,8 @@ def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", wh
         student = students.build_student(source, auto, shape, args.student_init)
         if args.freeze_embeddings and not torch.equal(*(m.get_input_embeddings().weight for m in (student, source))):
             raise ValueError(
-                "--freeze_embeddings would leave random word embeddings as they are: a student of another "
-                "width, or with --student_init random, copies none; leave it out"
+                "--freeze_embeddings would freeze random word embeddings: a student of another width, or with "
+                "--student_init random, copies none; leave it out"
             )
     if args.freeze_embeddings:
         student.get_input_embeddings().requires_grad_(False)

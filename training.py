@@ -118,10 +118,8 @@ def make_accelerator(args, unused_parameters=False):
     trackers = [name for name in args.log_with if name != "tensorboard"]  # engine/log.py writes TensorBoard's files
     for name in trackers:
         if name not in map(str, get_available_trackers()):
-            raise ValueError(
-                f"--log_with {name}: its package is missing here: pip install {name.replace('_', '-')}, "
-                "or leave it out; TensorBoard's files are written anyway"
-            )
+            package = name.replace("_", "-")
+            raise ValueError(f"--log_with {name}: its package is missing here: pip install {package}, or leave it out")
     # Without cpu=True, processes that torchrun starts on a machine without GPU would not form one group.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     wait = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=args.timeout_minutes))
@@ -328,9 +326,9 @@ def _start(args, accelerator, recipe, model, record, how):
     if recipe.positions and state and "positions" in state:
         there = state["positions"][accelerator.process_index]
         if set(there) != set(recipe.positions):
-            raise ValueError(
-                f"{folder} was begun with --num_workers {len(there)}: a stream goes on with as many, so pass it"
-            )
+            count = len(there)
+            count = len(there)
+            raise ValueError(f"{folder} was begun with --num_workers {count}: a stream goes on with as many")
         recipe.positions.update(there)
     if state is None:
         state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0}

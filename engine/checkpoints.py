@@ -104,8 +104,7 @@ def load_checkpoint(accelerator, folder):
         accelerator.load_state(path)
     except pickle.UnpicklingError as error:
         raise run_folder.TrainingError(
-            f"{path} holds more than weights and numbers, and was not loaded: delete it, or pass "
-            "--overwrite to start anew"
+            f"{path} holds more than weights and numbers: delete it, or pass --overwrite to start anew"
         ) from error
     except (RuntimeError, KeyError, ValueError) as error:
         raise run_folder.TrainingError(
@@ -114,9 +113,7 @@ def load_checkpoint(accelerator, folder):
         ) from error
     state = json.loads((Path(path) / "state.json").read_text())
     if accelerator.is_main_process and state["rng"] != rng_digest():  # Accelerate only logs a failure to restore it
-        raise run_folder.TrainingError(
-            f"{path}: the random state could not be restored: pass --overwrite to start anew"
-        )
+        raise run_folder.TrainingError(f"{path}: the random state was not restored: pass --overwrite to start anew")
     return state
 
 
@@ -175,9 +172,7 @@ def check_new(folder):
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(".")):
         raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(
-            f"--output_dir {folder} cannot be made, {there} is no folder that one may write to: choose another place"
-        )
+        raise ValueError(f"--output_dir {folder} cannot be made, {there} is not writable: choose another place")
 
 
 @contextlib.contextmanager

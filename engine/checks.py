@@ -67,23 +67,15 @@ def check_dynabert(args):
         return
     for name in ("width", "depth"):
         if name in args.asked:
-            raise ValueError(
-                f"--{name} says what --export writes: add that, or leave it out; sizes to train are in "
-                "--width_mults and --depth_mults"
-            )
+            raise ValueError(f"--{name} says what --export writes: pass --export too, or use --{name}_mults")
     if args.task is None:
         raise ValueError(f"--task is missing: pass one of {', '.join(data.TASKS)}")
     if args.task == "ax":
         raise ValueError("--task ax has no dev set to choose sub-networks by: train on mnli")
     if args.teacher and args.student:
-        raise ValueError(
-            "--student is for training on the labels (stage 3): with --teacher, whose copy the student is, leave it out"
-        )
+        raise ValueError("--student is for training on the labels (stage 3): leave it out with --teacher")
     if not args.teacher and not args.student:
-        raise ValueError(
-            "pass --teacher, a run of the task's teacher (stage 1) or of stage 1 (stage 2), or --student, "
-            "a run of stage 2, to train it on the labels"
-        )
+        raise ValueError("pass --teacher, a run of the task's teacher or of stage 1, or --student, a run of stage 2")
     deep = any(mult != 1 for mult in args.depth_mults)
     if deep and "dynabert" in words and not any(word.startswith("dynabert_mse=") for word in words):
         args.terms = [*words, "dynabert_mse=1"]  # DynaBERT's weight in this stage
@@ -102,10 +94,7 @@ def check_dynabert(args):
 def _check_head(args, words):
     """Raise ValueError if a student with a teacher has no term that trains its task head."""
     if args.teacher and headless(args):
-        raise ValueError(
-            f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1 (relations alone are for "
-            "distill_pretrain.py)"
-        )
+        raise ValueError(f"--terms {' '.join(words)} trains no task head: add logits=1 or --hard_weight 1")
 
 
 def _check_sliced(args, words):
@@ -115,10 +104,7 @@ def _check_sliced(args, words):
 
     for name in args.terms:
         if losses.needs_of(name).qkv is not baselines.nothing:
-            raise ValueError(
-                f"--terms {' '.join(words)}: {name} compares attention heads, which sub-networks have "
-                "fewer of: use ckd, dynabert or kd"
-            )
+            raise ValueError(f"--terms {' '.join(words)}: {name} compares attention heads: use ckd, dynabert or kd")
 
 
 def headless(args):
@@ -137,10 +123,8 @@ def by_language(words, option="--corpus"):
             word.partition("=") if re.match(r"[\w-]+=", word) and not Path(word).exists() else ("", "", word)
         )
         if not text.strip():
-            raise ValueError(
-                f"{option} {word!r} names nothing: pass a file, folder, glob or hub id"
-                + (", or leave it out" if option != "--corpus" else "")
-            )
+            more = "" if option == "--corpus" else ", or leave it out"
+            raise ValueError(f"{option} {word!r} names nothing: pass a file, folder, glob or hub id{more}")
         found.setdefault(name, []).append(text)
     if "" in found and len(found) > 1:
         raise ValueError(f"{option} {found[''][0]!r} has no language and others have: write LANGUAGE=TEXT for all")
@@ -161,13 +145,9 @@ def check_models(args):
     shape = student_shape(args)
     for name in ("teacher", "student"):
         if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(
-                f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or leave the option out"
-            )
+            raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or nothing")
     if not args.teacher and not args.student:
-        raise ValueError(
-            "--student is missing: pass a hub id or folder, such as google-bert/bert-base-multilingual-cased"
-        )
+        raise ValueError("--student is missing: pass a hub id or folder, e.g. google-bert/bert-base-multilingual-cased")
     if not args.student and not shape:
         raise ValueError("pass --student (hub id or folder), or --student_layers to cut a student from the teacher")
     if args.student_init and not shape:

@@ -180,8 +180,8 @@ def inspect_run(args, inputs=None):
             changed.append(f"the {words} {'changed' if new else 'is missing'}")
     if changed:
         raise ValueError(
-            f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it "
-            "began with, choose another --output_dir, or pass --overwrite to start anew"
+            f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it began with, "
+            "choose another --output_dir, or pass --overwrite to start anew"
         )
     return "complete" if record["status"] == "complete" and inputs else "resume"
 
@@ -236,20 +236,15 @@ def _check_overwrite(args, folder):
     """Raise ValueError if the run folder is or holds the current folder or an input, and so cannot be moved aside."""
     here = folder.resolve()
     if here in (Path.cwd(), *Path.cwd().parents):
-        raise ValueError(
-            f"--overwrite moves the run aside, and --output_dir {folder} is the current folder or holds "
-            "it: choose another --output_dir"
-        )
+        raise ValueError(f"--overwrite: --output_dir {folder} is the current folder or holds it: choose another folder")
     words = [(name, word) for name, of in vars(args).items() for word in (of if isinstance(of, list) else [of])]
     for name, value in words:
         if name == "output_dir" or not isinstance(value, str):
             continue
         for path in named_files(value) or named_files(value.partition("=")[2]):
             if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
-                raise ValueError(
-                    f"--overwrite moves the run aside, and --output_dir {folder} holds what this command "
-                    f"reads (--{name} {value}): choose another --output_dir"
-                )
+                what = f"holds what this command reads (--{name} {value})"
+                raise ValueError(f"--overwrite: --output_dir {folder} {what}: choose another folder")
 
 
 def _move_aside(folder):

@@ -69,17 +69,13 @@ def _equal_widths(name, layer_pairs, student, teacher):
     if student.hidden_size != teacher.hidden_size:
         raise ValueError(
             f"{name} compares states of equal width, the student has {student.hidden_size} and the teacher "
-            f"{teacher.hidden_size}: use hidden_mse, which learns a projection, or --student_hidden "
-            f"{teacher.hidden_size}"
+            f"{teacher.hidden_size}: use hidden_mse, which learns a projection, or a student of the same width"
         )
 
 
 def _inner_layers(name, layer_pairs, student, teacher):
     if not pkd_pairs(transformer_pairs(layer_pairs), student.num_hidden_layers):
-        raise ValueError(
-            f"{name} leaves out the student's last layer and no other is aligned: take a deeper student, "
-            "or widen --layer_map"
-        )
+        raise ValueError(f"{name} leaves out the student's last layer and no other is aligned: widen --layer_map")
     _equal_widths(name, layer_pairs, student, teacher)
 
 

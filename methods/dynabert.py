@@ -42,13 +42,12 @@ def sizes(config, width_mults, depth_mults):
                 raise ValueError(f"--{name}_mults {mult:g} must be above 0 and at most 1, as in 1.0 0.75 0.5")
             what, whole = ("layer", count) if name == "depth" else ("head", heads)
             if mult * whole < 0.99 or (name == "width" and round(mult * neurons) < 1):
-                raise ValueError(
-                    f"--{name}_mults {mult:g} leaves no whole {what} of {whole}: take {1 / whole:.3g} or more"
-                )
+                least = f"{1 / whole:.3g}"
+                raise ValueError(f"--{name}_mults {mult:g} leaves no whole {what} of {whole}: take {least} or more")
             size = round(mult * whole)
             if size in kept[name].values():
                 raise ValueError(
-                    f"--{name}_mults {mult:g} leaves {size} of {whole} {what}s, as another one does: leave it out"
+                    f"--{name}_mults {mult:g} leaves {size} of {whole} {what}s, as another one does: drop it"
                 )
             kept[name][mult] = size
         if 1.0 not in kept[name]:

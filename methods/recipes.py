@@ -90,7 +90,10 @@ def ckd_weights(recipe, temperature):
 
 
 def all_terms(names=()):
-    """Return the names of all terms in the order of their computation, known without torch if `names` are of presets."""
+    """Return the names of all terms in their order; names: terms that must be among them.
+
+    `losses.TERMS` has them all, but importing it takes seconds, so it is asked only for a name that no preset has.
+    """
     known = dict.fromkeys(name for preset in PRESETS.values() for name in preset if name not in OPTIONS)
     if set(names) <= set(known):
         return tuple(known)
@@ -110,10 +113,8 @@ def parse_terms(words):
         name, equals, weight = word.partition("=")
         if not equals:
             if name not in PRESETS:
-                raise ValueError(
-                    f"--terms {word!r} is neither a preset ({', '.join(PRESETS)}) nor name=weight with a name of: "
-                    f"{', '.join(terms)}"
-                )
+                known = f"a preset ({', '.join(PRESETS)}) nor name=weight with a name of: {', '.join(terms)}"
+                raise ValueError(f"--terms {word!r} is neither {known}")
             if preset:
                 raise ValueError(f"--terms names two presets, {preset!r} and {name!r}: give one, then name=weight")
             preset = name
@@ -143,10 +144,7 @@ def check_args(args, pretraining=False, schedule=True):
     typed = list(dict.fromkeys(vars(args).pop("typed", [])))
     distilling = [option for option in typed if option not in SCHEDULE]
     if distilling and not args.teacher:
-        raise ValueError(
-            f"{', '.join(distilling)} is for distilling from a teacher: pass --teacher too, or "
-            "leave it out to train on the labels alone"
-        )
+        raise ValueError(f"{', '.join(distilling)} is for distilling from a teacher: pass --teacher, or leave it out")
     task = getattr(args, "task", None) if args.teacher else None
     plain = argparse.Namespace(**vars(args))
     _resolve(plain, typed, None, False, pretraining)
@@ -204,9 +202,8 @@ def _check_numbers(args):
         raise ValueError(f"--window {args.window!r} must be an odd number or 'all'")
     args.window = None if args.window == "all" else int(args.window)
     if args.window is not None and (args.window < 3 or args.window % 2 == 0):
-        raise ValueError(
-            f"--window {args.window} must be odd and at least 3, such as {max(3, args.window // 2 * 2 + 1)}, or 'all'"
-        )
+        odd = max(3, args.window // 2 * 2 + 1)
+        raise ValueError(f"--window {args.window} must be odd and at least 3, such as {odd}, or 'all'")
     if args.pair_criterion == "kl" and args.distance != "cosine":
         raise ValueError(
             f"criterion 'kl' needs distance 'cosine', not {args.distance!r}: pass --pair_criterion mse, l1 or huber"

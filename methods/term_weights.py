@@ -14,10 +14,8 @@ def weight_of(option, word, text):
     except ValueError:
         weight = float("nan")
     if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(
-            f"{option} {word!r}: the weight must be a number >= 0 and at most {MAX_WEIGHT:g}, such as "
-            f"{word.partition('=')[0]}=1"
-        )
+        name = word.partition("=")[0]
+        raise ValueError(f"{option} {word!r}: the weight must be a number >= 0 and at most {MAX_WEIGHT:g}: {name}=1")
     return weight
 
 
@@ -35,10 +33,7 @@ def split(words):
             continue
         first = len(stages) == 1 and not stages[0][1]
         if not (begin == 0 if first else stages[-1][0] < begin < 1):
-            raise ValueError(
-                f"--stages {word!r}: a stage begins at a share of the steps, the first at 0, each later "
-                "one above the one before and below 1, as in: wr_pair 0.5 logits"
-            )
+            raise ValueError(f"--stages {word!r}: a stage begins at a share of the steps, rising from 0 to below 1")
         if not first:
             stages.append([begin, []])
     return stages
@@ -61,19 +56,14 @@ def parse(stages, weights, terms):
             if name in found[-1][1]:
                 raise ValueError(f"--stages names {name!r} twice in the stage from {begin:g}: name it once")
             if not equals and not weights.get(name):
-                raise ValueError(
-                    f"--stages {name!r} has no weight: write {name}=1, or give it one by "
-                    f"{'--hard_weight' if name == HARD else '--terms'}"
-                )
+                option = "--hard_weight" if name == HARD else "--terms"
+                raise ValueError(f"--stages {name!r} has no weight: write {name}=1, or give it one by {option}")
             ends = (text.split("..") if text.count("..") == 1 else [text]) if equals else [weights[name]]
             ends = [weight_of("--stages", word, end) for end in ends]
             found[-1][1][name] = ends[0] if len(set(ends)) == 1 else ends
         found[-1][1] = {name: found[-1][1][name] for name in (*terms, HARD) if found[-1][1].get(name)}
         if not any(w[0] if isinstance(w, list) else w for w in found[-1][1].values()):
-            raise ValueError(
-                f"--stages: nothing is trained where the stage from {begin:g} on begins: name a term with "
-                "a weight that begins above 0"
-            )
+            raise ValueError(f"--stages: nothing is trained where the stage from {begin:g} on begins: add a term")
     return found
 
 
@@ -150,10 +140,7 @@ class Objective(NamedTuple):
         firsts = [math.ceil(begin * steps - 1e-9) for begin, _ in stages] + [steps]
         for (begin, _), first, after in zip(stages, firsts, firsts[1:], strict=False):
             if first >= after:
-                raise ValueError(
-                    f"--stages: the stage from {begin:g} on has none of {steps} steps: train longer, or take other "
-                    "shares"
-                )
+                raise ValueError(f"--stages: the stage from {begin:g} on has none of {steps} steps: train longer")
 
 
 def objective_of(args, layer_pairs=()):

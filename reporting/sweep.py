@@ -41,10 +41,8 @@ def tries(runs):
     """
     unknown = runs[~runs["name"].astype(str).str.fullmatch(r"\w+-[1-9]\d*")]
     if len(unknown):
-        raise ReportError(
-            f"{unknown['folder'].iloc[0]} holds {unknown['name'].iloc[0]!r}, not a try of run_sweep.sh "
-            "(METHOD-NUMBER): name the folder of a sweep"
-        )
+        folder, name = unknown[["folder", "name"]].iloc[0]
+        raise ReportError(f"{folder} holds {name!r}, not a try of run_sweep.sh (METHOD-NUMBER): name a sweep's folder")
     rows = []
     for run in runs.assign(name=runs["name"].astype(str)).to_dict("records"):
         if CHOICE not in run["best"]["metrics"]:
@@ -70,9 +68,8 @@ def tries(runs):
     groups = table.groupby(["method", "number"])
     mixed = groups["all"].nunique()
     if (mixed > 1).any():
-        raise ReportError(
-            f"the seeds of {'-'.join(map(str, mixed.idxmax()))} differ in their options: sweep into an empty folder"
-        )
+        worst = "-".join(map(str, mixed.idxmax()))
+        raise ReportError(f"the seeds of {worst} differ in their options: sweep into an empty folder")
     found = groups.agg(
         recipe=("recipe", "first"),
         score=("score", lambda values: values.mean(skipna=False)),
