@@ -142,12 +142,17 @@ def column(text):
 
 
 def group(parser, title, **shared):
-    """Return a function add(option, help, ...) that adds an option to this group of the help page.
+    """Return a function add(option, help, default, type, ...) that adds an option to this group of the help page.
 
-    shared: arguments of add_argument for all options of the group.
+    A default of False makes it a switch. shared: arguments of add_argument for all options of the group.
     """
     argument = parser.add_argument_group(title).add_argument
-    return lambda option, help, **own: argument(option, help=help, **shared | own)
+
+    def add(option, help, default=None, type=None, **own):
+        own = ({"type": type} if type else {}) | shared | own
+        argument(option, help=help, default=default, **({"action": "store_true"} if default is False else {}) | own)
+
+    return add
 
 
 # --- groups of options --------------------------------------------------------------------------------------------
@@ -168,69 +173,56 @@ def add_data(parser, required=True):
     kinds = ", ".join(name for name in data.KINDS if name != "qa")
     add("--kind", f"custom: kind of task, classification if not given: {kinds}")
     add_own_files(add)
-    add("--text_prefix", "similarity: put before every text, such as 'query: ' for E5 models", default="")
-    add("--token_column", "words: column of the word, by number from 1 or UD's name", type=column, default=1)
-    add("--label_separator", "custom, multilabel: separator between the labels of one example", default=",")
+    add("--text_prefix", "similarity: put before every text, such as 'query: ' for E5 models", "")
+    add("--token_column", "words: column of the word, by number from 1 or UD's name", 1, column)
+    add("--label_separator", "custom, multilabel: separator between the labels of one example", ",")
     add("--summary_sentences", "summaries: sentences in each; if not given 1 for scitldr, else 3", type=POSITIVE)
     add(
         "--label_map",
-        "what the teacher's label names mean here, such as bad=0 good=1; needed where they do not match by name",
+        "names of the teacher's labels and names here, where they do not match: bad=0 good=1",
         nargs="+",
         metavar="THEIRS=OURS",
     )
-    add("--regression", "custom: the label is a number: --kind regression", action="store_true")
-    add("--max_seq_length", "maximum tokens of an input; longer ones are cut", type=number(int, 8), default=128)
-    add(
-        "--max_train_samples",
-        "number of training examples, the same random ones for every seed and method; 0 = all",
-        type=COUNT,
-        default=0,
-    )
-    add("--max_eval_samples", "number of examples of each dev set, drawn likewise; 0 = all", type=COUNT, default=0)
-    add("--doc_stride", "squad: tokens that two windows of one context share", type=COUNT, default=128)
-    add("--max_query_length", "squad: maximum tokens of a question; longer ones are cut", type=POSITIVE, default=64)
-    add(
-        "--n_best_size", "squad: number of starts and ends that are paired to find an answer", type=POSITIVE, default=20
-    )
-    add("--max_answer_length", "squad: maximum tokens of an answer", type=POSITIVE, default=30)
-    add("--skip_bad_examples", "count and report broken examples instead of stopping", action="store_true")
+    add("--regression", "custom: the label is a number: --kind regression", False)
+    add("--max_seq_length", "maximum tokens of an input; longer ones are cut", 128, number(int, 8))
+    add("--max_train_samples", "number of training examples, the same for every seed and method; 0 = all", 0, COUNT)
+    add("--max_eval_samples", "number of examples of each dev set, drawn likewise; 0 = all", 0, COUNT)
+    add("--doc_stride", "squad: tokens that two windows of one context share", 128, COUNT)
+    add("--max_query_length", "squad: maximum tokens of a question; longer ones are cut", 64, POSITIVE)
+    add("--n_best_size", "squad: number of starts and ends that are paired to find an answer", 20, POSITIVE)
+    add("--max_answer_length", "squad: maximum tokens of an answer", 30, POSITIVE)
+    add("--skip_bad_examples", "count and report broken examples instead of stopping", False)
 
 
 def add_own_files(add):
     """Add the options for the user's own data and its columns; add: from `group`."""
     add("--dataset_name", "custom and squad: the data's name in folders and tables; by default the hub's")
-    add(
-        "--hub_dataset",
-        "custom: data set of the hub, owner/name or owner/name:configuration, or a saved DatasetDict's folder",
-    )
-    add("--validation_split", "--hub_dataset: name of the split to evaluate on", default="validation")
-    add(
-        "--train_file",
-        "custom and squad: file or folder to train on (formats: docs/data.md); without labels: text to distil on",
-    )
+    add("--hub_dataset", "custom: data set of the hub, owner/name or owner/name:config, or a saved DatasetDict")
+    add("--validation_split", "--hub_dataset: name of the split to evaluate on", "validation")
+    add("--train_file", "custom and squad: file or folder to train on (docs/data.md); without labels: to distil on")
     add("--validation_file", "custom and squad: file or folder to evaluate on")
     add("--test_file", "custom: file without labels for --do_predict")
     add(
         "--text_columns",
-        "custom: one or two text columns; words of --hub_dataset: the column with word lists, tokens by default",
+        "custom: one or two text columns; words of --hub_dataset: column of word lists, or tokens",
+        ["text"],
         nargs="+",
-        default=["text"],
     )
     add(
         "--label_column",
         "custom: label column, or several columns of 0 and 1, one for each label; words: number or UD name of the "
         "tag's column, by default the last (.conllu: upos); words of --hub_dataset: its name, ner_tags by default",
+        "label",
         nargs="+",
         action=OneOrMore,
-        default="label",
     )
     add(
         "--metrics",
         "custom: headline metrics, whose mean chooses the best student: accuracy, balanced_accuracy, f1 (of the "
         "second of two labels), macro_f1, weighted_f1, matthews_correlation, cohen_kappa; regression: pearson, "
         "spearman, r2; other kinds: any metric that they compute",
+        [],
         nargs="+",
-        default=[],
         metavar="METRIC",
     )
 
@@ -244,21 +236,13 @@ def add_models(parser):
     add("--student_hidden", "build a student of this width (its source's by default)", type=number(int, 1, 10**6))
     add("--student_heads", "build a student with this many attention heads per layer", type=number(int, 1, 10**4))
     add("--student_intermediate", "build a student with feed-forward layers this wide", type=number(int, 1, 10**7))
-    add(
-        "--student_init",
-        "layers that a built student copies; uniform if the widths agree",
-        choices=("uniform", "first", "last", "random"),
-    )
+    add("--student_init", "layers to copy; uniform if the widths agree", choices=("uniform", "first", "last", "random"))
     add_freezing(add)
 
 
 def add_freezing(add):
     """Add the option that freezes the word embeddings; add: from `group`."""
-    add(
-        "--freeze_embeddings",
-        "do not train the student's word embeddings and the decoder tied to them: no gradient, no AdamW state",
-        action="store_true",
-    )
+    add("--freeze_embeddings", "do not train the student's word embeddings, nor a decoder tied to them", False)
 
 
 def add_distillation(parser):
@@ -268,16 +252,16 @@ def add_distillation(parser):
         "--terms",
         f"preset ({', '.join(recipes.PRESETS)}) and/or name=weight with names {', '.join(recipes.all_terms())}; "
         "weight 0: not computed; with --task ckd has that task's published weights times temperature^2",
+        ["ckd"],
         nargs="+",
-        default=["ckd"],
         metavar="TERM",
     )
-    add("--hard_weight", "weight of the loss on the true labels; 0 = soft targets only", type=float, default=0.0)
+    add("--hard_weight", "weight of the loss on the true labels; 0 = soft targets only", 0.0, float)
     add(
         "--temperature",
-        "of the logits term, which is scaled by its square; with --task that task's, unless the preset sets it",
-        type=float,
-        default=1.0,
+        "of the logits term, which is scaled by its square; with --task that task's or the preset's",
+        1.0,
+        float,
     )
     add(
         "--stages",
@@ -288,17 +272,15 @@ def add_distillation(parser):
         metavar="WORD",
     )
     maps = ", ".join(layer_maps.STRATEGIES)
-    add("--layer_map", f"{maps}, or pairs student:teacher: 0:0,1:2,6:12", default="uniform")
+    add("--layer_map", f"{maps}, or pairs student:teacher: 0:0,1:2,6:12", "uniform")
     add("--wr_layer_map", "layer map of the word relations; by default --layer_map")
     add("--ltr_layer_map", "layer map of the layer transforming relations; by default --layer_map")
-    add(
-        "--no_embeddings", "leave the embedding outputs (0:0) out of the layer maps", nargs=0, const=True, default=False
-    )
-    add("--window", "words that an angle spans: odd, or 'all'", default="21")
+    add("--no_embeddings", "leave the pair 0:0 (embeddings) out of the layer maps", False, nargs=0, const=True)
+    add("--window", "words that an angle spans: odd, or 'all'", "21")
     # relations.py has the same names, but it imports torch.
-    add("--distance", "similarity of a pair", choices=("cosine", "l2"), default="cosine")
-    add("--pair_criterion", "criterion between pairs", choices=("kl", "mse", "l1", "huber"), default="kl")
-    add("--triple_criterion", "criterion between angles", choices=("mse", "l1", "huber"), default="mse")
+    add("--distance", "similarity of a pair", "cosine", choices=("cosine", "l2"))
+    add("--pair_criterion", "criterion between pairs", "kl", choices=("kl", "mse", "l1", "huber"))
+    add("--triple_criterion", "criterion between angles", "mse", choices=("mse", "l1", "huber"))
 
 
 def add_loop(parser):
@@ -313,118 +295,90 @@ def add_optimisation(parser):
     add = group(parser, "optimisation")
     add(
         "--learning_rate",
-        "peak learning rate of AdamW; fine-tuning with a teacher: the task's",
+        "peak rate of AdamW; fine-tuning with a teacher: the task's",
+        5e-5,
+        number(float, 0, 100, open_low=True),
         action=Typed,
-        type=number(float, 0, 100, open_low=True),
-        default=5e-5,
     )
     add(
         "--num_train_epochs",
         "passes over the data; fine-tuning with a teacher: the task's",
+        3.0,
+        number(float, 0, 1e6, open_low=True),
         action=Typed,
-        type=number(float, 0, 1e6, open_low=True),
-        default=3.0,
     )
-    add("--max_steps", "optimiser steps, in place of epochs if above 0", type=number(int, 0, 10**8), default=0)
-    add("--per_device_train_batch_size", "examples per process and forward pass", type=BATCH_SIZE, default=32)
-    add("--gradient_accumulation_steps", "forward passes per optimiser step", type=number(int, 1, 10**4), default=1)
-    add("--warmup_ratio", "share of the steps in which the learning rate rises", type=number(float, 0, 1), default=0.1)
+    add("--max_steps", "optimiser steps, in place of epochs if above 0", 0, number(int, 0, 10**8))
+    add("--per_device_train_batch_size", "examples per process and forward pass", 32, BATCH_SIZE)
+    add("--gradient_accumulation_steps", "forward passes per optimiser step", 1, number(int, 1, 10**4))
+    add("--warmup_ratio", "share of the steps in which the rate rises", 0.1, number(float, 0, 1))
     add(
         "--lr_scheduler_type",
-        "transformers' schedule of the learning rate after the warm-up",
+        "how the rate falls after the warm-up",
+        "linear",
         choices=("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"),
-        default="linear",
     )
-    add("--weight_decay", "of AdamW, except biases and LayerNorm", type=number(float, 0, 1000), default=0.01)
-    add("--max_grad_norm", "maximum gradient norm, 0 = no clipping", type=number(float, 0), default=1.0)
+    add("--weight_decay", "of AdamW, except biases and LayerNorm", 0.01, number(float, 0, 1000))
+    add("--max_grad_norm", "maximum gradient norm, 0 = no clipping", 1.0, number(float, 0))
 
 
 def add_logging(parser):
     """Add the options of logging, evaluation and saving."""
     add = group(parser, "logging")
-    add("--logging_steps", "optimiser steps between two TensorBoard points", type=POSITIVE, default=50)
+    add("--logging_steps", "optimiser steps between two TensorBoard points", 50, POSITIVE)
     add(
         "--eval_steps",
         "optimiser steps between evaluations, 0 = at the end of each epoch, and every "
         f"{LONG_EPOCH} steps of a longer epoch or a stream",
-        type=COUNT,
-        default=0,
+        0,
+        COUNT,
     )
     add(
         "--log_with",
         f"trackers for scalars and options; TensorBoard's files are always written: {', '.join(TRACKERS)}",
+        ["tensorboard"],
         nargs="+",
         choices=TRACKERS,
-        default=["tensorboard"],
         metavar="TRACKER",
     )
-    add(
-        "--early_stopping_patience",
-        "end after this many evaluations without a better score, 0 = never",
-        type=COUNT,
-        default=0,
-    )
-    add(
-        "--save_steps",
-        "optimiser steps between checkpoints, 0 = by --save_minutes, else once an epoch",
-        type=COUNT,
-        default=0,
-    )
+    add("--early_stopping_patience", "end after so many evaluations without a better score, 0 = never", 0, COUNT)
+    add("--save_steps", "steps between checkpoints, 0 = by --save_minutes, else once an epoch", 0, COUNT)
     add(
         "--save",
-        "evaluated model to keep: the best on the dev set, the last, or the best and, in its folder last/, the last",
+        "model to keep: the best on the dev set, the last, or both, the last in last/",
+        "best",
         choices=("best", "last", "both"),
-        default="best",
     )
-    add(
-        "--save_minutes",
-        "maximum minutes between checkpoints, 0 = no limit; several processes check every --logging_steps",
-        type=number(float, 0),
-        default=10.0,
-    )
-    add("--keep_checkpoints", "number of newest checkpoints to keep", type=POSITIVE, default=1)
-    add("--keep_optimizer", "keep AdamW's state in the checkpoints of a finished run", action="store_true")
+    add("--save_minutes", "most minutes between checkpoints, 0 = no limit", 10.0, number(float, 0))
+    add("--keep_checkpoints", "number of newest checkpoints to keep", 1, POSITIVE)
+    add("--keep_optimizer", "keep AdamW's state in the checkpoints of a finished run", False)
 
 
 def add_runtime(parser):
     """Add the options of seed, precision, processes and what to do with an existing run."""
     add = group(parser, "runtime")
-    add("--seed", "seed of initialisation, data order and dropout", type=number(int, 0, 2**31), default=1)
-    add("--mixed_precision", "autocast of both models", choices=("no", "bf16", "fp16"), default="no")
-    add("--tf32", "float32 products in TF32 on CUDA (3 digits, faster), except in relations", action="store_true")
-    add("--per_device_eval_batch_size", "examples per process in evaluation", type=BATCH_SIZE, default=64)
+    add("--seed", "seed of initialisation, data order and dropout", 1, number(int, 0, 2**31))
+    add("--mixed_precision", "autocast of both models", "no", choices=("no", "bf16", "fp16"))
+    add("--tf32", "float32 products in TF32 on CUDA (3 digits, faster), except in relations", False)
+    add("--per_device_eval_batch_size", "examples per process in evaluation", 64, BATCH_SIZE)
     add("--num_workers", "processes that prepare batches; 2 on CUDA, else 0", type=number(int, 0, 1024))
     add(
         "--timeout_minutes",
-        "minutes that a process waits for the others; raise it where one process prepares much data",
-        type=number(float, 0, 10**6, open_low=True),
-        default=30.0,
+        "minutes that a process waits for the others, such as for one that prepares data",
+        30.0,
+        number(float, 0, 10**6, open_low=True),
     )
-    add(
-        "--compile",
-        "torch.compile for models, relations and language-model head: slow first steps, not measured on a GPU yet",
-        action="store_true",
-    )
-    add("--ddp_comm", "precision of the gradients that processes exchange", choices=("no", "bf16"), default="no")
-    add("--deterministic", "torch's deterministic algorithms (slower on CUDA)", action="store_true")
-    add("--overwrite", "move the folder's old run aside, to <folder>.old-<time>, and start anew", action="store_true")
-    add("--check_only", "check the options and do nothing else; exit status 0 or 2", action="store_true")
+    add("--compile", "torch.compile for models, relations and MLM head: slow first steps, not measured on a GPU", False)
+    add("--ddp_comm", "precision of the gradients that processes exchange", "no", choices=("no", "bf16"))
+    add("--deterministic", "torch's deterministic algorithms (slower on CUDA)", False)
+    add("--overwrite", "move the folder's old run aside, to <folder>.old-<time>, and start anew", False)
+    add("--check_only", "check the options and do nothing else; exit status 0 or 2", False)
 
 
 def add_cache(parser):
     """Add the options of the teacher's cache."""
     add = group(parser, "cache")
-    add(
-        "--cache_teacher",
-        "compute the teacher's outputs once and keep them on disk in half precision",
-        action="store_true",
-    )
-    add(
-        "--cache_limit_gb",
-        "maximum size of the cache of --cache_teacher, in 10^9 bytes",
-        type=number(float, 0, open_low=True),
-        default=20.0,
-    )
+    add("--cache_teacher", "keep the teacher's outputs for the training set on disk, in half precision", False)
+    add("--cache_limit_gb", "largest cache of --cache_teacher, in 10^9 bytes", 20.0, number(float, 0, open_low=True))
 
 
 # --- the parsers of the scripts -----------------------------------------------------------------------------------
@@ -442,21 +396,21 @@ def finetune_parser():
     add_distillation(parser)
     add_loop(parser)
     add = group(parser, "fine-tuning")
-    add("--do_predict", "write predictions of the test set; for GLUE as its submission files", action="store_true")
+    add("--do_predict", "write predictions of the test set; for GLUE as its submission files", False)
     add(
         "--held_out",
-        "share of the training set that is held out and chooses the best model; 0 = the dev set chooses it",
-        type=number(float, 0, 0.9),
-        default=0.0,
+        "share of the training set that chooses the best model; 0 = the dev set does",
+        0.0,
+        number(float, 0, 0.9),
     )
     add(
         "--more_teachers",
-        "further teachers of the task: the logits are the mean of all, relations are those of --teacher",
+        "further teachers: logits are the mean of all, relations are --teacher's",
+        [],
         nargs="+",
-        default=[],
         metavar="TEACHER",
     )
-    add("--class_weights", "balanced: every class has the same weight in the loss on the labels", choices=("balanced",))
+    add("--class_weights", "balanced: every class counts the same in the loss on the labels", choices=("balanced",))
     add_cache(parser)
     return parser
 
@@ -486,44 +440,30 @@ def add_corpus(parser):
         required=True,
         metavar="TEXT",
     )
-    add(
-        "--validation_corpus",
-        "text to evaluate on, as for --corpus; by default blocks held out of it",
-        nargs="+",
-        metavar="TEXT",
-    )
+    add("--validation_corpus", "text to evaluate on; by default blocks held out of --corpus", nargs="+", metavar="TEXT")
     add(
         "--language_exponent",
-        "a language's share of an epoch is that of its blocks to this power: 1 = unchanged, 0 = all equal",
-        type=number(float, 0, 1),
-        default=0.7,
+        "power of a language's share of the blocks in an epoch: 1 = as it is, 0 = all equal",
+        0.7,
+        number(float, 0, 1),
     )
-    add("--text_column", "text column of a corpus that is a table; each row is a document", default="text")
-    add("--streaming", "read a corpus that does not fit the disk as it comes", action="store_true")
-    add("--num_proc", "processes that tokenise, 0 = one for each core", type=COUNT, default=0)
-    add("--seq_length", "tokens of a block", type=number(int, 8), default=128)
-    add(
-        "--whole_texts",
-        "one line or row per block, cut at --seq_length; always on where terms relate sentences",
-        action="store_true",
-    )
+    add("--text_column", "text column of a corpus that is a table; each row is a document", "text")
+    add("--streaming", "read a corpus that does not fit the disk as it comes", False)
+    add("--num_proc", "processes that tokenise, 0 = one for each core", 0, COUNT)
+    add("--seq_length", "tokens of a block", 128, number(int, 8))
+    add("--whole_texts", "one text per block, cut at --seq_length; always on where terms relate sentences", False)
     add(
         "--mlm_probability",
-        "share of tokens masked; 0.15, or 0 for whole texts where no term reads a language-model head",
+        "share of tokens masked; 0.15, or 0 for whole texts without an MLM head",
         type=number(float, 0, 1),
     )
-    add("--whole_word_mask", "mask all pieces of a word together", action="store_true")
-    add(
-        "--max_train_samples",
-        "number of training blocks, the same random ones for every seed and method; 0 = all",
-        type=COUNT,
-        default=0,
-    )
+    add("--whole_word_mask", "mask all pieces of a word together", False)
+    add("--max_train_samples", "number of training blocks, the same for every seed and method; 0 = all", 0, COUNT)
     add(
         "--max_eval_samples",
-        "blocks to evaluate on: a random subset of --validation_corpus, or the first blocks of --corpus",
-        type=POSITIVE,
-        default=512,
+        "blocks to evaluate on: random ones of --validation_corpus, or the first of --corpus",
+        512,
+        POSITIVE,
     )
 
 
@@ -540,18 +480,18 @@ def dynabert_parser():
     add("--student", "folder of the run of stage 2, to be trained on the labels (stage 3)")
     add(
         "--width_mults",
-        "shares of the attention heads and feed-forward neurons in the sub-networks",
+        "shares of the heads and feed-forward neurons",
+        [1.0, 0.75, 0.5, 0.25],
+        float,
         nargs="+",
-        type=float,
-        default=[1.0, 0.75, 0.5, 0.25],
         metavar="M",
     )
     add(
         "--depth_mults",
         "shares of the layers, for each width; other than 1.0: stage 2 or 3",
+        [1.0],
+        float,
         nargs="+",
-        type=float,
-        default=[1.0],
         metavar="M",
     )
     add_freezing(add)
@@ -560,8 +500,8 @@ def dynabert_parser():
     add_cache(parser)
     add = group(parser, "export")
     add("--export", "write a sub-network of this run into --output_dir; nothing is trained", metavar="RUN")
-    add("--width", "width of the exported sub-network: one of the run's --width_mults", type=float, default=1.0)
-    add("--depth", "depth of the exported sub-network: one of the run's --depth_mults", type=float, default=1.0)
+    add("--width", "width of the exported sub-network: one of the run's --width_mults", 1.0, float)
+    add("--depth", "depth of the exported sub-network: one of the run's --depth_mults", 1.0, float)
     # Options of distill_finetune.py that have one value here: the student is the whole teacher.
     shape = {f"student_{name}": None for name in ("layers", "hidden", "heads", "intermediate", "init")}
     parser.set_defaults(do_predict=False, held_out=0.0, class_weights=None, more_teachers=[], **shape)
@@ -575,33 +515,22 @@ def trim_parser():
     add("--model", "hub id or folder of the model to trim", required=True)
     add(
         "--corpus",
-        "text in all languages that are needed: files, folders, globs or hub ids, as for distill_pretrain.py",
+        "text in all languages to keep: files, folders, globs or hub ids",
         nargs="+",
         required=True,
         metavar="TEXT",
     )
-    add("--text_column", "text column of a corpus that is a table; each row is a document", default="text")
+    add("--text_column", "text column of a corpus that is a table; each row is a document", "text")
     add("--output_dir", "new folder for model and tokenizer", type=named_folder, required=True)
-    add(
-        "--held_out",
-        "other texts; the script counts how much of them is cut into other words",
-        nargs="+",
-        default=[],
-        metavar="TEXT",
-    )
+    add("--held_out", "other texts, to count how much is cut into other words", [], nargs="+", metavar="TEXT")
     add = group(parser, "words")
-    add(
-        "--min_count",
-        "minimum count of a kept word in the text; with 1 the text is cut into the same words as before",
-        type=POSITIVE,
-        default=1,
-    )
+    add("--min_count", "minimum count of a kept word; with 1 the text is cut as before", 1, POSITIVE)
     add("--vocab_size", "maximum number of words, the most frequent; special words and characters stay", type=POSITIVE)
     add(
         "--characters",
-        "words of one character to keep: all of the model's, or those of characters in the text",
+        "single characters to keep: all of the model's, or those in the text",
+        "all",
         choices=("all", "corpus"),
-        default="all",
     )
     return parser
 
@@ -614,10 +543,10 @@ def evaluate_parser():
         action.default = argparse.SUPPRESS
     add = group(parser, "evaluation")
     add("models", "folders or hub ids; a run of this repository brings its task", nargs="+", metavar="MODEL")
-    add("--sets", "files to score on; by default the task's dev set", nargs="+", default=[], metavar="NAME=PATH")
-    add("--predictions", "write a file of predictions for each model and set", action="store_true")
+    add("--sets", "files to score on; by default the task's dev set", [], nargs="+", metavar="NAME=PATH")
+    add("--predictions", "write a file of predictions for each model and set", False)
     add("--output_dir", "folder for evaluation.json and evaluation.csv", type=named_folder, required=True)
-    add("--per_device_eval_batch_size", "examples of a forward pass", type=BATCH_SIZE, default=64)
+    add("--per_device_eval_batch_size", "examples of a forward pass", 64, BATCH_SIZE)
     return parser
 
 
