@@ -1,11 +1,12 @@
-"""DynaBERT with CKD: one student that runs at any of some widths and depths, distilled from a task's teacher.
+"""DynaBERT with CKD: one student that runs at several widths and depths, distilled from a task's teacher.
 
     python distill_dynabert.py --task cola --teacher runs/cola/teacher/seed1
     python distill_dynabert.py --task cola --teacher runs/cola/ckd-width/seed1 --depth_mults 1.0 0.75 0.5
     python distill_dynabert.py --export runs/cola/ckd-depth/seed1 --width 0.5 --depth 0.75 --output_dir small
 
-Stage 1 (widths) starts from the teacher, rewired; stage 2 (--depth_mults) from the network of stage 1, which is its
-teacher too; stage 3 (--student, no --teacher) trains all sub-networks of stage 2 on the labels. arXiv:2004.04037.
+Stage 1 (widths) starts from the rewired teacher. Stage 2 (--depth_mults) starts from the network of stage 1, which is
+also its teacher. Stage 3 (--student without --teacher) trains the sub-networks of stage 2 on the labels. Source:
+arXiv:2004.04037.
 """
 
 from engine.checks import check_dynabert as check_args
@@ -33,52 +34,47 @@ from tasks import batching, kinds
 
 
 def check_stage(args, config):
-    """Raise ValueError unless the model to begin with is one for this stage; config: its configuration.
+    """Return the sizes to train. Raises ValueError if the model to begin with is wrong for this stage.
 
-    A width-adaptive network says so in its configuration: {"dynabert": {"width_mults": [...], "depth_mults": [...]}}.
+    config: the model's configuration; that of a width-adaptive network has an entry dynabert: {"width_mults": [...],
+    "depth_mults": [...]}.
     """
     trained, what = getattr(config, "dynabert", None), f"--{'teacher' if args.teacher else 'student'} {args.student!r}"
     if not families.family(config, what).parts:
         able = ", ".join(name for name, known in families.FAMILIES.items() if known.parts)
         raise ValueError(
-            f"{what} is of type {config.model_type!r}, whose heads and neurons are not known here: take "
-            f"a model of type {able}"
+            f"{what} is of type {config.model_type!r}, whose heads and neurons are not known here: take a model of "
+            f"type {able}"
         )
     if hasattr(config, "kept_heads"):
-        raise ValueError(
-            f"{what} is an exported sub-network, of fewer heads than its width divides into: begin with "
-            "the run it was exported from"
-        )
+        raise ValueError(f"{what} is an exported sub-network: begin with the run that it was exported from")
     if not args.teacher and trained is None:
         raise ValueError(f"--student {args.student!r} is no run of this script: pass --teacher to make one of it first")
     if args.teacher and trained is None and args.depth_mults != [1.0]:
         raise ValueError(
-            f"--depth_mults is for the second stage, whose teacher is a width-adaptive network, and "
-            f"--teacher {args.teacher!r} is none: run it without --depth_mults first, then pass that "
-            "run as --teacher"
+            f"--depth_mults is for the second stage, and --teacher {args.teacher!r} is no width-adaptive network: run "
+            "without --depth_mults first, then pass that run as --teacher"
         )
     missing = [f"{mult:g}" for mult in args.width_mults if trained and mult not in trained["width_mults"]]
     if missing:
-        raise ValueError(
-            f"--width_mults {' '.join(missing)}: {args.student} was trained for "
-            f"{' '.join(f'{mult:g}' for mult in trained['width_mults'])} only: take of these"
-        )
+        known = " ".join(f"{mult:g}" for mult in trained["width_mults"])
+        raise ValueError(f"--width_mults {' '.join(missing)}: {args.student} was trained for {known}: take of these")
     return dynabert.sizes(config, args.width_mults, args.depth_mults)
 
 
 def rewire(args, kind, splits, student, tokenizer, accelerator):
-    """Sort the student's heads and neurons by their importance for the training set's labels, in place."""
+    """Sort the student's heads and neurons, in place, by their importance for the training set's labels."""
     arrays = batching.Arrays(splits["train"], batching.TRAINING)
     batches = batching.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
 
     def loss(model, batch):
-        """Losses on the labels, one for each example."""
+        """Return the losses on the labels, one per example."""
         logits = kind.logits(model(**model_outputs.model_inputs(model, batch)), batch["attention_mask"])
         labels = kind.labels(batch)
         return torch.stack([kind.hard_loss(logits[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
 
     def mine():
-        """This process's share of the training set, on its device."""
+        """Yield this process's share of the training set, on its device."""
         for indices in batches[accelerator.process_index :: accelerator.num_processes]:
             batch = arrays.batch(indices, tokenizer.pad_token_id)
             yield {k: v.to(accelerator.device) for k, v in batch.items()}
@@ -90,30 +86,30 @@ def rewire(args, kind, splits, student, tokenizer, accelerator):
 
 
 def make_loss(args, objective, kind, teacher, sizes):
-    """The function (student, batch) -> (weighted sum, {term: unweighted value}) for the sub-network batch["part"].
+    """Return the function (student, batch) -> (weighted sum, {term: unweighted value}) for sub-network batch["part"].
 
-    The teacher's pass is made once a batch, for all of them. Values of a term are summed over sub-networks; the
-    weighted sum of each stands beside them under its name.
+    The teacher runs once per batch. Values of a term are summed over sub-networks; the weighted sum of each sub-network
+    is added under its name.
     """
     pairs = {size: aligned(args, len(size.layers), teacher) if teacher else [] for size in sizes}
     said = {"ids": None, "out": None}  # the last batch's words and what the teacher said of them
 
     def teach(teacher, batch, need_hidden):
-        """Return the teacher's outputs of a batch, made anew when it is another one than before."""
+        """Return the teacher's outputs, computed once for each batch."""
         if said["ids"] is not batch["input_ids"]:
             said.update(ids=None, out=None)
             said.update(ids=batch["input_ids"], out=distill_finetune.taught(teacher, batch, need_hidden))
         return said["out"]
 
     def resized(student, batch, _):
-        """Switch the student to its sub-network; the layers that are compared."""
+        """Switch the student to its sub-network; return the layers to compare."""
         dynabert.resize(student, batch["part"])
         return pairs[batch["part"]]
 
     whole = distill_finetune.make_loss(objective, kind, teacher, teach, resized)
 
     def loss(student, batch):
-        """Return a pass of one sub-network; weighted sum and terms."""
+        """Return weighted sum and terms of one sub-network's pass."""
         total, values = whole(student, batch)
         return total, {**values, str(batch["part"]): total.detach()}
 
@@ -121,18 +117,18 @@ def make_loss(args, objective, kind, teacher, sizes):
 
 
 def aligned(args, layers, teacher):
-    """Return the layer maps of a sub-network of so many layers."""
+    """Return the layer maps of a sub-network with this many layers."""
     return layer_maps.layer_maps(args, layers, teacher.config.num_hidden_layers)
 
 
 def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
-    """The function model -> (metrics of every sub-network, mean of the scores, of the losses; the mean score; figures).
+    """Return the function model -> (metrics, mean score of the sub-networks, figures).
 
-    A metric's name ends in its sub-network, as in accuracy/w0.5_d1. figures(model) -> {name: figure}.
+    A metric's name ends in its sub-network, such as accuracy/w0.5_d1; mean_score and loss are means over all. figures:
+    model -> {name: figure}.
     """
 
     def evaluate(model):
-        """See above."""
         model, result, scores, lost = accelerator.unwrap_model(model), {}, [], []
         for size in sizes[::-1]:
             dynabert.resize(model, size)
@@ -148,7 +144,7 @@ def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
 
 
 def finish(args, record, sizes, student, teacher, accelerator):
-    """Add every sub-network's shape, cost and best scores to the record and write it as complete."""
+    """Add the shape, cost and best scores of every sub-network to the record and write it as complete."""
     rows, names = [], record["headline"]
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         for size in sizes[::-1]:
@@ -168,6 +164,14 @@ def finish(args, record, sizes, student, teacher, accelerator):
             )
     record |= {"subnetworks": rows, "latency": rows[0]["latency"]}
     run_folder.complete(args, record)
+    for row in rows:
+        best = ", ".join(f"{name} {training.shown(value)}" for name, value in row["metrics"].items())
+        print(f"{args.output_dir}: width {row['width']:g}, depth {row['depth']:g}: {best}")
+    kept = record[run_folder.kept(args)]
+    print(
+        f"{args.output_dir}: {run_folder.kept(args)} mean score {training.shown(kept['score'])} at step "
+        f"{kept['step']}, {record['time']['train_s']:.0f} s of training"
+    )
 
 
 def main(argv=None):
@@ -175,24 +179,50 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     check_args(args)
     if args.check_only:
-        return None
+        return
     command_line.quiet()
     if args.export:
-        return export(args)
+        export(args)
+        return
     sizes = check_stage(args, models.load_config(args.student, "--teacher" if args.teacher else "--student"))
     if run_folder.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
-        return None
+        return
     command_line.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))
     objective, kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
     steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
     objective.check_steps(training.total_steps(args, steps))
     rewired = hasattr(student.config, "dynabert")
+    check_parts(args, objective, splits, sizes, student, teacher, rewired)
+    cache = place(args, objective, kind, splits, sizes, student, teacher, accelerator)
+    inputs = distill_finetune.describe_inputs(args, accelerator, splits, student, teacher)
+    how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
+    if how == "complete":
+        command_line.say(f"{args.output_dir}: complete already, nothing to do")
+        return
+    resuming = how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))
+    if not rewired and not resuming:  # a checkpoint holds the rewired weights
+        rewire(args, kind, splits, student, tokenizer, accelerator)
+    if teacher:  # after its weights went into the digest
+        model_outputs.cast_linears(teacher, accelerator)
+    student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
+    recipe = make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
+    scores = distill_finetune.teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
+    record = distill_finetune.new_record(
+        args, accelerator, "dynabert", kind, objective, len(recipe.lengths), student, teacher, inputs, scores
+    )
+    record = training.train(args, accelerator, recipe, student, record, how)
+    if accelerator.is_main_process:
+        finish(args, record, sizes, student, teacher, accelerator)
+
+
+def check_parts(args, objective, splits, sizes, student, teacher, rewired):
+    """Raise ValueError if the student cannot be rewired for want of labels, or a sub-network is too shallow."""
     if not rewired and "labels" in splits["train"].column_names and all(x == -1 for x in splits["train"]["labels"]):
         raise ValueError(
-            "heads and neurons are sorted by the loss on labels, which the training texts lack: begin "
-            "with texts that have some, in --label_column; stage 2 needs none"
+            "heads and neurons are sorted by the loss on labels, which the training texts lack: begin with texts that "
+            "have some, in --label_column; stage 2 needs none"
         )
     for size in sizes if teacher else ():
         config = students.student_config(student.config, layers=len(size.layers))
@@ -200,50 +230,27 @@ def main(argv=None):
             losses.check_terms(objective.terms, aligned(args, len(size.layers), teacher), config, teacher.config)
         except ValueError as error:
             raise ValueError(f"the sub-networks of depth {size.depth:g}, {len(size.layers)} layers: {error}") from error
+
+
+def place(args, objective, kind, splits, sizes, student, teacher, accelerator):
+    """Make the student dynamic, put both models on the device and compile them; return the teacher's cache or None."""
     dynabert.make_dynamic(student).to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
     if args.compile:
-        torch._dynamo.config.recompile_limit *= len(sizes)  # beyond which it runs uncompiled; each size has its own
+        torch._dynamo.config.recompile_limit *= len(
+            sizes
+        )  # beyond it torch no longer compiles; each size needs its own
         model_outputs.compile_models(student, teacher)
-    cache = None
-    if args.cache_teacher:  # before the folder is opened: it may be refused for its size
-        cache = teacher_cache.open_cache(
-            args, objective, teacher, splits["train"], accelerator, kind.token_axis is not None
-        )
-    inputs = distill_finetune.describe_inputs(args, accelerator, splits, student, teacher)
-    how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
-    if how == "complete":
-        command_line.say(f"{args.output_dir}: complete already, nothing to do")
+    if not args.cache_teacher:
         return None
-    if not rewired and not (how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))):
-        # A checkpoint would hold it rewired.
-        rewire(args, kind, splits, student, tokenizer, accelerator)
-    if teacher:  # now that its weights have been described
-        model_outputs.cast_linears(teacher, accelerator)
-    student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
-    recipe = make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
-    scores = distill_finetune.teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
-    examples = len(recipe.lengths)
-    record = distill_finetune.new_record(
-        args, accelerator, "dynabert", kind, objective, examples, student, teacher, inputs, scores
-    )
-    record = training.train(args, accelerator, recipe, student, record, how)
-    if accelerator.is_main_process:
-        finish(args, record, sizes, student, teacher, accelerator)
-        for row in record["subnetworks"]:
-            best = ", ".join(f"{name} {training.shown(value)}" for name, value in row["metrics"].items())
-            print(f"{args.output_dir}: width {row['width']:g}, depth {row['depth']:g}: {best}")
-        which, kept = run_folder.kept(args), record[run_folder.kept(args)]
-        print(
-            f"{args.output_dir}: {which} mean score {training.shown(kept['score'])} at step {kept['step']}, "
-            f"{record['time']['train_s']:.0f} s of training"
-        )
-    return None
+    # Before the run folder is opened, because the cache may be refused for its size.
+    whole = kind.token_axis is not None
+    return teacher_cache.open_cache(args, objective, teacher, splits["train"], accelerator, whole)
 
 
 def make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache):
-    """Return what the loop needs to know: distill_finetune.py's recipe with every sub-network's loss and scores."""
+    """Return distill_finetune.py's Recipe with the loss and the scores of every sub-network."""
     recipe = distill_finetune.make_recipe(
         args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache
     )
@@ -257,7 +264,7 @@ def make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenize
 
 
 def export(args):
-    """Write the sub-network of --width and --depth of the run --export into --output_dir, as a folder of its own."""
+    """Write the sub-network of --width and --depth of the run --export into --output_dir as a model folder."""
     config = models.load_config(args.export, "--export")
     trained = getattr(config, "dynabert", None)
     if trained is None:

@@ -33,16 +33,16 @@ from methods import mlm_head, term_weights
 from reporting.exports import without_folders
 from tasks import batching, plain_text, similarity
 
-# About 20 GB of text at some 4.5 bytes a WordPiece: only for the estimate of an epoch's hours.
+# About 20 GB of text at some 4.5 bytes per WordPiece, to estimate the hours of an epoch.
 ENGLISH_WIKIPEDIA_TOKENS = 4.5e9
-UNKNOWN = 0.5  # share of unknown words from which on a text is taken for one of a language that the model lacks
-EVALUATION = 2**63  # in place of an epoch, for the masks of held-out text
+UNKNOWN = 0.5  # from this share of unknown words on, a text counts as one in a language that the model lacks
+EVALUATION = 2**63  # takes the place of an epoch for the masks of held-out text
 
 
 def load_everything(args):
-    """Return (objective, training blocks, evaluation blocks, student, teacher, tokenizer); raises ValueError.
+    """Return (objective, training blocks, evaluation blocks, student, teacher, tokenizer). Raises ValueError.
 
-    Blocks are {language: Dataset}; to train on with --streaming, what `open_streams` returns.
+    Blocks are {language: Dataset}. With --streaming the training blocks are what `open_streams` returns.
     """
     student, teacher, tokenizer = models.load_pair(
         args,
@@ -58,28 +58,21 @@ def load_everything(args):
     losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher and teacher.config)
     for model in filter(None, (student, teacher)):
         if args.seq_length > model_outputs.max_tokens(model.config):
-            raise ValueError(
-                f"--seq_length {args.seq_length} exceeds the model's "
-                f"{model_outputs.max_tokens(model.config)} positions: lower it"
-            )
-    missing = [name for name in ("mask", "cls", "sep") if getattr(tokenizer, f"{name}_token_id") is None]
-    if missing and (missing != ["mask"] or args.mlm_probability):
-        raise ValueError(
-            f"the tokenizer of {args.student or args.teacher} has no {missing[0]} token, which masked "
-            "language modelling needs: choose a model that was pre-trained with it"
-        )
+            most = model_outputs.max_tokens(model.config)
+            raise ValueError(f"--seq_length {args.seq_length} exceeds the model's {most} positions: lower it")
+    if args.mlm_probability and tokenizer.mask_token_id is None:  # an encoder without a head may lack it
+        source = args.student or args.teacher
+        raise ValueError(f"the tokenizer of {source} has no mask token: choose another model, or --mlm_probability 0")
     if args.whole_word_mask:
-        plain_text.word_starts(tokenizer)  # there are some
+        plain_text.word_starts(tokenizer)  # raises ValueError if there are none
     return objective, *load_text(args, tokenizer), student, teacher, tokenizer
 
 
 def load_text(args, tokenizer):
-    """Return (training blocks, evaluation blocks) as `load_everything` has them. Raises ValueError if
-    there are none.
-    """
+    """Return (training blocks, evaluation blocks) as `load_everything` does. Raises ValueError if there are none."""
     corpora, others = by_language(args.corpus), by_language(args.validation_corpus or ())
     for text in itertools.chain(*corpora.values(), *others.values()):
-        plain_text.check_name(text)  # of the last one, too, before the first is read
+        plain_text.check_name(text)  # check all before the first is read
     same = plain_text.shared_text(corpora, others)
     if same and PartialState().is_main_process:
         print(
@@ -89,7 +82,7 @@ def load_text(args, tokenizer):
         )
 
     def load(texts):
-        """Return the blocks of some texts, one after the other."""
+        """Return the blocks of some texts, one text after the other."""
         options = {"column": args.text_column, "whole": args.whole_texts}
         found = [plain_text.load_blocks(one, tokenizer, args.seq_length, args.num_proc, **options) for one in texts]
         return datasets.concatenate_datasets(found)
@@ -100,9 +93,8 @@ def load_text(args, tokenizer):
     for name, own in {} if others else blocks.items():
         count = min(size, len(own) // 10)
         if not count:
-            raise ValueError(
-                f"--corpus {corpora[name]!r} has {len(own)} blocks, too few to hold any out: pass --validation_corpus"
-            )
+            name = repr(corpora[name])
+            raise ValueError(f"--corpus {name} has {len(own)} blocks, too few to hold out: pass --validation_corpus")
         held_out[name], blocks[name] = own.select(range(count)), own.select(range(count, len(own)))
     for name, own in held_out.items():
         share = plain_text.unknown_share(np.concatenate(plain_text.Rows(own).parts), tokenizer)
@@ -120,12 +112,12 @@ def load_text(args, tokenizer):
 
 
 def joined(blocks):
-    """Return one Dataset of {language: Dataset}, one language after the other."""
+    """Return {language: Dataset} as one Dataset, one language after the other."""
     return datasets.concatenate_datasets(list(blocks.values()))
 
 
 def open_streams(args, tokenizer):
-    """Return the function (worker, position) -> Stream of the share that a worker of this process reads.
+    """Return the function (worker, position) -> Stream of the share of the text that a worker of this process reads.
 
     Raises ValueError if a share does not fill one block.
     """
@@ -144,27 +136,50 @@ def open_streams(args, tokenizer):
     return stream
 
 
-def make_stream_reader(args, open_stream, positions):
-    """Return the function indices -> (blocks [B, T], {worker: its position after them}), called where the worker is.
+def read_stream(args, open_stream, positions):
+    """Return (indices -> (blocks [B, T], {worker: its position after them}), lengths, plan); it reads in the worker.
 
-    positions: {worker: position} from a checkpoint, looked at when the first block is wanted.
+    positions: {worker: position} from a checkpoint, read when the first block is needed. lengths, plan: as in Recipe.
     """
     streams, workers = {}, max(1, batching.workers(args))
     size = args.per_device_train_batch_size * PartialState().num_processes
 
     def read(indices):
-        worker = indices[0] // size % workers  # as the DataLoader hands out batches, also after a restart
+        worker = indices[0] // size % workers  # the DataLoader hands out batches in this order, also after a restart
         if worker not in streams:
             streams[worker] = open_stream(worker, positions[str(worker)])
         return streams[worker].take(len(indices)), {str(worker): streams[worker].position}
 
-    return read
+    def plan(size, epoch):
+        return batching.Steps(range(args.max_steps * size), size)
+
+    return read, batching.Constant(args.seq_length), plan
+
+
+def read_blocks(args, blocks, tokenizer):
+    """Return (indices -> (blocks [B, T], None), lengths, plan) of {language: Dataset}; lengths, plan: as in Recipe."""
+    sizes = {language: len(own) for language, own in blocks.items()}
+    counts = plain_text.shares(sizes, args.language_exponent)
+    if len(sizes) > 1:
+        parts = (f"{name} {size:,} blocks, {counts[name]:,} in an epoch" for name, size in sizes.items())
+        command_line.say("; ".join(parts))
+    rows, total, lengths = plain_text.Rows(joined(blocks)), sum(sizes.values()), batching.Constant(args.seq_length)
+    if args.whole_texts:
+        lengths = batching.Repeated(rows.lengths(tokenizer.pad_token_id).tolist())
+
+    def plan(size, epoch):
+        order = plain_text.epoch_order(sizes, counts, args.seed, epoch)
+        if args.whole_texts:
+            return batching.grouped_batches(lengths, size, args.seed, epoch, order.tolist())
+        return batching.Steps(order, size)
+
+    return lambda indices: (rows[[i % total for i in indices]], None), lengths, plan
 
 
 def make_collate(args, read, tokenizer, vocab_size):
-    """Return the function (indices, epoch) -> batch with masks that depend on seed, epoch and block alone.
+    """Return the function (indices, epoch) -> batch; its masks depend on seed, epoch and block alone.
 
-    read: from indices to (blocks [B, T], position or None).
+    read: indices -> (blocks [B, T], position or None).
     """
     special = np.zeros(vocab_size, dtype=bool)
     special[tokenizer.all_special_ids] = True
@@ -172,9 +187,9 @@ def make_collate(args, read, tokenizer, vocab_size):
     count = data.id_count(tokenizer)
 
     def collate(indices, epoch):
-        """Blocks with these numbers, masked: input_ids, positions [M] in the flat batch, labels [M].
+        """Return these blocks, masked: input_ids, positions [M] in the flat batch, labels [M].
 
-        With --whole_texts their attention_mask, too: blocks are full, and what knows that reads its data less often.
+        With --whole_texts also their attention_mask. Full blocks need none, and a model without a mask is faster.
         """
         ids, position = read(indices)
         mask = {}
@@ -198,23 +213,23 @@ def make_collate(args, read, tokenizer, vocab_size):
 
 
 def outputs(model, inner, batch):
-    """Return what the terms see of a model: hidden states, the head at the masked positions, what terms asked for."""
+    """Return a model's outputs for the terms: hidden states, the head at the masked positions, what terms asked for."""
     out = model(model_outputs.model_inputs(inner.model, batch), batch["positions"])
     decoder = out.pop("decoder", None)
-    if batch.get("empty"):  # this process had no block left: all it computed counts nothing
+    if batch.get("empty"):  # this process had no block left, so nothing that it computed counts
         out = losses.no_rows(out)
     return {**out, "head": mlm_head.Head(out["features"], *(inner.narrow or decoder))} if decoder else out
 
 
 def make_losses(objective, teacher):
-    """Return the function (student, batch) -> (weighted sum, {term: unweighted scalar}, outputs of both).
+    """Return the function (student, batch) -> (weighted sum, {term: unweighted scalar}, both models' outputs).
 
     The loss on the masked words is named hard. across_processes: as in `relations.masked_mean`.
     """
     s_layers, t_layers = objective.layer_pairs.sides() if teacher else ((), ())
 
     def terms(student, batch, across_processes=False):
-        """Weighted sum and terms of one batch, in evaluation of all terms, and the outputs of student and teacher."""
+        """Return the weighted sum, the terms (all of them in evaluation) and the outputs of student and teacher."""
         now = objective.at(batch["progress"]) if "progress" in batch else objective
         s_out = outputs(student, getattr(student, "module", student), batch)
         with torch.no_grad():
@@ -238,13 +253,15 @@ def make_losses(objective, teacher):
 
 
 def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
-    """Return the function model -> {name: figure} of its relations beside the teacher's in the first held-out block."""
+    """Return the function model -> {name: figure} of its relations beside the teacher's in the first held-out block.
+
+    It returns nothing without a teacher, and draws in the main process only.
+    """
     ids = [i for i in held_out[:1]["input_ids"][0] if i != tokenizer.pad_token_id][:24]
     tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
     block = {"input_ids": ids}
 
     def figures(model):
-        """See above; none without a teacher, and in the main process only."""
         if not (teacher and layer_pairs and accelerator.is_main_process):
             return {}
         with accelerator.autocast():
@@ -254,9 +271,9 @@ def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
 
 
 def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, figures):
-    """Return the function model -> (metrics, score, figures) over the held-out blocks, with masks that never change.
+    """Return the function model -> (metrics, score, figures) over the held-out blocks, whose masks never change.
 
-    sizes: {language: its blocks}, which lie one language after the other. figures: from a model to them.
+    sizes: {language: number of its blocks}, which lie one language after the other. figures: model -> figures.
     """
     ends = itertools.accumulate(sizes.values())
     batches = [
@@ -280,9 +297,9 @@ def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, fi
 
     @torch.no_grad()
     def evaluate(model):
-        """Means over all held-out blocks and over those of each language, each process its share of the batches."""
+        """Average over all held-out blocks, and over those of each language; each process takes its share of them."""
         model, sums = accelerator.unwrap_model(model), {}
-        with accelerator.autocast():  # around all batches: at its end the casts of the weights are gone
+        with accelerator.autocast():  # around all batches, because leaving it drops the casts of the weights
             for language, indices in batches[accelerator.process_index :: accelerator.num_processes]:
                 batch = {k: v.to(accelerator.device) for k, v in collate(indices, EVALUATION).items()}
                 _, values, s_out, t_out = terms(model, batch)
@@ -301,7 +318,7 @@ def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, fi
         for language in filter(None, sizes):
             own, _ = means({name: value for (whose, name), value in sums.items() if whose == language})
             main = "mlm_loss" if trained_head else "relation_loss"
-            result[f"{main}_{language}"] = own.pop("loss")  # on the screen, too; the parts in TensorBoard alone
+            result[f"{main}_{language}"] = own.pop("loss")  # also printed; the terms go to TensorBoard alone
             result |= {f"{name}/{language}": value for name, value in own.items() if name != main}
         return result, score, figures(model)
 
@@ -309,34 +326,43 @@ def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, fi
 
 
 def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, accelerator):
-    """Return what the loop needs to know of this corpus and objective."""
-    terms, weights = make_losses(objective, teacher), objective.weights
-    vocab_size = student.model.config.vocab_size
-    modules = sentence_files(args, student.model, teacher)
-    sizes = {} if args.streaming else {language: len(own) for language, own in blocks.items()}
+    """Return the Recipe of this corpus and objective."""
+    terms, vocab_size = make_losses(objective, teacher), student.model.config.vocab_size
     held_sizes = {language: len(own) for language, own in held_out.items()}
-    counts = plain_text.shares(sizes, args.language_exponent) if sizes else {}
-    if len(sizes) > 1:
-        parts = (f"{name} {size:,} blocks, {counts[name]:,} in an epoch" for name, size in sizes.items())
-        command_line.say("; ".join(parts))
-    base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
+    held_out, positions = joined(held_out), {}
+    if args.streaming:
+        positions = {str(worker): None for worker in range(max(1, batching.workers(args)))}
+        read, lengths, plan = read_stream(args, blocks, positions)
+    else:
+        read, lengths, plan = read_blocks(args, blocks, tokenizer)
+    held_rows = plain_text.Rows(held_out)
+    collate = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
+    figures = make_figures(objective.layer_pairs, teacher, held_out, tokenizer, accelerator)
 
     def loss(model, batch):
         total, values, _, _ = terms(model, batch, losses.several_processes())
         return total, {name: value.detach() for name, value in values.items()}
 
-    def plan(size, epoch):
-        """Return the steps of an epoch, so many blocks each, in an order of its own."""
-        if args.streaming:
-            return batching.Steps(range(args.max_steps * size), size)
-        order = plain_text.epoch_order(sizes, counts, args.seed, epoch)
-        if args.whole_texts:
-            order = order.tolist()
-            return batching.grouped_batches(lengths, size, args.seed, epoch, order)
-        return batching.Steps(order, size)
+    return training.Recipe(
+        lengths=lengths,
+        plan=plan,
+        loss=loss,
+        save=make_save(args, student.model, teacher, tokenizer, accelerator),
+        weights=dict.fromkeys(losses.TERMS, 0.0) | objective.weights,
+        weights_at=(lambda progress: objective.at(progress).weights) if objective.stages else None,
+        scored=lambda progress: headless(args) or objective.head_trained(progress),
+        collate=make_collate(args, read, tokenizer, vocab_size),
+        positions=positions,
+        evaluate=make_evaluate(args, terms, objective.weights, teacher, held_sizes, collate, accelerator, figures),
+    )
+
+
+def make_save(args, student, teacher, tokenizer, accelerator):
+    """Return the function (folder, model, entry) that writes model, tokenizer and card of an evaluation."""
+    modules = sentence_files(args, student, teacher)
+    base = card.base_metadata(args.student or args.teacher) if accelerator.is_main_process else {}
 
     def save(folder, model, entry):
-        """Write model, tokenizer and card of an evaluation."""
         model.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         width = model.model.config.hidden_size
@@ -345,39 +371,13 @@ def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, 
             similarity.save_pooling(folder, args.teacher, width, "mean", model_outputs.max_tokens(model.model.config))
         (folder / "README.md").write_text(model_card(args, entry, base), encoding="utf-8")
 
-    positions = {str(worker): None for worker in range(max(1, batching.workers(args)))} if args.streaming else {}
-    held_out = joined(held_out)
-    rows, held_rows = None, plain_text.Rows(held_out)
-    lengths, total = batching.Constant(args.seq_length), sum(sizes.values())
-    if not args.streaming:
-        rows = plain_text.Rows(joined(blocks))
-    if args.whole_texts:
-        lengths = batching.Repeated(rows.lengths(tokenizer.pad_token_id).tolist())
-    read = (
-        make_stream_reader(args, blocks, positions)
-        if args.streaming
-        else (lambda indices: (rows[[i % total for i in indices]], None))
-    )
-    figures = make_figures(objective.layer_pairs, teacher, held_out, tokenizer, accelerator)
-    check = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
-    return training.Recipe(
-        lengths=lengths,
-        plan=plan,
-        loss=loss,
-        save=save,
-        weights=dict.fromkeys(losses.TERMS, 0.0) | objective.weights,
-        weights_at=(lambda progress: objective.at(progress).weights) if objective.stages else None,
-        scored=lambda progress: headless(args) or objective.head_trained(progress),
-        collate=make_collate(args, read, tokenizer, vocab_size),
-        positions=positions,
-        evaluate=make_evaluate(args, terms, weights, teacher, held_sizes, check, accelerator, figures),
-    )
+    return save
 
 
 def sentence_files(args, student, teacher):
-    """What `similarity.modules_of` finds of the teacher and a student without a head takes over; {} for no such files.
+    """Return the files of a sentence encoder that a student without a head takes over from the teacher; {} if none.
 
-    A layer behind the pooling that has weights fits the teacher's width alone.
+    A layer with weights after the pooling fits the teacher's width alone.
     """
     files = similarity.modules_of(args.teacher) if headless(args) else {}
     heavy = [name for name in files if not name.endswith(".json")]
@@ -388,7 +388,7 @@ def sentence_files(args, student, teacher):
 
 
 def model_card(args, entry, base):
-    """Text of the README.md that goes with a saved model; base: what `card.base_metadata` found."""
+    """Return the README.md of a saved model; base: from `card.base_metadata`."""
     words = args.validation_corpus or args.corpus
     (name, *more) = itertools.chain.from_iterable(by_language(words).values())
     hub, _, config = ("", "", "") if more or plain_text.find_files(name) else name.partition(":")
@@ -407,12 +407,25 @@ def model_card(args, entry, base):
     return card.model_card(args, entry, auto, about, dataset, base) + card.usage(auto)
 
 
+def describe(args, accelerator, blocks, held_out, student, teacher):
+    """Return (inputs, data) for run.json: what must not change, and what was read. Nones beside the main process."""
+    if not accelerator.is_main_process:
+        return None, None
+    # A stream of the hub has no files; its id must do.
+    train = plain_text.files_of(by_language(args.corpus)) if args.streaming else joined(blocks)
+    held_out, both = joined(held_out), {"teacher": teacher, "student": student}
+    inputs = run_folder.describe_inputs(args, accelerator, {"training_text": train, "validation_text": held_out}, both)
+    count, digest = None if args.streaming else len(train), inputs["training_text"] if len(train) else None
+    validation = {"examples": len(held_out), "sha256": inputs["validation_text"]}
+    return inputs, {"train": {"examples": count, "sha256": digest}, "validation": validation}
+
+
 def finish(args, record, student, teacher, accelerator):
     """Add latency and the paper's accounting (tokens, rate, hours) to the record and write it as complete."""
-    with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # for both alike, never compiled
+    with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # never compiled, so that both are alike
         record["latency"] = cost.latency_record(student.model, teacher and teacher.model, args.seq_length)
     rate = record["throughput"]["tokens_per_s"]
-    record["accounting"] = {
+    record["accounting"] = account = {
         "tokens_seen": record["tokens_seen"],
         "tokens_per_s": rate,
         "hours": round(record["time"]["train_s"] / 3600, 4),
@@ -422,7 +435,6 @@ def finish(args, record, student, teacher, accelerator):
     run_folder.complete(args, record)
     kept = record[run_folder.kept(args)]
     scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items() if "/" not in k)
-    account = record["accounting"]
     print(
         f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}\n"
         f"{account['tokens_seen']} tokens at {rate:.0f} tokens/s; an epoch of English Wikipedia would take about "
@@ -440,27 +452,14 @@ def main(argv=None):
     if run_folder.inspect_run(args) == "complete":
         print(f"{args.output_dir}: complete already, nothing to do")
         return
-    # Where relations are alone the language-model head has no gradient.
+    # With relations alone the language-model head has no gradient.
     accelerator = training.make_accelerator(args, unused_parameters=headless(args) or bool(args.stages))
     objective, blocks, held_out, student, teacher, tokenizer = load_everything(args)
-    vars(student.config).pop("dynabert", None)  # of a width-adaptive network, whose sub-networks are not trained here
+    vars(student.config).pop("dynabert", None)  # the sub-networks of a width-adaptive network are not trained here
     count = None if args.streaming else sum(map(len, blocks.values()))
     per_epoch = args.max_steps if args.streaming else math.ceil(count / batching.step_size(args, accelerator))
     objective.check_steps(training.total_steps(args, per_epoch))
-    inputs = data = None
-    if accelerator.is_main_process:
-        # Of a hub's stream the id must do.
-        train = plain_text.files_of(by_language(args.corpus)) if args.streaming else joined(blocks)
-        inputs = run_folder.describe_inputs(
-            args,
-            accelerator,
-            {"training_text": train, "validation_text": joined(held_out)},
-            {"teacher": teacher, "student": student},
-        )
-        data = {
-            "train": {"examples": count, "sha256": inputs["training_text"] if len(train) else None},
-            "validation": {"examples": sum(map(len, held_out.values())), "sha256": inputs["validation_text"]},
-        }
+    inputs, data = describe(args, accelerator, blocks, held_out, student, teacher)
     how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
     if how == "complete":
         command_line.say(f"{args.output_dir}: complete already, nothing to do")
@@ -472,7 +471,7 @@ def main(argv=None):
     student.to(accelerator.device)
     if args.compile:
         model_outputs.compile_models(student, teacher)
-    if teacher:  # now that its weights have been described
+    if teacher:  # after its weights went into the digest
         model_outputs.cast_linears(teacher, accelerator)
     recipe = make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, accelerator)
     record = run_folder.new_record(

@@ -1,4 +1,4 @@
-"""Models: loading a teacher, building and initialising a student, aligning layers."""
+"""Models: load a teacher, a student and their tokenizer, and check that they go together."""
 
 import functools
 import json
@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 import data
 import losses
-from encoders import families, students
-from encoders import label_names as label_names
+from encoders import families, label_names, students
 from encoders.layer_maps import layer_map as layer_map  # offered here by name
+from engine import command_line
 from engine.checks import student_shape
 from tasks import hub
 
@@ -22,7 +22,7 @@ from tasks import hub
 
 
 def _explain(what, name, error):
-    """Return one line for a model or tokenizer that could not be loaded."""
+    """Return a ValueError whose one line explains why a model or tokenizer could not be loaded."""
     if "ignore_mismatched_sizes" in str(error):
         return ValueError(
             f"{what} {str(name)!r} has a head for another number of labels than this task's (or weights of another "
@@ -39,7 +39,7 @@ def _explain(what, name, error):
 
 
 def _check_folder(name, what):
-    """Raise ValueError, with the remedy, for a folder of an adapter, or with the model in a folder below."""
+    """Raise ValueError for the folder of an adapter, or one whose model is in a folder below."""
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
@@ -54,7 +54,7 @@ def _check_folder(name, what):
 
 
 def load_config(name, what="model"):
-    """Configuration of a hub id or folder; ValueError in one line where there is none."""
+    """Return the configuration of a hub id or folder. Raises ValueError in one line if there is none."""
     _check_folder(name, what)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -63,9 +63,9 @@ def load_config(name, what="model"):
 
 
 def load_tokenizer(name, what="tokenizer of"):
-    """Fast tokenizer of a hub id or folder; ValueError in one line where there is none.
+    """Return the fast tokenizer of a hub id or folder. Raises ValueError in one line if there is none.
 
-    Says on stderr if it lower-cases texts though its words have capitals, as that of a cased BERT without
+    Warns on stderr if it lower-cases texts although its words have capitals, as that of a cased BERT without
     tokenizer_config.json does.
     """
     try:
@@ -74,22 +74,22 @@ def load_tokenizer(name, what="tokenizer of"):
         raise _explain(what, name, error) from error
     if not tokenizer.is_fast:
         raise ValueError(f"{what} {str(name)!r} has no fast tokenizer (tokenizer.json): convert it with transformers")
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up if the files are missing
         raise ValueError(f"{what} {str(name)!r} has no words: tokenizer.json is missing there; copy it from its source")
-    if (said := _lost_capitals(tokenizer)) and os.environ.get("RANK", "0") == "0":
-        print(f"{what} {str(name)!r} {said}", file=sys.stderr)
+    if said := _lost_capitals(tokenizer):
+        command_line.say(f"{what} {str(name)!r} {said}", file=sys.stderr)
     return tokenizer
 
 
 def _lost_capitals(tokenizer):
-    """Return what a message says of a tokenizer that lower-cases texts and has words with capitals; "" of others."""
+    """Return the warning about a tokenizer that lower-cases texts although its words have capitals; "" for others."""
     normalizer = tokenizer.backend_tokenizer.normalizer
     if not normalizer or "A" in normalizer.normalize_str("A"):
         return ""
     known = tokenizer.get_vocab()
     special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     lost = sorted((word for word in known if word != word.lower() and word not in special), key=known.get)
-    if len(lost) <= len(known) / 100:  # an uncased vocabulary may have a rare letter that Unicode has paired since
+    if len(lost) <= len(known) / 100:  # a newer Unicode may know a capital of a rare letter in an uncased vocabulary
         return ""
     return (
         f"lower-cases every text, so {len(lost)} of its {len(known)} words, such as {lost[0]!r}, never occur: if "
@@ -98,17 +98,15 @@ def _lost_capitals(tokenizer):
 
 
 def load_model(name, auto, what="model", *, labels=(), **head):
-    """Model of a hub id or folder with a head, and the names of parameters the files did not hold.
+    """Load a model with a head from a hub id or folder, as float32 on the CPU, in eval mode.
 
-    auto: transformers' AutoModelFor... class of the head, or a model's own class. labels: a labels.Labels, or words in
-    the order of their ids; logits of a head that is there are brought into this order, with a line on stderr if their
-    names are others. head: what else is said of model and head, such as num_labels. Weights are float32, unless head
-    says another dtype, on the CPU.
-    Returns (model in eval mode, names of the parameters of a new head). Raises ValueError in one line, also where
-    anything but the head is missing, or a weight is not finite; names on stderr what the files hold and the model does
-    not take.
+    auto: transformers' AutoModelFor... class of the head, or a model's own class. labels: a label_names.Labels, or
+    words in the order of their ids; the logits of a trained head are put into this order. head: further arguments of
+    from_pretrained, such as num_labels or another dtype. Returns (model, names of the parameters of a new head). Raises
+    ValueError in one line if the model cannot be had, if more than its head is missing, or if a weight is not finite.
+    Reports on stderr what it matched or left out.
     """
-    # Else transformers fetches, in a thread of its own, a converted copy of weights that exist as .bin only.
+    # Otherwise transformers fetches, in a thread, a converted copy of weights that exist as .bin only.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     config, labels = load_config(name, what), as_labels(labels)
     families.family(config, f"{what} {str(name)!r}", auto)
@@ -132,7 +130,7 @@ def load_model(name, auto, what="model", *, labels=(), **head):
 
 
 def as_labels(labels):
-    """Return a labels.Labels from one, or from words that are names too; None where there are no labels."""
+    """Return label_names.Labels from such, or from words that are also names; None if there are no labels."""
     if isinstance(labels, label_names.Labels):
         return labels if labels.words else None
     return label_names.Labels(tuple(labels), tuple(labels), {}) if labels else None
@@ -140,20 +138,18 @@ def as_labels(labels):
 
 @torch.no_grad()
 def reorder_head(model, config, labels, what):
-    """Bring a trained head's logits into the order of the labels; of unknown names they stay as they are.
+    """Put a trained head's logits into the order of the labels; with unknown names they stay as they are.
 
-    config: the model's own, with its names. what: the model's name for the line that says which names were matched.
+    config: the model's own, with its names. what: the model's name in the line that reports which names were matched.
     """
     stored = label_names.stored_names(config)
     order = labels.order(stored)
     if order is None:
         return
-    if sorted(stored) not in (sorted(labels.words), sorted(labels.names)) and os.environ.get("RANK", "0") == "0":
-        names = [labels.names[order.index(place)] for place in range(len(stored))]
-        print(
-            f"{what}: its labels {', '.join(stored)} are taken as {', '.join(names)}; --label_map says otherwise",
-            file=sys.stderr,
-        )
+    if sorted(stored) not in (sorted(labels.words), sorted(labels.names)):
+        names = ", ".join(labels.names[order.index(place)] for place in range(len(stored)))
+        said = f"{what}: its labels {', '.join(stored)} are taken as {names}; --label_map says otherwise"
+        command_line.say(said, file=sys.stderr)
     prefix = f"{model.base_model_prefix}."
     last = [
         module
@@ -166,8 +162,11 @@ def reorder_head(model, config, labels, what):
 
 @functools.cache
 def narrow(base):
-    """The subclass of a transformers model class whose attention has config.kept_heads heads, as `dynabert.extract`
-    cuts them: of their old size, so that together they are narrower than the hidden states."""
+    """Return the subclass of a transformers model class whose attention has only config.kept_heads heads.
+
+    `dynabert.extract` cuts such models: the heads keep their size, so together they are narrower than the hidden
+    states.
+    """
 
     class Narrow(base):
         def __init__(self, config, *args, **kwargs):
@@ -186,27 +185,24 @@ def narrow(base):
 
 
 def _finite(value):
-    """Return whether a tensor holds neither NaN nor infinity: by its two ends, ten times as fast as number
-    by number.
-    """
+    """Return whether a tensor holds neither NaN nor infinity. Its two ends tell, ten times as fast as all of it."""
     return not value.numel() or torch.stack(value.aminmax()).isfinite().all()
 
 
 def check_loaded(model, info, what):
     """Return the sorted names of parameters that the files lacked, all of a head; info: transformers' loading info.
 
-    Raises ValueError if others are missing: transformers leaves them at random values. A head is what lies outside
-    base_model, and its pooler, which files of masked language models lack; each of its modules is there or not, never a
-    part of it. Raises ValueError too for a weight that is not finite. Tensors that nothing takes are named in a line on
-    stderr.
+    Raises ValueError if others are missing, which transformers leaves at random values. The head is everything outside
+    base_model, and the pooler, which files of masked language models lack. A module of the head is there or missing,
+    never in part. Raises ValueError too for a weight that is not finite. Reports unused tensors on stderr.
     """
     # An encoder without a head has no prefix before its names.
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     if odd := [name for name, value in model.named_parameters() if not _finite(value.detach())]:
         raise ValueError(
-            f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: the run that made "
-            "it diverged, or the file is damaged; take another one"
+            f"{what}: {len(odd)} of its tensors hold NaN or infinity, first {odd[0]}: its run diverged, or the file is "
+            "damaged; take another one"
         )
     lost = [name for name in missing if name.startswith(prefix) and not name.startswith(f"{prefix}pooler.")]
     extra = sorted(n for n in info["unexpected_keys"] if not students.DROPPED.match(n.removeprefix(prefix)))
@@ -217,25 +213,23 @@ def check_loaded(model, info, what):
             f"be random, and hold {len(extra)} unknown ones{named}: take files that belong together"
         )
     if half := _half_there(model, missing, prefix):
-        raise ValueError(
-            f"{what}: its files hold a part of a head only: {half} is missing and would be random: take "
-            "files that belong together"
-        )
-    said = [f"its files hold {len(extra)} tensors that the model does not take{named}"] * bool(extra)
+        raise ValueError(f"{what}: its files hold a part of a head only: {half} is missing: take whole files")
+    if extra:
+        said = f"{what}: its files hold {len(extra)} tensors that the model does not take{named}"
+        command_line.say(said, file=sys.stderr)
     if prefix and any(name.startswith(f"{prefix}pooler.") for name in missing):
-        said.append("its files have no pooler, so that below the new head is new, too")
-    for line in said * (os.environ.get("RANK", "0") == "0"):
-        print(f"{what}: {line}", file=sys.stderr)
+        said = f"{what}: its files have no pooler, so that below the new head is new, too"
+        command_line.say(said, file=sys.stderr)
     return missing
 
 
 def _half_there(model, missing, prefix):
-    """Return the first missing parameter of a head's module of which the files held others; None if there is none."""
+    """Return the first missing parameter of a head's module that the files held in part; None if there is none."""
 
     def module(name):
         return re.match(rf"({re.escape(prefix)})?[^.]+", name)[0]
 
-    # Of tied weights one name will do, and those that are the encoder's say nothing of the head.
+    # One name of tied weights is enough, and weights tied to the encoder's say nothing about the head.
     state = {name: value.data_ptr() for name, value in model.state_dict().items()}
     there = {name: at for name, at in state.items() if name not in missing}
     encoder = {at for name, at in state.items() if name.startswith(prefix) and "pooler." not in name}
@@ -262,7 +256,7 @@ def check_labels(config, labels, what, remedy):
 
 
 def load_teacher(name, auto, *, labels=(), need_head=True, fine_tune_command="distill_finetune.py", **head):
-    """Return the frozen teacher; its head must have been trained, unless need_head is false.
+    """Return the frozen teacher. Its head must have been trained, unless need_head is false.
 
     Arguments as in `load_model`. Raises ValueError if the head would be freshly initialised or has other labels.
     """
@@ -277,7 +271,7 @@ def load_teacher(name, auto, *, labels=(), need_head=True, fine_tune_command="di
         )
     ending, trained = type(model).__name__.partition("For")[2], (config.architectures or [""])[0]
     if need_head and auto is not AutoModelForMaskedLM and trained and not trained.endswith(ending):
-        raise ValueError(  # ModernBERT's heads for questions and for classes have the same names and shapes
+        raise ValueError(  # ModernBERT's heads for questions and for classes share names and shapes
             f"--teacher {name!r} is a {trained}, this task needs a {type(model).__name__}: make one "
             f"first: {fine_tune_command}"
         )
@@ -285,7 +279,7 @@ def load_teacher(name, auto, *, labels=(), need_head=True, fine_tune_command="di
 
 
 def check_tokenizer(tokenizer, config, what, auto):
-    """Raise ValueError unless the model has a row for every word and the tokenizer the special words that are needed.
+    """Raise ValueError unless the model has a row for every word and the tokenizer has the special words that it needs.
 
     config: the model's. what: its name in errors. auto: as in `load_model`.
     """
@@ -321,7 +315,7 @@ def check_vocabulary(student, teacher, student_name, teacher_name):
 
 
 def teachers_tokenizer(args, tokenizer):
-    """Return the teacher's tokenizer where `load_pair` allowed it to be another than the student's; else None."""
+    """Return the teacher's tokenizer if `load_pair` allowed it to differ from the student's; else None."""
     if not (args.teacher and args.student and args.student != args.teacher):
         return None
     own = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
@@ -329,7 +323,7 @@ def teachers_tokenizer(args, tokenizer):
 
 
 def _logits_alone(terms):
-    """Return whether no term reads hidden states or attention, which have a place for each token."""
+    """Return whether no term reads hidden states or attention, which are per token."""
     needed = [losses.needs_of(name) for name in terms]
     return bool(needed) and all(need.states is losses.nothing and need.qkv is losses.nothing for need in needed)
 
@@ -338,9 +332,7 @@ def _logits_alone(terms):
 
 
 def check_types(args, auto):
-    """Return the configurations of teacher and student, by name in errors; ValueError if what is asked for
-    cannot work.
-    """
+    """Return {name in errors: configuration} of teacher and student. Raises ValueError if they cannot work."""
     configs = {
         f"--{option} {name!r}": load_config(name, f"--{option}")
         for option, name in (("teacher", args.teacher), ("student", args.student))
@@ -362,20 +354,17 @@ def check_types(args, auto):
         students.check_size(source, auto)
     sizes = {config.vocab_size for config in configs.values()}
     if len(sizes) > 1 and auto is AutoModelForMaskedLM and "logits" in getattr(args, "terms", ()):
-        raise ValueError(
-            f"teacher and student give logits over {' and '.join(map(str, sizes))} words: resize one "
-            "embedding, or leave out logits (--terms ckd logits=0)"
-        )
+        words = " and ".join(map(str, sizes))
+        raise ValueError(f"teacher and student give logits over {words} words: resize one embedding, or pass logits=0")
     return configs
 
 
 def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", whole_texts=False, **head):
-    """Return (student, teacher or None, tokenizer) as the options say; the student is float32, in train mode later.
+    """Return (student, teacher or None, tokenizer) as the options say; the student is float32 and in eval mode.
 
     auto, labels, head: as in `load_model`. need_head, fine_tune_command: as in `load_teacher`. whole_texts: whether
-    logits are those of whole texts; a student may then have another tokenizer, which is returned, if they are all that
-    is compared.
-    Raises ValueError in one line for a model that cannot be had, other vocabularies or an untrained teacher.
+    logits are per text; then, if only logits are compared, the student may have another tokenizer, which is returned.
+    Raises ValueError in one line for a model that cannot be had, for other vocabularies or an untrained teacher.
     """
     configs = check_types(args, auto)
     tokenizer = theirs = load_tokenizer(args.teacher or args.student, "tokenizer of")
@@ -400,8 +389,8 @@ def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", wh
         student = students.build_student(source, auto, shape, args.student_init)
         if args.freeze_embeddings and not torch.equal(*(m.get_input_embeddings().weight for m in (student, source))):
             raise ValueError(
-                "--freeze_embeddings would leave random word embeddings as they are: a student of another "
-                "width, or with --student_init random, copies none; leave it out"
+                "--freeze_embeddings would freeze random word embeddings: a student of another width, or with "
+                "--student_init random, copies none; leave it out"
             )
     if args.freeze_embeddings:
         student.get_input_embeddings().requires_grad_(False)

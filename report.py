@@ -1,4 +1,4 @@
-"""Tables and plots of finished runs: `python report.py runs/cola --baseline kd`; reads their run.json."""
+"""Tables and plots of finished runs, from their run.json: `python report.py runs/cola --baseline kd`."""
 
 import argparse
 import html
@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import tabulate
 
-from options import Parser, named_folder, one_line
+from options import Parser, group, named_folder, one_line
 from reporting import exports, plots, significance, subnetworks, table_notes
 from reporting.records import (
     SIZES,
@@ -34,39 +34,37 @@ from reporting.records import (
 STAGES = {"finetune": "## Fine-tuning", "pretrain": "## Pre-training", "dynabert": "## DynaBERT"}
 NOTE = """Scores: mean over seeds ± sample standard deviation (number of seeds), fractions x 100. best: the checkpoint
 with the best headline score on the dev set or, with --held_out, on that part of the training set, whose score then
-stands beside it; last: the end of training. The headline score is the only metric of a task or, where it has more,
-their mean; differences, plots and the average over tasks are taken from it. Params: in millions, with / without
-embeddings. GFLOPs: 10^9 operations for one sequence. Speed-up: latency of the teacher / latency of the student, batch
-1 / batch 32. Time: training time of one run, mean over seeds; *: with the teacher's outputs read from a cache, which
-was filled before. GB: peak memory of one run, 10^9 bytes, mean over seeds, of the task that needs most; the GPU's
-allocations, on a CPU the process's resident set. Interval: Student t, confidence 95 %. Bold: the best mean of the
-students' headline scores, and all that cannot be told from it, as the interval of the paired difference over common
-seeds holds 0 or has no width; of one seed nothing is said."""
-WIDTH = 120  # columns of a terminal; wider tables are continued below
-tabulate.MIN_PADDING = 0  # by which it makes columns wider than their headers
+has its own column; last: the end of training. The headline score is the only metric of a task or the mean of several;
+differences, plots and the average over tasks use it. Params: in millions, with / without embeddings. GFLOPs: 10^9
+operations for one sequence. Speed-up: latency of the teacher / latency of the student, batch 1 / batch 32. Time:
+training time of one run, mean over seeds; *: with the teacher's outputs read from a cache that was filled before. GB:
+peak memory of one run, 10^9 bytes, mean over seeds, of the task that needs most; the GPU's allocations, on a CPU the
+process's resident set. Interval: Student t, confidence 95 %. Bold: the best mean of the students' headline scores, and
+all that do not differ significantly from it: the interval of the paired difference over common seeds holds 0 or has no
+width. Nothing is bold with one seed."""
+WIDTH = 120  # columns of a terminal; wider tables continue below
+tabulate.MIN_PADDING = 0  # otherwise it makes columns wider than their headers
 
 
 def escape(text):
-    """Return the text on one line that neither Markdown nor HTML takes for anything but text."""
+    """Return the text on one line, so that Markdown and HTML take it for plain text."""
     return re.sub(r"[\\`|*\[\]]", r"\\\g<0>", html.escape(one_line(text), quote=False))
 
 
 def wrapped(line):
-    """Return the line broken where a terminal ends."""
+    """Return the line broken to the width of a terminal."""
     return textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def summary(values, digits):
-    """'25.1 ± 0.8': mean and sample standard deviation; '-' where a value is not known."""
+    """Return '25.1 ± 0.8', mean and sample standard deviation; '-' if a value is unknown."""
     mean = values.mean(skipna=False)
     spread = "" if len(values) == 1 else f" ± {values.std():.{digits}f}"
     return "-" if math.isnan(mean) else f"{mean:.{digits}f}{spread}"
 
 
 def markdown(names, columns):
-    """Return a Markdown table of columns, Series of cells by method; those beyond WIDTH go on in another
-    one below it.
-    """
+    """Return a Markdown table of columns, Series of cells by method. Columns beyond WIDTH continue in a table below."""
     index = pd.Index(map(escape, names), name="method")
     room, blocks = 0, []
     for column in columns:
@@ -89,9 +87,9 @@ def grid_markdown(table):
 
 
 def by_seed(runs, part):
-    """Headline scores, higher is better: a row for each seed, a column for each student whose scores are all known.
+    """Return headline scores, higher is better: a row per seed, a column per student whose scores are all known.
 
-    Of the part "held-out" none where the students held unlike examples out.
+    The part "held-out" has none if the students held out different examples.
     """
     own = students(runs)
     if part == "held-out" and not table_notes.chosen_alike(own):
@@ -102,7 +100,7 @@ def by_seed(runs, part):
 
 
 def score_column(runs, part, chosen, title):
-    """'25.1 ± 0.8 (3)': the chosen Measures of the best or last entries, and the number of seeds; leaders are bold."""
+    """Return cells '25.1 ± 0.8 (3)' of the chosen Measures: mean, spread, number of seeds; leaders are bold."""
     bold, cells = significance.leaders(by_seed(runs, part)), {}
     for name, entries in runs.groupby("name", observed=True)[part]:
         text = " / ".join(summary(entries.map(measure.of), measure.digits) for measure in chosen)
@@ -111,8 +109,8 @@ def score_column(runs, part, chosen, title):
 
 
 def differences(runs, baseline):
-    """Markdown of best scores minus the baseline's, a column a task, and what can be told apart; [] if none has it."""
-    found, titles = {}, []
+    """Return Markdown of best scores minus the baseline's, a column per task, and which are significant; [] if none."""
+    found, titles = [], []
     for task, own in runs.groupby("task", observed=True):
         if baseline in set(own["name"]):
             main = headline(own)
@@ -120,67 +118,48 @@ def differences(runs, baseline):
             scores = scores.astype(float)[[name for name in scores if name in (*students(own)["name"], baseline)]]
             data = own.assign(data=same_examples(own, "train")).pivot(index="seed", columns="name", values="data")
             known = data.notna() & data[[baseline]].notna().to_numpy()
-            scores = scores.mask(known & data.ne(data[baseline], axis=0))  # learned from other examples: no pair
+            scores = scores.mask(known & data.ne(data[baseline], axis=0))  # runs with other examples make no pair
             rows = significance.paired(scores, baseline).drop(index=baseline)
             titles.append(f"{escape(task)} ({escape(main.title)})")
-            found[task] = rows.assign(title=titles[-1], digits=main.digits, name=rows.index.astype(str))
-    if not found or all(rows.empty for rows in found.values()):
+            named = rows.index.astype(str)
+            found.append(rows.assign(title=titles[-1], digits=main.digits, name=named, task=str(task)))
+    if all(rows.empty for rows in found):
         return []
-    table = pd.concat(found, names=["task"]).reset_index("task")
-    table = table.assign(sure=(significance.holm(table["p"].reset_index(drop=True)) < significance.LEVEL).to_numpy())
-    columns = [
-        pd.Series(
-            {
-                row.name: significance.cell(row, row.digits, row.sure)
-                for row in table[table["title"] == title].itertuples(index=False)
-            },
-            name=title,
-            dtype=object,
-        )
-        for title in titles
-    ]
+    table = pd.concat(found, ignore_index=True)
+    table["sure"] = significance.holm(table["p"]) < significance.LEVEL
+    table["cell"] = [significance.cell(row, row.digits, row.sure) for row in table.itertuples()]
+    columns = table.pivot(index="name", columns="title", values="cell").reindex(columns=titles)
     tested = table[table["p"].notna()]
-    names = {
-        f"{name} on {task}" if len(found) > 1 else name: sure
-        for name, task, sure in zip(tested["name"], tested["task"], tested["sure"], strict=True)
-    }
+    names = tested["name"] + (" on " + tested["task"] if len(found) > 1 else "")
+    sure = dict(zip(names, tested["sure"], strict=True))
     rows = [name for name in runs["name"].cat.categories if name in {*students(runs)["name"]} - {baseline}]
     return [
         f"### Difference to {escape(baseline)} in best score: mean [95 % interval] (pairs of one seed)",
-        markdown(rows, columns),
-        wrapped(escape(significance.sentence(names, baseline))),
+        markdown(rows, [columns[title] for title in titles]),
+        wrapped(escape(significance.sentence(sure, baseline))),
     ]
 
 
 def cost_columns(runs):
-    """Columns of size, arithmetic and speed-up and those of `time_columns`, for runs of one stage on one hardware."""
+    """Return the columns of size, operations, speed-up, time and memory, for runs of one stage on one hardware."""
     methods, columns = runs.groupby("name", observed=True), []
     for title, (places, size, form) in SIZES.items():
-        parts = []
-        for place in places:  # a range where it varies with the task (the heads differ)
-            ranges = (methods[place].agg(["min", "max"]) / size).itertuples()
-            parts.append(
-                {name: "-".join(dict.fromkeys(f"{value:{form}}" for value in values)) for name, *values in ranges}
-            )
-        columns.append(pd.Series({name: " / ".join(part[name] for part in parts) for name in parts[0]}, name=title))
-    ratios = methods[["1", "32"]].mean().dropna(how="all").itertuples()
-    columns.append(
-        pd.Series(
-            {
-                name: " / ".join("-" if math.isnan(value) else f"{value:.2f}x" for value in values)
-                for name, *values in ratios
-            },
-            name="speed-up",
-            dtype=object,
-        )
-    )
-    return columns + time_columns(runs)
+
+        def between(values, size=size, form=form):
+            """Return a number, or a range if it varies with the task, whose heads differ."""
+            return "-".join(dict.fromkeys(f"{end / size:{form}}" for end in (values.min(), values.max())))
+
+        cells = pd.concat([methods[place].agg(between) for place in places], axis=1)
+        columns.append(cells.agg(" / ".join, axis=1).rename(title))
+    ratios = methods[["1", "32"]].mean().dropna(how="all")
+    ratios = ratios.map(lambda value: "-" if math.isnan(value) else f"{value:.2f}x").astype(object)
+    return [*columns, (ratios["1"] + " / " + ratios["32"]).rename("speed-up"), *time_columns(runs)]
 
 
 def time_columns(runs):
-    """Columns of training time, one for each task, and of peak memory, for runs of one stage on one hardware."""
+    """Return a column of training time per task and one of peak memory, for runs of one stage on one hardware."""
     (unit, seconds), columns = time_unit(runs), []
-    tasks = runs.groupby(runs["task"].map(task_alone), observed=True)  # whatever they were scored on
+    tasks = runs.groupby(runs["task"].map(task_alone), observed=True)  # whatever set they were scored on
     for task, own in tasks:
         title = f"{escape(task)} ({unit})" if len(tasks) > 1 else f"train ({unit})"
         cached = set(own["name"][[bool(options.get("cache_teacher")) for options in own["options"]]])
@@ -194,7 +173,7 @@ def time_columns(runs):
 
 
 def costs(runs, title, columns):
-    """Return a heading, `title` and the hardware, and a table of `columns`, of this file, for each hardware in turn."""
+    """Return, for each hardware in turn, a heading and a table; columns: function from runs to its columns."""
     parts = [(machine, own, [*own["name"].unique().sort_values()]) for machine, own in runs.groupby("machine")]
     return [
         text
@@ -226,12 +205,8 @@ def stage_tables(runs, baseline):
             average = pd.concat(means[part], axis=1).mean(axis=1, skipna=False).dropna()
             tables = [by_seed(own, part) for _, own in tasks]
             bold = significance.leaders((sum(tables) / len(tables)).dropna(axis=1, how="all"))
-            scores[part].append(
-                pd.Series(
-                    {name: f"**{value:.1f}**" if name in bold else f"{value:.1f}" for name, value in average.items()},
-                    name="average",
-                )
-            )
+            cells = {name: f"**{value:.1f}**" if name in bold else f"{value:.1f}" for name, value in average.items()}
+            scores[part].append(pd.Series(cells, name="average"))
     if len(tasks) == runs["machine"].nunique() == 1:
         best, *others = (column.rename(part) for part, (column,) in scores.items())
         title = f"{scores['best'][0].name} best"
@@ -243,7 +218,7 @@ def stage_tables(runs, baseline):
 
 
 def bounds(runs):
-    """Lines of the scores that need no model, as of a document's first sentences, for the tasks that have some."""
+    """Return lines with the scores that need no model, such as those of a document's first sentences."""
     lines = []
     for task, own in runs.groupby("task", observed=True):
         measures, found = by_task(own), {}
@@ -257,7 +232,7 @@ def bounds(runs):
 
 
 def report_text(runs, left_out, baseline):
-    """Return the whole Markdown report: tables, what their numbers mean and were measured on, and what is missing."""
+    """Return the whole Markdown report: tables, notes on their numbers and hardware, and what is missing."""
     texts = [text for stage, own in runs.groupby("stage") for text in (STAGES[stage], *stage_tables(own, baseline))]
     versions = {f"{name} {version}" for run in runs["versions"] for name, version in run.items() if version}
     unknown = runs["code"].isna().sum()
@@ -278,7 +253,7 @@ def report_text(runs, left_out, baseline):
 
 
 def display_name(text):
-    """Return (name, display name) of NAME=TEXT on the command line."""
+    """Return (name, displayed name) of NAME=TEXT on the command line."""
     name, sign, shown = text.partition("=")
     if not (name and sign and shown.strip() and shown.isprintable()):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=TEXT, such as ckd=CKD")
@@ -286,60 +261,53 @@ def display_name(text):
 
 
 def build_parser():
-    """Returns the command line's parser."""
+    """Return the command line's parser."""
     parser = Parser(prog="report.py", description=__doc__)
-    paths = parser.add_argument_group("paths")
-    paths.add_argument(
-        "runs",
-        nargs="+",
-        type=named_folder,
-        metavar="RUNS",
-        help="folders, searched for run.json at any depth, and runs.csv of --tables runs",
-    )
-    paths.add_argument(
-        "--output_dir",
-        type=named_folder,
-        metavar="DIR",
-        help="folder of report.md and plots; without it no report.md, and plots into the first RUNS",
-    )
-    table = parser.add_argument_group("tables")
-    table.add_argument(
-        "--methods",
-        type=lambda text: text.split(","),
-        metavar="A,B",
-        help="names of the methods to report, separated by commas; by default all",
-    )
-    table.add_argument(
+    add = group(parser, "paths")
+    runs = "folders, searched for run.json at any depth, and files runs.csv of --tables runs"
+    add("runs", runs, nargs="+", type=named_folder, metavar="RUNS")
+    where = "folder of report.md and plots; without it no report.md, and plots into the first RUNS"
+    add("--output_dir", where, type=named_folder, metavar="DIR")
+    forms = ("png", "pdf", "svg")
+    add("--formats", "of the plots: png, pdf, svg", nargs="+", choices=forms, default=["png"], metavar="FORM")
+    add = group(parser, "tables")
+    methods = "names of the methods to report, separated by commas; by default all"
+    add("--methods", methods, type=lambda text: text.split(","), metavar="A,B")
+    add(
         "--tables",
+        "also write, beside the plots, report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
+        "(runs: a line for each run, which can be given as RUNS)",
         nargs="+",
         choices=("latex", "csv", "runs"),
         default=[],
         metavar="FORM",
-        help="also write report.tex (latex), report.csv (csv: the numbers of the tables) or runs.csv "
-        "(runs: a line for each run, which can be given as RUNS) beside the plots",
     )
-    paths.add_argument(
-        "--formats",
-        nargs="+",
-        choices=("png", "pdf", "svg"),
-        default=["png"],
-        metavar="FORM",
-        help="of the plots: png, pdf, svg",
-    )
-    table.add_argument("--baseline", metavar="NAME", help="method from which paired differences over seeds are taken")
-    table.add_argument(
-        "--names",
-        nargs="+",
-        type=display_name,
-        default=[],
-        metavar="NAME=TEXT",
-        help='what tables and plots call methods, such as kd=KD ckd="CKD (ours)"',
-    )
+    add("--baseline", "method to take paired differences over seeds from", metavar="NAME")
+    names = 'what tables and plots call methods, such as kd=KD ckd="CKD (ours)"'
+    add("--names", names, nargs="+", type=display_name, default=[], metavar="NAME=TEXT")
     return parser
 
 
+def write_files(args, runs, text, folder):
+    """Write the report, the tables that were asked for and the plots into the folder; return the plots' paths."""
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as temporary:  # all is written, then renamed
+        temporary = Path(temporary)
+        texts = {"report.md": text + "\n"} if args.output_dir else {}
+        texts |= {"report.tex": exports.latex(text)} if "latex" in args.tables else {}
+        for name, content in texts.items():
+            (temporary / name).write_text(content, encoding="utf-8", errors="backslashreplace")
+        if "csv" in args.tables:
+            exports.numbers(runs).to_csv(temporary / "report.csv", index=False)
+        if "runs" in args.tables:
+            exports.compact(runs).to_csv(temporary / "runs.csv", index=False)
+        paths = plots.write_plots(runs, temporary, args.formats)
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, folder / path.name)
+    return [folder / path.name for path in paths]
+
+
 def main(argv=None):
-    """Prints the tables and writes them and the plots; returns the exit status."""
+    """Print the tables and write them and the plots; return the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
     folder = where = args.output_dir or (args.runs[0].parent if args.runs[0].is_file() else args.runs[0])
@@ -357,21 +325,9 @@ def main(argv=None):
         print(text, flush=True)
         where = folder
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as temporary:  # all is written, then renamed
-            if args.output_dir:
-                Path(temporary, "report.md").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-            if "latex" in args.tables:
-                tables = exports.latex(text)
-                Path(temporary, "report.tex").write_text(tables, encoding="utf-8", errors="backslashreplace")
-            if "csv" in args.tables:
-                exports.numbers(runs).to_csv(Path(temporary, "report.csv"), index=False)
-            if "runs" in args.tables:
-                exports.compact(runs).to_csv(Path(temporary, "runs.csv"), index=False)
-            paths = plots.write_plots(runs, Path(temporary), args.formats)
-            for path in sorted(Path(temporary).iterdir()):
-                os.replace(path, folder / path.name)
+        paths = write_files(args, runs, text, folder)
         where = "standard output"
-        print("\nPlots: " + ", ".join(str(folder / path.name) for path in paths), flush=True)
+        print("\nPlots: " + ", ".join(map(str, paths)), flush=True)
     except ReportError as error:
         parser.error(str(error))
     except OSError as error:

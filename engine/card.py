@@ -1,4 +1,4 @@
-"""The model card of a saved model: metadata as the Hugging Face hub reads them, and a few lines of text."""
+"""The model card of a saved model: metadata for the Hugging Face hub, and a few lines of text."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from reporting.exports import without_folders
 from reporting.records import recipe_text
 from training import shown
 
-# The hub's names, by the class that a model is opened with and by our name of a metric.
+# The hub's names: by the class that opens a model, and by our name of a metric.
 PIPELINES = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
@@ -18,7 +18,7 @@ PIPELINES = {
 }
 METRIC_TYPES = {"pearson": "pearsonr", "spearman": "spearmanr"}
 
-# How a saved model is used, by its pipeline or, of a text's class, by the problem.
+# How a saved model is used: by its pipeline or, for classes of texts, by the problem.
 USES = {
     "text-classification": """from transformers import pipeline
 
@@ -55,7 +55,7 @@ print(model.similarity(*model.encode(["Ann lives in Paris.", "Paris is where Ann
 
 
 def usage(auto, problem=None, pair=False):
-    """Return the lines of a card that show how to use a model of this class; problem: its configuration's, if any."""
+    """Return the card's lines on how to use a model of this class; problem: its configuration's problem_type."""
     text = '{"text": "Ann lives in Paris.", "text_pair": "Ann lives in France."}' if pair else '"Ann lives in Paris."'
     code = USES[problem if problem in USES else PIPELINES[auto.__name__]].format(text=text)
     return f"""
@@ -69,29 +69,29 @@ folder = "."  # this one, or the model's name on the hub
 
 
 def base_metadata(source):
-    """base_model, language and license of the model that a run begins with, as far as its card says: {name: value}.
+    """Return base_model, language and license of the model that a run begins with, as far as its card has them.
 
-    source: a folder or a hub id. A folder is named as nobody's base model but passes on what its own card says.
+    source: a folder or a hub id. A folder is not named as the base model, but passes on what its own card says.
     """
     local = Path(source).exists()
     try:
         data = ModelCard.load(Path(source) / "README.md" if local else source, ignore_metadata_errors=True).data
         found = {name: data.get(name) for name in ("base_model", "language", "license")}
-    except Exception:  # no card, a broken one, no network: whatever it is, a run does not end for want of metadata
+    except Exception:  # no card, a broken one, no network: a run must not end because metadata are missing
         found = {}
     if not local:
         found["base_model"] = source
     if "multilingual" in (found.get("language") or str(found.get("base_model"))):
-        found["language"] = "multilingual"  # where the card lists a hundred languages, too
+        found["language"] = "multilingual"  # also if the card lists a hundred languages
     return {name: value for name, value in found.items() if value}
 
 
 def model_card(args, entry, auto, about, dataset, base, suffixes=("",)):
-    """Text of the README.md that goes with a saved model.
+    """Return the README.md of a saved model.
 
-    entry: step and metrics of the evaluation in run.json. auto: the class that opens the model. about: what the model
-    is, a sentence. dataset: what it was evaluated on, as EvalResult's dataset_type, dataset_name, ... base: what
-    `base_metadata` found. suffixes: of metrics that name one of several dev sets, which the split then does.
+    entry: step and metrics of the evaluation in run.json. auto: the class that opens the model. about: a sentence on
+    what the model is. dataset: what it was evaluated on, as EvalResult's dataset_type, dataset_name, ... base: from
+    `base_metadata`. suffixes: of metrics that name one of several dev sets; the card moves them to the split's name.
     """
     task, results = PIPELINES[auto.__name__], []
     for name, value in entry["metrics"].items():
@@ -99,15 +99,8 @@ def model_card(args, entry, auto, about, dataset, base, suffixes=("",)):
             continue
         suffix = next((suffix for suffix in suffixes if suffix and name.endswith(suffix)), "")
         kind, split = name.removesuffix(suffix), dataset["dataset_split"] + suffix
-        results.append(
-            EvalResult(
-                task_type=task,
-                metric_type=METRIC_TYPES.get(kind, kind),
-                metric_name=name,
-                metric_value=value,
-                **dataset | {"dataset_split": split},
-            )
-        )
+        metric = {"metric_type": METRIC_TYPES.get(kind, kind), "metric_name": name, "metric_value": value}
+        results.append(EvalResult(task_type=task, **metric, **dataset | {"dataset_split": split}))
     distilled = ["knowledge-distillation"] if args.teacher else []
     data = ModelCardData(
         library_name="transformers",

@@ -1,4 +1,4 @@
-"""Checkpoints, and folders that are made whole or not at all: sealed with checksums, renamed, locked meanwhile."""
+"""Checkpoints, and other folders made whole or not at all: sealed with checksums, renamed, locked meanwhile."""
 
 import contextlib
 import hashlib
@@ -29,9 +29,9 @@ def _sync_folder(path):
 
 
 def save_checkpoint(accelerator, folder, state, keep):
-    """Write model, optimiser, random states and `state`, whole or not at all, and drop all but the newest `keep`.
+    """Write model, optimiser, random states and `state` as a whole checkpoint, and keep only the newest `keep`.
 
-    Raises TrainingError if the folder is full, read-only or gone; the checkpoints before are intact.
+    Raises TrainingError if the folder is full, read-only or gone; earlier checkpoints stay intact.
     """
     final = folder / "checkpoints" / f"step-{state['step']:08d}"
     temporary = final.with_name(f".tmp-{final.name}")
@@ -44,20 +44,15 @@ def save_checkpoint(accelerator, folder, state, keep):
         accelerator.save_state(str(temporary), safe_serialization=True)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _seal(temporary, final, state)
+            run_folder.write_json(temporary / "state.json", state | {"rng": rng_digest()})
+            seal(temporary, final)
             for old in sorted(final.parent.glob("step-*"))[:-keep]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
 
 
-def _seal(temporary, final, state):
-    """Add `state` and the checksums, flush everything to the disk, and give the folder its name."""
-    run_folder.write_json(temporary / "state.json", state | {"rng": rng_digest()})
-    seal(temporary, final)
-
-
 def seal(temporary, final):
-    """Write the checksums of a folder's files, flush everything to the disk, and give the folder its name."""
+    """Write the checksums of a folder's files, flush everything to the disk, and give the folder its final name."""
     files = sorted(p for p in temporary.iterdir() if p.is_file() and p.name != ".lock")
     for path in files:
         with path.open("rb") as f:
@@ -70,7 +65,7 @@ def seal(temporary, final):
 
 
 def damage(folder, needed):
-    """Return what is wrong with a sealed folder that must hold the file `needed`: a few words, empty if nothing."""
+    """Return in a few words what is wrong with a sealed folder that must hold the file `needed`; "" if nothing is."""
     try:
         sums = json.loads((folder / "checksums.json").read_text())
         bad = [name for name, digest in sums.items() if _digest(folder / name) != digest]
@@ -80,7 +75,7 @@ def damage(folder, needed):
 
 
 def newest_checkpoint(folder):
-    """Return the newest checkpoint whose files match their checksums, or None; damaged ones are named on stderr."""
+    """Return the newest checkpoint whose files match their checksums, or None; report damaged ones on stderr."""
     for path in sorted((Path(folder) / "checkpoints").glob("step-*"), reverse=True):
         reason = damage(path, "state.json")
         if not reason and not (path / run_folder.OPTIMIZER).is_file():
@@ -92,7 +87,7 @@ def newest_checkpoint(folder):
 
 
 def newest_everywhere(accelerator, folder):
-    """`newest_checkpoint` in the main process, its answer in all of them: a path, "" where there is none."""
+    """Return `newest_checkpoint` of the main process in all processes, as text, "" for None."""
     paths = [str(newest_checkpoint(folder) or "") if accelerator.is_main_process else ""]
     if accelerator.num_processes > 1:
         broadcast_object_list(paths)
@@ -100,40 +95,36 @@ def newest_everywhere(accelerator, folder):
 
 
 def load_checkpoint(accelerator, folder):
-    """Restore the newest complete checkpoint in all processes; its `state`, or None where there is none."""
+    """Restore the newest complete checkpoint in all processes; return its `state`, or None if there is none."""
     path = newest_everywhere(accelerator, folder)
     if not path:
         return None
-    # Accelerate reads these with safetensors and torch.load(weights_only=True): nothing in them is executed.
+    # Accelerate reads them with safetensors and torch.load(weights_only=True), so nothing in them is executed.
     try:
         accelerator.load_state(path)
     except pickle.UnpicklingError as error:
         raise run_folder.TrainingError(
-            f"{path} holds more than weights and numbers, and was not loaded: delete it, or pass "
-            "--overwrite to start anew"
+            f"{path} holds more than weights and numbers: delete it, or pass --overwrite to start anew"
         ) from error
     except (RuntimeError, KeyError, ValueError) as error:
         raise run_folder.TrainingError(
-            f"{path} does not fit this student ({' '.join(str(error).split())[:200]}): was the "
-            "model replaced? Put it back, or pass --overwrite to start anew"
+            f"{path} does not fit this student ({' '.join(str(error).split())[:200]}): was the model replaced? Put it "
+            "back, or pass --overwrite to start anew"
         ) from error
     state = json.loads((Path(path) / "state.json").read_text())
     if accelerator.is_main_process and state["rng"] != rng_digest():  # Accelerate only logs a failure to restore it
-        raise run_folder.TrainingError(
-            f"{path}: the random state could not be restored: pass --overwrite to start anew"
-        )
+        raise run_folder.TrainingError(f"{path}: the random state was not restored: pass --overwrite to start anew")
     return state
 
 
 def rng_digest():
-    """SHA-256 of the states of torch's generators, on the CPU and on CUDA."""
+    """Return the SHA-256 of the states of torch's generators, on the CPU and on CUDA."""
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
     return hashlib.sha256(b"".join(state.numpy().tobytes() for state in states)).hexdigest()
 
 
 def _take(path, wait):
-    """The lock of a folder in the making, held within `with`; None if another holds it (unless told to wait) or it is
-    gone."""
+    """Return the held lock of a folder in the making; None if another process holds it, unless wait, or it is gone."""
     try:
         return FileLock(path / ".lock").acquire(blocking=wait)
     except (Timeout, FileNotFoundError, NotADirectoryError):
@@ -142,10 +133,10 @@ def _take(path, wait):
 
 @contextlib.contextmanager
 def building(final, talk=True):
-    """Yield an empty temporary folder in which to make the folder `final`, or None where `final` is there already.
+    """Yield an empty temporary folder in which to make the folder `final`, or None if `final` exists.
 
-    Another process that is making it is waited for, with a printed line if talk; what dead ones left is removed. It is
-    for the caller to `seal` the temporary folder; whatever is left of it at the end is removed.
+    Waits for another process that is making it, with a printed line if talk, and removes what dead ones left. The
+    caller must `seal` the temporary folder; otherwise it is removed at the end.
     """
     temporary = final.with_name(f".tmp-{final.name}")
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -176,20 +167,17 @@ def building(final, talk=True):
 
 
 def check_new(folder):
-    """Raise ValueError unless --output_dir names a folder that can be made: it is not there, or empty and not where one
-    is."""
+    """Raise ValueError unless --output_dir names a folder that can be made: a missing one, or an empty one."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(".")):
         raise ValueError(f"--output_dir {folder} is there already: choose a new folder")
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(
-            f"--output_dir {folder} cannot be made, {there} is no folder that one may write to: choose another place"
-        )
+        raise ValueError(f"--output_dir {folder} cannot be made, {there} is not writable: choose another place")
 
 
 @contextlib.contextmanager
 def new_folder(folder):
-    """Yield an empty temporary folder that gets the name of the folder at the end; of one that failed nothing is left.
+    """Yield an empty temporary folder that gets this folder's name at the end; a failure leaves nothing.
 
     Raises ValueError as `check_new`.
     """
@@ -206,13 +194,13 @@ def new_folder(folder):
 
 
 def kept_windows(examples, folder, cut, features=None):
-    """Return what cut(rows, indices) makes of a Dataset, batch by batch, out of `folder`, made first where missing.
+    """Return what cut(rows, indices) makes of a Dataset, batch by batch, stored in `folder`, made first if missing.
 
-    folder: a Path whose name says all that the windows depend on. cut: gives columns, of any number of rows.
-    features: their types, where they are not to be guessed. What is on disk is verified by its checksums, which costs
-    one reading of it. Raises ValueError if it is damaged, OSError if it cannot be written.
+    folder: a Path whose name covers all that the windows depend on. cut: returns columns of any number of rows.
+    features: their types, if they cannot be guessed. Stored windows are verified by their checksums, which reads them
+    once. Raises ValueError if they are damaged, OSError if they cannot be written.
     """
-    file, first = "windows.arrow", os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine: it talks and verifies
+    file, first = "windows.arrow", os.environ.get("LOCAL_RANK", "0") == "0"  # one process per machine talks and checks
     with building(folder, talk=first) as temporary:
         if temporary:
             try:
@@ -228,10 +216,8 @@ def kept_windows(examples, folder, cut, features=None):
                 )
                 seal(temporary, folder)
             except OSError as error:
-                raise OSError(
-                    f"{folder} cannot be written ({error.strerror or error}): make room, then run the same "
-                    "command again"
-                ) from error
+                reason = f"{folder} cannot be written ({error.strerror or error})"
+                raise OSError(f"{reason}: make room, then run the same command again") from error
     if first and not temporary and (reason := damage(folder, file)):
         raise ValueError(f"{folder} is damaged ({reason}): delete this folder, then run the same command again")
     return Dataset.from_file(str(folder / file))

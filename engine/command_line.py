@@ -1,4 +1,4 @@
-"""How the training scripts run: quietly, a mistake in one line, exit statuses. Their options: options.py."""
+"""How the training scripts run: quiet libraries, mistakes in one line, exit statuses. Their options: options.py."""
 
 import datetime
 import logging
@@ -19,49 +19,47 @@ from options import one_line
 
 
 def quiet():
-    """Leave the screen to the run: no library's progress bars, load reports or retry messages."""
+    """Leave the screen to the run: switch off the libraries' progress bars, load reports and retry messages."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity(logging.CRITICAL)
-    logging.getLogger("datasets.utils.file_utils").setLevel(logging.WARNING)  # a stream waits for its host, for minutes
+    logging.getLogger("datasets.utils.file_utils").setLevel(logging.WARNING)  # a stream may wait minutes for its host
     if not shows_bars():
         datasets.disable_progress_bars()  # of tokenising
     disable_hub_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    logging.getLogger("accelerate").setLevel(logging.ERROR)  # tied weights are saved once; it warns of that each time
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns each time that tied weights are saved once
 
 
 def shows_bars():
-    """Return whether this process shows progress bars: the main one of a run, at a terminal, unless
-    TQDM_DISABLE is 1.
-    """
+    """Return whether this process shows progress bars: the main one, at a terminal, unless TQDM_DISABLE is 1."""
     wanted = os.environ.get("RANK", "0") == "0" and os.environ.get("TQDM_DISABLE", "0") in ("", "0")
     return wanted and sys.stderr.isatty()
 
 
 def bar(items=None, **options):
-    """Return a progress bar of tqdm, around items or of a total; silent where none is shown."""
+    """Return a tqdm progress bar around items or of a total; silent if no bars are shown."""
     return tqdm(items, disable=not shows_bars(), **options)
 
 
 def say_progress(step, total, left_s, points):
-    """Print losses and rates at a step, a line each, where there is no bar; points: {tag of TensorBoard: number}."""
+    """Print the losses and rates of a step, for runs without a bar; points: {TensorBoard tag: number}."""
     left = datetime.timedelta(seconds=round(left_s))
     losses = ", ".join(f"{tag[5:]} {value:.4g}" for tag, value in points.items() if tag.startswith("loss/"))
     rates = ", ".join(f"{tag} {value:.4g}" for tag, value in points.items() if tag.startswith(("perf/", "optim/")))
     print(f"training: step {step} of {total}, {left} left: loss {losses}\ntraining: {rates}", flush=True)
 
 
-def say(text):
-    """Print a text in the main process of a run, if there is any."""
+def say(text, file=None):
+    """Print a text, if there is one, in the main process only; file: as in print."""
     if text and os.environ.get("RANK", "0") == "0":
-        print(text)
+        print(text, file=file)
 
 
 def run_script(main):
-    """Call main; a user's mistake ends in one line on stderr and exit status 2, a failed run in one and status 1.
+    """Call main and exit: after a user's mistake with one line on stderr and status 2, after a failed run status 1.
 
-    Ctrl-C ends in one line and status 130; within `training.train`, which saves first, that line is its own.
+    Ctrl-C ends in one line and status 130; within `training.train`, which saves first, in a line of its own.
     """
     status, message = 0, ""
     try:
@@ -72,7 +70,7 @@ def run_script(main):
         if os.environ.get("CKD_TRACEBACK"):
             raise
         status, message = 2 if isinstance(error, ValueError) else 1, str(error)
-        if "DataLoader worker process" in message:  # torch put a traceback before it
+        if "DataLoader worker process" in message:  # torch puts a traceback before the message
             message = re.split(rf"\n[\w.]*{type(error).__name__}: ", message)[-1]
     except KeyboardInterrupt:
         status, message = 130, "stopped by Ctrl-C outside the training steps: the same command goes on"
@@ -99,10 +97,11 @@ def run_script(main):
 
 
 def lost_processes(error, patience_s=10):
-    """Return the processes of this run that no longer answer, in words, if the error says that some do not; else "".
+    """Return in words which processes no longer answer, if the error says that some do not; else "".
 
-    Those that still live all meet such an error about now: each says so in the launcher's store, and who does not say
-    so within patience_s is lost. Between GPUs it is NCCL that waits: its watchdog ends the process, with its own words.
+    Those that live all meet such an error at about the same time. Each reports in the launcher's store, and whoever has
+    not reported within patience_s is lost. Between GPUs NCCL waits instead, and its watchdog ends the process with its
+    own message.
     """
     signs = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out")
     count = int(os.environ.get("WORLD_SIZE", "1"))

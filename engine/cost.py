@@ -12,19 +12,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model):
-    """Return (all parameters, parameters without the embedding block), tied ones counted once; no learned
-    projections.
-    """
+    """Return (all parameters, those outside the embedding block); tied ones count once, learned projections do not."""
     embeddings = sum(p.numel() for p in model.base_model.embeddings.parameters())
     total = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("projections."))
     return total, total - embeddings
 
 
 def count_flops(model, seq_len):
-    """Floating-point operations (a multiply-add is two) of one forward pass over one sequence of seq_len tokens.
+    """Return the floating-point operations (a multiply-add is two) of a forward pass over one sequence.
 
-    Counted by torch.utils.flop_counter on a copy without storage, with attention written out, because fused kernels
-    are not counted on every device.
+    torch.utils.flop_counter counts them on a copy without storage. Attention is written out there, because fused
+    kernels are not counted on every device.
     """
     with torch.device("meta"):
         twin = type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager").eval()
@@ -36,7 +34,7 @@ def count_flops(model, seq_len):
 
 
 def describe(model, seq_len):
-    """Shape and size of a model as they stand in run.json."""
+    """Return shape and size of a model for run.json."""
     config, (total, without) = model.config, count_parameters(model)
     return {
         "type": config.model_type,
@@ -53,7 +51,7 @@ def describe(model, seq_len):
 
 
 def latency_record(student, teacher, seq_length):
-    """Measure the latency of the student, and of the teacher and the speed-up where there is one, for run.json."""
+    """Measure the latency of the student and, with a teacher, the teacher's and the speed-up, for run.json."""
     found = measure_latency({"student": student} | ({"teacher": teacher} if teacher else {}), seq_length)
     record = {"seq_length": seq_length, "student_ms": found["student"]}
     if teacher:
@@ -64,10 +62,10 @@ def latency_record(student, teacher, seq_length):
 
 @contextlib.contextmanager
 def cast_once(models):
-    """Within it, autocast keeps the casts of all weights of these models, an iterable, from one forward to the next.
+    """Let autocast keep the casts of all weights of these models from one forward pass to the next.
 
-    It keeps those of weights that require a gradient alone: a frozen teacher would cast all of its own in every pass,
-    which the student beside it does not, and nobody does who deploys either.
+    Autocast keeps only those of weights that require a gradient, so a frozen teacher would cast its weights in every
+    pass and the student beside it would not. Neither does so when deployed.
     """
     frozen = [p for model in models for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     for parameter in frozen:
@@ -81,13 +79,13 @@ def cast_once(models):
 
 @torch.no_grad()
 def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=1, seconds=1.0):
-    """Median milliseconds of a forward pass of each model, taken in turns so that noise meets all alike.
+    """Return the median milliseconds of a forward pass of each model.
 
-    Under autocast without the casts of weights, which the pass that warms up makes (where one autocast holds the call).
-    At least `repeats` passes of each, and up to 100 while they have taken fewer than `seconds` for a batch size: two
-    seconds in all, but for models of which a pass alone takes longer.
+    The models take turns, so that noise affects all alike. The first pass warms up: under one autocast it makes the
+    casts of the weights. Then each model makes `repeats` passes, and up to 100 while a batch size has taken less than
+    `seconds`: two seconds in all, except for slow models.
 
-    models: name -> model, all on one device, put into eval mode. Returns name -> {batch size: milliseconds}.
+    models: {name: model}, all on one device; they are put into eval mode. Returns {name: {batch size: milliseconds}}.
     """
     result = {name: {} for name in models}
     with cast_once(models.values()):
@@ -115,7 +113,7 @@ def measure_latency(models, seq_len, batch_sizes=(1, 32), repeats=1, seconds=1.0
 
 
 def machine_memory():
-    """Bytes of memory that this machine has, or that its container may take."""
+    """Return the bytes of memory that this machine has, or that its container may use."""
     limit = Path("/sys/fs/cgroup/memory.max")
     limit = limit.read_text().strip() if limit.is_file() else "max"
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""What a run ran on, for its record: hardware, versions, commit, memory."""
+"""What a run ran on, for run.json: hardware, versions, commit, memory."""
 
 import contextlib
 import importlib.metadata
@@ -25,7 +25,7 @@ def cpu_name():
 
 
 def hardware(accelerator):
-    """Hardware of the run as it stands in run.json."""
+    """Return the hardware of the run for run.json."""
     cuda = accelerator.device.type == "cuda"
     return {
         "device": accelerator.device.type,
@@ -39,17 +39,17 @@ def hardware(accelerator):
 
 
 def versions():
-    """Versions of Python and of the libraries that decide a result."""
+    """Return the versions of Python and of the libraries that affect a result."""
     modules = (torch, transformers, accelerate, datasets)
     found = {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules}
-    for name in ("scikit-learn", "scipy", "seqeval", "rouge-score"):  # of which a run need not have each
+    for name in ("scikit-learn", "scipy", "seqeval", "rouge-score"):  # not every run needs all
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
 
 
 def git_state():
-    """Commit and dirty flag of the repository the scripts stand in; None outside git."""
+    """Return commit and dirty flag of the repository that holds the scripts; None for both outside git."""
     here = Path(__file__).resolve().parents[1]
 
     def git(*words):
@@ -62,7 +62,7 @@ def git_state():
 
 
 def max_mem_gb(accelerator):
-    """Peak memory in 10^9 bytes: the GPU's allocations, or the process's resident set on a CPU."""
+    """Return the peak memory in 10^9 bytes: the GPU's allocations, or the process's resident set on a CPU."""
     if accelerator.device.type == "cuda":
         return torch.cuda.max_memory_allocated(accelerator.device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""What a run writes to TensorBoard, and of it to other trackers: means of the terms, scores, figures, its options."""
+"""What a run writes to TensorBoard and other trackers: means of the terms, scores, figures, options."""
 
 import itertools
 import json
@@ -20,14 +20,14 @@ from engine.environment import max_mem_gb
 from engine.run_folder import Diverged, writing
 from options import FREE_OPTIONS, TRACKERS
 
-# Steps that a scaler may have to skip before anything is wrong: it begins with 2^16 and halves it at each of them.
+# Steps that a scaler may skip before anything is wrong: it begins with 2^16 and halves that at each skipped step.
 SCALER_START = 16
 
 
 def hyperparameters(options, weights):
-    """{name: number or word} for the HParams page: the options that may change a result, weights as terms/<name>.
+    """Return {name: number or word} for the HParams page: options that may change a result, weights as terms/<name>.
 
-    weights: of all terms, 0 for those not computed: the page takes a missing value for one that does not differ.
+    weights: of all terms, 0 for those not computed; the page would take a missing value for an equal one.
     """
     shown = {k: str(v) if isinstance(v, bool) else v for k, v in options.items() if k not in FREE_OPTIONS}
     if options.get("stages"):
@@ -37,9 +37,9 @@ def hyperparameters(options, weights):
 
 
 class Events:
-    """TensorBoard's event file, each record written when it is added.
+    """TensorBoard's event file; each record is written when it is added.
 
-    The libraries' own writers do that in a thread, where nobody meets the error of a full disk in time.
+    The libraries' own writers write in a thread, where the error of a full disk is noticed too late.
     """
 
     def __init__(self, folder, step):
@@ -48,7 +48,7 @@ class Events:
         self.file = (folder / name).open("wb")
         self.records = RecordWriter(self.file)
         self._write(Event(file_version="brain.Event:2"))
-        # The run goes on from there: points that an earlier part of it wrote later are void.
+        # The run goes on from this step: later points that an earlier part of it wrote are void.
         self._write(Event(step=step + 1 if step else 0, session_log=SessionLog(status=SessionLog.START)))
 
     def _write(self, event):
@@ -72,31 +72,31 @@ class Log:
         self.events = None
         if accelerator.is_main_process:
             with writing(self.folder):
-                # Not in a folder of their own, which TensorBoard would make part of the run's name; an earlier version
-                # of this code did that, and a run that it began goes on there.
+                # TensorBoard would make a folder of their own part of the run's name. Runs of an earlier version have
+                # such a folder and go on there.
                 older = self.folder / "tb"
                 self.events = Events(older if older.is_dir() else self.folder, step)
 
     def begin(self, options):
-        """Say what run this is: a row of the HParams page, and a run of the project ckd in each other tracker."""
-        # Without the record of a whole experiment: of those of several runs the page would take one, and hide what
-        # only others have. Having none, it looks for all options itself and for those that differ.
+        """Add the run to the HParams page, and to the project ckd of every other tracker."""
+        # We write no record of the whole experiment: the page would take one run's and hide what only others have.
+        # Without one it collects all options itself and finds those that differ.
         _, begun, _ = summary.hparams(hyperparameters(options, self.recipe.weights), {})
         self.put(0, [begun])
         names = {name: {TRACKERS[name]: str(self.folder)} for name in self.args.log_with if TRACKERS[name]}
         self.accelerator.init_trackers("ckd", hyperparameters(options, self.recipe.weights), names)
 
     def end(self, step):
-        """Say that the run is complete."""
+        """Mark the run as complete."""
         _, _, ended = summary.hparams({}, {})
         self.put(step, [ended])
-        for tracker in self.accelerator.trackers:  # not end_training, which ends the process group, too
+        for tracker in self.accelerator.trackers:  # end_training would end the process group too
             tracker.finish()
 
     def add(self, step, indices, values, weights=None):
-        """Keep the values of one step; nothing is read from the device unless other terms than before were computed.
+        """Keep the values of one step. It reads from the device only if the step computed other terms than the last.
 
-        weights: those of this step where they change.
+        weights: those of this step, if they change over time.
         """
         if self.names != [*values]:
             self.read()
@@ -109,13 +109,13 @@ class Log:
         self.tokens += sum(self.recipe.lengths[i] for i in indices)
 
     def read(self):
-        """Read what is pending from the device. Raises Diverged at the first non-finite value."""
+        """Read the pending values from the device. Raises Diverged at the first one that is not finite."""
         if not self.pending:
             return
         # The one host read of the loop: it waits for the device.
         stacked = self.accelerator.reduce(torch.stack(self.pending), "mean").cpu()
         scaled = self.accelerator.mixed_precision == "fp16"  # there the scaler skips steps with infinite gradients
-        for finite in stacked[:, -1].isfinite().tolist() if scaled else ():  # of which the fused optimiser says nothing
+        for finite in stacked[:, -1].isfinite().tolist() if scaled else ():  # the fused optimiser does not report it
             self.skipped, self.in_a_row = self.skipped + (not finite), 0 if finite else self.in_a_row + 1
         checked = stacked[:, :-1] if scaled else stacked
         for row, (step, indices) in zip(checked, self.where, strict=True):
@@ -132,9 +132,10 @@ class Log:
         self.pending, self.where, self.weights = [], [], []
 
     def write(self, step, lr):
-        """Write a point: means over the last --logging_steps steps, however many came since; returns {tag: number}.
+        """Write a point: means over the last --logging_steps steps; return {tag: number}.
 
-        Of a term those of the steps in which it was computed; times its weight, of all steps, so that they add up.
+        loss/<term> is the mean over the steps that computed the term, loss_weighted/<term> that over all steps, so that
+        these add up to the total.
         """
         self.read()
         self.rows = self.rows[-self.args.logging_steps :]
@@ -167,9 +168,9 @@ class Log:
         return points
 
     def check_skipped(self, step, at_end):
-        """Raise Diverged if fp16 skipped all steps since the last check, more than a scaler begins with, or of the run.
+        """Raise Diverged if fp16 skipped all steps of the run or, since the last check, more than at a scaler's start.
 
-        To be called after `write`, which reads them.
+        Call it after `write`, which reads them.
         """
         since, self.steps = self.steps, 0
         if self.in_a_row >= max(since, SCALER_START + 1) or (at_end and self.skipped == step):
@@ -189,11 +190,11 @@ class Log:
         """Write {tag: matplotlib figure} as pictures."""
         if not figures:
             return
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: 0.3 s, and fine-tuning draws nothing
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes 0.3 s, and fine-tuning draws nothing
 
         for tag, figure in figures.items():
             canvas = FigureCanvasAgg(figure)
-            with warnings.catch_warnings():  # the font has no letters of many languages: a box stands for each
+            with warnings.catch_warnings():  # the font lacks the letters of many languages and draws boxes
                 warnings.filterwarnings("ignore", "Glyph .* missing")
                 canvas.draw()
             self.put(step, [summary.image(tag, np.asarray(canvas.buffer_rgba()), dataformats="HWC")])
@@ -203,7 +204,7 @@ class Log:
         self.put(0, [summary.text(tag, text)])
 
     def put(self, step, summaries):
-        """Write Summaries now, in the main process; a disk that takes no more ends in a TrainingError."""
+        """Write Summaries in the main process. Raises TrainingError if the disk takes no more."""
         if self.events:
             with writing(self.folder):
                 for content in summaries:
@@ -211,5 +212,5 @@ class Log:
                 self.events.file.flush()
 
     def restart(self):
-        """Start the clock anew: after a point, an evaluation or a checkpoint."""
+        """Restart the clock: after a point, an evaluation or a checkpoint."""
         self.start, self.tokens, self.examples = time.perf_counter(), 0, 0

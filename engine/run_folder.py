@@ -1,4 +1,4 @@
-"""The run folder: its lock, the record run.json with the hardware, and checkpoints that are whole or not there."""
+"""The run folder: its lock, its record run.json, and what must not change when a run is resumed."""
 
 import contextlib
 import errno
@@ -21,21 +21,21 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from engine import environment
+from engine.files import OLD, write_text
 from options import FREE_OPTIONS, NAMES, PLACES
 
-OLD = ".old-"  # between the name of a run folder that --overwrite moved aside and the time
 OPTIMIZER = "optimizer.bin"  # Accelerate's name of AdamW's state in a checkpoint, two thirds of it
 
 
 class TrainingError(RuntimeError):
-    """The run cannot go on; what it had saved is intact."""
+    """The run cannot go on. What it had saved is intact."""
 
 
 class Diverged(TrainingError):
     """The run cannot go on, and the same command would end in the same way."""
 
     def __init__(self, what, remedy, folder=None):
-        """what: happened; remedy: what to change; folder: of the run, to say what is left of it."""
+        """Say what happened and the remedy; folder: of the run, to say whether it has a checkpoint."""
         left = ""
         if folder:
             saved = any(Path(folder).glob("checkpoints/step-*"))
@@ -45,10 +45,10 @@ class Diverged(TrainingError):
 
 @contextlib.contextmanager
 def writing(folder, temporary=None):
-    """Within it, a run folder that is gone, full or read-only ends in a TrainingError; temporary is then removed.
+    """Turn disk errors within the block into a TrainingError, and remove `temporary` then.
 
-    Disk errors reach us as OSError, or as the writers' own errors with the OSError behind them or in their text; any
-    other error goes on as it is.
+    Disk errors arrive as OSError, or as a writer's own error that has the OSError behind it or in its text. Other
+    errors pass unchanged.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} was removed while this run was using it: run the same command again")
@@ -69,12 +69,12 @@ def writing(folder, temporary=None):
         ) from error
 
 
-UNKNOWN = "file write failed"  # all that torch.save, which writes in C++, says of it
+UNKNOWN = "file write failed"  # torch.save writes in C++ and gives no reason
 FULL = [UNKNOWN, *(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))]
 
 
 def disk_error(error):
-    """Return what the operating system said of a failed writing, or "" if the error has another cause."""
+    """Return what the operating system said about a failed write, "" if the error has another cause."""
     chain = [error]
     while chain[-1].__cause__ or chain[-1].__context__:
         chain.append(chain[-1].__cause__ or chain[-1].__context__)
@@ -82,8 +82,7 @@ def disk_error(error):
         if isinstance(link, OSError) and link.strerror:
             return link.strerror
     said = " ".join(map(str, chain))
-    number = re.search(r"\(os error (\d+)\)", said)  # safetensors writes in Rust
-    if number:
+    if number := re.search(r"\(os error (\d+)\)", said):  # safetensors writes in Rust
         return os.strerror(int(number[1]))
     return UNKNOWN if re.search("PytorchStreamWriter failed|unexpected pos|iostream error", said) else ""
 
@@ -92,7 +91,7 @@ def disk_error(error):
 
 
 def finite(content):
-    """Return a copy of what is to become JSON, which knows no NaN and no infinity: null in their place."""
+    """Return a copy for JSON, which has no NaN and no infinity: None in their place."""
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -101,23 +100,12 @@ def finite(content):
 
 
 def write_json(path, content):
-    """Write JSON so that the file is either the old or the new one, whole; a number that is not finite as null."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as f:
-            json.dump(finite(content), f, indent=1, ensure_ascii=False, allow_nan=False)
-            f.write("\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write JSON so that the file is always whole; numbers that are not finite become null."""
+    write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_record(folder):
-    """Return the run.json of a folder, None where there is none. Raises ValueError if it is damaged."""
+    """Return the run.json of a folder, None if there is none. Raises ValueError if it is damaged."""
     path = Path(folder) / "run.json"
     if not path.is_file():
         return None
@@ -127,18 +115,18 @@ def read_record(folder):
             raise ValueError("options, status or stage missing")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}), so nothing says what run {folder} "
-            "holds: look into it, choose another --output_dir, or pass --overwrite, which moves it aside"
+            f"{path} is damaged ({type(error).__name__}: {error}): look into it, choose another --output_dir, or pass "
+            "--overwrite, which moves it aside"
         ) from error
     return record
 
 
 def _lock(folder):
-    """Hold the folder's lock until this process ends; it ends with a process that died, and what that forked."""
+    """Hold the folder's lock until this process and its forks end."""
     path = folder / ".lock"
     if path.is_symlink() or (path.exists() and not (path.is_file() and path.stat().st_nlink == 1)):
-        raise ValueError(f"{path} is not a file of its own, as the lock of a run must be: delete it")
-    lock = FileLock(path, is_singleton=True)  # of this process: it may open the folder again
+        raise ValueError(f"{path} is a link or no file, which the lock of a run must not be: delete it")
+    lock = FileLock(path, is_singleton=True)  # this process may open the folder again
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -149,7 +137,7 @@ def _lock(folder):
 
 
 def options_of(args):
-    """Return the resolved options as they stand in run.json."""
+    """Return the resolved options as run.json holds them."""
     others = ("defaults", "asked", "filled", "unfilled", "check_only")
     return {name: value for name, value in vars(args).items() if name not in others}
 
@@ -157,9 +145,9 @@ def options_of(args):
 def inspect_run(args, inputs=None):
     """Return what the run folder holds: "new" (nothing, or a run that --overwrite moves aside), "resume" or "complete".
 
-    inputs: the `describe_inputs` of this command, once they are known; without them a complete run whose inputs had
-    other names is one to "resume". Reads only. Raises ValueError if the folder holds a run with other options or, where
-    it would be resumed or they had other names, other inputs; or something that is no run.
+    inputs: from `describe_inputs`, once they are known; without them a complete run counts as one to "resume" if its
+    inputs were given by other paths. Reads only. Raises ValueError for a run with other options, for one with other
+    inputs that would be resumed or had other paths, and for a folder that holds something else.
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
@@ -171,11 +159,11 @@ def inspect_run(args, inputs=None):
         return "new"
     record = read_record(folder)
     if record is None:
-        strangers = _contents(folder)
+        # The lock and an unfinished record are a run's.
+        strangers = sorted(path.name for path in folder.iterdir() if path.name not in (".lock", ".run.json.tmp"))
         if strangers:
-            raise ValueError(
-                f"--output_dir {folder} is not empty and holds no run ({_few(strangers)}): choose another folder"
-            )
+            named = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
+            raise ValueError(f"--output_dir {folder} is not empty and holds no run ({named}): choose another folder")
         return "new"
     kept = "" if "filled" in record else _keep_older(args, record["options"])
     renamed = _compare_options(args, folder, record)
@@ -183,24 +171,25 @@ def inspect_run(args, inputs=None):
         print(f"{folder}: begun before tasks had recipes and left as it began ({kept})")
     if record["status"] == "complete" and not renamed:
         return "complete"
-    changed = [
-        _change(name, old, inputs.get(name))
-        for name, old in (record.get("inputs") or {}).items()
-        if inputs and old != inputs.get(name)
-    ]
-    if changed:  # a run of an earlier version of this code has no inputs in its record
+    changed = []
+    for name, old in (record.get("inputs") or {}).items() if inputs else ():  # older records have no inputs
+        new, words = inputs.get(name), name.replace("_", " ")
+        if isinstance(old, int) and old != new:
+            changed.append(f"{words} {old} there, {new} here")
+        elif old != new:
+            changed.append(f"the {words} {'changed' if new else 'is missing'}")
+    if changed:
         raise ValueError(
-            f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it "
-            "began with, choose another --output_dir, or pass --overwrite to start anew"
+            f"{folder} holds a run that began with other inputs ({'; '.join(changed)}): put back what it began with, "
+            "choose another --output_dir, or pass --overwrite to start anew"
         )
     return "complete" if record["status"] == "complete" and inputs else "resume"
 
 
 def _keep_older(args, theirs):
-    """Give args the options of a run that began before tasks had recipes, where these alone would change them.
+    """Give args the options of a run that began before tasks had recipes, if only the recipe would change them.
 
-    So the command that it was begun with leaves it alone if it is complete, and else goes on as it began. Returns what
-    was kept, in words.
+    So the command of that time leaves a complete run alone and resumes another one. Returns what was kept, in words.
     """
     older = json.loads(json.dumps(finite(getattr(args, "unfilled", {}))))
     now = json.loads(json.dumps(finite({name: getattr(args, name) for name in older})))
@@ -212,10 +201,10 @@ def _keep_older(args, theirs):
 
 
 def _compare_options(args, folder, record):
-    """Return whether inputs had other names when a run began; ValueError if it has other options.
+    """Return whether the run began with other paths of its inputs. Raises ValueError if it has other options.
 
-    An option that it does not know has its default there, as this command has it where it leaves the option alone: what
-    a default becomes may depend on others. Names count only where the record has no digests.
+    An option that the record lacks counts as the default, in the value that this command gives it if the user left it
+    alone, since a default may depend on other options. Paths count only if the record has no digests of the inputs.
     """
     theirs = record["options"]
     free = {*FREE_OPTIONS, *NAMES}
@@ -226,7 +215,7 @@ def _compare_options(args, folder, record):
     differ = [k for k in sorted({*mine, *theirs} - free) if mine.get(k) != theirs.get(k)]
     differ = [k for k in differ if k not in PLACES or not _same_place(mine.get(k), theirs.get(k))]
     known = PLACES if record.get("inputs") else ()
-    if theirs.get("streaming"):  # of a stream of the hub there is no digest
+    if theirs.get("streaming"):  # a stream of the hub has no digest
         known = {*known} - {"corpus"}
     if {*differ} - {*known}:
         listed = ", ".join(f"--{k} {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in differ)
@@ -238,61 +227,38 @@ def _compare_options(args, folder, record):
 
 
 def _same_place(one, other):
-    """Return whether two values of an option name the same files or folders, however they are written."""
+    """Return whether two values of an option name the same files or folders."""
     one, other = ([value] if isinstance(value, str) else value or [] for value in (one, other))
     return bool(one) and list(map(os.path.realpath, one)) == list(map(os.path.realpath, other))
 
 
-def _change(name, old, new):
-    """Return the words for an input that is not what it was."""
-    if isinstance(old, int):
-        return f"{name.replace('_', ' ')} {old} there, {new} here"
-    return f"the {name.replace('_', ' ')} {'changed' if new else 'is missing'}"
-
-
-def _few(paths):
-    """Return the names of some paths, for a message."""
-    names = [path if isinstance(path, str) else path.name for path in paths]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _contents(folder):
-    """Return the entries of a run folder that are more than the lock and a record never finished."""
-    return sorted(path for path in folder.iterdir() if path.name not in (".lock", ".run.json.tmp"))
-
-
 def _check_overwrite(args, folder):
-    """Raise ValueError if the run folder cannot be moved aside: this process stands in it, or reads something there."""
+    """Raise ValueError if the run folder is or holds the current folder or an input, and so cannot be moved aside."""
     here = folder.resolve()
     if here in (Path.cwd(), *Path.cwd().parents):
-        raise ValueError(
-            f"--overwrite moves the run aside, and --output_dir {folder} is the current folder or holds "
-            "it: choose another --output_dir"
-        )
+        raise ValueError(f"--overwrite: --output_dir {folder} is the current folder or holds it: choose another folder")
     words = [(name, word) for name, of in vars(args).items() for word in (of if isinstance(of, list) else [of])]
     for name, value in words:
         if name == "output_dir" or not isinstance(value, str):
             continue
         for path in named_files(value) or named_files(value.partition("=")[2]):
             if here in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents):
-                raise ValueError(
-                    f"--overwrite moves the run aside, and --output_dir {folder} holds what this command "
-                    f"reads (--{name} {value}): choose another --output_dir"
-                )
+                what = f"holds what this command reads (--{name} {value})"
+                raise ValueError(f"--overwrite: --output_dir {folder} {what}: choose another folder")
 
 
 def _move_aside(folder):
-    """Rename a run folder to <folder>.old-<time>, unless another process uses it, and say so."""
+    """Rename a run folder to <folder>.old-<time>, unless another process uses it, and print that."""
     _lock(folder).release()
     aside = folder.with_name(f"{folder.name}{OLD}{time.strftime('%Y%m%d-%H%M%S')}")
     if aside.exists():
         raise ValueError(f"{aside} is there already: give the same command again")
     folder.rename(aside)
-    print(f"--overwrite: {folder} is now {aside}; delete it when nobody needs it", file=sys.stderr)
+    print(f"--overwrite: {folder} is now {aside}; delete that folder if you do not need it", file=sys.stderr)
 
 
 def named_files(value):
-    """Paths that an option's value names: a file, a folder, what a glob finds."""
+    """Return the paths that an option's value names: a file, a folder, or the matches of a glob."""
     if not value:
         return []
     path = Path(value)
@@ -302,9 +268,9 @@ def named_files(value):
 
 
 def open_run(args, inputs=None):
-    """Make and lock the run folder, a new one if --overwrite was passed: (what `inspect_run` says of it, the lock).
+    """Make and lock the run folder; return (answer of `inspect_run`, the lock). With --overwrite the folder is new.
 
-    Keep the lock: the folder is this run's for as long as it lives.
+    Keep a reference to the lock for as long as the folder is in use.
     """
     folder = Path(args.output_dir)
     inspect_run(args)
@@ -319,7 +285,7 @@ def open_run(args, inputs=None):
 
 
 def open_run_everywhere(args, accelerator, inputs=None):
-    """`open_run` in the main process, its answer in all of them; the others need not know the inputs, nor the lock."""
+    """Call `open_run` in the main process and return its answer in all. The others need neither inputs nor lock."""
     answer, lock = open_run(args, inputs) if accelerator.is_main_process else (None, None)
     answer = [answer]
     if accelerator.num_processes > 1:
@@ -331,10 +297,10 @@ def open_run_everywhere(args, accelerator, inputs=None):
 
 
 def describe_inputs(args, accelerator, data, models):
-    """Return what must not change between the parts of a run, as it stands in run.json: {name: SHA-256 or number}.
+    """Return {name: SHA-256 or number} of what must not change when a run is resumed, for run.json.
 
     data: {name: Dataset, or list of files to be streamed}. models: {name: model or None}, before training. Digests are
-    of contents, not of paths or times; of a streamed file its size and its first and last MiB.
+    of contents, not of paths or times; of a streamed file: its size and its first and last MiB.
     """
     found = {name: digest_files(rows) if isinstance(rows, list) else digest_rows(rows) for name, rows in data.items()}
     found |= {name: digest_model(model) for name, model in models.items() if model}
@@ -343,9 +309,9 @@ def describe_inputs(args, accelerator, data, models):
 
 
 def describe_data(splits, labels=()):
-    """What a run was trained and scored on, as it stands in run.json: {split: examples, a number, and their sha256}.
+    """Return what a run is trained and scored on, for run.json: {split: {"examples": number, "sha256": digest}}.
 
-    splits: {name: Dataset of examples as they were read}; labels: as in `digest_examples`.
+    splits: {name: Dataset of examples as they were read}. labels: as in `digest_examples`.
     """
     return {
         name: {"examples": len(rows), "sha256": digest_examples(rows, labels)}
@@ -355,7 +321,7 @@ def describe_data(splits, labels=()):
 
 
 def digest_rows(dataset):
-    """SHA-256 of the rows of a Dataset, whatever files they came from and however they are cut into chunks."""
+    """Return the SHA-256 of a Dataset's rows, whatever files they came from and however they are stored."""
     digest = hashlib.sha256(json.dumps(dataset.column_names).encode())
     for table in dataset.with_format("arrow").iter(10_000):
         for batch in table.replace_schema_metadata(None).combine_chunks().to_batches():
@@ -364,23 +330,23 @@ def digest_rows(dataset):
 
 
 def digest_examples(dataset, labels=()):
-    """SHA-256 of examples as they were read, in any order: texts and the names of their labels.
+    """Return the SHA-256 of examples as they were read, in any order: texts and the names of their labels.
 
-    It is the same for all tokenizers, file formats and numberings of the classes. labels: the classes' names; none
-    where a label is a number.
+    It is the same for all tokenizers, file formats and numberings of the classes. labels: the classes' names, empty if
+    labels are numbers.
     """
 
     def named(key, value):
-        """Return the value of a column, labels by their names; -1 stands for none."""
+        """Return the value of a column, with labels by name; -1 means no label."""
         if not labels or key not in ("label", "tags"):
             return value
         if key == "tags":
             return [labels[i] for i in value]
-        if isinstance(value, list):  # for each class whether it is one of the text's
+        if isinstance(value, list):  # multilabel: for each class whether the text has it
             return sorted(labels[i] for i, own in enumerate(value) if own)
         return labels[value] if value >= 0 else value
 
-    keys, digests = sorted({*dataset.column_names} - {"idx", "lines", "head"}), []  # these say where an example stood
+    keys, digests = sorted({*dataset.column_names} - {"idx", "lines", "head"}), []  # these are places in a file
     for batch in dataset.with_format(None).select_columns(keys).iter(10_000):
         columns = [[named(key, value) for value in values] for key, values in batch.items()]
         digests += [hashlib.sha256(ascii(row).encode()).digest() for row in zip(*columns, strict=True)]
@@ -388,8 +354,8 @@ def digest_examples(dataset, labels=()):
 
 
 def digest_model(model):
-    """SHA-256 of a model's configuration and of all its tensors; not of its path or of the library's version."""
-    passing = ("transformers_version", "architectures", "dtype", "torch_dtype")  # differ by how it was made or loaded
+    """Return the SHA-256 of a model's configuration and tensors, without its path and the library's version."""
+    passing = ("transformers_version", "architectures", "dtype", "torch_dtype")  # depend on how it was made or loaded
     config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k not in passing}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, value in model.state_dict().items():
@@ -399,7 +365,7 @@ def digest_model(model):
 
 
 def digest_files(paths, ends=2**20):
-    """SHA-256 of the sizes and the first and last bytes of files, for those too large to be read twice."""
+    """Return the SHA-256 of the sizes and the first and last bytes of files too large to read twice."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as f:
@@ -417,7 +383,7 @@ def kept(args):
 
 
 def new_record(args, accelerator, stage, task, **more):
-    """Return what run.json says of a run before it has results."""
+    """Return run.json before there are results."""
     return {
         "status": "running",
         "stage": stage,
@@ -426,7 +392,7 @@ def new_record(args, accelerator, stage, task, **more):
         "seed": args.seed,
         "command": command(),
         "options": options_of(args),
-        "asked": sorted({*getattr(args, "asked", ())}),  # options that are not at their default, by hand or by a preset
+        "asked": sorted({*getattr(args, "asked", ())}),  # options that differ from their default, typed or filled in
         "git": environment.git_state(),
         "versions": environment.versions(),
         "hardware": environment.hardware(accelerator),
@@ -435,7 +401,7 @@ def new_record(args, accelerator, stage, task, **more):
 
 
 def command():
-    """Return what was typed to start this process or its like, quoted so that a shell takes it as it was."""
+    """Return a shell command that starts the same run again."""
     processes = {
         "--nnodes": int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         "--nproc_per_node": int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
@@ -445,7 +411,7 @@ def command():
 
 
 def complete(args, record):
-    """Write the record as that of a finished run, whose checkpoints then lose AdamW's state unless --keep_optimizer."""
+    """Write the record of a finished run and, unless --keep_optimizer, drop AdamW's state from its checkpoints."""
     folder = Path(args.output_dir)
     record["status"] = "complete"
     with writing(folder):

@@ -1,8 +1,8 @@
 """The frozen teacher's outputs for the training set, computed once and kept on disk in half precision.
 
-A cache belongs to one teacher, one set of tokenised examples and the outputs that the terms need; runs that agree in
-these share it, whatever their student, seed or weights. One flat file a field, read through a memory map; checksums are
-verified whenever a run opens it, which costs one reading of the files, some seconds for 10 GB.
+A cache belongs to one teacher, one set of tokenised examples and the outputs that the terms need. Runs that agree in
+these share it, whatever their student, seed or weights. Each field is a flat file, read through a memory map. Every run
+verifies the checksums when it opens the cache, which reads the files once: some seconds for 10 GB.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from engine import checkpoints, command_line
 from tasks import batching
 
 FOLDER = Path("cache")
-PREFIX = "teacher."  # of a field's name in a batch
+PREFIX = "teacher."  # precedes a field's name in a batch
 
 
 def fields_of(out, layers, qkv_layers):
-    """Return the tensors of a teacher's outputs that are kept: {name: tensor}, logits first.
+    """Return the tensors of a teacher's outputs that the cache keeps, {name: tensor}, logits first.
 
-    layers: the hidden states wanted. qkv_layers: layers whose queries, keys and values are wanted.
+    layers: of the hidden states. qkv_layers: of the queries, keys and values.
     """
     fields = {name: out[name] for name in out if name.endswith("logits")}
     fields |= {f"hidden_states.{i}": out["hidden_states"][i] for i in layers}
@@ -37,9 +37,7 @@ def fields_of(out, layers, qkv_layers):
 
 
 def outputs(batch):
-    """Return the teacher's outputs of a batch made by `TeacherCache.batch`, as the terms want them; None if it has
-    none.
-    """
+    """Return the teacher's outputs in a batch of `TeacherCache.batch`, as the terms read them; None if it has none."""
     fields = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
     if not fields:
         return None
@@ -53,7 +51,7 @@ def outputs(batch):
 class TeacherCache:
     """Reads the fields of a finished cache.
 
-    folder: its folder. starts: first row of each example in the files that hold a row a token, and their end.
+    folder: its folder. starts: each example's first row in the files with a row per token, and their end.
     """
 
     def __init__(self, folder, starts):
@@ -62,9 +60,7 @@ class TeacherCache:
             self.files[name] = np.memmap(folder / f"{name}.bin", kind, "r", shape=tuple(shape)), per_token
 
     def batch(self, indices):
-        """Return the fields of some examples, padded with 0 to the longest: {"teacher.<field>": [B, T, ...] or [B,
-        ...]}.
-        """
+        """Return {"teacher.<field>": [B, T, ...] or [B, ...]} of some examples, padded with 0 to the longest."""
         found, starts = {}, self.starts[indices]
         lengths = self.starts[np.asarray(indices) + 1] - starts
         for name, (rows, per_token) in self.files.items():
@@ -79,11 +75,11 @@ class TeacherCache:
 
 
 def open_cache(args, objective, teacher, examples, accelerator, logits_per_token):
-    """Return the TeacherCache of these examples (a tokenised Dataset), computed by all processes unless it is on disk.
+    """Return the TeacherCache of these examples (a tokenised Dataset), computed by all processes if it is missing.
 
-    logits_per_token: whether the task's logits are [B, T, ...], so that they are cut at each example's length.
-    Raises ValueError if it would not fit args.cache_limit_gb, if half precision cannot hold what the teacher says, or
-    if the files on disk are damaged; OSError if the disk is full.
+    logits_per_token: whether the task's logits are [B, T, ...] and must be cut at each example's length. Raises
+    ValueError if the cache would exceed args.cache_limit_gb, if half precision cannot hold an output, or if files on
+    disk are damaged; OSError if the disk is full.
     """
     layers = losses.teacher_layers(objective.terms, objective.layer_pairs)
     qkv_layers = sorted({t for _, t in losses.qkv_pairs(objective.terms, objective.layer_pairs)})
@@ -94,7 +90,7 @@ def open_cache(args, objective, teacher, examples, accelerator, logits_per_token
 
     @torch.no_grad()
     def compute(indices):
-        """Return the fields of these examples, by a pass of the teacher."""
+        """Return the fields of these examples from a pass of the teacher."""
         batch = arrays.batch(indices, teacher.config.pad_token_id or 0)
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
@@ -137,7 +133,7 @@ def plan_files(fields, examples, tokens, logits_per_token):
 
 
 def key(teacher, examples, settings):
-    """Hexadecimal name of a cache: the teacher's configuration and weights, the examples, settings and versions."""
+    """Return the name of a cache, a hexadecimal digest of teacher, examples, settings and versions."""
     config = {k: v for k, v in teacher.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
     known = [config, settings, examples.column_names, torch.__version__, transformers.__version__]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
@@ -151,12 +147,12 @@ def key(teacher, examples, settings):
 
 
 def fill(temporary, folder, files, compute, batches, starts, accelerator):
-    """Compute every batch and write it into the temporary folder, which gets the name `folder` once it is whole."""
+    """Compute every batch and write it into the temporary folder, which is renamed to `folder` once it is complete."""
     rank, processes = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
         for name, (kind, shape, _) in files.items():
             path = temporary / f"{name}.bin"
-            try:  # a full disk shows here, not as a fault of the memory map
+            try:  # allocating shows a full disk here; the memory map would crash
                 with path.open("wb") as f:
                     os.posix_fallocate(f.fileno(), 0, np.dtype(kind).itemsize * int(np.prod(shape)))
             except OSError as error:

@@ -1,7 +1,7 @@
 """Terms of the methods that CKD is compared with: PKD, TinyBERT, DistilBERT, MiniLM, DynaBERT.
 
-Each is (student, teacher, batch, args) -> scalar with student and teacher a `losses.ModelView`, as all terms of
-`losses.TERMS`, and a mean over what its docstring names, of the real tokens of the whole batch.
+Each is (student, teacher, batch, args) -> scalar, like all terms of `losses.TERMS`; student and teacher are
+`losses.ModelView`s. Each is a mean over what its docstring names, of the real tokens of the whole batch.
 """
 
 import math
@@ -22,17 +22,17 @@ def all_pairs(layer_pairs):
 
 
 def nothing(layer_pairs):
-    """No pair of layers."""
+    """Return no pair of layers."""
     return []
 
 
 def transformer_pairs(layer_pairs):
-    """Return the aligned pairs (student layer, teacher layer) without those that hold an embedding output."""
+    """Return the aligned pairs (student layer, teacher layer) without embedding outputs."""
     return [(s, t) for s, t in layer_pairs if s and t]
 
 
 def last_pair(layer_pairs):
-    """Return the student's last aligned transformer layer and its partner, [] where only embeddings are aligned."""
+    """Return the student's last aligned transformer layer and its partner, [] if only embeddings are aligned."""
     return sorted(transformer_pairs(layer_pairs))[-1:]
 
 
@@ -42,11 +42,11 @@ def embeddings(layer_pairs):
 
 
 class Needs(NamedTuple):
-    """What a term reads of both models; from it follow their outputs, the cached fields and the checks of shapes.
+    """What a term reads of both models. Their outputs, the cached fields and the checks of shapes follow from it.
 
-    states, qkv: from the aligned pairs to those whose hidden states, or queries, keys and values, are read.
-    projected: whether the student's states pass through a learned projection where the widths differ.
-    check: (term, aligned pairs, the student's configuration, the teacher's), raises ValueError if they do not go.
+    states, qkv: function from the aligned pairs to those whose hidden states, or queries, keys and values, are read.
+    projected: whether a learned projection maps the student's states where the widths differ. check: (term, aligned
+    pairs, the student's configuration, the teacher's), raises ValueError if they do not go together.
     """
 
     states: Callable = all_pairs
@@ -56,7 +56,7 @@ class Needs(NamedTuple):
 
 
 def needs(**declared):
-    """Declare what a term needs, above its function: the fields of `Needs` that are not as they are there."""
+    """Declare, as a decorator, what a term needs: the fields of `Needs` that differ from their defaults."""
 
     def declare(term):
         term.needs = Needs(**declared)
@@ -69,22 +69,18 @@ def _equal_widths(name, layer_pairs, student, teacher):
     if student.hidden_size != teacher.hidden_size:
         raise ValueError(
             f"{name} compares states of equal width, the student has {student.hidden_size} and the teacher "
-            f"{teacher.hidden_size}: use hidden_mse, which learns a projection, or --student_hidden "
-            f"{teacher.hidden_size}"
+            f"{teacher.hidden_size}: use hidden_mse, which learns a projection, or a student of the same width"
         )
 
 
 def _inner_layers(name, layer_pairs, student, teacher):
     if not pkd_pairs(transformer_pairs(layer_pairs), student.num_hidden_layers):
-        raise ValueError(
-            f"{name} leaves out the student's last layer and no other is aligned: take a deeper student, "
-            "or widen --layer_map"
-        )
+        raise ValueError(f"{name} leaves out the student's last layer and no other is aligned: widen --layer_map")
     _equal_widths(name, layer_pairs, student, teacher)
 
 
 def heads_of(config):
-    """Attention heads of a layer, of a narrow sub-network those that it kept."""
+    """Return the attention heads of a layer; a narrow sub-network has those that it kept."""
     return getattr(config, "kept_heads", config.num_attention_heads)
 
 
@@ -104,21 +100,21 @@ def _aligned(student, teacher):
 
 
 def _squared_error(student, teacher, valid):
-    """Sum of squared differences of [B, T, D] over real tokens."""
+    """Return the sum of squared differences of [B, T, D] over real tokens."""
     difference = student.float() - teacher.detach().float()
     return torch.where(valid[..., None], difference, 0.0).square().sum()
 
 
 def _scores(x, y):
-    """Scaled products x y^T / sqrt(d), float32 [B, H, T, T], of x and y [B, H, T, d]."""
+    """Return the scaled products x y^T / sqrt(d), float32 [B, H, T, T], of x and y [B, H, T, d]."""
     with full_float32(x.device.type):
         return x @ y.mT / math.sqrt(x.shape[-1])
 
 
 def _attention_kl(student, teacher, valid):
-    """Sum of KL(softmax teacher || softmax student) of scores [B, H, T, T] over heads and real rows."""
+    """Return the sum of KL(softmax teacher || softmax student) of scores [B, H, T, T] over heads and real rows."""
     keys = ~valid[:, None, None]
-    # Finite fill: a sentence without real tokens becomes uniform, where -inf would give NaN.
+    # A finite fill makes the rows of a sentence without real tokens uniform, where -inf would make them NaN.
     lowest = torch.finfo(student.dtype).min
     log_s, log_t = (x.masked_fill(keys, lowest).log_softmax(-1) for x in (student, teacher.detach()))
     rows = (log_t.exp() * (log_t - log_s)).sum(-1)
@@ -127,14 +123,14 @@ def _attention_kl(student, teacher, valid):
 
 @needs(states=transformer_pairs, check=_inner_layers)
 def pkd(student, teacher, batch, args):
-    """Mean squared difference of the normalised [CLS] states of aligned layers, over sentences, layers and components.
+    """Return the mean squared difference of normalised [CLS] states, over sentences, aligned layers and components.
 
-    Source: L_PT in section 3.2 of arXiv:1908.09355, layers as there: neither the embeddings nor the student's last
-    layer, which the logits train. The paper sums where the authors' code, and this, takes the mean.
+    Source: L_PT in section 3.2 of arXiv:1908.09355, with its layers: neither the embeddings nor the student's last
+    layer, which the logits train. The paper takes the sum, the authors' code and this function the mean.
     """
     pairs = pkd_pairs(transformer_pairs(_aligned(student, teacher)), len(student.out["hidden_states"]) - 1)
     real = student.valid[:, :1]  # [CLS], or no token at all
-    # The [CLS] states of a sentence without real tokens may hold anything, so they go before the norm is taken.
+    # The [CLS] states of a sentence without real tokens may hold anything, so they are dropped before the norm.
     s, t = (
         torch.cat([torch.where(real[..., None], view.states(i)[:, :1].float(), 0.0) for i in layers], 1)
         for view, layers in zip((student, teacher), zip(*pairs, strict=True), strict=True)
@@ -151,10 +147,10 @@ def pkd_pairs(pairs, last):
 
 @needs(states=transformer_pairs, projected=True)
 def hidden_mse(student, teacher, batch, args):
-    """Mean squared error of hidden states, over real tokens, aligned transformer layers and components.
+    """Return the mean squared error of hidden states, over real tokens, aligned transformer layers and components.
 
-    Where widths differ, one learned projection for all layers brings the student's to the teacher's width. (The paper's
-    W_h has no such condition.) Source: L_hidn, equation (8) of arXiv:1909.10351 (TinyBERT), the value of one layer.
+    If the widths differ, one learned projection for all layers maps the student's to the teacher's width; the paper's
+    W_h is always there. Source: L_hidn, equation (8) of arXiv:1909.10351 (TinyBERT), the value of one layer.
     """
     pairs = transformer_pairs(_aligned(student, teacher))
     states = [(student.states(s, "hidden_mse"), teacher.states(t)) for s, t in pairs]
@@ -164,10 +160,10 @@ def hidden_mse(student, teacher, batch, args):
 
 @needs(states=embeddings, projected=True)
 def embedding_mse(student, teacher, batch, args):
-    """Mean squared error of the embedding outputs, over real tokens and components, whatever layers are aligned.
+    """Return the mean squared error of the embedding outputs, over real tokens and components.
 
-    Where widths differ, a learned projection of its own brings the student's to the teacher's width.
-    Source: L_embd, equation (9) of arXiv:1909.10351 (TinyBERT).
+    If the widths differ, a projection of its own maps the student's to the teacher's width. Source: L_embd, equation
+    (9) of arXiv:1909.10351 (TinyBERT).
     """
     s, t = student.states(0, "embedding_mse"), teacher.states(0)
     return student.mean(_squared_error(s, t, student.valid), student.valid.sum() * t.shape[-1])
@@ -175,10 +171,10 @@ def embedding_mse(student, teacher, batch, args):
 
 @needs(states=nothing, qkv=transformer_pairs, check=_equal_heads)
 def attention_mse(student, teacher, batch, args):
-    """Mean squared error of the attention scores Q K^T / sqrt(d), as they are before the softmax.
+    """Return the mean squared error of the attention scores Q K^T / sqrt(d) before the softmax.
 
-    Over aligned transformer layers, heads and pairs of real tokens; the numbers of heads must agree.
-    Source: L_attn, equation (7) of arXiv:1909.10351 (TinyBERT), which is the value of one layer.
+    It is over aligned transformer layers, heads and pairs of real tokens; the numbers of heads must agree. Source:
+    L_attn, equation (7) of arXiv:1909.10351 (TinyBERT), the value of one layer.
     """
     pairs, valid = transformer_pairs(_aligned(student, teacher)), student.valid
     both, total = valid[:, None, :, None] & valid[:, None, None, :], 0
@@ -191,7 +187,7 @@ def attention_mse(student, teacher, batch, args):
 
 @needs(states=last_pair, check=_equal_widths)
 def hidden_cosine(student, teacher, batch, args):
-    """1 - cosine of the hidden states of the student's last aligned layer and its partner, mean over real tokens.
+    """Return 1 - cosine of hidden states of the student's last aligned layer and its partner, mean over real tokens.
 
     Source: L_cos in section 2 of arXiv:1910.01108 (DistilBERT).
     """
@@ -203,17 +199,17 @@ def hidden_cosine(student, teacher, batch, args):
 
 
 def sentence_means(states, valid):
-    """Means [B, D] of the real tokens' states [B, T, D], 0 where there is none; valid: bool [B, T], True = real."""
+    """Return the means [B, D] of the real tokens' states [B, T, D], 0 if none; valid: bool [B, T], True = real."""
     states = torch.where(valid[..., None], states.float(), 0.0)
     return states.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
 
 
 @needs(states=last_pair, projected=True)
 def sentence_mse(student, teacher, batch, args):
-    """Mean squared error of sentence vectors, the means of the last aligned layer's real tokens; over components.
+    """Return the mean squared error over components of sentence vectors, the means of the last layer's real tokens.
 
-    Where widths differ, a learned projection brings the student's to the teacher's width. Source: arXiv:2004.09813
-    (sentence-transformers' distillation of a sentence encoder).
+    The layer is the last aligned one. If the widths differ, a learned projection maps the student's to the teacher's
+    width. Source: arXiv:2004.09813 (sentence-transformers' distillation of a sentence encoder).
     """
     ((s, t),) = last_pair(_aligned(student, teacher))
     s, t = student.states(s, "sentence_mse"), teacher.states(t)
@@ -223,21 +219,22 @@ def sentence_mse(student, teacher, batch, args):
 
 @needs(check=_equal_widths)
 def dynabert_mse(student, teacher, batch, args):
-    """Mean squared errors of the hidden states over real tokens and components, the sum over all aligned layers.
+    """Return the mean squared errors of hidden states, over real tokens and components, summed over the aligned layers.
 
-    The embedding outputs are one of these layers; both models have the same width. Source: L_emb + L_hidn in sections
+    The embedding outputs are one of these layers. Both models have the same width. Source: L_emb + L_hidn in sections
     2.1 and 2.2 of arXiv:2004.04037 (DynaBERT).
     """
-    pairs = zip(student.layers, teacher.layers, strict=True)
+    pairs = _aligned(student, teacher)
     total = sum(_squared_error(student.states(s), teacher.states(t), student.valid) for s, t in pairs)
     return student.mean(total, student.valid.sum() * student.states(student.layers[0]).shape[-1])
 
 
 def relation_heads(student, teacher):
-    """Heads to compare attention in; student, teacher: (heads, width). Their own number where they agree.
+    """Return the number of heads to compare attention in; student, teacher: (heads, width).
 
-    Else, as in arXiv:2012.15828 (MiniLMv2), the vectors of all heads are joined and split anew into relation heads: as
-    many as the smaller model has heads if that divides both widths, or the greatest common divisor of both numbers.
+    It is their number if they agree. Otherwise, as in arXiv:2012.15828 (MiniLMv2), the vectors of all heads are joined
+    and split into relation heads: as many as the smaller model has heads, if that divides both widths, else the
+    greatest common divisor of both numbers.
     """
     heads = min(student[0], teacher[0])
     return heads if student[1] % heads == teacher[1] % heads == 0 else math.gcd(student[0], teacher[0])
@@ -245,11 +242,11 @@ def relation_heads(student, teacher):
 
 @needs(states=nothing, qkv=last_pair)
 def minilm(student, teacher, batch, args):
-    """KL(teacher || student) of attention distributions plus that of value relations softmax(V V^T / sqrt(d)).
+    """Return KL(teacher || student) of attention distributions plus that of value relations softmax(V V^T / sqrt(d)).
 
-    Of the student's last aligned layer and its partner; each a mean over heads and real tokens (rows). Where the
-    numbers of heads differ, in relation heads. Source: L_AT and L_VR, sections 3.1 and 3.2 of arXiv:2002.10957
-    (MiniLM).
+    It compares the student's last aligned layer and its partner; each KL is a mean over heads and real tokens (rows).
+    If the numbers of heads differ, it uses relation heads. Source: L_AT and L_VR, sections 3.1 and 3.2 of
+    arXiv:2002.10957 (MiniLM).
     """
     ((s, t),) = last_pair(_aligned(student, teacher))
     heads = relation_heads(student.heads(s), teacher.heads(t))

@@ -1,7 +1,7 @@
-"""DynaBERT (arXiv:2004.04037): rewiring by importance, and sub-networks of less width and depth as slices of one model.
+"""DynaBERT (arXiv:2004.04037): rewiring by importance, and sub-networks as slices of one model.
 
 The width is the share of attention heads and feed-forward neurons of each layer, the depth the share of layers. A
-sub-network, a `Size`, is made of the first heads and neurons of evenly spread layers, so that rewiring puts the
+sub-network, a `Size`, consists of the first heads and neurons of evenly spread layers. Rewiring therefore puts the
 important ones first.
 """
 
@@ -15,13 +15,13 @@ from encoders import families, students
 
 
 class Size(NamedTuple):
-    """A sub-network: its multipliers of width and depth, and what they come to."""
+    """A sub-network: its multipliers of width and depth, and the numbers that follow."""
 
     width: float
     depth: float
     heads: int
     neurons: int
-    layers: tuple  # those of the full network that it holds, from 0
+    layers: tuple  # numbers of its layers in the full network, from 0
 
     def __str__(self):
         return f"w{self.width:g}_d{self.depth:g}"
@@ -30,9 +30,9 @@ class Size(NamedTuple):
 def sizes(config, width_mults, depth_mults):
     """Return the Sizes of all widths at all depths, the smallest first and the full network last.
 
-    Depth d of L layers keeps round(d * L) of them, the i-th being layer floor(i * L / kept). Raises ValueError for a
-    multiplier that is not above 0 and at most 1, leaves no whole head, neuron or layer, comes to the same as another
-    one, or where 1.0 is missing.
+    Depth d of L layers keeps round(d * L) of them; the i-th is layer floor(i * L / kept). Raises ValueError for a
+    multiplier that is not above 0 and at most 1, leaves no whole head, neuron or layer, or gives the same size as
+    another one, and if 1.0 is missing.
     """
     count, heads, neurons = config.num_hidden_layers, config.num_attention_heads, families.feed_forward_size(config)
     kept = {"width": {}, "depth": {}}
@@ -42,13 +42,12 @@ def sizes(config, width_mults, depth_mults):
                 raise ValueError(f"--{name}_mults {mult:g} must be above 0 and at most 1, as in 1.0 0.75 0.5")
             what, whole = ("layer", count) if name == "depth" else ("head", heads)
             if mult * whole < 0.99 or (name == "width" and round(mult * neurons) < 1):
-                raise ValueError(
-                    f"--{name}_mults {mult:g} leaves no whole {what} of {whole}: take {1 / whole:.3g} or more"
-                )
+                least = f"{1 / whole:.3g}"
+                raise ValueError(f"--{name}_mults {mult:g} leaves no whole {what} of {whole}: take {least} or more")
             size = round(mult * whole)
             if size in kept[name].values():
                 raise ValueError(
-                    f"--{name}_mults {mult:g} leaves {size} of {whole} {what}s, as another one does: leave it out"
+                    f"--{name}_mults {mult:g} leaves {size} of {whole} {what}s, as another one does: drop it"
                 )
             kept[name][mult] = size
         if 1.0 not in kept[name]:
@@ -64,12 +63,12 @@ def sizes(config, width_mults, depth_mults):
 
 
 class Sliced(torch.nn.Linear):
-    """A Linear of which only the first outputs and inputs take part; None = all. A product of that size is made."""
+    """A Linear that uses only its first outputs and inputs, all if None. The product has that smaller size."""
 
     outputs = inputs = None
 
     def forward(self, x):
-        """See the class."""
+        """Compute the outputs in use."""
         if self.outputs is None and self.inputs is None:
             return super().forward(x)
         bias = None if self.bias is None else self.bias[: self.outputs]
@@ -77,7 +76,7 @@ class Sliced(torch.nn.Linear):
 
 
 class Stack(torch.nn.ModuleList):
-    """Layers of which a pass through the network meets only some; None = all."""
+    """Layers of which a pass uses only those in `kept`, all if None."""
 
     kept = None
 
@@ -87,9 +86,9 @@ class Stack(torch.nn.ModuleList):
 
 
 def make_dynamic(model):
-    """Let `resize` change the size of the model, in place; its parameters and their names stay. Returns the model."""
+    """Let `resize` change the size of the model, in place; parameters and their names stay. Returns the model."""
     stack = families.encoder_layers(model)
-    stack.__class__ = Stack  # parameters and hooks remain what they are, for DDP, checkpoints and save_pretrained
+    stack.__class__ = Stack  # parameters and hooks stay, for DDP, checkpoints and save_pretrained
     for layer in stack:
         for linear in families.layer_parts(layer, model.config).values():
             linear.__class__ = Sliced
@@ -97,7 +96,7 @@ def make_dynamic(model):
 
 
 def resize(model, size=None):
-    """Let the passes through a dynamic model from here on be those of a sub-network; None = the full network."""
+    """Set the sub-network that passes through a dynamic model use from now on; None: the full network."""
     stack = families.encoder_layers(model)
     stack.kept = None
     for layer in stack:
@@ -112,9 +111,9 @@ def resize(model, size=None):
 
 
 def extract(model, size):
-    """A sub-network as a model of its own, with linear layers as small as it is; on the model's device, in eval mode.
+    """Return a sub-network as a model of its own with smaller linear layers, on the model's device, in eval mode.
 
-    Where it has fewer heads than its width divides into, config.kept_heads says how many.
+    If it has fewer heads than its width divides into, config.kept_heads says how many.
     """
     config = students.student_config(model.config, layers=len(size.layers), intermediate=size.neurons)
     vars(config).pop("dynabert", None)
@@ -140,9 +139,9 @@ def importance(model, batches, loss):
     """Return how much each head and neuron matters: the first-order change of the loss if it were removed.
 
     model: in eval mode. batches: dicts of tensors. loss(model, batch) -> losses of the examples, [B]. Returns for each
-    layer (heads [H], neurons [I]): the sum over examples of |d loss / d gate|, where a gate of 1 multiplies what the
-    head or neuron puts out, so that no example's gain makes up for another's loss. Gradients of parameters stay as they
-    are. Source: section 2.1 of arXiv:2004.04037, after arXiv:1905.10650.
+    layer (heads [H], neurons [I]): the sum over examples of |d loss / d gate|, where a gate of 1 multiplies the output
+    of the head or neuron; with the absolute value no example's gain makes up for another's loss. Parameters get no
+    gradients. Source: section 2.1 of arXiv:2004.04037, after arXiv:1905.10650.
     """
     heads = model.config.num_attention_heads
     parts = [families.layer_parts(layer, model.config) for layer in families.encoder_layers(model)]
@@ -150,7 +149,7 @@ def importance(model, batches, loss):
     gates, found = [], [torch.zeros(n, device=model.device) for n in counts]
 
     def gate(width):
-        """Return a hook that multiplies the input of a linear layer, in groups of `width`, by gates of its own."""
+        """Return a hook that multiplies the input of a linear layer, in groups of `width`, by new gates."""
 
         def hook(module, args):
             x = args[0]
@@ -180,7 +179,7 @@ def importance(model, batches, loss):
 def rewire(model, importances):
     """Sort heads and neurons of every layer by importance, in place, the most important first.
 
-    importances: as from `importance`. What the full network computes stays the same but for the order of sums.
+    importances: from `importance`. The full network computes the same as before, except for the order of sums.
     """
     for layer, (heads, neurons) in zip(families.encoder_layers(model), importances, strict=True):
         parts = families.layer_parts(layer, model.config)

@@ -1,6 +1,6 @@
 """The head of a masked language model, a chunk of the vocabulary's logits at a time: imports torch and relations only.
 
-Axes: M masked positions, D width (student and teacher may differ), V vocabulary. [M, V] is never held: of 119,547
+Axes: M masked positions, D width (student and teacher may differ), V vocabulary. [M, V] is never stored: for 119,547
 words and 1,229 positions (64 x 128 tokens, 15 % masked) it would take 0.6 GB, and its gradients as much again.
 """
 
@@ -13,17 +13,17 @@ from torch.nn import functional as F
 import relations
 from relations import masked_mean
 
-# Logits of one chunk: on a CPU they shall stay near the cache, on a GPU be a large product in bounded memory (1 GB).
+# Logits of one chunk: small enough for a CPU's cache; on a GPU a large product in bounded memory (1 GB).
 CHUNK = {"cpu": 2**22, "cuda": 2**28}
-# Rows of logits are filled up to a multiple of this: a GPU's fast products in half precision want rows that begin at a
-# multiple of 16 bytes, and 119,547 is odd.
+# Rows of logits are padded to a multiple of this, because a GPU's fast products in half precision need rows that begin
+# at a multiple of 16 bytes, and 119,547 is odd.
 MULTIPLE = {"cuda": 64}
-COLUMNS = 8  # by which a decoder that is filled up gets wider, for its bias: 16 bytes, as above
-FILL = -1e4  # logit of a word that there is not: of no probability, and a number in half precision
-# Devices that give a product of half-precision matrices as the float32 numbers in which they add it up.
+COLUMNS = 8  # columns that padding adds to a decoder for its bias: 16 bytes, as above
+FILL = -1e4  # logit of a padding word: probability 0, and a number in half precision
+# Devices that can return a product of half-precision matrices in float32, in which they add it up.
 WIDE = {"cuda"}
-# Most of a large vocabulary's probabilities are below what float16 can tell from 0, and the scaler's factor comes after
-# the gradients here: they are made of slopes times this. No slope is beyond 1, and their products are float32.
+# Most of a large vocabulary's probabilities are 0 in float16, and the scaler's factor only comes after the gradients
+# here. So slopes are multiplied by this. No slope is above 1, and their products are float32.
 SCALE = {torch.float16: 2.0**15}
 
 
@@ -35,9 +35,7 @@ class Head(NamedTuple):
     bias: torch.Tensor | None
 
     def narrow(self):
-        """Return the same head in the precision of autocast, in which its products are taken; cast once, not once a
-        chunk.
-        """
+        """Return the same head in the precision of autocast, cast once instead of once per chunk."""
         weight, bias = narrow_decoder(self.weight, self.bias)
         inputs = self.inputs.to(weight.dtype)
         if weight.shape[1] > inputs.shape[1]:
@@ -45,7 +43,7 @@ class Head(NamedTuple):
         return Head(inputs, weight, bias)
 
     def logits(self, rows, temperature=1.0):
-        """Float32 logits [m, V] of a slice of rows, divided by the temperature."""
+        """Return the float32 logits [m, V] of a slice of rows, divided by the temperature."""
         if self.bias is None:
             logits = _product(self.inputs[rows], self.weight.mT).float()
         else:
@@ -53,17 +51,17 @@ class Head(NamedTuple):
         return logits if temperature == 1 else logits.div_(temperature)
 
     def chunks(self):
-        """Slices of rows, of equal length but for the rounding, whose logits together make a chunk at most."""
+        """Return slices of nearly equal length whose logits fit into a chunk each; at least one, perhaps empty."""
         rows, most = len(self.inputs), CHUNK.get(self.inputs.device.type, CHUNK["cuda"]) // len(self.weight)
         step = math.ceil(rows / math.ceil(rows / max(1, most))) if rows else 1
         return [slice(i, i + step) for i in range(0, rows or 1, step)]  # one at least, of no row where there is none
 
 
 def narrow_decoder(weight, bias):
-    """Return a decoder (weight [V, D], bias [V] or None) in the precision of autocast; float32 where that is off.
+    """Return a decoder (weight [V, D], bias [V] or None) in the precision of autocast; float32 if that is off.
 
-    In half precision on a GPU it is filled up, with words, and with columns of the bias and of zeros: then a product
-    alone makes logits. A decoder that is narrow already comes back as it is, so that of a frozen model can be kept.
+    In half precision on a GPU it is padded with words, and with columns for the bias, so that one product makes the
+    logits. A decoder that is narrow already is returned unchanged, so that a frozen model's can be kept.
     """
     kind, (words, width) = weight.device.type, weight.shape
     half = torch.is_autocast_enabled(kind)
@@ -82,14 +80,14 @@ def narrow_decoder(weight, bias):
 
 
 def _product(a, b):
-    """a [n, k] @ b [k, m], float32 numbers where the device can give them or float16 could not hold them."""
+    """Return a [n, k] @ b [k, m], as float32 if the device offers that or float16 could not hold it."""
     if a.device.type in WIDE and a.dtype != torch.float32:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float() if a.dtype == torch.float16 else a @ b
 
 
 def _add_product(total, a, b):
-    """total + a @ b, float32; total may be None, else it is changed."""
+    """Return total + a @ b in float32; total may be None, otherwise it is changed."""
     if total is None:
         return _product(a, b).float()
     if a.device.type in WIDE and a.dtype != torch.float32:
@@ -98,7 +96,7 @@ def _add_product(total, a, b):
 
 
 def _beside_teacher(student, teacher, slope, scale):
-    """Sum of p_t (log p_t - log p_s) of float32 logits [m, V]; scale * (p_s - p_t) goes into slope, if one is given."""
+    """Return the sum of p_t (log p_t - log p_s) of float32 logits [m, V]; slope, if given, gets scale * (p_s - p_t)."""
     student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
     p_t = teacher.exp()
     total = torch.dot(teacher.sub_(student).flatten(), p_t.flatten())
@@ -110,7 +108,7 @@ def _beside_teacher(student, teacher, slope, scale):
 
 
 def _against_labels(student, labels, slope, scale):
-    """Sum of log p at labels [m] of float32 logits [m, V]; scale * (p - 1 there, p elsewhere) goes into slope."""
+    """Return the sum of log p at labels [m] of float32 logits [m, V]; slope, if given, gets scale * (p - one-hot)."""
     student = student.log_softmax(-1)
     chosen = student.gather(1, labels[:, None])
     if slope is not None and scale == 1:
@@ -123,18 +121,18 @@ def _against_labels(student, labels, slope, scale):
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Sum over rows of T^2 KL(teacher || student), or of the cross-entropy with labels where there is no teacher.
+    """Sum over rows of T^2 KL(teacher || student), or of the cross-entropy with labels if there is no teacher.
 
-    Gradients are taken chunk by chunk in the forward pass, in the precision of autocast, and added up in float32: at
-    most a chunk of logits exists, and none is computed twice.
+    The forward pass computes the gradients chunk by chunk, in the precision of autocast, and adds them up in float32:
+    at most one chunk of logits exists, and none is computed twice.
     """
 
     @staticmethod
     def forward(ctx, inputs, weight, bias, teacher, labels, temperature, compiled):
-        """inputs [M, D], weight [V, D], bias [V] of the student's head; teacher: a Head or None; labels [M] or None."""
+        """Return the sum. inputs, weight, bias: of the student's Head; teacher: a Head or None; labels [M] or None."""
         student, teacher = Head(inputs, weight, bias).narrow(), teacher and teacher.narrow()
         (words, width), dtype = weight.shape, student.weight.dtype
-        # Of a frozen word embedding, which the decoder may be, there is no gradient: it would be the largest of all.
+        # The decoder may be a frozen word embedding, whose gradient would be the largest of all.
         needs, need = ctx.needs_input_grad[:3], any(ctx.needs_input_grad[:3])
         compare, scale = _beside_teacher if teacher else _against_labels, SCALE.get(dtype, 1.0)
         compare = relations._compiled(compare) if compiled else compare
@@ -165,10 +163,10 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def soft_head_logits(student, teacher, *, temperature=1.0, across_processes=False, compiled=False):
-    """`losses.soft_logits` of two Heads over the same M rows, without ever holding [M, V]; float32 scalar.
+    """Return `losses.soft_logits` of two Heads over the same M rows without storing [M, V]; float32 scalar.
 
     Gradients flow to the student's inputs, weight and bias. Widths may differ, the vocabulary may not.
-    across_processes: as in `relations.masked_mean`. compiled: what is not a product by torch.compile.
+    across_processes: as in `relations.masked_mean`. compiled: use torch.compile for all but the products.
     """
     teacher = Head(*(x if x is None else x.detach() for x in teacher))
     total = _HeadLoss.apply(*student, teacher, None, temperature, compiled)
@@ -176,13 +174,13 @@ def soft_head_logits(student, teacher, *, temperature=1.0, across_processes=Fals
 
 
 def head_cross_entropy(student, labels, *, across_processes=False, compiled=False):
-    """Mean cross-entropy of a Head with labels [M], without ever holding [M, V]; float32 scalar; options as above."""
+    """Return the mean cross-entropy, a float32 scalar, of a Head with labels [M] without storing [M, V]; see above."""
     total = _HeadLoss.apply(*student, None, labels, 1.0, compiled)
     return masked_mean(total, len(labels), across_processes)
 
 
 def agreement(student, teacher):
-    """Number of rows (float scalar) whose most likely word is the same for two Heads."""
+    """Return the number of rows (float scalar) whose most likely word is the same for two Heads."""
     student, teacher = student.narrow(), teacher.narrow()
     total = student.inputs.new_zeros((), dtype=torch.float32)
     for rows in student.chunks():

@@ -1,7 +1,7 @@
-"""What a student is trained with, as tables: PRESETS of --terms, RECIPES of the tasks, and what follows from both.
+"""Tables of what a student is trained with: PRESETS of --terms, RECIPES of the tasks, and the options that follow.
 
-It imports nothing that takes time, so that a script can check its options before torch is loaded. `losses` offers all
-of it, and has the terms themselves.
+It imports nothing slow, so that a script can check its options before torch is loaded. `losses` offers all of it, and
+has the terms themselves.
 """
 
 import argparse
@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 from methods import term_weights
 
-# A preset each: weights of terms, and the options that its method needs beside them; all of it only fills what the user
-# left open. Ours, where a source says nothing: the shares of the steps, as the papers train their parts one after the
-# other, each with epochs and a learning rate of its own, and the choice among values that a paper searches.
+# Each preset holds weights of terms and the options that its method needs. It only fills what the user left open.
+# Where a source says nothing, the choice is ours: the shares of the steps (the papers train their parts one after the
+# other, with their own epochs and learning rates), and one of the values that a paper searches.
 PRESETS = {
-    # Hinton et al., arXiv:1503.02531, add a small weight on the labels and search the temperature: both are the user's.
+    # Hinton et al., arXiv:1503.02531, add a small weight on the labels and search the temperature; the user may too.
     "kd": {"logits": 1.0},
-    # arXiv:2109.08359 on CoLA, at temperature 1; with a task its own weights and temperature, those of RECIPES.
+    # arXiv:2109.08359 on CoLA, at temperature 1. With a task, RECIPES sets weights and temperature.
     "ckd": {"logits": 1.0, "wr_pair": 1.0, "wr_triple": 10.0, "ltr_pair": 1.0, "ltr_triple": 10.0},
-    # arXiv:1908.09355: (1 - alpha) labels + alpha logits + beta * pkd, searched in alpha 0.2, 0.5, 0.7, temperature 5,
-    # 10, 20, beta 10, 100, 500, 1000. These are in the middle.
+    # arXiv:1908.09355: (1 - alpha) labels + alpha logits + beta * pkd, searched over alpha 0.2, 0.5, 0.7, temperature
+    # 5, 10, 20 and beta 10, 100, 500, 1000. These values are in the middle.
     "pkd": {"logits": 0.5, "pkd": 100.0, "hard_weight": 0.5, "temperature": 10.0},
     # arXiv:1909.10351: first the layers, for 10 or 20 epochs, then the logits alone, for 3, at temperature 1; in
     # pre-training the layers alone. lambda = 1 for every layer. The paper sums over layers, these terms are means: for
@@ -32,19 +32,19 @@ PRESETS = {
         "temperature": 1.0,
         "stages": "hidden_mse attention_mse embedding_mse 0.5 logits",
     },
-    # The authors' published command of pre-training: alpha_ce 5, alpha_mlm 2, alpha_cos 1, temperature 2; the paper
-    # itself gives none. In fine-tuning, which is ours, the task's labels stand for the masked words.
+    # The authors' published command for pre-training: alpha_ce 5, alpha_mlm 2, alpha_cos 1, temperature 2; the paper
+    # gives none. In fine-tuning, which is ours, the task's labels take the place of the masked words.
     "distilbert": {"logits": 5.0, "hidden_cosine": 1.0, "hard_weight": 2.0, "temperature": 2.0},
     # arXiv:2002.10957: both parts unweighted, in pre-training and alone; then fine-tuning on the labels.
     "minilm": {"minilm": 1.0, "hard_weight": 1.0, "stages": "minilm 0.5 hard"},
     # arXiv:2004.04037: the lambdas of the stage of widths; distill_dynabert.py sets 1 and 1 in the stage of depths.
     "dynabert": {"logits": 1.0, "dynabert_mse": 0.1, "temperature": 1.0},
 }
-OPTIONS = ("hard_weight", "temperature", "stages")  # what of a preset is no term
+OPTIONS = ("hard_weight", "temperature", "stages")  # entries of a preset that are no terms
 
 
 class Recipe(NamedTuple):
-    """What a task's students are trained with. The weights are as published: beside logits not scaled by T^2."""
+    """What a task's students are trained with. The weights are as published, for logits that are not scaled by T^2."""
 
     temperature: float
     pair: float  # weight of wr_pair and ltr_pair
@@ -53,7 +53,7 @@ class Recipe(NamedTuple):
     epochs: float
 
 
-# Published for a 6-layer student of BERT base (arXiv:2109.08359), but for those that say otherwise.
+# Published for a 6-layer student of BERT base (arXiv:2109.08359), unless a comment says otherwise.
 RECIPES = {
     "cola": Recipe(3, 1, 10, 5e-5, 4),
     "sst2": Recipe(4, 100, 1000, 4e-5, 4),
@@ -73,9 +73,9 @@ RECIPES = {
     "goemotions": Recipe(1, 1, 10, 5e-5, 4),  # CoLA's temperature, 3, was worse
     "scitldr": Recipe(1, 1, 10, 5e-5, 4),
     "cnn_dailymail": Recipe(1, 1, 10, 5e-5, 4),
-    "custom": Recipe(1, 1, 10, 5e-5, 3),  # and any task that has no line here: what the options have without a task
+    "custom": Recipe(1, 1, 10, 5e-5, 3),  # also for tasks without a line here: the options' own defaults
 }
-SCHEDULE = ("--learning_rate", "--num_train_epochs")  # what of a recipe is no option of distilling
+SCHEDULE = ("--learning_rate", "--num_train_epochs")  # set by recipes, but no options of distilling
 
 
 def recipe_of(task):
@@ -84,15 +84,15 @@ def recipe_of(task):
 
 
 def ckd_weights(recipe, temperature):
-    """Return {term: weight} of CKD's relations, times the temperature's square: so the logits term is scaled here."""
+    """Return {term: weight} of CKD's relations times temperature^2, because the logits term is scaled by it."""
     pair, triple = recipe.pair * temperature**2, recipe.triple * temperature**2
     return {"wr_pair": pair, "wr_triple": triple, "ltr_pair": pair, "ltr_triple": triple}
 
 
 def all_terms(names=()):
-    """Return the names of all terms, in their order; names: those that must be known.
+    """Return the names of all terms in their order; names: terms that must be among them.
 
-    `losses.TERMS` has them, but its import takes seconds: it is asked only for a name that no preset has.
+    `losses.TERMS` has them all, but importing it takes seconds, so it is asked only for a name that no preset has.
     """
     known = dict.fromkeys(name for preset in PRESETS.values() for name in preset if name not in OPTIONS)
     if set(names) <= set(known):
@@ -103,7 +103,7 @@ def all_terms(names=()):
 
 
 def parse_terms(words):
-    """Return ["ckd", "wr_triple=5"] -> {"logits": 1.0, ..., "wr_triple": 5.0}; weights of 0 are left out.
+    """Return {"logits": 1.0, ..., "wr_triple": 5.0} for ["ckd", "wr_triple=5"]; weights of 0 are left out.
 
     A preset's weights fill what was not given by name, wherever it stands. Raises ValueError for an unknown term or
     preset, two presets, a term given twice, a weight that is not a finite number >= 0, or no term above 0.
@@ -113,10 +113,8 @@ def parse_terms(words):
         name, equals, weight = word.partition("=")
         if not equals:
             if name not in PRESETS:
-                raise ValueError(
-                    f"--terms {word!r} is neither a preset ({', '.join(PRESETS)}) nor name=weight with a name of: "
-                    f"{', '.join(terms)}"
-                )
+                known = f"a preset ({', '.join(PRESETS)}) nor name=weight with a name of: {', '.join(terms)}"
+                raise ValueError(f"--terms {word!r} is neither {known}")
             if preset:
                 raise ValueError(f"--terms names two presets, {preset!r} and {name!r}: give one, then name=weight")
             preset = name
@@ -136,20 +134,17 @@ def parse_terms(words):
 def check_args(args, pretraining=False, schedule=True):
     """Check and convert the options of distilling in place; args.terms becomes {name: weight}.
 
-    A preset fills what was not given, and so does the recipe of args.task, where there is a teacher: args.filled, a
-    dict, says what the recipe filled, and args.unfilled holds the options that would be others without it, as they
-    would be. With stages, args.stages is what `term_weights.Objective` reads, else None, and args.terms and
-    args.hard_weight hold the largest weights of all stages. pretraining: as in `term_weights.resolve`. schedule:
-    whether a recipe's learning rate and epochs are meant. Raises ValueError. Without args.teacher there is nothing to
-    distil: the terms become {}, and any option given for it is refused.
+    Presets fill what was not given. With a teacher, so does the recipe of args.task: args.filled, a dict, holds what
+    the recipe filled, and args.unfilled the values that options would have without it. With stages, args.stages becomes
+    what `term_weights.Objective` reads, else None; args.terms and args.hard_weight then hold the largest weights of all
+    stages. pretraining: as in `term_weights.resolve`. schedule: whether recipes set learning rate and epochs. Without
+    args.teacher the terms become {}. Raises ValueError, also for an option of distilling that was given without a
+    teacher.
     """
     typed = list(dict.fromkeys(vars(args).pop("typed", [])))
     distilling = [option for option in typed if option not in SCHEDULE]
     if distilling and not args.teacher:
-        raise ValueError(
-            f"{', '.join(distilling)} is for distilling from a teacher: pass --teacher too, or "
-            "leave it out to train on the labels alone"
-        )
+        raise ValueError(f"{', '.join(distilling)} is for distilling from a teacher: pass --teacher, or leave it out")
     task = getattr(args, "task", None) if args.teacher else None
     plain = argparse.Namespace(**vars(args))
     _resolve(plain, typed, None, False, pretraining)
@@ -161,7 +156,7 @@ def check_args(args, pretraining=False, schedule=True):
 
 
 def _resolve(args, typed, recipe, schedule, pretraining):
-    """`check_args` with this recipe, or None; {term or option: value} that the recipe filled."""
+    """Do the work of `check_args` with this recipe or None; return {term or option: value} that the recipe filled."""
     words, args.terms = args.terms, parse_terms(args.terms)
     chosen = next((word for word in words if word in PRESETS), None)
     preset, given = PRESETS.get(chosen, {}), {word.partition("=")[0] for word in words if "=" in word}
@@ -190,9 +185,7 @@ def _resolve(args, typed, recipe, schedule, pretraining):
 
 
 def _of_recipe(args, left, terms, recipe, schedule):
-    """Return {option: value} of a recipe for those options that are left to it; terms: the names of all that are
-    trained.
-    """
+    """Return {option: value} of a recipe for the options in `left`; terms: the names of all that are trained."""
     found = {}
     if "temperature" in left and "logits" in terms:
         found["temperature"] = float(recipe.temperature)
@@ -209,9 +202,8 @@ def _check_numbers(args):
         raise ValueError(f"--window {args.window!r} must be an odd number or 'all'")
     args.window = None if args.window == "all" else int(args.window)
     if args.window is not None and (args.window < 3 or args.window % 2 == 0):
-        raise ValueError(
-            f"--window {args.window} must be odd and at least 3, such as {max(3, args.window // 2 * 2 + 1)}, or 'all'"
-        )
+        odd = max(3, args.window // 2 * 2 + 1)
+        raise ValueError(f"--window {args.window} must be odd and at least 3, such as {odd}, or 'all'")
     if args.pair_criterion == "kl" and args.distance != "cosine":
         raise ValueError(
             f"criterion 'kl' needs distance 'cosine', not {args.distance!r}: pass --pair_criterion mse, l1 or huber"
@@ -223,7 +215,7 @@ def _check_numbers(args):
 
 
 def filled_line(args):
-    """Return what the recipe of the task filled, as it would be typed; "" where it filled nothing."""
+    """Return a line with what the task's recipe filled, as it would be typed; "" if it filled nothing."""
     filled = getattr(args, "filled", None)
     if not filled:
         return ""

@@ -1,30 +1,28 @@
-"""Weights of the terms and of the loss on the labels, and how they change over the steps: --stages."""
+"""Weights of the terms and of the loss on the labels, and their change over the steps: --stages."""
 
 import math
 from typing import NamedTuple
 
-MAX_WEIGHT = 1e9  # times a loss and its gradient still a float32
-HARD = "hard"  # the loss on the true labels, beside the terms
+MAX_WEIGHT = 1e9  # with it a loss and its gradient still fit float32
+HARD = "hard"  # the name of the loss on the true labels
 
 
 def weight_of(option, word, text):
-    """Return the weight that stands in a word of an option. Raises ValueError if it is none."""
+    """Return the weight in a word of an option. Raises ValueError if it is none."""
     try:
         weight = float(text)
     except ValueError:
         weight = float("nan")
     if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(
-            f"{option} {word!r}: the weight must be a number >= 0 and at most {MAX_WEIGHT:g}, such as "
-            f"{word.partition('=')[0]}=1"
-        )
+        name = word.partition("=")[0]
+        raise ValueError(f"{option} {word!r}: the weight must be a number >= 0 and at most {MAX_WEIGHT:g}: {name}=1")
     return weight
 
 
 def split(words):
-    """Return ["wr_pair", "0.5", "logits=2"] -> [[0.0, ["wr_pair"]], [0.5, ["logits=2"]]]: a number begins a stage.
+    """Return the stages of ["wr_pair", "0.5", "logits=2"]: [[0.0, ["wr_pair"]], [0.5, ["logits=2"]]].
 
-    Raises ValueError for a number that is no share of the steps from 0 to 1, or not above the one before.
+    A number begins a stage. Raises ValueError unless it is a share of the steps, from 0 to 1, above the one before.
     """
     stages = [[0.0, []]]
     for word in words:
@@ -35,10 +33,7 @@ def split(words):
             continue
         first = len(stages) == 1 and not stages[0][1]
         if not (begin == 0 if first else stages[-1][0] < begin < 1):
-            raise ValueError(
-                f"--stages {word!r}: a stage begins at a share of the steps, the first at 0, each later "
-                "one above the one before and below 1, as in: wr_pair 0.5 logits"
-            )
+            raise ValueError(f"--stages {word!r}: a stage begins at a share of the steps, rising from 0 to below 1")
         if not first:
             stages.append([begin, []])
     return stages
@@ -47,9 +42,9 @@ def split(words):
 def parse(stages, weights, terms):
     """Return the stages of `split` with their weights: [[0.0, {"wr_pair": 1.0}], [0.5, {"logits": [0.0, 1.0]}]].
 
-    weights: of terms and "hard", for names that have none beside them; terms: the names of all. name=weight is
-    constant, name=first..last goes evenly from one to the other and is [first, last]. Raises ValueError for an unknown
-    name, one without a weight, one given twice, or a stage in which nothing is trained.
+    weights: of terms and "hard", for names without a weight of their own. terms: all names. name=weight is constant;
+    name=first..last changes evenly and becomes [first, last]. Raises ValueError for an unknown name, one without a
+    weight, one given twice, or a stage that trains nothing.
     """
     found = []
     for begin, words in stages:
@@ -61,27 +56,22 @@ def parse(stages, weights, terms):
             if name in found[-1][1]:
                 raise ValueError(f"--stages names {name!r} twice in the stage from {begin:g}: name it once")
             if not equals and not weights.get(name):
-                raise ValueError(
-                    f"--stages {name!r} has no weight: write {name}=1, or give it one by "
-                    f"{'--hard_weight' if name == HARD else '--terms'}"
-                )
+                option = "--hard_weight" if name == HARD else "--terms"
+                raise ValueError(f"--stages {name!r} has no weight: write {name}=1, or give it one by {option}")
             ends = (text.split("..") if text.count("..") == 1 else [text]) if equals else [weights[name]]
             ends = [weight_of("--stages", word, end) for end in ends]
             found[-1][1][name] = ends[0] if len(set(ends)) == 1 else ends
         found[-1][1] = {name: found[-1][1][name] for name in (*terms, HARD) if found[-1][1].get(name)}
         if not any(w[0] if isinstance(w, list) else w for w in found[-1][1].values()):
-            raise ValueError(
-                f"--stages: nothing is trained where the stage from {begin:g} on begins: name a term with "
-                "a weight that begins above 0"
-            )
+            raise ValueError(f"--stages: nothing is trained where the stage from {begin:g} on begins: add a term")
     return found
 
 
 def resolve(args, terms, named, own, pretraining):
-    """Convert args.stages to what `Objective.at` reads; args.terms and args.hard_weight become the largest of all.
+    """Convert args.stages for `Objective.at`; args.terms and args.hard_weight become the largest weights of all stages.
 
-    terms: the names of all; named: those given beside the preset, and "hard" if it was. own: whether the stages were
-    given, too, and are not the preset's. pretraining: of a preset's stages only the first is meant. Raises ValueError.
+    terms: all names. named: those given besides the preset, and "hard" if it was. own: whether the stages were given,
+    not taken from the preset. pretraining: use only the first stage of a preset. Raises ValueError.
     """
     weights = args.terms | {HARD: args.hard_weight}
     parts = split(args.stages if own else args.stages.split())
@@ -89,7 +79,7 @@ def resolve(args, terms, named, own, pretraining):
     more = [name for name in weights if name in named - told and weights[name]]
     if own and more:
         raise ValueError(f"--stages trains {more[0]!r} at no time, which was given a weight: name it in a stage")
-    if not own:  # what was named beside the preset is part of all its stages
+    if not own:  # terms named besides the preset are part of all its stages
         parts = [[begin, [name for name in words if weights.get(name)] + more] for begin, words in parts]
         parts = [part for part in parts if part[1]][: 1 if pretraining else None]
         parts[0][0] = 0.0
@@ -102,11 +92,11 @@ def resolve(args, terms, named, own, pretraining):
     if not args.terms:
         raise ValueError("--stages: nothing would be distilled; name a term, or leave out --teacher")
     if len(args.stages) == 1 and not any(isinstance(weight, list) for weight in args.stages[0][1].values()):
-        args.stages = None  # as if the weights had been given
+        args.stages = None  # constant weights
 
 
 class Objective(NamedTuple):
-    """What a student is trained with, as it follows from checked options and the depths of the models."""
+    """What a student is trained with, from checked options and the depths of the models."""
 
     terms: dict  # {name: weight}; with stages the largest of each
     hard_weight: float  # of the loss on the true labels
@@ -125,9 +115,9 @@ class Objective(NamedTuple):
         return self.terms | ({HARD: self.hard_weight} if self.hard_weight else {})
 
     def at(self, progress):
-        """Return the objective of the step before which this share of the steps, 0 to 1, is done.
+        """Return the objective of a step; progress: the share of the steps done before it, 0 to 1.
 
-        Terms of weight 0 there are left out. Without stages it is the same at all times.
+        It leaves out terms of weight 0. Without stages it is always the same.
         """
         if not self.stages:
             return self
@@ -140,26 +130,21 @@ class Objective(NamedTuple):
         return self._replace(hard_weight=now.pop(HARD, 0.0), terms=now)
 
     def head_trained(self, progress):
-        """Return whether logits or labels, which alone train the head, had a weight in the step at `progress` or
-        before.
-        """
+        """Return whether logits or labels, which alone train the head, had a weight up to the step at `progress`."""
         begins = [begin for begin, _ in self.stages or () if begin <= progress]
         return any({"logits", HARD} & {*self.at(p).weights} for p in (*begins, progress))
 
     def check_steps(self, steps):
-        """Raise ValueError if a stage has none of this number of steps."""
+        """Raise ValueError if a stage gets none of this number of steps."""
         stages = self.stages or []
         firsts = [math.ceil(begin * steps - 1e-9) for begin, _ in stages] + [steps]
         for (begin, _), first, after in zip(stages, firsts, firsts[1:], strict=False):
             if first >= after:
-                raise ValueError(
-                    f"--stages: the stage from {begin:g} on has none of {steps} steps: train longer, or take other "
-                    "shares"
-                )
+                raise ValueError(f"--stages: the stage from {begin:g} on has none of {steps} steps: train longer")
 
 
 def objective_of(args, layer_pairs=()):
-    """Return the Objective of options that `recipes.check_args` has checked; without a teacher, the labels alone."""
+    """Return the Objective of options checked by `recipes.check_args`; without a teacher, the labels alone."""
     hard_weight = args.hard_weight if args.teacher else args.hard_weight or 1.0
     own = {name: getattr(args, name) for name in Objective._fields if name not in ("hard_weight", "layer_pairs")}
     return Objective(**own, hard_weight=hard_weight, layer_pairs=layer_pairs)

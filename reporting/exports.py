@@ -23,16 +23,16 @@ TEX = {
 
 
 def tex_cell(cell):
-    """Return a cell of a Markdown table, as `escape` wrote it and perhaps in bold, for LaTeX."""
+    """Return a cell of a Markdown table, escaped by `report.escape` and perhaps bold, as LaTeX."""
     parts = [html.unescape(re.sub(r"\\(.)", r"\1", part)) for part in re.split(r"(?<!\\)\*\*", cell.strip())]
     parts = ["".join(TEX.get(c, c) for c in part).replace("--", "-{}-") for part in parts]
     return "".join(rf"\textbf{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
 
 
-# What a caption says of a table that holds a text that this pattern finds.
+# {pattern of a cell: what a caption says about tables with such cells}
 EXPLAINED = {
     r"^[^[]*\(\d+\)$": r"Mean over seeds $\pm$ sample standard deviation (number of seeds), fractions $\times$ 100",
-    r"textbf": "Bold: the best mean of the students and all that a paired interval cannot tell from it",
+    r"textbf": "Bold: the best mean of the students and all that do not differ significantly from it",
     r"^params": "Params: with / without embeddings",
     r"^speed-up": "Speed-up: latency of the teacher / of the student, batch 1 / 32",
     r"^GB$": r"GB: peak memory of a run, $10^9$ bytes",
@@ -40,9 +40,9 @@ EXPLAINED = {
 
 
 def latex(text):
-    """The Markdown tables of a report as LaTeX, one for each heading, whole where the report continues them below.
+    """Return the Markdown tables of a report as LaTeX, one for each heading; tables that continue below are joined.
 
-    A caption has the heading, what the numbers are, and the notes that stand below the table; a label the heading.
+    A caption has the heading, what the numbers are, and the notes below the table. A label has the heading.
     """
     tables, heading, last = [], [], False
     for block in re.split(r"\n\n(?=## Notes\n|Scores: )", text + "\n")[0].split("\n\n"):
@@ -64,7 +64,7 @@ def latex(text):
 
 
 def tex_table(heading, frame, notes, label):
-    """Return a table of LaTeX; frame: its cells as LaTeX; the list of tables has the heading alone."""
+    """Return a LaTeX table; frame: its cells as LaTeX. The list of tables has the heading alone."""
     texts = [*frame.columns, *frame.to_numpy().flatten()]
     said = [words for pattern, words in EXPLAINED.items() if any(re.search(pattern, text) for text in texts)]
     caption = " ".join(f"{sentence.removesuffix('.')}." for sentence in (heading, *said, *notes))
@@ -79,74 +79,48 @@ def tex_table(heading, frame, notes, label):
 
 
 def numbers(runs):
-    """Return a row for each stage, task, method and customary metric: means and standard deviations over seeds, as
-    numbers.
-    """
+    """Return a row for each stage, task, method and customary metric: means and standard deviations over seeds."""
     rows = []
     for (stage, task, name), own in runs.groupby(["stage", "task", "name"], observed=True):
         task_runs = runs[(runs["stage"] == stage) & (runs["task"] == task)]
         for measure in customary(task_runs) or [headline(task_runs)]:
-            whole = "mean_score" if stage == "dynabert" else own["metric"].iloc[0]  # over its sub-networks
+            whole = "mean_score" if stage == "dynabert" else own["metric"].iloc[0]  # the mean over its sub-networks
             row = {"stage": stage, "task": task, "method": name, "metric": measure.key or whole, "seeds": len(own)}
             for part in ("best", "last"):
                 values = own[part].map(measure.of)
                 row |= {f"{part}_mean": values.mean(skipna=False), f"{part}_std": values.std(skipna=False)}
             means = {place.rpartition(".")[2]: own[place].mean() for places, _, _ in SIZES.values() for place in places}
-            rows.append(
-                row
-                | means
-                | {
-                    "speedup_batch_1": own["1"].mean(),
-                    "speedup_batch_32": own["32"].mean(),
-                    "train_s": own["time.train_s"].mean(),
-                    "machine": "; ".join(sorted(own["machine"].unique())),
-                    "scored_on": own["scored on"].iloc[0],
-                }
-            )
+            row |= means | {"speedup_batch_1": own["1"].mean(), "speedup_batch_32": own["32"].mean()}
+            row |= {"train_s": own["time.train_s"].mean(), "machine": "; ".join(sorted(own["machine"].unique()))}
+            rows.append(row | {"scored_on": own["scored on"].iloc[0]})
     return pd.DataFrame(rows)
 
 
-# What a run.json holds and a table needs, a column each, in the order of their importance; those of TEXTS are text, the
-# others JSON. Curves and figures are left in the run folder.
+# The entries of run.json that tables need, the most important first. Those in TEXTS are text, the others JSON. Curves
+# and figures stay in the run folder.
 COLUMNS = [
-    "stage",
-    "task",
-    "name",
-    "seed",
-    "metric",
-    "best.score",
-    "last.score",
-    "time.train_s",
-    "max_mem_gb",
-    "best.step",
-    "last.step",
-    "best.metrics",
-    "last.metrics",
-    "headline",
-    "model",
-    "teacher",
-    "latency.student_ms",
-    "latency.speedup",
-    "hardware",
-    "versions",
-    "git",
-    "asked",
-    "options",
-    "data",
-    "inputs",
-    "train_examples",
-    "subnetworks",
-    "bounds",
-    "folder",
+    *("stage", "task", "name", "seed", "metric", "best.score", "last.score", "time.train_s", "max_mem_gb"),
+    *("best.step", "last.step", "best.metrics", "last.metrics", "headline", "model", "teacher"),
+    *("latency.student_ms", "latency.speedup", "hardware", "versions", "git", "asked", "options"),
+    *("data", "inputs", "train_examples", "subnetworks", "bounds", "folder"),
 ]
-ALWAYS = ["terms", "hard_weight", "temperature", "stages", "window", "save", "cache_teacher"]  # at their defaults too
+ALWAYS = [
+    "terms",
+    "hard_weight",
+    "temperature",
+    "stages",
+    "window",
+    "save",
+    "cache_teacher",
+]  # also if at their defaults
+MODELS = ("teacher", "more_teachers", "student")  # options that name models, in folders of one machine
 SIZE = [*SHAPE, "parameters", "parameters_without_embeddings", "flops_per_sequence", "seq_length"]
 
 
 def without_folders(path):
-    """A path without the folders of the machine it lay on: the task, method and seed of a run, else its name alone.
+    """Return a path without the folders of one machine: task, method and seed of a run, else its name alone.
 
-    Of a path that is not absolute the last three parts, of a list that of its items, of anything but text itself.
+    Of a relative path it returns the last three parts, of a list the items' results; other values stay.
     """
     if isinstance(path, list):
         return [without_folders(one) for one in path]
@@ -163,32 +137,21 @@ def _absolute(value):
 
 
 def compact(runs):
-    """Return a row for each run with all that the tables need, which `records.read_runs` takes for its run.json."""
+    """Return a row for each run with all that the tables need; `records.read_runs` reads it like a run.json."""
     asked = {key for keys in runs["asked"] for key in keys if isinstance(key, str)}
     asked = {*ALWAYS, *asked} - {*OUTSIDE_RECIPE} | {"cache_teacher"}
-
-    def kept(run, folder, keys):
-        """Return the record of one run with the options that some run was asked for (`keys`: this one) and no
-        folders.
-        """
-        options = {
-            key: value for key, value in run["options"].items() if key in asked or not (keys or key in OUTSIDE_RECIPE)
-        }
-        options = {
-            key: without_folders(value) if key in ("teacher", "more_teachers", "student") or _absolute(value) else value
-            for key, value in options.items()
-        }
-        small = {"options": options, "folder": without_folders(str(folder))}
-        small |= {
-            who: {key: run[who][key] for key in SIZE if key in run[who]} for who in ("model", "teacher") if run.get(who)
-        }
-        return run | small
-
     rows = []
     for run, folder, keys in zip(runs["record"], runs["folder"], runs["asked"], strict=True):
-        run, row = kept(run, folder, keys), {}
+        # A record without `asked` keeps all options of the recipe.
+        kept = {k: v for k, v in run["options"].items() if k in asked or not (keys or k in OUTSIDE_RECIPE)}
+        short = {k: without_folders(v) for k, v in kept.items() if k in MODELS or _absolute(v)}
+        small = {"options": kept | short, "folder": without_folders(str(folder))}
+        for who in ("model", "teacher"):
+            if run.get(who):
+                small[who] = {key: run[who][key] for key in SIZE if key in run[who]}
+        run, row = run | small, {}
         for column in COLUMNS:
-            with contextlib.suppress(KeyError, TypeError):  # what some records lack, or have as null
+            with contextlib.suppress(KeyError, TypeError):  # some records lack an entry, or have null
                 value = at(run, column)
                 row[column] = value if column in TEXTS else json.dumps(value, ensure_ascii=False)
         rows.append(row)

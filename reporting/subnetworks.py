@@ -1,4 +1,4 @@
-"""Sub-networks in a report: tables of width x depth, differences between objectives, plots of score against cost."""
+"""Sub-networks in a report: tables of width x depth, differences between objectives, panels of score over cost."""
 
 import math
 
@@ -20,7 +20,7 @@ def long_table(runs):
 
 
 def grid(cells, name):
-    """Return a table of depths (rows) and widths (columns), the largest first, from {(depth, width): text}."""
+    """Return {(depth, width): text} as a table of depths (rows) and widths (columns), the largest first."""
     table = pd.Series(cells).unstack().sort_index(ascending=False).sort_index(axis=1, ascending=False)
     table.insert(0, "depth", [f"{depth:g}" for depth in table.index])
     table.columns = ["depth", *(f"width {width:g}" for width in table.columns[1:])]
@@ -28,7 +28,7 @@ def grid(cells, name):
 
 
 def stacked(grids):
-    """Grids below each other, the widths of all of them from the largest on, "-" where one lacks a size."""
+    """Return grids below each other, with the widths of all from the largest on, "-" for a missing size."""
     table = pd.concat(grids)
     widths = sorted(table.columns.drop("depth"), key=lambda title: -float(title.removeprefix("width ")))
     return table[["depth", *widths]].fillna("-")
@@ -44,9 +44,9 @@ def scores(table, summary):
 
 
 def differences(table, names, reference):
-    """({name: grid of its scores minus the reference's over their common seeds}, what can be told apart: a sentence).
+    """Return ({name: grid of its scores minus the reference's over common seeds}, sentence on what is significant).
 
-    A cell is as `significance.cell` writes it; Holm's correction is for all cells of all grids.
+    Cells are as in `significance.cell`; Holm's correction covers all cells of all grids.
     """
     rows = {}
     for size, own in table[table["name"].isin([*names, reference])].groupby(["depth", "width"]):
@@ -71,7 +71,7 @@ def differences(table, names, reference):
 
 
 def costs(table):
-    """Grid of 'parameters (M) / GFLOPs / speed-up at batch 1 / at batch 32' of every size."""
+    """Return a grid of 'parameters (M) / GFLOPs / speed-up at batch 1 / at batch 32' of every size."""
     cells = {}
     for size, own in table.groupby(["depth", "width"]):
         ratios = " / ".join("-" if math.isnan(own[b].median()) else f"{own[b].median():.2f}x" for b in ("1", "32"))
@@ -80,10 +80,10 @@ def costs(table):
 
 
 def tables(runs, baseline, markdown, summary):
-    """Markdown texts for runs of one stage, dynabert: of each task its scores, differences and costs.
+    """Return the Markdown texts of DynaBERT runs: for each task scores, differences and costs.
 
-    markdown(grid), summary(values, digits): as the rest of the report writes them. Names whose runs have the same
-    sizes are compared: with the baseline where it is one of them, else with the last.
+    markdown(grid), summary(values, digits): as in report.py. Names whose runs have the same sizes are compared with the
+    baseline, or with the last of them if it is not among them.
     """
     texts = []
     for task, own in runs.groupby("task", observed=True):
@@ -115,10 +115,10 @@ def tables(runs, baseline, markdown, summary):
 
 
 def panels(runs, students):
-    """Panels of score against GFLOPs and against latency: a curve a name of runs, students of their own as points.
+    """Return panels of score over GFLOPs and over latency: a curve per name of runs, other students as points.
 
-    A curve leaves out the sub-networks that a cheaper one equals. runs, students: tables of stage dynabert and of
-    stage finetune. As `pictures.draw_panels` takes them.
+    A curve leaves out sub-networks that a cheaper one equals. runs, students: tables of the stages dynabert and
+    finetune. The panels are as `pictures.draw_panels` takes them.
     """
     found = []
     for task, own in runs.groupby("task", observed=True):

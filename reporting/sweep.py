@@ -1,43 +1,31 @@
 """Table of the tries of run_sweep.sh and the best of each method: `python reporting/sweep.py runs/fair/sweep/cola`.
 
-What judges is the best score on the part of the training set that was held out (--held_out), never the dev set. The
-choice goes to recipes.txt in that folder, a line "METHOD OPTION..." for each method: RECIPES of run_glue.sh.
+The best score on the held-out part of the training set (--held_out) decides, never the dev set. The choice goes to
+recipes.txt in that folder, a line "METHOD OPTION..." for each method: RECIPES of run_glue.sh.
 """
 
 import json
-import os
 import sys
 
 import pandas as pd
 
 import report
+from engine.files import write_text
 from options import Parser, named_folder, one_line
 from reporting import table_notes
-from reporting.records import (
-    CHOICE,
-    DISTILLING,
-    METHODS,
-    ReportError,
-    check,
-    is_positive,
-    read_runs,
-    recipe_text,
-    select,
-)
+from reporting.records import CHOICE, DISTILLING, METHODS, POSITIVE, ReportError, check, read_runs, recipe_text, select
 
 
 def recipe(run):
-    """Return the options of the command line by which one try differs from others; ReportError if the record lacks
-    them.
-    """
+    """Return the options by which a try differs from others. Raises ReportError if the record lacks them."""
     try:
-        rate = check(run, {"options.learning_rate": is_positive})["options.learning_rate"]
+        rate = check(run, {"options.learning_rate": POSITIVE})["options.learning_rate"]
     except ReportError as error:
         raise ReportError(f"{run['folder']}: {error}") from error
     words = [recipe_text(run["options"])]
     if not words[0] and not run["name"].startswith("finetune-"):
         raise ReportError(f"{run['folder']}: no terms that it was distilled with: run it again or move it away")
-    for name in DISTILLING if words[0] else ():  # given ones are part of it too
+    for name in DISTILLING if words[0] else ():
         if name in run["asked"]:
             value = run["options"].get(name)
             words.append(f"--{name}" if value is True else f"--{name} {'all' if value is None else value}")
@@ -45,18 +33,16 @@ def recipe(run):
 
 
 def tries(runs):
-    """The table of the tries, a row each: method, number, seeds, recipe, score x 100 (mean over seeds), its spread.
+    """Return a row for each try: method, number, seeds, recipe, score x 100 (mean over seeds), its spread.
 
-    runs: as `records.read_runs` gives them, named METHOD-NUMBER. The score is that on what was held out, NaN where one
-    of a seed is not finite. Raises ReportError at a run of another name or without that score, if the seeds of a try
-    differ in more than the seed, or tries in what was held out or trained on.
+    runs: from `records.read_runs`, named METHOD-NUMBER. The score is that on the held-out part, NaN if it is not finite
+    for a seed. Raises ReportError for a run of another name or without that score, for seeds of a try that differ in
+    more than the seed, and for tries that held out or trained on different examples.
     """
     unknown = runs[~runs["name"].astype(str).str.fullmatch(r"\w+-[1-9]\d*")]
     if len(unknown):
-        raise ReportError(
-            f"{unknown['folder'].iloc[0]} holds {unknown['name'].iloc[0]!r}, not a try of run_sweep.sh "
-            "(METHOD-NUMBER): name the folder of a sweep"
-        )
+        folder, name = unknown[["folder", "name"]].iloc[0]
+        raise ReportError(f"{folder} holds {name!r}, not a try of run_sweep.sh (METHOD-NUMBER): name a sweep's folder")
     rows = []
     for run in runs.assign(name=runs["name"].astype(str)).to_dict("records"):
         if CHOICE not in run["best"]["metrics"]:
@@ -82,9 +68,8 @@ def tries(runs):
     groups = table.groupby(["method", "number"])
     mixed = groups["all"].nunique()
     if (mixed > 1).any():
-        raise ReportError(
-            f"the seeds of {'-'.join(map(str, mixed.idxmax()))} differ in their options: sweep into an empty folder"
-        )
+        worst = "-".join(map(str, mixed.idxmax()))
+        raise ReportError(f"the seeds of {worst} differ in their options: sweep into an empty folder")
     found = groups.agg(
         recipe=("recipe", "first"),
         score=("score", lambda values: values.mean(skipna=False)),
@@ -100,14 +85,14 @@ def tries(runs):
 
 
 def best(table):
-    """Return {method: row of its best try}, the first of equals; a method without a finite score is left out."""
+    """Return {method: row of its best try}, the first of equals; methods without a finite score are left out."""
     rows = table.dropna(subset="score").sort_values("score", ascending=False, kind="stable")
     rows = rows.groupby("method", sort=False).head(1).set_index("method")
     return {method: rows.loc[method] for method in table["method"].unique() if method in rows.index}
 
 
 def sweep_text(table, chosen, metric, notes=()):
-    """Return the Markdown table of all tries, the chosen ones bold, notes, and what each method was given."""
+    """Return Markdown: the table of all tries, chosen ones in bold, notes, and how many tries each method had."""
 
     def row(one):
         """Return the cells of one try."""
@@ -140,7 +125,7 @@ def sweep_text(table, chosen, metric, notes=()):
 
 
 def main(argv=None):
-    """Prints the table and writes recipes.txt; returns the exit status."""
+    """Print the table and write recipes.txt; return the exit status."""
     parser = Parser(prog="reporting/sweep.py", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=named_folder, metavar="SWEEP", help="folder that run_sweep.sh filled")
     folder = parser.parse_args(argv).folder
@@ -157,14 +142,12 @@ def main(argv=None):
         chosen = best(table)
         if not chosen:
             raise ReportError(f"{folder}: no try has a finite score on what was held out: lower the learning rates")
-        notes = table_notes.unlike_lines(runs, ("learning_rate", *DISTILLING))  # which stand in the table
+        notes = table_notes.unlike_lines(runs, ("learning_rate", *DISTILLING))  # the table shows these
         print(sweep_text(table, chosen, f"{report.headline(runs).title} x 100", notes))
         for line in [*left_out["damaged"], *left_out["incomplete"]]:
             print(f"{parser.prog}: left out: {one_line(line)}", file=sys.stderr)
         lines = [f"{method} {row['recipe']}" for method, row in chosen.items()]
-        temporary = folder / ".recipes.txt"
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / "recipes.txt")
+        write_text(folder / "recipes.txt", "\n".join(lines) + "\n")
         print(f"\nChosen: {folder / 'recipes.txt'}")
     except ReportError as error:
         parser.error(str(error))

@@ -1,4 +1,4 @@
-"""What a reader of a table must know of its runs beside their numbers, as lines: unlike data and options, recipes."""
+"""Lines that a reader of a table needs besides its numbers: different data and options, recipes."""
 
 import json
 import re
@@ -6,23 +6,21 @@ import re
 from reporting.exports import without_folders
 from reporting.records import DISTILLING, SCORED_ON, recipe_text, same_examples, students, task_alone
 
-# Options that differ between methods by their nature, or are said in another place of the report.
+# Options that differ between methods by their nature, or that the report shows elsewhere.
 SAID = {"task", "terms", "hard_weight", "temperature", "stages", *SCORED_ON}
 
 
 def set_words(runs):
-    """Return {name of an evaluation set: what it is} for tasks that were scored on several, as `records.with_sets` has
-    it.
-    """
+    """Return {name of an evaluation set: its description} for tasks that `records.with_sets` split."""
     found = {}
     for name, own in runs[runs["scored on"] != ""].groupby("task", observed=True):
-        words = min(own["scored on"], key=lambda text: not text[0].isdigit())  # what knows their number, if any does
+        words = min(own["scored on"], key=lambda text: not text[0].isdigit())  # one with the number of examples, if any
         found[name] = words.replace("examples", "other examples") if words in found.values() else words
     return found
 
 
 def set_lines(runs):
-    """Lines that say on which evaluation sets runs of one stage were scored, for tasks that were on several."""
+    """Return lines about the evaluation sets of tasks that were scored on several, for runs of one stage."""
     parts = {}
     for name, words in set_words(runs).items():
         methods = _names(runs["name"][runs["task"] == name].unique())
@@ -34,9 +32,9 @@ def set_lines(runs):
 
 
 def unlike_lines(runs, named=()):
-    """Lines that name the options and training data in which the students of one stage and task differ.
+    """Return lines about options and training data in which the students of one stage and task differ.
 
-    Left out are options that their recipes name or `named`, and those of distilling where a run has no teacher.
+    They leave out options that recipes show or that are `named`, and those of distilling if a run has no teacher.
     """
     lines = []
     for task, own in students(runs).groupby(runs["task"].map(task_alone), observed=True):
@@ -48,7 +46,7 @@ def unlike_lines(runs, named=()):
         for key in sorted({*found} - {f"--{name}" for name in named}):
             groups = {}
             for name, values in found[key].items():
-                if len(values) == 1:  # seeds that differ are a line of `mixed_lines`
+                if len(values) == 1:  # `mixed_lines` names seeds that differ
                     groups.setdefault(*values, []).append(name)
             if len(groups) > 1:
                 parts.append(f"{key} " + ", ".join(_grouped(groups)))
@@ -58,15 +56,13 @@ def unlike_lines(runs, named=()):
 
 
 def chosen_alike(runs):
-    """Return whether all runs, as far as is known, learned from the same examples and held out the same ones to choose
-    by.
-    """
+    """Return whether all runs, as far as known, learned from the same examples and held out the same ones."""
     shares = {str(recipe.get("held_out")) for recipe in runs["recipe"]}
     return len(shares) < 2 and all(len({*same_examples(runs, split)} - {None}) < 2 for split in ("train", "held_out"))
 
 
 def settings(runs):
-    """For each run of a task {what: value, in words} of what may have made its scores and its recipe does not name."""
+    """Return for each run of a task {what: value, in words} of all that may affect its scores beside its recipe."""
     data, counts, found = same_examples(runs, "train"), [one.count for one in runs["train"]], []
     for recipe, options, digest, count in zip(runs["recipe"], runs["options"], data, counts, strict=True):
         keys = {*recipe} - SAID - ({*()} if options.get("teacher") else {"teacher", *DISTILLING})
@@ -81,7 +77,7 @@ def settings(runs):
 
 
 def in_words(value, typed=None):
-    """Return an option's value as it would be typed; typed: that of the run, where value may be without its seed."""
+    """Return an option's value as it would be typed; typed: the run's own value, if `value` may lack its seed."""
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
     if isinstance(value, list):
@@ -96,7 +92,7 @@ def _names(names):
 
 
 def _grouped(groups):
-    """'value (names)' for each of {value: names}; the largest group is "the others" where it is large."""
+    """Return 'value (names)' for each of {value: names}; a large largest group is called "the others"."""
     rest = max(groups, key=lambda value: len(groups[value]))
     named = {value: _names(names) for value, names in groups.items()}
     if len(groups[rest]) > 3:
@@ -105,7 +101,7 @@ def _grouped(groups):
 
 
 def mixed_lines(runs):
-    """Lines that name the options and data in which the seeds of one method differ, whose mean then means little."""
+    """Return lines about options and data in which the seeds of one method differ, so that their mean means little."""
     lines = []
     for (_, task, name), own in runs.groupby(["stage", "task", "name"], observed=True):
         said = f"Mixed: the runs of {name} on {task} differ in"
@@ -117,7 +113,7 @@ def mixed_lines(runs):
 
 
 def recipe_lines(runs):
-    """Lines that name what each distilled method was trained with, as options of the command line."""
+    """Return lines with what each distilled method was trained with, as options of the command line."""
     lines, found = [], {}
     for stage, task, name, options in zip(*(runs[key] for key in ("stage", "task", "name", "options")), strict=True):
         if text := recipe_text(options):

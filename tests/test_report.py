@@ -220,7 +220,8 @@ def test_pretraining_has_a_table_of_its_own(tmp_path, tables):
     run = make_run("ckd", "mlm", score=-2.5257, metrics=metrics, stage="pretrain", metric="mlm_loss")
     text = tables(write(tmp_path, make_run(), run))
     assert cells(text, "ckd")[1][0] == "12.50 / 2.526 / 61.5 (1)"
-    assert report.headline([run]).of(run["best"]) == 2.5257  # a loss, although the score is its negative
+    measure = report.headline(pandas.DataFrame([run]))
+    assert measure.of(run["best"]) == 2.5257  # a loss, although the score is its negative
     assert "average" not in text.split("Scores:")[0] and text.index("## Fine-tuning") < text.index("## Pre-training")
 
 
@@ -257,7 +258,7 @@ def test_equal_differences_have_an_interval_of_no_width_which_tells_nothing(tmp_
         ["+0.0 [+0.0, +0.0] (3)"],
         ["+10.3* [+8.9, +11.8] (3)"],
     ]
-    assert "told from kd (paired t tests, Holm's correction for the 2 of" in " ".join(text.split())
+    assert "significantly different from kd (paired t tests, Holm's correction for the 2 of" in " ".join(text.split())
     # Nor does it tell anything from the best: ckd and kd are bold.
     assert [cells(text, name)[0][0].startswith("**") for name in ("ckd", "kd", "pkd")] == [True, True, False]
     text = tables(write(tmp_path / "two", *(run for run in runs if run["name"] in ("kd", "ckd"))), "--baseline", "kd")
@@ -951,8 +952,8 @@ def test_tables_that_go_on_below_are_one_in_latex_and_bold_stays_bold():
         (
             r"A \& B: Best score",
             r"A \& B: Best score. Mean over seeds $\pm$ sample standard deviation (number of "
-            r"seeds), fractions $\times$ 100. Bold: the best mean of the students and all that a paired interval "
-            r"cannot tell from it. Unlike on x: -{}-a\_b 1 (c*).",
+            r"seeds), fractions $\times$ 100. Bold: the best mean of the students and all that do not differ "
+            r"significantly from it. Unlike on x: -{}-a\_b 1 (c*).",
         ),
         (r"A \& B: Last: 1", r"A \& B: Last: 1."),
         (r"A \& B: Last: 2", r"A \& B: Last: 2. GB: peak memory of a run, $10^9$ bytes."),

@@ -90,7 +90,9 @@ def test_a_difference_that_is_sure_alone_is_not_sure_among_many(tmp_path, capsys
     text = capsys.readouterr().out
     assert cells(text, "ckd")[-1] == ["+2.5 [+0.4, +4.6] (4)"] and cells(text, "pkd")[-1][0].startswith("+0.0 [")
     said = " ".join(text.split())
-    assert "told from kd (paired t tests, Holm's correction for the 4 of this table, level 5 %): tinybert. No" in said
+    assert (
+        "different from kd (paired t tests, Holm's correction for the 4 of this table, level 5 %): tinybert. T" in said
+    )
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------
