@@ -264,8 +264,8 @@ def test_a_stream_that_breaks_off_names_the_corpus_and_says_how_to_go_on(world):
     with pytest.raises(run_folder.TrainingError) as error:
         stream.take(10_000)
     assert str(error.value) == (
-        "--corpus 'owner/news': the text cannot be read on: peer closed connection; once it "
-        "can, the same command goes on from its last checkpoint"
+        "--corpus 'owner/news': the text cannot be read any further: peer closed connection; once it "
+        "can, the same command continues from its last checkpoint"
     )
 
 

@@ -183,7 +183,7 @@ def test_lists_of_labels_and_numbers_to_predict(tmp_path):
     _, splits, _ = load(*files(tmp_path, table), "--regression", "--label_column", "score")
     assert splits["train"]["label"] == [1.5, -2, 0, 3]
     table["label"] = [["a,b"], [], ["c"], ["a"]]
-    with pytest.raises(ValueError, match=r"train.parquet, row 1: column 'label' holds 'a,b', in which ',' cannot part"):
+    with pytest.raises(ValueError, match=r"train.parquet, row 1: column 'label' holds 'a,b', which contain ','"):
         load(*files(tmp_path, table), "--kind", "multilabel")
 
 
@@ -278,11 +278,11 @@ FILES = ("--train_file", "a.csv", "--validation_file", "b.csv")
         ((*FILES, "--validation_split", "dev"), "--validation_split is for --hub_dataset"),
         (
             (*FILES, "--metrics", "bleu"),
-            "--metrics 'bleu' is none of those of classification: accuracy, balanced_accuracy",
+            "--metrics 'bleu' is not a metric of classification: choose accuracy, balanced_accuracy",
         ),
         ((*FILES, "--metrics", "macro_f1", "accuracy", "macro_f1"), "--metrics names 'macro_f1' twice"),
-        ((*FILES, "--regression", "--metrics", "accuracy"), "'accuracy' is none of those of regression: pearson"),
-        ((), "needs --train_file: .* or --hub_dataset"),
+        ((*FILES, "--regression", "--metrics", "accuracy"), "'accuracy' is not a metric of regression: choose pearson"),
+        ((), "needs --train_file: .* or pass --hub_dataset"),
         (("--task", "cola", "--dataset_name", "x"), "--dataset_name is for --task custom, not cola"),
         (("--task", "cola", "--hub_dataset", "a/b"), "--hub_dataset is for --task custom"),
         (("--task", "cola", "--metrics", "accuracy"), "--metrics is for --task custom"),
@@ -335,7 +335,7 @@ def test_every_metric_of_choice_is_scikit_learns(case):
 
 def test_the_f1_of_two_labels_is_refused_for_three(tmp_path):
     table = {"text": TEXTS, "label": list("abca")}
-    with pytest.raises(ValueError, match="--metrics f1 is that of the second of two labels, and there are 3: choose"):
+    with pytest.raises(ValueError, match="--metrics f1 scores the second of two labels, and there are 3: choose"):
         load(*files(tmp_path, table), "--metrics", "f1")
 
 
