@@ -97,11 +97,10 @@ class Kind:
         values = F.cross_entropy(rows, labels, self.class_weights, reduction="none", ignore_index=-100)
         return losses.masked_mean(values.sum(), (labels != -100).sum(), across_processes)
 
-    def soft_loss(self, student, teacher, batch, args):
-        """Return the term `logits` of two ModelViews: KL at args.temperature, mean over rows; scalar."""
-        return losses.soft_logits(
-            student.logits, teacher.logits, temperature=args.temperature, across_processes=student.across_processes
-        )
+    def soft_loss(self, student, teacher, batch, args, mask=None):
+        """Return the term `logits` of two ModelViews: KL at args.temperature, mean over rows (of the mask); scalar."""
+        views, across = (student.logits, teacher.logits), student.across_processes
+        return losses.soft_logits(*views, temperature=args.temperature, mask=mask, across_processes=across)
 
     def evaluate(self, model, splits, tokenizer, args, accelerator):
         """Return ({metric: float} on the dev sets, {file name: text} of predictions to keep with the model)."""
@@ -386,13 +385,7 @@ class Token(Kind):
 
     def soft_loss(self, student, teacher, batch, args):
         """See Kind; mean over the first pieces of words."""
-        return losses.soft_logits(
-            student.logits,
-            teacher.logits,
-            temperature=args.temperature,
-            mask=self.labels(batch) != -100,
-            across_processes=student.across_processes,
-        )
+        return super().soft_loss(student, teacher, batch, args, self.labels(batch) != -100)
 
     def named(self, rows):
         """Return lists of tag ids as lists of tags."""
@@ -400,7 +393,7 @@ class Token(Kind):
 
     def tags(self, split, dataset, logits):
         """Return the predicted tag of each word, a list a sentence, from the logits of the split's windows."""
-        return self.named(tagging.joined(dataset, logits.argmax(-1), self.sentences[split]))
+        return self.named(tagging.joined(dataset, logits.argmax(-1), self.sentences[split]["words"]))
 
     def score_set(self, name, logits, splits, args):
         """See Kind; predictions.conll has the columns of the dev set and one with the predictions."""

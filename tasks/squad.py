@@ -1,8 +1,7 @@
 """SQuAD 1.1 and 2.0: readers, windows of long contexts, and the answers of windows joined again."""
 
-import hashlib
+import functools
 import itertools
-import json
 import re
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import datasets
 import torch
 from datasets import Dataset
 
-from data import TASKS, data_folder, fewer_examples, whole_texts, with_offsets
-from engine import checkpoints
+from data import TASKS, data_folder, fewer_examples, with_offsets
+from tasks.batching import cached_windows
 from tasks.hub import load_hub
 from tasks.readers import read_dataset, read_table
 
@@ -213,28 +212,12 @@ def windows(questions, tokenizer, args, cache_dir="cache"):
 
     Columns: input_ids, attention_mask, (token_type_ids); start_positions and end_positions of the first answer's
     tokens, [CLS] if the window lacks any of them; answer: NONE, EXACT, or NEAREST if the tokens overlap the answer but
-    end elsewhere; question: its number; offsets: begin and end characters in the context, [-1, -1] outside it.
-    `checkpoints.kept_windows` keeps the Dataset on disk under a name made from all that it depends on.
+    end elsewhere; question: its number; offsets: begin and end characters in the context, [-1, -1] outside it. The
+    Dataset is kept on disk.
     """
-    whole_texts(tokenizer)  # settings of an earlier call would change the folder's name
-    content = hashlib.sha256()
-    for batch in questions.iter(1000):
-        content.update(json.dumps(batch).encode())
-    settings = (
-        VERSION,
-        datasets.__version__,
-        args.max_seq_length,
-        args.doc_stride,
-        args.max_query_length,
-        tokenizer.backend_tokenizer.to_str(),
-        content.hexdigest(),
-    )
-    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    found = checkpoints.kept_windows(
-        questions, Path(cache_dir) / f"squad-{name}", lambda rows, indices: _cut(rows, indices, tokenizer, args)
-    )
-    whole_texts(tokenizer)
-    return found
+    settings = (VERSION, datasets.__version__, args.max_seq_length, args.doc_stride, args.max_query_length)
+    cut = functools.partial(_cut, tokenizer=tokenizer, args=args)
+    return cached_windows(Path(cache_dir) / "squad", questions, tokenizer, settings, cut)
 
 
 def inexact_answers(questions, cut):

@@ -4,7 +4,6 @@ Summaries are extractive, as in arXiv:1903.10318: the model reads [CLS] sentence
 the tokenizer's names for these two tokens, and scores a sentence at its [CLS], called its marker here.
 """
 
-import hashlib
 import itertools
 import json
 from collections import Counter
@@ -14,18 +13,18 @@ import datasets
 from datasets import Dataset
 
 import metrics
-from data import TASKS, fewer_examples, own_rows, own_tables, task_files, whole_texts
-from engine import checkpoints
+from data import TASKS, fewer_examples, own_rows, own_tables, task_files
 from tasks import readers
+from tasks.batching import cached_windows
 from tasks.hub import load_hub
-from tasks.tagging import spans
+from tasks.tagging import joined, owned_windows
 
-VERSION = 1  # of labels and windows; raise it when they change, so that old caches are not used
+VERSION = 2  # of labels and windows; raise it when they change, so that old caches are not used
 TEXTS, NUMBERS, SMALL = (datasets.List(datasets.Value(name)) for name in ("string", "int32", "int8"))
 DOCUMENT = datasets.Features({"sentences": TEXTS, "references": TEXTS, "labels": SMALL, "idx": datasets.Value("int64")})
 WINDOW = datasets.Features(
     {"input_ids": NUMBERS, "attention_mask": SMALL, "labels": SMALL, "places": NUMBERS, "owned": NUMBERS}
-    | {"document": datasets.Value("int32"), "cut_off": datasets.Value("int32")}
+    | {"source": datasets.Value("int32"), "cut_off": datasets.Value("int32")}
 )
 
 
@@ -261,16 +260,14 @@ def _cut(rows, indices, tokenizer, max_length, count):
     documents = zip(indices, rows["sentences"], rows["references"], rows["labels"], strict=True)
     for number, sentences, references, given in documents:
         best = [i for i, label in enumerate(given) if label] if given else oracle(sentences, references, count)
-        pieces = [(i, ids) for i, ids in zip(range(len(sentences)), cut, strict=False) if ids]
-        sizes = [min(len(ids) + 2, max_length) for _, ids in pieces]
-        for start, first, last, end in spans(sizes, max_length):
-            edges = [*itertools.accumulate(sizes[start:end], initial=0)]
-            ids = [i for _, own in pieces[start:end] for i in (before, *own[: max_length - 2], after)]
-            places, labels, owned = edges[first - start : last - start], [-100] * len(ids), pieces[first:last]
-            for place, (i, _) in zip(places, owned, strict=True):
+        own = [(i, ids) for i, ids in zip(range(len(sentences)), cut, strict=False) if ids]
+        marked = [[before, *ids[: max_length - 2], after] for _, ids in own]
+        for ids, places, first, last in owned_windows(marked, max_length):
+            owned, labels = [i for i, _ in own[first:last]], [-100] * len(ids)
+            for place, i in zip(places, owned, strict=True):
                 labels[place] = int(i in best)
-            cut_off = sum(len(own) + 2 > max_length for _, own in owned)
-            row = (ids, [1] * len(ids), labels, places, [i for i, _ in owned], number, cut_off)
+            cut_off = sum(len(ids) + 2 > max_length for _, ids in own[first:last])
+            row = (ids, [1] * len(ids), labels, places, owned, number, cut_off)
             for column, value in zip(found.values(), row, strict=True):
                 column.append(value)
     return found
@@ -280,31 +277,19 @@ def windows(documents, tokenizer, args, cache_dir="cache"):
     """Return the Dataset of windows of documents, at most args.max_seq_length tokens long, cut between sentences.
 
     Columns: input_ids, attention_mask; labels [T]: 1 or 0 at the markers of the window's own sentences, -100 elsewhere;
-    places and owned: for each of these markers its place and its sentence's number; document: its number; cut_off: the
-    number of sentences that lose their end. Other sentences are context, as in `tagging.spans`. A sentence without
-    tokens has no marker. `checkpoints.kept_windows` keeps the Dataset on disk.
+    places and owned: of each of these markers the place and the sentence's number; source: the document's number;
+    cut_off: how many sentences lose their end. Other sentences are context, as in `tagging.spans`. A sentence without
+    tokens has no marker. The Dataset is kept on disk.
     """
-    whole_texts(tokenizer)  # settings of an earlier call would change the folder's name
-    content = hashlib.sha256()
-    for batch in documents.iter(1000):
-        content.update(json.dumps([batch[name] for name in ("sentences", "references", "labels")]).encode())
-    settings = (
-        VERSION,
-        args.max_seq_length,
-        args.summary_sentences,
-        tokenizer.cls_token_id,
-        tokenizer.sep_token_id,
-        tokenizer.backend_tokenizer.to_str(),
-        content.hexdigest(),
-    )
-    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    found = checkpoints.kept_windows(
-        documents,
-        Path(cache_dir) / f"summary-{name}",
+    settings = (VERSION, args.max_seq_length, args.summary_sentences, tokenizer.cls_token_id, tokenizer.sep_token_id)
+    found = cached_windows(
+        Path(cache_dir) / "summary",
+        documents.remove_columns("idx"),
+        tokenizer,
+        settings,
         lambda rows, indices: _cut(rows, indices, tokenizer, args.max_seq_length, args.summary_sentences),
         WINDOW,
     )
-    whole_texts(tokenizer)
     if not len(found):
         raise ValueError(f"the tokenizer drops all sentences, the first: {documents['sentences'][0][0]!r}")
     return found
@@ -312,7 +297,7 @@ def windows(documents, tokenizer, args, cache_dir="cache"):
 
 def cut_line(split, documents, cut, max_length):
     """Return a line on documents that need several windows and sentences that are cut off; "" if there are none."""
-    several, lost = sum(n > 1 for n in Counter(cut["document"]).values()), sum(cut["cut_off"])
+    several, lost = sum(n > 1 for n in Counter(cut["source"]).values()), sum(cut["cut_off"])
     said = []
     if several:
         said.append(
@@ -333,11 +318,7 @@ def predictions(documents, cut, logits, count):
     equals, in the document's order; summary: their texts; scores: the probability of each sentence, None without a
     marker; references, and their scores by `metrics.rouge` if there are any.
     """
-    scores = [[None] * len(sentences) for sentences in documents["sentences"]]
-    chances = logits.float().softmax(-1)[..., 1]
-    for row, number, places, owned in zip(chances, cut["document"], cut["places"], cut["owned"], strict=True):
-        for i, value in zip(owned, row[places].tolist(), strict=True):
-            scores[number][i] = value
+    scores = joined(cut, logits.float().softmax(-1)[..., 1], documents["sentences"])
     found = []
     for document, own in zip(documents, scores, strict=True):
         sentences, references = document["sentences"], document["references"]

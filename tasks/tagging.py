@@ -564,20 +564,29 @@ def spans(sizes, room):
     return found
 
 
+def owned_windows(words, room, before=(), after=()):
+    """Yield (ids, places, first, last) of the windows of a sentence; words: for each word the ids of its pieces.
+
+    ids: a window's, between `before` and `after`. It owns the words first:last, which begin at the places.
+    """
+    for start, first, last, end in spans(list(map(len, words)), room):
+        edges = [*itertools.accumulate(map(len, words[start:end]), initial=len(before))]
+        yield [*before, *itertools.chain(*words[start:end]), *after], edges[first - start : last - start], first, last
+
+
 def windows(sentences, tokenizer, max_length):
     """Return (Dataset of windows of at most max_length tokens, count of unknown words, count of words cut off).
 
-    sentences: Dataset of `load_sentences`. Columns: input_ids, attention_mask; sentence, its number; places and owned:
-    for each word that the window owns the place of its first piece and its number in the sentence; labels [T]: the
-    word's tag at its first piece, -100 elsewhere. Raises ValueError for a word without pieces if the tokenizer has no
-    unknown word.
+    sentences: Dataset of `load_sentences`. Columns: input_ids, attention_mask; source: the sentence's number; places
+    and owned: for each word that the window owns the place of its first piece and its number in the sentence; labels
+    [T]: the word's tag at its first piece, -100 elsewhere. Raises ValueError for a word without pieces if the tokenizer
+    has no unknown word.
     """
     whole_texts(tokenizer)  # a setting of an earlier call, or of the tokenizer's file
     empty = tokenizer("")["input_ids"]
     at = empty.index(tokenizer.cls_token_id) + 1
     room = max_length - len(empty)
-    columns = {name: [] for name in ("input_ids", "attention_mask", "sentence", "places", "owned", "labels")}
-    unknown = cut_off = number = 0
+    found, unknown, cut_off, number = [], 0, 0, 0
     for rows in sentences.iter(1000):
         for texts, words, tags in zip(rows["words"], pieces(rows["words"], tokenizer), rows["tags"], strict=True):
             unknown += words.count([])
@@ -588,26 +597,24 @@ def windows(sentences, tokenizer, max_length):
                 )
             cut_off += sum(len(ids) > room for ids in words)
             words = [ids[:room] or [tokenizer.unk_token_id] for ids in words]
-            for start, first, last, end in spans(list(map(len, words)), room):
-                edges = [*itertools.accumulate(map(len, words[start:end]), initial=at)]
-                ids = [*empty[:at], *itertools.chain(*words[start:end]), *empty[at:]]
-                places = edges[first - start : last - start]
+            for ids, places, first, last in owned_windows(words, room, empty[:at], empty[at:]):
                 labels = np.full(len(ids), -100)
                 labels[places] = tags[first:last] if tags else -100
-                row = (ids, [1] * len(ids), number, places, list(range(first, last)), labels.tolist())
-                for column, value in zip(columns.values(), row, strict=True):
-                    column.append(value)
+                owned = {"source": number, "places": places, "owned": list(range(first, last))}
+                found.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels.tolist(), **owned})
             number += 1
-    return Dataset.from_dict(columns), unknown, cut_off
+    return Dataset.from_list(found), unknown, cut_off
 
 
-def joined(cut, predicted, sentences):
-    """Return the tag id of each word, a list a sentence, from the predicted ids [N, T] of the windows' tokens."""
-    found = [[None] * len(words) for words in sentences["words"]]
-    rows = predicted.numpy()
-    for row, number, places, owned in zip(rows, cut["sentence"], cut["places"], cut["owned"], strict=True):
-        for place, word in zip(places, owned, strict=True):
-            found[number][word] = int(row[place])
+def joined(cut, values, lists):
+    """Return a value for each item of the lists (words of sentences), from the values of the windows' tokens [N, T].
+
+    cut: the windows, with the columns source, places and owned. An item that no window owns gets None.
+    """
+    found = [[None] * len(items) for items in lists]
+    for row, source, places, owned in zip(values, cut["source"], cut["places"], cut["owned"], strict=True):
+        for item, value in zip(owned, row[places].tolist(), strict=True):
+            found[source][item] = value
     return found
 
 

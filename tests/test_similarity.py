@@ -280,7 +280,7 @@ class TestPooling:
         "modules, config, said",
         [
             (["Transformer", "Pooling", "Dense"], {}, "has a layer Dense behind its encoder"),
-            (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, "pools in a way that is not known"),
+            (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, "pools in an unknown way"),
             (
                 ["Transformer", "Pooling"],
                 {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},

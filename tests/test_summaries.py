@@ -374,7 +374,7 @@ def test_every_sentence_has_one_marker_of_its_own(tokenizer, tmp_path, length):
     ]
     seen, labels = [[] for _ in sentences], [[None] * len(own) for own in sentences]
     for ids, mask, marks, places, owned, number in zip(
-        *(cut[name] for name in ("input_ids", "attention_mask", "labels", "places", "owned", "document")), strict=True
+        *(cut[name] for name in ("input_ids", "attention_mask", "labels", "places", "owned", "source")), strict=True
     ):
         assert len(ids) == len(mask) == len(marks) <= length and set(mask) == {1}
         assert [i for i, mark in enumerate(marks) if mark != -100] == places and owned
@@ -421,7 +421,7 @@ def test_a_sentence_of_which_nothing_is_left_is_never_chosen(tmp_path):
     made.backend_tokenizer.normalizer = normalizers.BertNormalizer()
     rows = documents((["\u200d", "fox", "", "dog"], [1, 0, 0, 0]), (["\u200d"], [1]))
     cut = windows(rows, made, tmp_path, 40)
-    assert cut["owned"][:] == [[1, 3]] and cut["document"][:] == [0]
+    assert cut["owned"][:] == [[1, 3]] and cut["source"][:] == [0]
     first, second = summaries.predictions(rows, cut, torch.zeros(1, 40, 2), 3)
     assert first["chosen"] == [1, 3] and first["scores"] == [None, 0.5, None, 0.5]
     assert second["chosen"] == [] and second["summary"] == [] and second["scores"] == [None]

@@ -479,7 +479,7 @@ def test_long_sentences_lose_no_word(tokenizer):
     assert ((batch["labels"] != -100) <= (batch["attention_mask"] == 1)).all()
     # The model that says what the labels say, and nonsense elsewhere: the words come back as they were.
     said = torch.where(batch["labels"] == -100, 7, batch["labels"])
-    assert tagging.joined(cut, said, sentences) == sentences["tags"]
+    assert tagging.joined(cut, said, sentences["words"]) == sentences["tags"]
     assert (batch["labels"] != -100).sum() == 92
     for ids, labels in zip(cut["input_ids"], cut["labels"], strict=True):
         assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
@@ -494,7 +494,7 @@ def test_a_word_longer_than_a_window_is_predicted_too(tokenizer):
     cut, _, cut_off = tagging.windows(sentences, tokenizer, 10)
     assert max(map(len, cut["input_ids"])) == 10 and cut_off == 1
     batch = batching.Arrays(cut, batching.TRAINING).batch(range(len(cut)), 0)
-    assert tagging.joined(cut, batch["labels"], sentences) == [[1, 2, 3]]
+    assert tagging.joined(cut, batch["labels"], sentences["words"]) == [[1, 2, 3]]
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
