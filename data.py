@@ -243,7 +243,7 @@ def own_rows(args, where, dataset, skipped):
         rows, names = readers.read_table(where, skipped), ()
     else:
         rows, names = readers.dataset_rows(dataset), readers.label_names(dataset, label_of(args))
-    separator = args.label_separator if kind_of(args) == "multilabel" else ""
+    separator, rows = args.label_separator if kind_of(args) == "multilabel" else "", readers.placed(rows, skipped)
     if not isinstance(args.label_column, str):
         columns = tuple(args.label_column)
         return readers.columns_joined(rows, where, columns, separator, skipped), columns
@@ -326,8 +326,8 @@ def read_set(args, path, names, skipped):
     task = TASKS[args.task]
     if args.task == "goemotions":
         task = task._replace(labels=tuple(map(str, range(len(names)))))
-        examples = examples_from_rows(readers.read_tsv(path, task.header), path, task.columns, "labels", task, skipped)
-        return task._replace(labels=tuple(names)), examples
+        rows = readers.read_tsv(path, task.header, skipped)
+        return task._replace(labels=tuple(names)), examples_from_rows(rows, path, task.columns, "labels", task, skipped)
     if args.task != "custom":
         *columns, label = task.file_columns
         metrics = dict.fromkeys(re.sub("_(mis)?matched$", "", name) for name in task.metrics)

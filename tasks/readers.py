@@ -15,6 +15,7 @@ import lzma
 import re
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 from encoders.label_names import number_of
 
@@ -435,8 +436,29 @@ def label_names(dataset, column):
     return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
 
 
+class Place(NamedTuple):
+    """The place of an example: its number (of a line, or "row 1"), and its index from 0, broken examples counted."""
+
+    number: int | str
+    index: int
+
+
+def placed(rows, skipped):
+    """Yield (Place, row) of (number, row), ...; whatever `rows` reports to `skipped` while it is read counts, too."""
+    rows, index = iter(rows), 0
+    while True:
+        before = len(skipped.reports)
+        number, row = next(rows, (None, None))
+        index += len(skipped.reports) - before
+        if number is None:
+            return
+        yield number if isinstance(number, Place) else Place(number, index), row
+        index += 1
+
+
 def line_name(number):
-    """Return the name of an example in messages; number: of its line, or "row 1" if there are no lines."""
+    """Return the name of an example in messages; number: of its line, or "row 1" without lines, or its Place."""
+    number = number.number if isinstance(number, Place) else number
     return number if str(number).startswith("row ") else f"line {number}"
 
 
@@ -512,7 +534,7 @@ def _label_set(cell, task, where, skipped):
         return skipped.bad(f"{where}: {cell!r}, cut at {task.separator!r}, holds {fault}; mend the line")
     for word in words:
         if _label_id(word, task.labels, where, skipped) is None:
-            return None  # one report a row, or idx would count the row twice
+            return None
     return [int(label in words) for label in task.labels]
 
 
@@ -558,13 +580,13 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
 
     before = len(skipped.reports)
     columns = {"text_a": [], "text_b": [], "label": [], "idx": []}
-    for number, row in rows:
-        values = pick(row, text_columns + ((label_column,) if label_column else ()), path, number, skipped)
+    for place, row in placed(rows, skipped):
+        values = pick(row, text_columns + ((label_column,) if label_column else ()), path, place, skipped)
         if values is None:
             continue
         label = -1
         if label_column:
-            where = f"{path}, {line_name(number)}"
+            where = f"{path}, {line_name(place)}"
             if task.separator:
                 label = _label_set(values[-1], task, where, skipped)
             elif task.labels:
@@ -576,7 +598,7 @@ def examples_from_rows(rows, path, text_columns, label_column, task, skipped):
         columns["text_a"].append(values[0])
         columns["text_b"].append(values[1] if len(text_columns) > 1 else "")
         columns["label"].append(label)
-        columns["idx"].append(len(columns["idx"]) + len(skipped.reports) - before)
+        columns["idx"].append(place.index)
     if not columns["idx"]:
         raise nothing_in(path, "examples", skipped.reports[before:])
     if len(text_columns) == 1:

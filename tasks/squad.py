@@ -100,10 +100,12 @@ FEATURES = datasets.Features(
 
 def load_questions(args, skipped):
     """Return {"train": Dataset, "validation": Dataset} of questions from the user's files, args.data_dir or the hub."""
-    paths = {"train": args.train_file, "validation": args.validation_file}
     if args.data_dir:
-        paths = dict(zip(paths, map(data_folder(args.data_dir).joinpath, FILES[args.task]), strict=True))
-    if paths["train"]:
+        train, dev = map(data_folder(args.data_dir).joinpath, FILES[args.task])
+    else:
+        train, dev = args.train_file, args.validation_file
+    if train:
+        paths = {"train": train, "validation": dev}
         splits = {split: read_squad(path, args.task == "squad_v2", skipped) for split, path in paths.items()}
     else:
         splits = dict(load_hub(TASKS[args.task].hub))

@@ -119,7 +119,7 @@ def _documents(rows, where, columns, cut, need, skipped):
     counts the rows from 0, skipped ones included.
     """
     found, before = {name: [] for name in DOCUMENT}, len(skipped.reports)
-    for number, row in rows:
+    for place, row in readers.placed(rows, skipped):
         try:
             if cut and isinstance(row.get(columns[0]), str):
                 row = row | {columns[0]: cut(row[columns[0]])}
@@ -130,10 +130,9 @@ def _documents(rows, where, columns, cut, need, skipped):
             must = need == "summary" or (need == "either" and not labels)
             references = _references(row, columns[1]) if must or row.get(columns[1]) else []
         except ValueError as error:
-            skipped.bad(f"{where}, {readers.line_name(number)}: {error}; mend it or pass --skip_bad_examples")
+            skipped.bad(f"{where}, {readers.line_name(place)}: {error}; mend it or pass --skip_bad_examples")
             continue
-        row = (sentences, references, labels, len(found["idx"]) + len(skipped.reports) - before)
-        for column, value in zip(found.values(), row, strict=True):
+        for column, value in zip(found.values(), (sentences, references, labels, place.index), strict=True):
             column.append(value)
     if not found["idx"]:
         raise readers.nothing_in(where, "documents", skipped.reports[before:])

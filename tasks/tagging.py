@@ -389,25 +389,8 @@ def scheme_of(sentences):
     return min(broken, key=broken.get)
 
 
-def check_scheme(sentences, scheme, skipped):
-    """Return the sentences whose tags follow the training set's scheme; the others are broken."""
-    good = []
-    for sentence in sentences:
-        i = _breaks(sentence.tags, scheme)
-        if i is None:
-            good.append(sentence)
-            continue
-        tags = ["O", *sentence.tags, "the end of the sentence"]
-        skipped.bad(
-            f"{sentence.place(min(i, len(sentence.tags) - 1))}: {tags[i + 1]} follows {tags[i]}, but in {scheme}, the "
-            f"training set's scheme, {SCHEMES[scheme][2]}; mend the tag, or pass --skip_bad_examples to leave out its "
-            "sentence"
-        )
-    return good
-
-
 def load_sentences(args, task, skipped):
-    """Return (task, {split: Dataset of `_dataset`}) from --data_dir, the hub or the custom files.
+    """Return (task, {split: Dataset of `_numbered`}) from --data_dir, the hub or the custom files.
 
     A task without types of its own takes those of its training set. Tags of a test set are not read.
     """
@@ -486,35 +469,40 @@ def _task(task, labels, args):
 
 
 def _numbered(splits, labels, skipped):
-    """Return {split: Dataset} of sentences whose tags are labels and follow the first split's scheme."""
+    """Return {split: Dataset with words, tags (ids), lines and head} of sentences; skip those with wrong tags."""
     ids, found = {tag: i for i, tag in enumerate(labels)}, {}
     scheme = None if is_plain(labels) else scheme_of(next(iter(splits.values())))
     for split, sentences in splits.items():
-        good = check_scheme(sentences, scheme, skipped) if scheme else sentences
-        found[split] = _dataset(_known(good, ids, skipped), ids, sentences[0].where)
+        good = []
+        for sentence in sentences:
+            if fault := _tag_fault(sentence, ids, scheme):
+                skipped.bad(fault)
+            else:
+                good.append(sentence)
+        if not good:
+            raise ValueError(f"{sentences[0].where}: holds no sentences that are whole")
+        rows = ((s.words, [ids[tag] for tag in s.tags], s.lines, list(s.head)) for s in good)
+        columns = zip(("words", "tags", "lines", "head"), zip(*rows, strict=True), strict=True)
+        found[split] = Dataset.from_dict(dict(columns))
     return found
 
 
-def _known(sentences, ids, skipped):
-    """Return the sentences whose tags all have an id; the others are broken."""
-    good = []
-    for sentence in sentences:
-        i = next((i for i, tag in enumerate(sentence.tags) if tag not in ids), None)
-        if i is None:
-            good.append(sentence)
-        else:
-            types = ", ".join(ids if is_plain(ids) else dict.fromkeys(tag[2:] for tag in ids if tag != "O"))
-            what = "tags" if is_plain(ids) else "types"
-            skipped.bad(f"{sentence.place(i)}: unknown tag {sentence.tags[i]!r}; the {what} of this task are {types}")
-    return good
-
-
-def _dataset(sentences, ids, where):
-    """Return a Dataset with words, tags (ids), lines and head."""
-    if not sentences:
-        raise ValueError(f"{where}: holds no sentences that are whole")
-    rows = ((s.words, [ids[tag] for tag in s.tags], s.lines, list(s.head)) for s in sentences)
-    return Dataset.from_dict(dict(zip(("words", "tags", "lines", "head"), zip(*rows, strict=True), strict=True)))
+def _tag_fault(sentence, ids, scheme):
+    """Return what is wrong with the tags of a sentence; "" if they follow the scheme, if any, and all have an id."""
+    i = _breaks(sentence.tags, scheme) if scheme else None
+    if i is not None:
+        tags = ["O", *sentence.tags, "the end of the sentence"]
+        return (
+            f"{sentence.place(min(i, len(sentence.tags) - 1))}: {tags[i + 1]} follows {tags[i]}, but in {scheme}, the "
+            f"training set's scheme, {SCHEMES[scheme][2]}; mend the tag, or pass --skip_bad_examples to leave out its "
+            "sentence"
+        )
+    i = next((i for i, tag in enumerate(sentence.tags) if tag not in ids), None)
+    if i is None:
+        return ""
+    types = ", ".join(ids if is_plain(ids) else dict.fromkeys(tag[2:] for tag in ids if tag != "O"))
+    what = "tags" if is_plain(ids) else "types"
+    return f"{sentence.place(i)}: unknown tag {sentence.tags[i]!r}; the {what} of this task are {types}"
 
 
 # --- pieces and windows -----------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def test_columns_of_0_and_1_are_labels(tmp_path, one):
             load(table([row]), *columns)
     with pytest.raises(ValueError, match="line 2: column 'a' holds '2' instead of 0 or 1"):
         load(write(tmp_path / "a.csv", "text,b,a,c d\nt,0,2,1\n"), *columns)
-    with pytest.raises(ValueError, match="column 'e' holds None, where 0 or 1"):
+    with pytest.raises(ValueError, match="column 'e' holds None instead of 0 or 1"):
         load(table(cells), "--label_column", "b", "e")
     with pytest.raises(ValueError, match="--label_column b b: several columns of 0 and 1, each named once"):
         arguments(tmp_path / "a.csv", "--label_column", "b", "b")

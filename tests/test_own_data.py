@@ -44,6 +44,17 @@ def files(tmp_path, train, dev=None):
     return "--train_file", tmp_path / "train.parquet", "--validation_file", tmp_path / "dev.parquet"
 
 
+def test_the_index_of_an_example_counts_the_broken_ones_before_it_once(tmp_path):
+    lines = ['{"text": "a", "label": ["x", "y"]}', "broken", '{"text": "b", "label": ["y"]}']
+    odd = ['{"text": "c", "label": ["what", "who"]}', '{"text": "d", "label": ["x"]}']  # two unknown labels, one report
+    for name, content in (("train", lines), ("dev", [*lines, *odd])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(content) + "\n")
+    names = ("--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "dev.jsonl")
+    _, splits, reports = load(*names, "--kind", "multilabel", skip=True)
+    assert splits["train"]["idx"][:] == [0, 2] and splits["validation"]["idx"][:] == [0, 2, 4]
+    assert len(reports) == 3 and "unknown label 'what'" in reports[-1]
+
+
 def rows(dataset):
     return list(zip(dataset["text_a"], dataset["label"], strict=True))
 

@@ -40,8 +40,8 @@ class TestReading:
         "qas, said",
         [
             ([qa(start=5)], "question 'q1': the answer 'cat' is not at answer_start 5"),
-            ([qa(start=-3)], "does not stand"),
-            ([qa(text="")], "does not stand"),
+            ([qa(start=-3)], "is not at answer_start"),
+            ([qa(text="")], "is not at answer_start"),
             ([qa(), qa()], "'q1' comes twice"),
             ([{**qa(), "answers": []}], "no answers and is not marked"),
             ([{**qa(), "answers": [], "is_impossible": True}], "use --task squad_v2"),

@@ -719,7 +719,7 @@ def test_a_dynabert_student_chooses_sentences_at_every_width(teacher, files, tmp
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["--text_columns", "a"], "--text_columns is for other kinds: documents have columns sentences, summary"),
+        (["--text_columns", "a"], "--text_columns is for other kinds: documents have the columns sentences, summary"),
         (["--label_column", "ner"], "--label_column is for other kinds"),
         (["--metrics", "f1"], "--metrics 'f1' is not a metric of summary: choose rouge1, rouge2, rougeL, rougeLsum"),
         (["--token_column", "2"], "--token_column is for tasks of words"),
@@ -756,7 +756,7 @@ def test_mistakes_end_in_one_line_and_status_2(world, files, tmp_path):
         "--output_dir",
         tmp_path / "run",
     )
-    assert status == 2 and stderr.count("\n") == 1 and "cnn_dailymail comes from the hub alone" in stderr
+    assert status == 2 and stderr.count("\n") == 1 and "cnn_dailymail is read from the hub only" in stderr
 
 
 def test_the_scripts_know_the_tasks():
