@@ -28,16 +28,12 @@ OF_FIRST = ("data_dir", "validation_file", "hub_dataset", "validation_split")  #
 
 
 def sets_of(words):
-    """Return {name: path} of the words of --sets. Raises ValueError for one that is none, a missing file,
-    a name twice.
-    """
+    """Return {name: path} of --sets. Raises ValueError for a malformed word, a missing file or a repeated name."""
     found = {}
     for word in words:
         name, equal, path = word.partition("=")
         if not (equal and name.strip() and path) or "/" in name or name in (".", ".."):
-            raise ValueError(
-                f"--sets {word!r} must be NAME=PATH, as in english=dev.json; the name becomes part of a file's"
-            )
+            raise ValueError(f"--sets {word!r} must be NAME=PATH, as in english=dev.json; the name becomes a folder's")
         if name in found:
             raise ValueError(f"--sets names {name!r} twice: give each set a name of its own")
         if not Path(path).exists():
@@ -47,9 +43,7 @@ def sets_of(words):
 
 
 def options_for(args, name):
-    """Return the options that a model is scored with: those of its run, then the typed ones. Raises ValueError for no
-    task.
-    """
+    """Return the options to score a model with: its run's, then the typed ones. Raises ValueError without a task."""
     typed = {key: value for key, value in vars(args).items() if key in DATA}
     record = run_folder.read_record(name)
     theirs = record["options"] if record and record["stage"] != "pretrain" else {}
@@ -59,7 +53,7 @@ def options_for(args, name):
     if "data_dir" in typed:
         theirs |= {"train_file": None, "validation_file": None}
     if not (task := typed.get("task", theirs.get("task"))):
-        raise ValueError(f"{name} is no run of a task of this repository: say by --task what it is to be scored on")
+        raise ValueError(f"{name} is not a run on a task of this repository: pass --task")
     if task == "ax":
         raise ValueError("--task ax has no labels to score by: use distill_finetune.py --do_predict")
     options = vars(finetune_parser().parse_args(["--task", task])) | theirs | typed
@@ -80,7 +74,7 @@ DATA = vars(finetune_parser().parse_args(["--task", "custom"])).keys() & {
 
 
 def check_head(name, kind):
-    """Return the model's configuration. Raises ValueError if the files say that its head is not this kind's."""
+    """Return the model's configuration. Raises ValueError if its head is for another kind of task."""
     config = models.load_config(name)
     trained, due = (config.architectures or [""])[0], kind.auto.__name__.removeprefix("AutoModel")
     if not kind.headless and not trained.endswith(due):
@@ -91,15 +85,11 @@ def check_head(name, kind):
 
 
 def dev_files(args):
-    """Return {name: file} of the task's dev sets; {"dev": None} where they are read from the hub."""
-    if args.task == "custom":
-        if not (args.validation_file or args.hub_dataset):
-            raise ValueError("nothing to score on: pass --sets NAME=PATH, or --validation_file")
+    """Return {name: file} of the task's dev sets; {"dev": None} if they are on the hub."""
+    if args.task == "custom" and not (args.validation_file or args.hub_dataset):
+        raise ValueError("nothing to score on: pass --sets NAME=PATH, or --validation_file")
+    if args.task == "custom" or args.validation_file or not args.data_dir:
         return {"dev": args.validation_file}
-    if args.validation_file:
-        return {"dev": args.validation_file}
-    if not args.data_dir:
-        return {"dev": None}
     task, folder = data.TASKS[args.task], Path(args.data_dir)
     if args.task in squad.FILES:
         return {"dev": folder / squad.FILES[args.task][1]}
@@ -109,9 +99,7 @@ def dev_files(args):
 
 
 def read(args, path, names, skipped):
-    """Return (task, {split: examples}) of one set, for a model whose labels have these names; path None:
-    the dev set.
-    """
+    """Return (task, {split: examples}) of one set; names: the model's label names. path None: the dev set."""
     kind = kinds.chosen(args)
     if path is None:
         task, splits = kind.read(args, skipped)
@@ -121,7 +109,7 @@ def read(args, path, names, skipped):
 
 
 def score_model(args, config, sets, wanted, accelerator):
-    """Return {set: (headline metrics, all metrics, {file: text} if predictions are wanted)} of one model."""
+    """Return {set: (headline metrics, all metrics, {file: text} of predictions if wanted)} of one model."""
     given = dict(word.rpartition("=")[::2] for word in args.label_map or ())
     names = [given.get(name, name) for name in label_names.stored_names(config)]
     skipped, found = readers.Skipped(args.skip_bad_examples), {}
@@ -158,9 +146,7 @@ def score_model(args, config, sets, wanted, accelerator):
 
 
 def rows_of(scores):
-    """Return (header, rows) of the table: scores x 100 of each model, then the share in % that it keeps of
-    the first's.
-    """
+    """Return (header, rows) of the table: scores x 100 of each model, then the shares of the first's that they keep."""
     first = next(iter(scores.values()))
     header = ["model", *(f"{title} ({' / '.join(found[0])})" for title, found in first.items())]
     rows, kept = [], []

@@ -1,5 +1,6 @@
-"""Scores: of GLUE's tasks and of several labels as scikit-learn and SciPy have them, of words as seqeval, of SQuAD as
-its official evaluation has them, of summaries as rouge-score."""
+"""Scores: GLUE's and several labels' by scikit-learn and SciPy, words' by seqeval, summaries' by rouge-score, SQuAD's
+as its official evaluation computes them.
+"""
 
 import functools
 import math
@@ -14,7 +15,7 @@ import torch
 
 def _of_sklearn(name, **options):
     def metric(predictions, labels):
-        import sklearn.metrics  # here: --help shall not wait for it
+        import sklearn.metrics  # here: --help stays fast
 
         value = getattr(sklearn.metrics, name)(labels, predictions, **options)
         return value if math.isfinite(value) else 0.0
@@ -26,11 +27,18 @@ def _correlation(function):
     def correlation(predictions, labels):
         from scipy import stats
 
-        if (predictions == predictions[0]).all() or (labels == labels[0]).all():  # one example among them
+        if (predictions == predictions[0]).all() or (labels == labels[0]).all():  # also for a single example
             return 0.0
         return getattr(stats, function)(predictions, labels).statistic
 
     return correlation
+
+
+def _check_finite(logits):
+    """Raise ValueError if a logit is not finite: the largest one, or its rank, would mean nothing."""
+    bad = (~torch.isfinite(logits)).any(-1).nonzero()
+    if len(bad):
+        raise ValueError(f"logits that are not finite, the first for example {int(bad[0])}, cannot be scored")
 
 
 METRICS = {
@@ -48,31 +56,25 @@ METRICS = {
 
 
 def compute_metrics(names, logits, labels):
-    """Named metrics as fractions: logits [N, C] (C = 1 for regression), labels [N] -> {name: float}.
+    """Return {name: float}, metrics as fractions: logits [N, C] (C = 1 for regression), labels [N].
 
-    A name with a suffix, as accuracy_matched, is computed as the metric before the suffix. What is undefined counts as
-    0: a correlation, Matthews' too, with constant predictions or labels, and F1 without any 1. Raises ValueError if a
-    logit is not finite: the largest of them, or its rank, would mean nothing.
+    A suffix, as in accuracy_matched, does not change a metric. Undefined scores count as 0: a correlation, also
+    Matthews', with constant predictions or labels, and F1 without any 1. Raises ValueError if a logit is not finite.
     """
-    if not torch.isfinite(logits).all():
-        raise ValueError(f"logits that are not finite, the first for example {_first_bad(logits)}, cannot be scored")
+    _check_finite(logits)
     predictions = (logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)).double().numpy()
     labels = labels.double().numpy()
     result = {}
     for name in names:
         metric = name if name in METRICS else name.rsplit("_", 1)[0]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of labels of one class and nearly constant predictions
+            warnings.simplefilter("ignore")  # labels of one class, nearly constant predictions
             result[name] = float(METRICS[metric](predictions, labels))
     return result
 
 
-def _first_bad(logits):
-    return int((~torch.isfinite(logits)).any(-1).nonzero()[0])
-
-
 def score(metrics, names):
-    """Return the one number by which runs are compared: the mean of the headline metrics."""
+    """Return the mean of the headline metrics, the one number that runs are compared by."""
     return sum(metrics[name] for name in names) / len(names)
 
 
@@ -80,20 +82,19 @@ def score(metrics, names):
 
 
 def label_set_metrics(logits, labels):
-    """Scores as fractions of several labels a text: logits [N, C], labels [N, C] of 0 and 1 -> {name: float}.
+    """Return {name: float}, scores as fractions of several labels a text: logits [N, C], labels [N, C] of 0 and 1.
 
-    micro_f1 and macro_f1 are those of the labels whose probability is at least `threshold`, the one with the best
-    micro F1 here; those at 0.5 and the mean average precision stand beside them. All are scikit-learn's, where a label
-    that is neither there nor predicted has an F1 of 0, and one that is not there an average precision of 0.
-    Raises ValueError if a logit is not finite.
+    micro_f1 and macro_f1 count labels with a probability of at least `threshold`, the one with the best micro F1 here;
+    micro_f1_at_0.5 and macro_f1_at_0.5 use 0.5; mean_average_precision uses none. All are scikit-learn's: a label that
+    is neither there nor predicted has F1 0, a label that is not there has average precision 0. Raises ValueError if a
+    logit is not finite.
     """
     from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
-    if not torch.isfinite(logits).all():
-        raise ValueError(f"logits that are not finite, the first for example {_first_bad(logits)}, cannot be scored")
+    _check_finite(logits)
     chances, labels = logits.double().sigmoid().numpy(), labels.numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of labels that no example has
+        warnings.simplefilter("ignore")  # labels that no example has
         precision, recall, thresholds = precision_recall_curve(labels.ravel(), chances.ravel())
         f1 = 2 * precision * recall / (precision + recall).clip(min=1e-300)
         threshold, result = float(thresholds[f1[:-1].argmax()]), {}
@@ -106,16 +107,16 @@ def label_set_metrics(logits, labels):
 
 
 def tag_metrics(golds, predictions):
-    """Return {"accuracy": share of the words with the right tag} of tagged sentences (lists of tags)."""
+    """Return {"accuracy": share of words with the right tag} of tagged sentences (lists of tags)."""
     pairs = [g == p for gold, found in zip(golds, predictions, strict=True) for g, p in zip(gold, found, strict=True)]
     return {"accuracy": sum(pairs) / len(pairs)}
 
 
 def entity_metrics(golds, predictions):
-    """Scores as fractions of tagged sentences (lists of tags), as conlleval counts: {name: float}.
+    """Return {name: float}, scores as fractions of tagged sentences (lists of tags), as conlleval counts.
 
-    An entity counts where its first word, its last word and its type are right. f1, precision and recall over all
-    types, then of each type that is there or predicted as `f1/<type>`, ...; what is undefined counts as 0.
+    An entity is right if its first word, last word and type are. f1, precision and recall are over all types;
+    `f1/<type>`, ... are for each type that is there or predicted. Undefined scores count as 0.
     """
     from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 
@@ -135,7 +136,7 @@ def entity_metrics(golds, predictions):
 def _rouge():
     """Return (text -> its words, scorer of ROUGE-1, scorer of the others) of rouge-score, with stemming.
 
-    They stem each word and cut each text once. Made at the first call, which takes seconds.
+    They cache stems and words. The first call takes seconds.
     """
     from nltk.stem.porter import PorterStemmer
     from rouge_score import rouge_scorer, tokenize
@@ -150,16 +151,15 @@ ROUGE = ["rouge1", "rouge2", "rougeL", "rougeLsum"]  # rouge-score's names
 
 
 def rouge_words(text):
-    """Return the words of a text that ROUGE compares: lower case, of the letters a to z and digits alone, stemmed."""
+    """Return the words of a text that ROUGE compares: lower case, letters a to z and digits only, stemmed."""
     return _rouge()[0](text)
 
 
 def rouge(summary, references):
-    """Return {name of ROUGE: F1} of a summary, its sentences on lines of their own, as fractions.
+    """Return {name of ROUGE: F1}, as fractions, of a summary whose sentences are on lines of their own.
 
-    references: texts. As SciTLDR's authors have it (arXiv:2004.15011), one of them counts for all scores: the first of
-    those with the best ROUGE-1. rougeL is of the whole text, rougeLsum of its lines, which is what papers on news call
-    ROUGE-L.
+    references: texts. As in SciTLDR's paper (arXiv:2004.15011), one of them counts for all scores: the first one with
+    the best ROUGE-1. rougeL compares whole texts; rougeLsum compares lines, which papers on news call ROUGE-L.
     """
     _, one, others = _rouge()
     found = [one.score(reference, summary)["rouge1"].fmeasure for reference in references]
@@ -171,7 +171,7 @@ def rouge(summary, references):
 
 
 def normalize_answer(text):
-    """Lower case, without punctuation, articles and extra blanks, as the official evaluation of SQuAD does."""
+    """Return a text in lower case, without punctuation, articles and extra blanks, as SQuAD's official evaluation."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
@@ -185,9 +185,9 @@ def _f1(prediction, gold, v2):
 
 
 def squad_scores(prediction, golds, v2=False):
-    """(exact match, F1) of one predicted text, the best over the gold texts, as the official evaluation has them.
+    """Return (exact match, F1) of a predicted text, each the best over the gold texts, as the official evaluation.
 
-    v2: the rules of SQuAD 2.0, in which no gold text means that the question has no answer.
+    v2: the rules of SQuAD 2.0: no gold text means that the question has no answer.
     """
     if v2:
         golds = [gold for gold in golds if normalize_answer(gold)] or [""]
@@ -196,10 +196,10 @@ def squad_scores(prediction, golds, v2=False):
 
 
 def best_threshold(start, gains, differences):
-    """Return (total, threshold): the best total when questions are answered from the most certain one on.
+    """Return (total, threshold) of the best total when questions are answered in the order of their differences.
 
-    start: the total with none answered. gains: {id: what answering the question adds}. differences: {id: null score -
-    score of the answer}. As in the official evaluation of SQuAD 2.0 the threshold is 0 where it is best to answer none.
+    start: the total with no question answered. gains: {id: what answering it adds}. differences: {id: null score -
+    score of the answer}. As in the official evaluation of SQuAD 2.0, the threshold is 0 if answering none is best.
     """
     total = best = start
     threshold = 0.0
@@ -211,10 +211,11 @@ def best_threshold(start, gains, differences):
 
 
 def official_best(scored, answers, golds, differences):
-    """best_exact, best_f1 and their thresholds, found as the official evaluation of SQuAD 2.0 finds them.
+    """Return best_exact, best_f1 and their thresholds, as the official evaluation of SQuAD 2.0 finds them.
 
-    scored: {id: (exact match, F1)} of the answers; the others as in `squad_metrics`. It may part questions of equal
-    difference, which no threshold does, and takes every gold text for an answer, also one of articles alone.
+    scored: {id: (exact match, F1)} of the answers; for the others see `squad_metrics`. The official evaluation may
+    separate questions of equal difference, which no threshold does, and counts a gold text of articles alone as an
+    answer.
     """
     unanswerable, result = sum(not gold for gold in golds.values()), {}
     for i, name in enumerate(("exact", "f1")):
@@ -225,7 +226,7 @@ def official_best(scored, answers, golds, differences):
 
 
 def usable_threshold(scored, empty, differences):
-    """Return the threshold with the best F1: a question whose difference is above it counts as unanswerable.
+    """Return the threshold with the best F1; a question with a larger difference counts as unanswerable.
 
     scored, empty: {id: (exact match, F1)} of answering the question and of calling it unanswerable.
     """
@@ -237,12 +238,12 @@ def usable_threshold(scored, empty, differences):
 
 
 def squad_metrics(answers, golds, v2=False):
-    """Metrics as fractions, and the final predictions {id: text}.
+    """Return (metrics as fractions, final predictions {id: text}).
 
-    answers: {id: (text, null score - its score)}; golds: {id: [text, ...]}, empty where there is no answer. For v2 f1
-    and exact_match are those of the final predictions, in which a question counts as unanswerable where the difference
-    is above null_threshold, the one with the best F1 here; best_exact, best_f1 and their thresholds are what the
-    official evaluation finds, each the best for itself. Raises ValueError if a difference is not a number.
+    answers: {id: (text, null score - its score)}; golds: {id: [text, ...]}, empty if there is no answer. With v2 a
+    question counts as unanswerable if its difference is above null_threshold, the one with the best F1 here; f1 and
+    exact_match are of these predictions. best_exact, best_f1 and their thresholds are the official evaluation's, each
+    the best on its own. Raises ValueError if a difference is not a number.
     """
     scored = {key: squad_scores(text, golds[key], v2) for key, (text, _) in answers.items()}
     texts = {key: text for key, (text, _) in answers.items()}
@@ -255,19 +256,11 @@ def squad_metrics(answers, golds, v2=False):
     # A difference may be infinite, a threshold in run.json may not.
     differences = {key: min(max(value, -1e9), 1e9) for key, (_, value) in answers.items()}
     empty = {key: squad_scores("", golds[key], v2) for key in answers}
-    threshold = usable_threshold(scored, empty, differences)
-
-    def totals(limit):
-        chosen = [scored[k] if differences[k] <= limit else empty[k] for k in answers]
-        return [sum(pair[i] for pair in chosen) / len(chosen) for i in (0, 1)]
-
-    (exact, f1), (exact_at_0, f1_at_0) = totals(threshold), totals(0.0)
+    threshold, result = usable_threshold(scored, empty, differences), {}
+    for limit, suffix in ((threshold, ""), (0.0, "_at_0")):
+        chosen = [scored[key] if differences[key] <= limit else empty[key] for key in answers]
+        for i, name in ((1, "f1"), (0, "exact_match")):
+            result[f"{name}{suffix}"] = sum(pair[i] for pair in chosen) / len(chosen)
+    result["null_threshold"] = threshold
     texts = {key: text if differences[key] <= threshold else "" for key, text in texts.items()}
-    result = {
-        "f1": f1,
-        "exact_match": exact,
-        "null_threshold": threshold,
-        "f1_at_0": f1_at_0,
-        "exact_match_at_0": exact_at_0,
-    }
     return result | official_best(scored, answers, {key: golds[key] for key in answers}, differences), texts

@@ -1,9 +1,9 @@
 """Write a small artificial language as GLUE (CoLA), SQuAD and plain-text files, with an untrained BERT that reads it.
 
-The acceptability task cannot be solved by counting words: an unacceptable sentence is an acceptable one after one
-edit that keeps the unigram statistics (a flipped number, another noun class, two words swapped). The first column of
-the CoLA files names the edit: agr, det, refl, sel or order, and "ok" where the sentence is acceptable. With
---second_language there are parts of speech too, and all of it in a language of the same grammar and other words.
+Counting words does not solve the acceptability task: an unacceptable sentence is an acceptable one after one edit that
+keeps the unigram statistics (a flipped number, another noun class, two words swapped). The first column of the CoLA
+files names the edit, agr, det, refl, sel or order, or says "ok". --second_language adds parts of speech, and all of it
+in a language with the same grammar and other words.
 
     python synthetic.py --output_dir data/synthetic
 """
@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from options import Parser, named_folder, number
 
-GRAMMAR_VERSION = 2  # raise it when the same seed gives other files, so that old folders are noticed
+GRAMMAR_VERSION = 2  # raise it when a seed gives other files, so that old folders are noticed
 
 # Every noun and adjective begins with a consonant, so that "a" never has to become "an".
 MALE = ["man", "boy", "king", "monk"]
@@ -56,8 +56,7 @@ FACT_ADJECTIVE_SHARE = 0.1
 # Adjacent words of these roles are never acceptable in the other order.
 FIXED_ORDER = {("det", "noun"), ("det", "adj"), ("adj", "noun"), ("prep", "det"), ("verb", "det"), ("verb", "refl")}
 
-
-# Other languages: the letters of every word are others, of which vowels stay vowels. So places in a text are the same.
+# Other languages exchange letters: vowels for vowels, consonants for consonants. Positions in a text stay the same.
 SECOND, THIRD = (
     str.maketrans("aeiouAEIOU" + "bcdfghjklmnpqrstvwxyz" + "bcdfghjklmnpqrstvwxyz".upper(), vowels + consonants)
     for vowels, consonants in (
@@ -65,13 +64,13 @@ SECOND, THIRD = (
         ("oaeuiOAEUI", "mlkzqtwvrxhsbgcdnfpjy" + "mlkzqtwvrxhsbgcdnfpjy".upper()),
     )
 )
-LOANS = 0.15  # share of words that texts of the second language have from the first
+LOANS = 0.15  # share of words that texts of the second language borrow from the first
 PARTS_OF_SPEECH = {"bare": "VERB", "prep": "ADP", "that": "SCONJ", "and": "CCONJ", "not": "PART", "refl": "PRON"}
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word: its form, its role, and what the edits need to know about it."""
+    """One word: its form, its role, and the features that the edits use."""
 
     form: str
     role: str
@@ -99,13 +98,13 @@ def noun_form(lemma, number):
 
 def verb_form(lemma, number):
     """Return the present form of a verb, or of the auxiliary "do", for a subject of the given number."""
-    if lemma == "do":
-        return "does" if number == "sg" else "do"
-    return add_s(lemma) if number == "sg" else lemma
+    if number == "pl":
+        return lemma
+    return "does" if lemma == "do" else add_s(lemma)
 
 
 def noun_phrase(rng, noun_class, *, number=None, lemma=None, governed=False):
-    """Return determiner, perhaps an adjective, and noun, as a list of Words, and the number."""
+    """Return (Words, number) of a determiner, perhaps an adjective, and a noun."""
     number = number or rng.choice(["sg", "pl"])
     lemma = lemma or rng.choice(NOUNS[noun_class])
     shown = "any" if rng.random() < 0.4 else number
@@ -117,24 +116,22 @@ def noun_phrase(rng, noun_class, *, number=None, lemma=None, governed=False):
 
 
 def finite_verb(rng, lemma, number, *, main=False):
-    """Return the finite verb as a list of Words, sometimes as "does not" with the bare verb."""
+    """Return the finite verb as a list of Words, sometimes as "does not" and the bare verb."""
     if rng.random() < 0.1:
         return [Word(verb_form("do", number), "verb", "do", number, main=main), Word("not", "not"), Word(lemma, "bare")]
     return [Word(verb_form(lemma, number), "verb", lemma, number, main=main)]
 
 
 def preposition_phrase(rng):
-    """Return a preposition and a noun phrase of either class; inside a subject it is a distractor."""
+    """Return a preposition and a noun phrase of either class; in a subject it is a distractor."""
     return [Word(rng.choice(PREPOSITIONS), "prep"), *noun_phrase(rng, rng.choice(list(NOUNS)))[0]]
 
 
 def modifier(rng, noun_class, number):
-    """Return what follows a subject noun: nothing, a preposition phrase or a relative clause."""
+    """Return the modifier after a subject noun: nothing, a preposition phrase or a relative clause."""
     kind = rng.random()
-    if kind < 0.64:
-        return []
     if kind < 0.84:
-        return preposition_phrase(rng)
+        return [] if kind < 0.64 else preposition_phrase(rng)
     that = [Word("that", "that")]
     if kind < 0.92:
         inner, inner_number = noun_phrase(rng, "animate")
@@ -146,7 +143,7 @@ def modifier(rng, noun_class, number):
 
 
 def clause(rng, *, main=False, plain=False):
-    """Return one acceptable clause as a list of Words; `plain` leaves out modifiers of the subject."""
+    """Return an acceptable clause as a list of Words; `plain` leaves out modifiers of the subject."""
     kind = rng.choices(["intransitive", "transitive", "reflexive"], [3, 5, 3])[0]
     if kind == "intransitive":
         subject_class = rng.choice(list(NOUNS))
@@ -171,7 +168,7 @@ def clause(rng, *, main=False, plain=False):
 
 
 def acceptable(rng):
-    """Return one acceptable sentence, without its full stop, of MIN_WORDS to MAX_WORDS Words."""
+    """Return an acceptable sentence of MIN_WORDS to MAX_WORDS Words, without its full stop."""
     while True:
         kind = rng.random()
         if kind < 0.86:
@@ -187,7 +184,7 @@ def acceptable(rng):
 
 
 def reorder(rng, words):
-    """Return the words with two neighbours exchanged, or with a verb moved across its object or to the front."""
+    """Return the words with two neighbours exchanged, or with the verb moved across its object or to the front."""
     swaps = [i for i in range(len(words) - 1) if (words[i].role, words[i + 1].role) in FIXED_ORDER]
     at = next(i for i, word in enumerate(words) if word.main)
     if rng.random() < 0.6:
@@ -244,7 +241,7 @@ def as_text(words, mark="."):
 
 
 def acceptability(rng, size, seen):
-    """Return `size` rows (edit, label, sentence); sentences in the set `seen` are avoided, new ones added to it."""
+    """Return `size` rows (edit, label, sentence) with sentences that are not in the set `seen`; add them to it."""
     rows = []
     while len(rows) < size:
         kind, words = "ok", acceptable(rng)
@@ -267,9 +264,8 @@ def write_lines(path, lines):
 def write_cola(folder, args, seen):
     """Write train.tsv, dev.tsv and test.tsv as CoLA publishes them."""
     rng = random.Random(f"{args.seed}-cola")
-    # Dev and test come first: they stay the same when only the training size changes.
-    splits = {"dev": args.dev_size, "test": args.dev_size, "train": args.train_size}
-    for split, size in splits.items():
+    # Dev and test come first, so that the training size does not change them.
+    for split, size in {"dev": args.dev_size, "test": args.dev_size, "train": args.train_size}.items():
         rows = acceptability(rng, size, seen)
         if split == "test":
             lines = ["index\tsentence"] + [f"{i}\t{text}" for i, (_, _, text) in enumerate(rows)]
@@ -279,7 +275,7 @@ def write_cola(folder, args, seen):
 
 
 def write_text(folder, args, seen, name="text"):
-    """Write train.txt and valid.txt, a paragraph a line, without any sentence of the CoLA files; name: of the draw."""
+    """Write train.txt and valid.txt, a paragraph a line, without sentences of the CoLA files; name: of the draw."""
     rng = random.Random(f"{args.seed}-{name}")
     for split, size in {"valid": max(1, args.text_size // 10), "train": args.text_size}.items():
         lines = []
@@ -299,14 +295,14 @@ def plain_noun_phrase(rng, lemma):
 
 
 def fact(rng, nouns, verbs):
-    """Return (sentence, [(question, answer words)]) about nouns and a verb taken from the pools, which shrink."""
+    """Return (sentence, [(question, answer words)]) about nouns and a verb, which it takes out of the pools."""
     kind = rng.choice([kind for kind in verbs if verbs[kind]])
     lemma = verbs[kind].pop()
     subject, number = plain_noun_phrase(rng, nouns["animate"].pop())
     target, _ = plain_noun_phrase(rng, nouns[kind].pop())
     asked = {"animate": "who", "thing": "what"}[kind]
     finite, tail = verb_form(lemma, number), [verb_form("do", number), "the", subject[-1], lemma]
-    # The last two name the noun of the answer: easier, and what a model learns first.
+    # The last two name the noun of the answer: they are easier, and a model learns them first.
     questions = [
         (as_text([asked, *tail], "?"), target),
         (as_text(["who", add_s(lemma), "the", target[-1]], "?"), subject),
@@ -319,8 +315,8 @@ def fact(rng, nouns, verbs):
 def paragraph(rng):
     """Return (context, answerable, impossible): questions with answer words and offset, and questions without.
 
-    No noun and no verb stands in two facts of a paragraph, so that one sentence answers a question; its question word
-    and its form fit other sentences just as well.
+    Two facts of a paragraph share no noun and no verb, so one sentence answers a question, though the question's form
+    fits the others just as well.
     """
     nouns = {key: rng.sample(lemmas, len(lemmas)) for key, lemmas in NOUNS.items()}
     verbs = {key: rng.sample(lemmas, len(lemmas)) for key, lemmas in TRANSITIVE.items()}
@@ -329,10 +325,10 @@ def paragraph(rng):
     answerable, start = [], 0
     for sentence, questions in facts:
         for question, words in questions:
-            # A subject opens its sentence with a capital; every noun stands once, so the place is the only one.
+            # Lower case, since a subject begins its sentence. Every noun occurs once, so the place is unique.
             answerable.append((question, words, start + sentence.lower().index(" ".join(words))))
         start += len(sentence) + 1
-    # The subject of one fact with the verb of another: all words occur, the answer does not.
+    # The subject of one fact with the verb of another: the words occur, the answer does not.
     heads = [question[:-1].split() for _, ((question, _), *_) in facts]
     pairs = zip(heads, heads[1:] + heads[:1], strict=True)
     impossible = [" ".join([*mine[:1], *other[1:-1], mine[-1]]) + "?" for mine, other in pairs]
@@ -340,7 +336,7 @@ def paragraph(rng):
 
 
 def gold_answers(rng, context, words, start, several):
-    """Return one gold answer, or one to three nested ones, as SQuAD writes its training and dev sets."""
+    """Return one gold answer, as in SQuAD's training sets, or one to three nested ones, as in its dev sets."""
     spans = [(start, start + len(" ".join(words)))]
     if several:
         # Shorter spans leave out the determiner, then also the adjective, and end at the same place.
@@ -350,7 +346,7 @@ def gold_answers(rng, context, words, start, several):
 
 
 def squad_articles(rng, size, split, seen, *, impossible_share=0.0):
-    """Return SQuAD articles with `size` questions in all, on contexts that are not in the set `seen`."""
+    """Return SQuAD articles with `size` questions in all, about contexts that are not in the set `seen`."""
     articles, count = [], 0
     while count < size:
         paragraphs = []
@@ -400,9 +396,9 @@ def write_tags(folder, args):
 
 
 def write_second_language(folder, args, seen):
-    """Write text/, squad/ and ud/ of the second language; the files to evaluate on are those of the first, translated.
+    """Write text/, squad/ and ud/ of the second language; its evaluation files are translations of the first's.
 
-    Its texts are others and have LOANS, which is how a model learns that the two languages have one grammar.
+    Its texts are new ones with LOANS, from which a model learns that the two languages share a grammar.
     """
     rng = random.Random(f"{args.seed}-loans")
     write_text(folder / "second" / "text", args, seen, "second")
@@ -410,8 +406,7 @@ def write_second_language(folder, args, seen):
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
         lines = [" ".join(w if rng.random() < LOANS else w.translate(SECOND) for w in words) for words in lines]
         write_lines(path, lines)
-    sentences = (folder / "ud" / "dev.conllu").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t", 2) for line in sentences]
+    rows = [line.split("\t", 2) for line in (folder / "ud" / "dev.conllu").read_text(encoding="utf-8").splitlines()]
     lines = ["\t".join([row[0], row[1].translate(SECOND), row[2]]) if len(row) > 1 else "" for row in rows]
     write_lines(folder / "second" / "ud" / "dev.conllu", lines)
     squad = json.loads((folder / "squad" / "dev-v1.1.json").read_text(encoding="utf-8"))
@@ -424,9 +419,9 @@ def write_second_language(folder, args, seen):
 
 
 def vocabulary(languages=()):
-    """Return the WordPiece vocabulary: special tokens, punctuation, every word form, then single characters.
+    """Return the WordPiece vocabulary: special tokens, punctuation, word forms, then single characters.
 
-    languages: those whose word forms are in it beside the first's.
+    languages: more languages for the word forms.
     """
     forms = [form for lemmas in NOUNS.values() for lemma in lemmas for form in (lemma, add_s(lemma))]
     verbs = [*SPEECH, *(v for table in (TRANSITIVE, INTRANSITIVE) for lemmas in table.values() for v in lemmas)]
@@ -434,18 +429,18 @@ def vocabulary(languages=()):
     forms += ADJECTIVES + ADVERBS + PREPOSITIONS + REFLEXIVES + FUNCTION_WORDS
     forms += [determiner for group in DETERMINERS.values() for determiner in group]
     forms += [form.translate(language) for language in languages for form in forms]
-    # The characters let the tokenizer read words that the language does not have.
+    # With characters the tokenizer reads words that are not in the language.
     characters = list("abcdefghijklmnopqrstuvwxyz0123456789")
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,?!'\"-:;()", *forms, *characters]
     return list(dict.fromkeys(pieces + ["##" + character for character in characters]))
 
 
 def write_bert(folder, args):
-    """Write tokenizer, configuration and seeded, untrained weights of a 4-layer BERT as a Hugging Face folder."""
+    """Write a 4-layer BERT with seeded, untrained weights and its tokenizer as a Hugging Face folder."""
     vocab = vocabulary((SECOND, THIRD) if args.second_language else ())
     write_lines(folder / "vocab.txt", vocab)
     tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=384)
-    # Trained from scratch on little data, this size starts faster with wider weights and without dropout.
+    # Larger initial weights and no dropout: this size learns faster from little data.
     config = BertConfig(
         vocab_size=len(vocab),
         hidden_size=128,
@@ -482,7 +477,7 @@ def build_parser():
 
 
 def check_args(args):
-    """Raise ValueError when the folder holds files that were made otherwise."""
+    """Raise ValueError if the folder holds files that were made with other options."""
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file: name a folder")
     names = ("glue", "squad", "text", "bert", "ud", "second")
@@ -492,7 +487,7 @@ def check_args(args):
     old = read_record(args.output_dir)
     if old is None:
         raise ValueError(
-            f"{args.output_dir} holds {', '.join(present)} not known to come from this script: "
+            f"{args.output_dir} holds {', '.join(present)}, which this script may not have written: "
             "choose another --output_dir or add --overwrite"
         )
     now = options(args)
@@ -505,14 +500,14 @@ def check_args(args):
 
 
 def options(args):
-    """Return what determines the files, as a dict."""
+    """Return the options that determine the files, as a dict."""
     names = ("train_size", "dev_size", "text_size", "squad_train_size", "squad_dev_size", "seed")
     found = {"grammar_version": GRAMMAR_VERSION, **{name: getattr(args, name) for name in names}}
-    return found | ({"second_language": True} if args.second_language else {})  # a folder without it has no such line
+    return found | ({"second_language": True} if args.second_language else {})  # older folders have no such entry
 
 
 def read_record(folder):
-    """Return synthetic.json of the folder as a dict, or None where there is none that can be read."""
+    """Return synthetic.json of the folder as a dict; None if it is missing or unreadable."""
     try:
         return json.loads((folder / "synthetic.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -520,11 +515,11 @@ def read_record(folder):
 
 
 def write_all(args):
-    """Write all files beside their places, and put them there when all are whole: a failure leaves what was there."""
+    """Write all files to a temporary folder, then move them to their places; a failure leaves the old files."""
     folder, record = args.output_dir, options(args)
     temporary, new = folder / ".tmp-synthetic", not folder.exists()
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+        shutil.rmtree(temporary, ignore_errors=True)  # a killed process may have left it
         temporary.mkdir(parents=True)
         seen = set()
         write_cola(temporary / "glue" / "CoLA", args, seen)
@@ -546,13 +541,13 @@ def write_all(args):
         shutil.rmtree(temporary, ignore_errors=True)
         if new:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # of a failure: nothing is in it
+                folder.rmdir()  # after a failure it is empty
 
 
 def main(argv=None):
-    """Write all files; where they are already complete with the same options, do nothing.
+    """Write all files, unless they are already complete with the same options.
 
-    A mistake of the user ends in one line and exit status 2, a folder that cannot be written in one and status 1.
+    A user's mistake ends in one line and exit status 2, a folder that cannot be written in one line and status 1.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -566,7 +561,7 @@ def main(argv=None):
     except ValueError as error:
         parser.error(str(error))
     except Exception as error:
-        # A full disk is an OSError in Python, a SafetensorError in safetensors and a bare Exception in tokenizers.
+        # A full disk is an OSError in Python, a SafetensorError in safetensors and a plain Exception in tokenizers.
         if not isinstance(error, (OSError, SafetensorError)) and type(error) is not Exception:
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

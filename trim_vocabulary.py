@@ -1,4 +1,4 @@
-"""A model with the words of some languages only: the same layers, the rows of the words that a text uses.
+"""Trim a model to the words of some languages: the same layers, with the rows of the words that a text uses.
 
     python trim_vocabulary.py --model google-bert/bert-base-multilingual-cased --corpus english.txt korean.txt \
         --output_dir models/bert-en-ko
@@ -20,24 +20,25 @@ import transformers
 from huggingface_hub import ModelCardData
 from tokenizers import Tokenizer
 
+import data
 import models
 from encoders import families, vocabulary
 from engine import card, checkpoints, checks, command_line, cost
 from tasks import plain_text, similarity
 
-LINES, CHARACTERS = 1000, 10**6  # of a batch of text at most; one line may be longer
-UNKNOWN = 0.5  # share of unknown words from which on a text is taken for one of a language that the model lacks
+LINES, CHARACTERS = 1000, 10**6  # limits of a batch of text; a single line may be longer
+UNKNOWN = 0.5  # share of unknown words; from there on the model does not know the text's language
 
 # --- the text ------------------------------------------------------------------------------------------------------
 
 
 def source_of(name, column):
-    """Rows of a text, to be read again and again; ValueError for a name of nothing. column: of a table, the text."""
+    """Return the rows of a text, to be read repeatedly; column: a table's text. Raises ValueError for a wrong name."""
     return plain_text.load_texts(name, streaming=True, column=column)
 
 
 def batches(source):
-    """The texts of rows in lists, as they are read."""
+    """Yield the texts of rows in lists."""
     batch, size = [], 0
     for text in (row["text"] for row in source):
         if text and text.strip():
@@ -51,7 +52,7 @@ def batches(source):
 
 
 def count_ids(tokenizer, source, size):
-    """Times that each id, below size, stands in a text, int64 [size]; the tokenizer cuts a batch on all cores."""
+    """Return how often each id occurs in a text, int64 [size]."""
     counts = np.zeros(size, dtype=np.int64)
     for batch in batches(source):
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
@@ -61,9 +62,10 @@ def count_ids(tokenizer, source, size):
 
 
 def count_words(tokenizer, spec, sources, model):
-    """Return {word: times in all texts}, a printed line for each; ValueError for one that is empty or not understood.
+    """Return {word: times in all texts}; print a line for each text.
 
-    sources: {name: from `source_of`}. model: its name in errors.
+    sources: {name: from `source_of`}. model: its name in errors. Raises ValueError for a text that is empty or in a
+    language that the model does not know.
     """
     ids, plain, unknown = vocabulary.all_words(spec), vocabulary.bare(spec), vocabulary.unknown_word(spec)
     lettered = np.zeros(max(ids.values()) + 1, dtype=bool)
@@ -75,7 +77,7 @@ def count_words(tokenizer, spec, sources, model):
         if not counts.any():
             raise ValueError(f"--corpus {name!r} holds no text: pass one that does, or leave it out")
         lost = counts[ids[unknown]] if unknown in ids else 0
-        share = lost / max(1, lost + counts[lettered].sum())  # of words with letters: full stops are known everywhere
+        share = lost / max(1, lost + counts[lettered].sum())  # of words with letters; every model knows full stops
         if share >= UNKNOWN:
             raise ValueError(
                 f"--corpus {name!r}: {share:.0%} of its words are unknown to the tokenizer of {model}, "
@@ -89,15 +91,16 @@ def count_words(tokenizer, spec, sources, model):
 
 
 def compare(before, after, source, unknown):
-    """(pieces that a text is cut into before, shares of them that are others after, that are unknown before and after).
+    """Return (number of a text's pieces before, share of pieces that change, shares unknown before and after).
 
-    A piece is the same after if the same place of the text is the same word. unknown: the word for what is not known.
+    A piece is unchanged if the same place of the text gives the same word. unknown: the unknown word.
     """
-    whole = same = 0
-    lost = [0, 0]
+    whole, same, lost = 0, 0, [0, 0]
     for batch in batches(source):
         for pair in zip(*(t.encode_batch(batch, add_special_tokens=False) for t in (before, after)), strict=True):
-            old, new = (Counter(zip(e.offsets, e.tokens, strict=True)) for e in pair)  # bytes of a character share both
+            old, new = (
+                Counter(zip(e.offsets, e.tokens, strict=True)) for e in pair
+            )  # bytes of a character may share both
             whole, same = whole + old.total(), same + (old & new).total()
             lost = [n + e.tokens.count(unknown) for n, e in zip(lost, pair, strict=True)]
     whole = max(1, whole)
@@ -108,7 +111,7 @@ def compare(before, after, source, unknown):
 
 
 def check_args(args):
-    """Check the options before anything is loaded; raises ValueError."""
+    """Check the options before anything is loaded. Raises ValueError."""
     for option, names in (("model", [args.model]), ("corpus", args.corpus), ("held_out", args.held_out)):
         if any(not name.strip() for name in names):
             raise ValueError(f"--{option} '' names nothing: is a variable unset?")
@@ -117,18 +120,16 @@ def check_args(args):
 
 
 def load(name):
-    """Return (model in the class and precision of its files, names of parameters that these lack,
-    tokenizer, its spec).
-    """
+    """Return (model in the class and precision of its files, parameters that these lack, tokenizer, its spec)."""
     config, what = models.load_config(name, "--model"), f"--model {name!r}"
     families.family(config, what)
     tokenizer = models.load_tokenizer(name, "--model")
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())  # its settings of padding and length end with its first use
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())  # now: a first use would change its padding and truncation
     models.check_tokenizer(tokenizer, config, what, transformers.AutoModel)
     if spec["model"]["type"] not in ("WordPiece", "Unigram", "BPE"):
         raise ValueError(
-            f"{what} has a tokenizer of the kind {spec['model']['type']}, of which no words can be left "
-            "out: take one of WordPiece, Unigram or BPE"
+            f"{what} has a tokenizer of the kind {spec['model']['type']}, which cannot be trimmed: take one of "
+            "WordPiece, Unigram or BPE"
         )
     known = getattr(transformers, (config.architectures or [""])[0], None)
     if known is None:
@@ -141,14 +142,14 @@ def load(name):
 
 
 def size(model, missing, spec):
-    """Return (million parameters, 10^6 bytes that `save` writes of the weights and as tokenizer.json)."""
+    """Return (million parameters, MB of weights and tokenizer.json that `save` writes)."""
     weights = sum(p.numel() * p.element_size() for name, p in model.named_parameters() if name not in missing)
     file = len(json.dumps(spec, ensure_ascii=False).encode())
     return cost.count_parameters(model)[0] / 1e6, (weights + file) / 1e6
 
 
 def same_tokenizer(one, other):
-    """Return whether two specs say the same; scores are read from a file with an error in the last of 16 digits."""
+    """Return whether two specs are equal, up to an error in the last of 16 digits of a score that was read."""
     scores = []
     for spec in (one, other):
         vocab = spec["model"]["vocab"]
@@ -158,9 +159,9 @@ def same_tokenizer(one, other):
 
 
 def save(args, folder, model, missing, tokenizer, spec, said):
-    """Write model, tokenizer, card and what makes a sentence encoder; return the tokenizer as it is read from there.
+    """Write model, tokenizer, card and the files of a sentence encoder; return the tokenizer, read from there.
 
-    Raises ValueError if that is another one, as one that its class makes by rules of its own may be.
+    Raises ValueError if it differs, since its class builds it by rules of its own.
     """
     state = {name: value for name, value in model.state_dict().items() if name not in missing}
     model.save_pretrained(folder, state_dict=state)
@@ -168,23 +169,25 @@ def save(args, folder, model, missing, tokenizer, spec, said):
     similarity.copy_modules(similarity.modules_of(args.model), folder, model.config.hidden_size)
     text = json.dumps(spec, ensure_ascii=False)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    read = models.load_tokenizer(folder).backend_tokenizer
+    saved = models.load_tokenizer(folder)
+    read = saved.backend_tokenizer
     if not same_tokenizer(json.loads(read.to_str()), json.loads(Tokenizer.from_str(text).to_str())):
         raise ValueError(
             f"--model {args.model!r}: a {type(tokenizer).__name__} makes another tokenizer of the kept "
             "words: it cannot be trimmed"
         )
-    data = ModelCardData(library_name="transformers", **card.base_metadata(args.model))
+    metadata = ModelCardData(library_name="transformers", **card.base_metadata(args.model))
     (folder / "README.md").write_text(
-        f"---\n{data.to_yaml()}\n---\n\n# {args.output_dir.name}\n\n`{args.model}` with the words of "
+        f"---\n{metadata.to_yaml()}\n---\n\n# {args.output_dir.name}\n\n`{args.model}` with the words of "
         f"{', '.join(f'`{name}`' for name in args.corpus)}: {said}.\n",
         encoding="utf-8",
     )
+    data.whole_texts(saved)
     return read
 
 
 def trim(args, model, missing, spec, counts):
-    """Trim the model in place; (the spec of its tokenizer, a sentence that says what became of both).
+    """Trim the model in place; return (the trimmed spec of its tokenizer, a sentence on what changed).
 
     missing: parameters that its files lack. counts: {word: times in the text} of all words.
     """
@@ -217,15 +220,12 @@ def main(argv=None):
     sources = {name: source_of(name, args.text_column) for name in texts}
     held_out = {name: source_of(name, args.text_column) for name in others}
     model, missing, tokenizer, spec = load(args.model)
+    data.whole_texts(tokenizer)
     backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
     counts = count_words(backend, spec, sources, args.model)
     new_spec, said = trim(args, model, missing, spec, counts)
     with checkpoints.new_folder(args.output_dir) as folder:
         now = save(args, folder, model, missing, tokenizer, new_spec, said)
-        now.no_truncation()
-        now.no_padding()
         unknown = vocabulary.unknown_word(spec)
         compared = {name: compare(backend, now, source, unknown) for name, source in held_out.items()}
     for name, (pieces, others, before, after) in compared.items():

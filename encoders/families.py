@@ -1,4 +1,4 @@
-"""Model types: what this code knows of each, beside what transformers does alike for all."""
+"""Model types: the structure of each that transformers does not describe in a uniform way."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,13 +24,13 @@ def _electra_head(model, x):
 
 
 class Family(NamedTuple):
-    """What this code knows of a model type; hidden states and logits are transformers' own for all of them.
+    """The structure of a model type; transformers gives hidden states and logits of all.
 
-    fast_mask: a bool [B, 1, 1, T] mask means the same to it as a [B, T] mask. layers: the stack of layers, a path below
-    base_model; "" = its layers can be neither cut nor copied. qkv: the linear layers of query, key and value, paths
-    below a layer; () = no terms of attention. parts: the other linear layers of one: of what was attended to, up to the
-    neurons, down from them. mlm: (model, last hidden states [M, D]) -> what its decoder multiplies; None = no
-    pre-training but by relations alone. skipped: config -> rows of the position table that no word takes.
+    fast_mask: whether a [B, 1, 1, T] mask works like a [B, T] mask. layers: path of the stack of layers below
+    base_model; "" = its layers can be neither cut nor copied. qkv: paths of the linear layers of query, key and value
+    below a layer; () = no attention terms. parts: paths of its other linear layers: attention output, up to the
+    neurons, down from them. mlm: (model, last hidden states [M, D]) -> input of the decoder; None = pre-training by
+    relations alone. skipped: config -> number of rows of the position table that no token uses.
     """
 
     fast_mask: bool
@@ -48,7 +48,7 @@ _BERT = (
 _DISTILBERT = tuple(f"attention.{x}_lin" for x in "qkv"), ("attention.out_lin", "ffn.lin1", "ffn.lin2")
 _MPNET = tuple(f"attention.attn.{x}" for x in "qkv")
 _ROBERTA = Family(True, "encoder.layer", *_BERT, _roberta_head, lambda config: config.pad_token_id + 1)
-# config.model_type -> what works. docs/models.md has the same table.
+# config.model_type -> Family. docs/models.md has the same table.
 FAMILIES = {
     "bert": Family(True, "encoder.layer", *_BERT, _bert_head),
     "roberta": _ROBERTA,
@@ -56,21 +56,21 @@ FAMILIES = {
     "camembert": _ROBERTA,
     "distilbert": Family(True, "transformer.layer", *_DISTILBERT, _distilbert_head),
     "electra": Family(True, "encoder.layer", *_BERT, _electra_head),
-    # Attention that adds its mask to biases of relative positions, or multiplies it, takes no bool [B, 1, 1, T].
+    # Its attention adds the mask to biases of relative positions, or multiplies by it, so no fast_mask.
     "deberta-v2": Family(False, "encoder.layer"),
-    # The biases of relative positions are no part of queries and keys, nor would they be cut with heads: no `parts`.
-    # Positions are counted from 2 on, whatever the padding id.
+    # The biases of relative positions are not part of queries and keys and cannot be cut with heads: no `parts`.
+    # Positions begin at 2, whatever the padding id.
     "mpnet": Family(False, "encoder.layer", _MPNET, (), _roberta_head, lambda config: 2),
-    "albert": Family(True),  # one layer, applied again and again: there is nothing to cut or to copy
-    "modernbert": Family(False),  # layers of two kinds, local and global, which may not take each other's place
+    "albert": Family(True),  # one layer, applied again and again: nothing to cut or copy
+    "modernbert": Family(False),  # local and global layers, which cannot replace each other
 }
 
 
 def family(config, what, auto=None):
     """Return the Family of a configuration; what: the model's name in errors.
 
-    Raises ValueError, listing the types that work, for a model type that this code does not know, for a decoder, and
-    if auto is AutoModelForMaskedLM for one whose head it does not know.
+    Raises ValueError, listing the types that work, for an unknown model type, for a decoder, and, if auto is
+    AutoModelForMaskedLM, for an unknown language-model head.
     """
     known = FAMILIES.get(config.model_type)
     if not known or getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
@@ -88,9 +88,7 @@ def family(config, what, auto=None):
 
 
 def encoder_layers(model):
-    """Return the ModuleList of transformer layers, whatever the model's head; ValueError where they cannot be told
-    apart.
-    """
+    """Return the ModuleList of a model's transformer layers. Raises ValueError if they cannot be cut or copied."""
     check_layers_known(model.config, type(model).__name__)
     return model.base_model.get_submodule(FAMILIES[model.config.model_type].layers)
 
@@ -98,7 +96,7 @@ def encoder_layers(model):
 def layer_parts(layer, config):
     """Return the six linear layers of a transformer layer: {"query", "key", "value", "attended", "up", "down": Linear}.
 
-    attended: from what all heads attended to. up, down: to the neurons of the feed-forward layer and from them.
+    attended: the output layer of attention. up, down: to the neurons of the feed-forward layer and from them.
     """
     known = FAMILIES[config.model_type]
     names = ("query", "key", "value", "attended", "up", "down")
@@ -106,7 +104,7 @@ def layer_parts(layer, config):
 
 
 def feed_forward_size(config):
-    """Neurons of a feed-forward layer, whatever the configuration calls them."""
+    """Return the number of neurons of a feed-forward layer."""
     return config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
 
 

@@ -1,10 +1,10 @@
-"""Names of labels: a task's, those that other people's models have for the same, and the order between the two."""
+"""Names of labels: a task's, other models' names for the same labels, and the order that matches them."""
 
 import re
 from decimal import Decimal
 from typing import NamedTuple
 
-# Names without case, blanks and punctuation that mean the same; a name may stand in one line only.
+# Names that mean the same, without case, blanks and punctuation; a name is in one line only.
 SYNONYMS = (
     ("unacceptable", "ungrammatical", "notacceptable", "notgrammatical"),
     ("acceptable", "grammatical"),
@@ -18,37 +18,37 @@ SYNONYMS = (
     ("notentailment", "nonentailment", "notentail", "notentailed"),
 )
 CANONICAL = {name: names[0] for names in SYNONYMS for name in names}
-# What people write as a number; Python takes 1_5, nan and infinity for one, too.
+# Numbers as people write them; Python would also accept 1_5, nan and infinity.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 
 
 def number_of(text):
-    """Return the number that a text is, exact whatever its size, in digits of any script; None if it is none."""
+    """Return a text's number, exact, with digits of any script; None if it is not a number."""
     text = text.strip()
     return Decimal(text) if NUMBER.fullmatch(text) else None
 
 
 def in_order(words):
-    """Return labels as a list: by value if all of them are numbers, else in the order given."""
+    """Return labels as a list, sorted by value if all are numbers, else in the given order."""
     return list(words) if None in map(number_of, words) else sorted(words, key=number_of)
 
 
 def plain(name):
-    """Return a name without case, blanks and punctuation; of a number, which these are part of, its value."""
+    """Return a name without case, blanks and punctuation, or the value of a number."""
     value = number_of(name)
     return re.sub(r"[\W_]+", "", name).casefold() if value is None else value
 
 
 def canonical(name):
-    """Return the first of the names that mean the same."""
+    """Return the first of the SYNONYMS of a name."""
     return CANONICAL.get(plain(name), plain(name))
 
 
 class Labels(NamedTuple):
     """The labels of a task, in the order of their ids.
 
-    words: as its files spell them. names: as a saved model says them. given: {another model's name: word or name}, what
-    the user says of a model, which comes before all matching.
+    words: as its files spell them. names: as saved models have them. given: {another model's name: word or name}, from
+    the user, which overrides all matching.
     """
 
     words: tuple
@@ -56,7 +56,7 @@ class Labels(NamedTuple):
     given: dict
 
     def number(self, name):
-        """Return the id of a word or name, by the first likeness that decides; None if none does."""
+        """Return the id of a word or name, by the strictest comparison that finds exactly one; None if none does."""
         for key in (str, str.casefold, plain, canonical):
             found = [i for i, own in enumerate(zip(self.words, self.names, strict=True)) if key(name) in map(key, own)]
             if len(found) == 1:
@@ -64,10 +64,10 @@ class Labels(NamedTuple):
         return None
 
     def order(self, stored):
-        """For each label its place among the names that a model has stored; None if these say something else.
+        """Return the place of each label among a model's stored names; None if these are other labels.
 
-        LABEL_k is the word k where the words are the numbers 0 to n-1. To other words LABEL_0, LABEL_1, ... say
-        nothing and are taken in order, as numbers are where the words are none.
+        LABEL_k, or the number k, means the word k if the words are the numbers 0 to n-1. Otherwise such names are
+        taken in order.
         """
         given = self.given if set(self.given) == set(stored) else {}
         numbers = [self.number(given.get(name, name)) for name in stored]
@@ -83,9 +83,7 @@ class Labels(NamedTuple):
 
 
 def of(task, label_map=None):
-    """Return the Labels of a data.Task; label_map: words of --label_map, as NEGATIVE=0. Raises ValueError if one is
-    none.
-    """
+    """Return the Labels of a data.Task; label_map: of --label_map, as NEGATIVE=0. Raises ValueError for a wrong one."""
     given = {}
     for word in label_map or ():
         theirs, _, ours = word.rpartition("=")

@@ -1,4 +1,4 @@
-"""Which layer of the student learns from which of the teacher."""
+"""Layer maps: which layer of the student learns from which layer of the teacher."""
 
 import argparse
 import re
@@ -9,13 +9,13 @@ STRATEGIES = {  # name -> (layers of the student, of the teacher) -> pairs
     "first": lambda s, t: [(i, i) for i in range(s + 1)],
     "ends": lambda s, t: sorted({(0, 0), (s // 2, t // 2 if s > 1 else 0), (s, t)}),
 }
-DEEPEST = 9999  # layers; explicit pairs have at most four digits
+DEEPEST = 9999  # layers, since explicit pairs have at most four digits
 
 
 class LayerPairs(list):
     """Aligned pairs (student layer, teacher layer), counted as in hidden_states.
 
-    wr and ltr: those of the word and of the layer transforming relations, the same unless they have a map of their own.
+    wr and ltr: the pairs of the word and of the layer transforming relations, the same unless they have their own map.
     """
 
     def __init__(self, pairs, wr=None, ltr=None):
@@ -31,7 +31,7 @@ class LayerPairs(list):
 
 
 class Layers(tuple):
-    """One side of LayerPairs: a model's layers in the order of the pairs, those of the relations in wr and ltr."""
+    """One side of LayerPairs: a model's layers in the order of the pairs; wr and ltr: those of the relations."""
 
     def __new__(cls, layers, wr, ltr):
         self = super().__new__(cls, layers)
@@ -40,7 +40,7 @@ class Layers(tuple):
 
 
 def layer_map(n_student, n_teacher, strategy):
-    """Aligned pairs [(student index, teacher index), ...] over hidden_states, where 0 is the embedding output.
+    """Return aligned pairs [(student index, teacher index), ...] over hidden_states, where 0 is the embedding output.
 
     n_student, n_teacher: numbers of layers. strategy: "uniform" (s with round(s * n_teacher / n_student)), "first" (s
     with s), "last" (the last n_student layers, and the embeddings), "ends" (embeddings, middle, last), or explicit
@@ -76,13 +76,13 @@ def aligned(student, teacher, strategy, no_embeddings=False):
 
 
 def layer_maps(args, n_student, n_teacher):
-    """Return the LayerPairs of the options' layer maps for models of so many layers; --no_embeddings leaves out (0, 0).
+    """Return the LayerPairs of the options' layer maps for these numbers of layers; --no_embeddings drops (0, 0).
 
     Raises ValueError as `layer_map` does, naming the option of a map that is not --layer_map.
     """
 
     def pairs(option):
-        """Return the (student, teacher) layers of one option; None where it is left out."""
+        """Return the (student, teacher) layers of one option; None if it is left out."""
         strategy = getattr(args, option)
         try:
             found = layer_map(n_student, n_teacher, strategy) if strategy else ()
@@ -94,5 +94,5 @@ def layer_maps(args, n_student, n_teacher):
 
 
 def check_maps(args):
-    """Raise ValueError for a layer map of the options that no two models have, however deep."""
+    """Raise ValueError for a layer map of the options that fits no two models, however deep."""
     layer_maps(args, DEEPEST, DEEPEST)

@@ -1,4 +1,4 @@
-"""What goes into a model's pass and, beside logits and hidden states, comes out of it."""
+"""Inputs of a model's forward pass, and its outputs beside logits and hidden states."""
 
 import inspect
 
@@ -11,42 +11,44 @@ from methods import mlm_head
 
 
 class MaskedLM(torch.nn.Module):
-    """A masked language model whose head is applied at the masked positions only, or an encoder without a head.
+    """A masked language model that applies its head at the masked positions only, or an encoder without a head.
 
     forward(inputs, positions [M] in the flattened batch) -> {"hidden_states": tuple of [B, T, D], "features": [M, D],
-    "decoder": (weight [V, D], bias [V] or None)}, where the features times the decoder are the logits; of an encoder
-    hidden_states alone. A multilingual head of 119,547 words would otherwise cost as much as twelve layers.
+    "decoder": (weight [V, D], bias [V] or None)}; features times decoder are the logits. An encoder returns
+    hidden_states alone. A multilingual head of 119,547 words at all positions would cost as much as twelve layers.
     """
 
     def __init__(self, model):
         super().__init__()
         self.model = model
-        self.narrow = None  # of a frozen model: its decoder as `mlm_head.narrow_decoder` makes it, once for all passes
+        self.narrow = None  # the decoder of a frozen model from `mlm_head.narrow_decoder`, made once
 
     def forward(self, inputs, positions):
         """See the class."""
         hidden = self.model.base_model(**inputs, output_hidden_states=True)["hidden_states"]
         if self.model.base_model is self.model:
             return {"hidden_states": hidden}
-        chosen = hidden[-1].flatten(0, 1)[positions]
-        # The decoder as views: DistributedDataParallel looks in what forward returns for the weights that are in use.
+        features = families.FAMILIES[self.model.config.model_type].mlm(self.model, hidden[-1].flatten(0, 1)[positions])
+        # Views, since DistributedDataParallel looks for the weights in use among the outputs of forward.
         layer = self.model.get_output_embeddings()
         decoder = tuple(None if x is None else x.view_as(x) for x in (layer.weight, layer.bias))
-        return {"hidden_states": hidden, "features": self._transform(chosen), "decoder": decoder}
+        return {"hidden_states": hidden, "features": features, "decoder": decoder}
 
-    def _transform(self, x):
-        return families.FAMILIES[self.model.config.model_type].mlm(self.model, x)
+
+def _inner(model):
+    """Return the model itself, without MaskedLM around it."""
+    return model.model if isinstance(model, MaskedLM) else model
 
 
 def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
-    """Add to what the model's forward returns, which becomes a dict, the inputs of the terms of other methods.
+    """Add the inputs of other methods' terms to the output of the model's forward, which becomes a dict.
 
-    qkv_layers: layers, counted as in hidden_states, whose queries, keys and values come as out["qkv"]: layer -> three
-    [B, T, heads, D / heads], taken from the linear layers, so any kernel of attention will do. projected: term ->
-    layers whose hidden states come projected to `width`, as out["projected"]: term -> layer -> [B, T, width]; the
-    weights, drawn from the seed, are parameters in model.projections. All within forward, where DDP wants it.
+    qkv_layers: layers, counted as in hidden_states, for out["qkv"]: layer -> queries, keys and values, each [B, T,
+    heads, D / heads], taken from the linear layers, so any attention kernel will do. projected: term -> layers, for
+    out["projected"]: term -> layer -> hidden states projected to [B, T, width]; the weights, drawn from the seed, are
+    parameters in model.projections. All happens within forward, as DDP needs it.
     """
-    inner, captured = model.model if isinstance(model, MaskedLM) else model, {}
+    inner, captured = _inner(model), {}
     for layer in qkv_layers:
         for i, path in enumerate(families.FAMILIES[inner.config.model_type].qkv):
             linear = families.encoder_layers(inner)[layer - 1].get_submodule(path)
@@ -60,10 +62,8 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
             model.projections[term] = linear
 
     def extend(model, args, out):
-        """Return the hook that adds them: what the linear layers of this forward pass gave, and projected hidden
-        states.
-        """
-        out, size = dict(out), inner.config.hidden_size // inner.config.num_attention_heads  # of a head, however many
+        """Add captured outputs of linear layers and projected hidden states; a forward hook."""
+        out, size = dict(out), inner.config.hidden_size // inner.config.num_attention_heads
         if qkv_layers:
             out["qkv"] = {
                 layer: tuple(captured.pop((layer, i)).unflatten(-1, (-1, size)) for i in range(3))
@@ -83,7 +83,7 @@ def add_outputs(model, qkv_layers=(), projected=None, width=None, seed=0):
 
 def add_term_outputs(objective, student, teacher, seed):
     """Make both models (or their MaskedLM) return what the objective's terms need besides logits and hidden states."""
-    configs = [(m.model if isinstance(m, MaskedLM) else m).config for m in (student, teacher)]
+    configs = [_inner(model).config for model in (student, teacher)]
     terms, pairs, width = objective.terms, objective.layer_pairs, configs[1].hidden_size
     qkv = losses.qkv_pairs(terms, pairs)
     projected = {} if configs[0].hidden_size == width else losses.projected_layers(terms, pairs)
@@ -92,15 +92,13 @@ def add_term_outputs(objective, student, teacher, seed):
 
 
 def cast_linears(model, accelerator):
-    """Cast the linear layers of a frozen model, or its MaskedLM, once to the precision of autocast; on its device.
+    """Cast the linear layers of a frozen model, or its MaskedLM, once to the precision of autocast.
 
-    Autocast keeps the casts of weights that need a gradient alone, so it would cast those of all linear layers again in
-    every pass. The numbers are the same, with two operations fewer a layer and half the memory. The decoder, which may
-    be the word embedding too, stays; that of a MaskedLM is kept beside it as its products want it. From then on the
-    model runs under autocast only.
+    Autocast caches casts of weights with a gradient only, so it would cast frozen ones again in each pass. The numbers
+    stay the same, with two operations fewer a layer and half the memory. The decoder keeps its precision, as it may be
+    the word embedding, too; a MaskedLM gets a cast copy of it. From then on the model runs under autocast only.
     """
-    kind = accelerator.device.type
-    decoder = (model.model if isinstance(model, MaskedLM) else model).get_output_embeddings()
+    kind, decoder = accelerator.device.type, _inner(model).get_output_embeddings()
     with accelerator.autocast(), torch.no_grad():
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         if isinstance(model, MaskedLM) and decoder:
@@ -111,14 +109,15 @@ def cast_linears(model, accelerator):
 
 
 def average_logits(teacher, others):
-    """Make a teacher answer with the mean of its logits and those of others of its type; hidden states stay its own.
+    """Make a teacher return the mean of its logits and the logits of other models of its type.
 
-    The others become a part of it: they go to its device, and into its digest, parameters and FLOPs.
+    Hidden states stay its own. The others become part of it: they go to its device, and into its digest, parameters and
+    FLOPs.
     """
     teacher.others = torch.nn.ModuleList(others)
 
     def mean(model, _, inputs, out):
-        """Return a forward hook."""
+        """Average the logits; a forward hook."""
         inputs = inputs | {"output_hidden_states": False}
         found = [out, *(other(**inputs) for other in model.others)]
         for name in [name for name in out if name.endswith("logits")]:
@@ -129,14 +128,14 @@ def average_logits(teacher, others):
 
 
 def compile_models(*models):
-    """Put the models' forward through torch.compile in place, once for all lengths; None is passed over."""
+    """Compile the models' forward in place, once for all lengths; skip None."""
     for model in filter(None, models):
         training, device = model.training, next(model.parameters()).device
         inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device=device)}
-        with torch.no_grad():  # at a first pass transformers installs hooks, which would break the graph
+        with torch.no_grad():  # transformers installs hooks at the first pass, which would break the graph
             if isinstance(model, MaskedLM):
                 model.eval()(inputs, inputs["input_ids"][0])
-            else:  # whole: what `add_outputs` captures in a pass must be taken out again, or a second graph is made
+            else:  # a whole pass, which also removes what `add_outputs` captures; else there would be a second graph
                 model.eval()(**inputs, output_hidden_states=True)
         model.train(training).compile(dynamic=True)
 
@@ -147,11 +146,11 @@ def saved_state(model):
 
 
 def model_inputs(model, batch):
-    """Return the part of a batch that a model's forward takes: no token types where it has none, no labels.
+    """Return the part of a batch that a model's forward takes: no labels, and token types only if it uses them.
 
-    A batch without a mask has no padding. The mask goes in as what attention adds to its scores, [B, 1, 1, T], where
-    that means the same: from [B, T] transformers would make one itself, after asking the device whether there is any
-    padding, and of a bool one torch would make it in every layer.
+    A batch without a mask has no padding. Where the family allows it, the mask becomes what attention adds to its
+    scores, [B, 1, 1, T]. From [B, T] transformers would make it after reading the device, and from bool torch would
+    make it in each layer.
     """
     config, inputs = model.config, {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     fast = families.FAMILIES[config.model_type].fast_mask and config._attn_implementation == "sdpa"
@@ -161,7 +160,7 @@ def model_inputs(model, batch):
         bias = torch.zeros(padding.shape, dtype=dtype, device=padding.device)
         bias.masked_fill_(padding, torch.finfo(dtype).min)  # not -inf: a row of padding alone would become NaN
         inputs["attention_mask"] = bias[:, None, None]
-    # Of the class: what the model's own attribute is wrapped in may hide the signature.
+    # The class's forward, since a wrapper of the model's own may hide the signature.
     takes = inspect.signature(type(model).forward).parameters
     if "token_type_ids" in batch and "token_type_ids" in takes and getattr(config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = batch["token_type_ids"]
@@ -169,23 +168,23 @@ def model_inputs(model, batch):
 
 
 def max_tokens(config):
-    """Longest input in tokens. RoBERTa and MPNet count their positions from the padding id on."""
+    """Return the longest input in tokens; RoBERTa and MPNet skip the first rows of their position table."""
     return config.max_position_embeddings - families.FAMILIES[config.model_type].skipped(config)
 
 
 @torch.no_grad()
 def relation_figures(student, teacher, pairs, inputs, tokens):
-    """Return {tag: figure} of the cosines that both models have in one sentence, teacher and student side by side.
+    """Return {tag: figure} of cosines in one sentence, teacher and student side by side.
 
-    relations/words: between its words, in the last of the aligned pairs; relations/layers: between every two aligned
-    layers, for each word, where there are two. inputs: tensors [1, T] for both models. tokens: the T words. Of what
-    autocast is on, the models alone have its precision.
+    relations/words: between its words, in the last aligned pair of layers; relations/layers: between any two aligned
+    layers, for each word. inputs: tensors [1, T] for both models. tokens: the T words. Only the models run under
+    autocast.
     """
     from reporting import pictures  # here: matplotlib takes 0.3 s, and runs without a teacher draw nothing
 
     words, layers, pairs = [], [], layer_maps.LayerPairs(pairs, getattr(pairs, "wr", None), getattr(pairs, "ltr", None))
     for model, own in zip((teacher, student), pairs.sides()[::-1], strict=True):
-        encoder = (model.model if isinstance(model, MaskedLM) else model).base_model
+        encoder = _inner(model).base_model
         hidden = encoder(**model_inputs(encoder, inputs), output_hidden_states=True)["hidden_states"]
         with torch.autocast(hidden[0].device.type, enabled=False):
             unit = [torch.nn.functional.normalize(h[0].float(), dim=-1) for h in hidden]  # [T, D] each

@@ -12,13 +12,13 @@ from engine import command_line
 
 
 def write_onnx(model, tokenizer, path):
-    """Write the model as ONNX and compare its outputs with PyTorch's; ValueError if they differ or a package lacks."""
+    """Write the model as ONNX. Raises ValueError if its outputs differ from PyTorch's, or if a package is missing."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise ValueError("ONNX needs more packages: pip install onnx onnxscript onnxruntime") from error
-    texts = ["a text", "a longer text, so that the first one has padding"]  # without any the mask would be left out
+    texts = ["a text", "a longer text, so that the first one has padding"]  # without padding the mask would be dropped
     batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
     batch = {name: batch[name] for name in model_outputs.model_inputs(model, batch)}  # DistilBERT takes no token types
     with torch.no_grad():
@@ -44,7 +44,7 @@ def write_onnx(model, tokenizer, path):
 
 
 def main(argv=None):
-    """Export the model of the folder that the command line names, an ordinary student or a sub-network alike."""
+    """Export the model of the folder that the command line names, an ordinary student or a sub-network."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="a saved model")
     folder = parser.parse_args(argv).folder

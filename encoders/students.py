@@ -1,4 +1,4 @@
-"""The student: its configuration, and its weights from the layers of another model."""
+"""The student: its configuration, and its weights, copied from the layers of another model."""
 
 import copy
 import re
@@ -8,7 +8,7 @@ import torch
 from encoders import families, layer_maps
 from engine import cost
 
-# Of heads that fine-tuning or another task leaves behind, below or beside the encoder; position_ids of old files.
+# Parameters that may be dropped: heads of another task, and position_ids of old files.
 DROPPED = re.compile(
     r"(cls|lm_head|pooler|classifier|pre_classifier|sop_classifier|qa_outputs|head|decoder|vocab_\w+|"
     r"predictions|\w+_predictions|generator_lm_head)\.|.*\bposition_ids$"
@@ -16,11 +16,11 @@ DROPPED = re.compile(
 
 
 def student_config(source, layers=None, hidden=None, heads=None, intermediate=None):
-    """Copy of a configuration with another shape; None keeps the source's number. Raises ValueError if impossible."""
+    """Return a copy of a configuration with another shape; None keeps the source's number. Raises ValueError."""
     config = copy.deepcopy(source)
     names = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}
     names["hidden_dim" if config.model_type == "distilbert" else "intermediate_size"] = intermediate
-    if hasattr(config, "pooler_hidden_size"):  # DeBERTa's, which follows the width
+    if hasattr(config, "pooler_hidden_size"):  # DeBERTa's; it follows the width
         names["pooler_hidden_size"] = hidden
     for name, value in names.items():
         if value is not None:
@@ -34,12 +34,12 @@ def student_config(source, layers=None, hidden=None, heads=None, intermediate=No
 
 
 def check_size(config, auto):
-    """Raise ValueError if a student of this configuration is more than the machine's memory holds.
+    """Raise ValueError if a student of this configuration does not fit into the machine's memory.
 
-    On a CPU it takes 16 bytes a parameter (weight, gradient, two moments of AdamW), else 4 until it is on the device.
+    It takes 16 bytes a parameter on a CPU (weight, gradient, two moments of AdamW), else 4 on its way to the device.
     """
     counts = []
-    for layers in (1, 2):  # all layers are alike, and a thousand take long even without storage
+    for layers in (1, 2):  # all layers are alike; to make a thousand takes long even without storage
         small = copy.deepcopy(config)
         small.num_hidden_layers = layers
         with torch.device("meta"):
@@ -55,10 +55,10 @@ def check_size(config, auto):
 
 
 def copy_weights(student, source, init):
-    """Copy the source's layers into the student by an initialisation strategy, and all else whose shape fits.
+    """Copy the source's layers into the student by an initialisation strategy, and all other weights of equal shape.
 
-    init: "uniform", "first" or "last", as in `layer_map`. Raises ValueError if the layers' shapes or heads differ.
-    Returns the names of student parameters that kept their random values.
+    init: "uniform", "first" or "last", as in `layer_map`. Returns the names of the student's parameters that keep their
+    random values. Raises ValueError if the layers' shapes or heads differ.
     """
     to_layers, from_layers = families.encoder_layers(student), families.encoder_layers(source)
     if student.config.num_attention_heads != source.config.num_attention_heads:
@@ -68,7 +68,7 @@ def copy_weights(student, source, init):
         )
     for s, t in layer_maps.layer_map(len(to_layers), len(from_layers), init)[1:]:
         try:
-            # A student more than twice as deep aligns its first layers with the embeddings: those take layer 1.
+            # A student more than twice as deep maps its first layers to the embeddings: they take layer 1.
             to_layers[s - 1].load_state_dict(from_layers[max(t, 1) - 1].state_dict())
         except RuntimeError as error:
             raise ValueError(
@@ -93,11 +93,11 @@ def build_student(source, auto, shape, init=None):
     """Return a student of the given shape, initialised from the layers of the source model.
 
     source: a model with the head of the class auto. shape: keyword arguments of `student_config`. init: "uniform",
-    "first", "last" or "random", which copies nothing; None takes "uniform" where the width allows it, else "random". A
-    source whose layers have fewer heads than its width divides into, see `models.narrow`, gives them to the student,
-    unless the shape says heads or width.
+    "first", "last", or "random", which copies nothing; None: "uniform" if the widths are equal, else "random". The
+    student of a source with fewer heads than its width allows (`models.narrow`) has as many, unless the shape gives
+    heads or width.
     """
-    families.encoder_layers(source)  # it has some that can be told apart
+    families.check_layers_known(source.config, type(source).__name__)
     config = student_config(source.config, **shape)
     if hasattr(config, "kept_heads") and not (shape.get("heads") or shape.get("hidden")):
         student = type(source)._from_config(config, attn_implementation=source.config._attn_implementation)

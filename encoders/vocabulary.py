@@ -1,7 +1,7 @@
-"""The words of a tokenizer and of a model: which of them stay, and both with these alone.
+"""Trimming the vocabulary of a tokenizer and a model: which words stay, and both with these words alone.
 
-Words are all that the model has a row for: pieces of words, characters, special words. spec: the content of
-tokenizer.json, as `json.loads(tokenizer.backend_tokenizer.to_str())` gives it.
+A word is anything that the model has a row for: a piece, a character, a special word. spec: the content of
+tokenizer.json, `json.loads(tokenizer.backend_tokenizer.to_str())`.
 """
 
 import re
@@ -14,7 +14,7 @@ from encoders import families
 
 
 def model_words(spec):
-    """Return {word: id} of the tokenizer's own algorithm, in the order of the ids; added words are not among them."""
+    """Return {word: id} of the tokenizer's algorithm, in the order of the ids, without added words."""
     vocab = spec["model"]["vocab"]
     if isinstance(vocab, list):
         return {word: i for i, (word, _) in enumerate(vocab)}
@@ -22,12 +22,12 @@ def model_words(spec):
 
 
 def all_words(spec):
-    """Return {word: id} of all words, those that were added beside the algorithm's own too."""
+    """Return {word: id} of all words, added ones included."""
     return model_words(spec) | {token["content"]: token["id"] for token in spec["added_tokens"]}
 
 
 def unknown_word(spec):
-    """Return the word that stands for what the tokenizer does not know; None where there is none."""
+    """Return the unknown word; None if the tokenizer has none."""
     model = spec["model"]
     if model["type"] != "Unigram":
         return model["unk_token"]
@@ -35,21 +35,19 @@ def unknown_word(spec):
 
 
 def processors_of(spec):
-    """Return the tokenizer's post-processors, one after the other."""
+    """Return the tokenizer's post-processors, in order."""
     processor = spec["post_processor"]
     return processor["processors"] if processor and processor["type"] == "Sequence" else filter(None, [processor])
 
 
 def padding_word(spec):
-    """Return the word that tokenizer.json itself pads with; None where it does not pad."""
+    """Return the word that tokenizer.json pads with; None if it does not pad."""
     padding = spec["padding"] or {"pad_id": None}
     return next((word for word, i in all_words(spec).items() if i == padding["pad_id"]), None)
 
 
 def special_words(spec):
-    """Return the words that stay whatever the text: added ones, those for the unknown, padding, bytes and around a
-    text.
-    """
+    """Return the words that always stay: added words, the unknown and padding words, bytes, words around a text."""
     words, found = all_words(spec), {unknown_word(spec), padding_word(spec)}
     found |= {token["content"] for token in spec["added_tokens"]}
     for processor in processors_of(spec):
@@ -61,23 +59,21 @@ def special_words(spec):
 
 
 def bare(spec):
-    """Return the function from a word to its characters, without the sign that it goes on or ends a word
-    of the text.
-    """
+    """Return the function from a word to its characters, without a continuation prefix or an end-of-word suffix."""
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     suffix = spec["model"].get("end_of_word_suffix") or ""
     return lambda word: word.removeprefix(prefix).removesuffix(suffix)
 
 
 def spelling(spec, word):
-    """Return the words of one character that a word would be cut into."""
+    """Return the single-character words that spell a word."""
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     first = prefix * word.startswith(prefix)
     return [(prefix if i else first) + c for i, c in enumerate(word.removeprefix(first))]
 
 
 def parts(spec):
-    """Return {word: the words that it is merged from, of all merges that make it} of BPE; {} of other algorithms."""
+    """Return {word: all words that BPE merges it from}; {} for other algorithms."""
     found, prefix = {}, spec["model"].get("continuing_subword_prefix") or ""
     for left, right in spec["model"].get("merges", ()):
         found.setdefault(left + right.removeprefix(prefix), set()).update((left, right))
@@ -88,9 +84,7 @@ def parts(spec):
 
 
 def with_parts(words, merged):
-    """Return the words and all that they are merged from, those from which these are merged, and so on; merged:
-    `parts`.
-    """
+    """Return the words and, recursively, the words that they are merged from; merged: `parts`."""
     found, open_words = set(), list(words)
     while open_words:
         word = open_words.pop()
@@ -101,17 +95,17 @@ def with_parts(words, merged):
 
 
 def staying(spec, counts, named, characters="all"):
-    """Return (words that stay whatever their count, how many of them are single characters).
+    """Return (words that stay whatever their count, number of single characters among them).
 
-    counts: {word: times in the text}. named: other words that stay. characters: "all" or "corpus", as the option. Of a
-    word of the text that single characters cannot spell, the word itself stays, so that nothing of the text becomes
-    unknown; the least likely word of Unigram, too: from its score that of the unknown follows.
+    counts: {word: times in the text}. named: more words that stay. characters: "all" or "corpus", as the option. A word
+    of the text stays if single characters cannot spell it, so that nothing in the text becomes unknown. So does
+    Unigram's least likely word, which sets the score of the unknown word.
     """
     words, plain = model_words(spec), bare(spec)
     special = special_words(spec) | set(named)
     used = [word for word in words if counts[word] and word not in special]
     singles = {word for word in words if len(plain(word)) == 1} - special
-    if characters == "corpus" and spec["model"]["type"] != "BPE":  # whose words may be of bytes, not of characters
+    if characters == "corpus" and spec["model"]["type"] != "BPE":  # BPE's words may consist of bytes
         seen = set().union(*map(plain, used))
         singles = {word for word in singles if plain(word) in seen}
     found = special | singles
@@ -127,10 +121,10 @@ def staying(spec, counts, named, characters="all"):
 
 
 def choose(spec, counts, stay, min_count=1, vocab_size=None):
-    """Return the words that are kept: those that stay, and of the others the most frequent.
+    """Return the words to keep: those that stay, and the most frequent others.
 
-    counts: {word: times in the text}. stay: from `staying`. min_count, vocab_size: as the options; a word of BPE brings
-    what it is merged from, and is left out if there is no room for that. Raises ValueError if vocab_size is too low.
+    counts: {word: times in the text}. stay: from `staying`. min_count, vocab_size: as the options. A BPE word brings
+    the words that it is merged from, and is left out if they do not fit. Raises ValueError if vocab_size is too low.
     """
     if vocab_size and vocab_size < len(stay):
         raise ValueError(
@@ -151,8 +145,8 @@ def choose(spec, counts, stay, min_count=1, vocab_size=None):
 def trim_tokenizer(spec, kept):
     """Return (the spec with the kept words alone, {word: new id} in the order of the ids).
 
-    Words keep their order, and with their scores and merges all that decides how a text is cut; words that were added
-    beside the algorithm's own come last, as the tokenizers library numbers them.
+    Words keep their order, scores and merges, which decide how a text is cut. Added words come last, as the tokenizers
+    library numbers them.
     """
     before, old, words = spec, spec["model"], model_words(spec)
     added = sorted(spec["added_tokens"], key=lambda token: token["id"])
@@ -191,30 +185,28 @@ def _renumbered(processor, ids):
 
 
 def config_ids(config):
-    """Return {name: id or ids} of the words that a configuration names, as pad_token_id."""
+    """Return {name: id or ids} of a configuration's entries such as pad_token_id."""
     found = {name: value for name, value in config.to_dict().items() if re.fullmatch(r"\w+_token_ids?", name)}
     return {name: value for name, value in found.items() if isinstance(value, (int, list))}
 
 
 def counted_ids(config):
-    """Return the ids from 0 to that of padding where a model counts positions from there on; none where it counts from
-    0.
-    """
+    """Return the ids from 0 to padding's if a model counts positions after them; [] if it counts from 0."""
     return list(range(families.FAMILIES[config.model_type].skipped(config)))
 
 
 def fixed_ids(config):
-    """Return the ids whose words stay for the sake of a model's configuration."""
+    """Return the ids whose words must stay because of a model's configuration."""
     named = [value if isinstance(value, list) else [value] for value in config_ids(config).values()]
     return set().union(counted_ids(config), *named)
 
 
 @torch.no_grad()
 def trim_model(model, rows, new_ids):
-    """Leave the model, in place, the rows of its word embeddings and of a masked LM's decoder that are named.
+    """Trim the model in place to these rows of its word embeddings and of a masked LM's decoder.
 
-    rows: old ids in the order of the new ones. new_ids: {old id: new id}, for those that its configuration names; what
-    has no word there becomes None. Raises ValueError if positions would be counted otherwise.
+    rows: old ids in the order of the new ones. new_ids: {old id: new id}, for the ids in its configuration; an id
+    without a word becomes None. Raises ValueError if positions would change.
     """
     counted = counted_ids(model.config)
     if rows[: len(counted)] != counted:
@@ -233,5 +225,5 @@ def trim_model(model, rows, new_ids):
     model.resize_token_embeddings(len(rows))
     decoder = model.get_output_embeddings()
     if decoder and decoder.bias is not None and not model.config.tie_word_embeddings:
-        # transformers gives the head's bias and the decoder's one tensor, of which a file then has one name alone.
+        # transformers shares one tensor between the head's bias and the decoder's; a file would hold one name only.
         decoder.bias = torch.nn.Parameter(decoder.bias.clone())

@@ -1,7 +1,9 @@
-"""From tokenised examples to batches on the device."""
+"""Batches: orders of examples, columns cut into tensors, steps for each process, copies to the device."""
 
 import contextlib
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Sequence
 
@@ -9,16 +11,19 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from data import whole_texts
+from engine import checkpoints
+
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 TRAINING = (*INPUTS, "labels", "start_positions", "end_positions")
 
 
 def grouped_batches(lengths, size, seed, epoch, order=None):
-    """Return a random order of examples as batches of similar length: lists of indices, size each but for the last one.
+    """Return batches of similar length in random order: lists of indices, all of `size` but the last.
 
-    lengths: tokens of each example. The order depends on seed and epoch alone, and begins with `order`, a list, if that
-    is given. Lengths are sorted within chunks of 50 batches, so batches stay random and little of them is padding; an
-    incomplete batch comes last.
+    lengths: tokens of each example. The order depends on seed and epoch alone, or on `order`, a list of indices, as
+    well. Lengths are sorted within chunks of 50 batches: batches stay random and have little padding. An incomplete
+    batch comes last.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = order or torch.randperm(len(lengths), generator=generator).tolist()
@@ -30,16 +35,32 @@ def grouped_batches(lengths, size, seed, epoch, order=None):
     return shuffled + batches[len(full) :]
 
 
+def cached_windows(place, examples, tokenizer, settings, cut, features=None):
+    """Return the Dataset of windows that cut(rows, indices) makes of a Dataset; `checkpoints.kept_windows` keeps it.
+
+    Its folder is `place` and a digest of all that the windows depend on: examples, tokenizer and settings. Raises
+    ValueError if the folder is damaged.
+    """
+    whole_texts(tokenizer)  # settings of an earlier call would change the digest
+    digest = hashlib.sha256(json.dumps([settings, tokenizer.backend_tokenizer.to_str()]).encode())
+    for batch in examples.iter(1000):
+        digest.update(json.dumps(batch).encode())
+    folder = place.with_name(f"{place.name}-{digest.hexdigest()[:24]}")
+    found = checkpoints.kept_windows(examples, folder, cut, features)
+    whole_texts(tokenizer)
+    return found
+
+
 def sorted_batches(lengths, size):
-    """Every example once, longest first, as lists of indices: for evaluation."""
+    """Return batches of each example once, longest first, as lists of indices: for evaluation."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 class Arrays:
-    """Columns of a tokenised Dataset as flat arrays, read from where the Dataset has them: batches are cut out of them.
+    """Columns of a tokenised Dataset as flat arrays on the Dataset's own memory, to cut batches from.
 
-    columns: those wanted; the Dataset may lack some.
+    columns: the wanted ones; the Dataset may lack some.
     """
 
     def __init__(self, dataset, columns):
@@ -57,13 +78,13 @@ class Arrays:
                 self.columns[name] = values.astype(np.float32) if values.dtype.kind == "f" else values, None
 
     def lengths(self, name="input_ids"):
-        """Number of tokens of each example, a list."""
+        """Return the number of tokens of each example, a list."""
         return np.diff(self.columns[name][1]).tolist()
 
     def batch(self, indices, pad_id):
-        """The examples with these numbers: {column: tensor}, lists of tokens padded to the longest, [B, T], else [B].
+        """Return {column: tensor} of these examples: [B, T] for tokens, padded to the longest, else [B].
 
-        pad_id fills input_ids, -100 labels, 0 everything else; attention_mask: 1 = real token.
+        Padding is pad_id in input_ids, -100 in labels, 0 elsewhere; attention_mask: 1 = real token.
         """
         indices, batch, cut = np.asarray(indices), {}, {}
         for name, (values, offsets) in self.columns.items():
@@ -83,7 +104,7 @@ class Arrays:
 
 
 class Constant:
-    """A sequence of unknown length whose every element is the value."""
+    """A sequence of unknown length; every element is the value."""
 
     def __init__(self, value):
         self.value = value
@@ -93,16 +114,16 @@ class Constant:
 
 
 class Repeated(Constant):
-    """A sequence of unknown length that begins again after the last of its values, a list."""
+    """A sequence of unknown length that repeats a list of values."""
 
     def __getitem__(self, index):
         return self.value[index % len(self.value)]
 
 
 class Steps(Sequence):
-    """An order of examples in steps of `size`, each cut out when it is asked for: [i] is a list of indices.
+    """An order of examples in steps of `size`: [i] is a list of indices, cut on demand.
 
-    order: anything that can be cut, such as a range for a stream, or a tensor. The last step may be shorter.
+    order: anything with slices, such as a tensor, or a range for a stream. The last step may be shorter.
     """
 
     def __init__(self, order, size):
@@ -121,7 +142,7 @@ class Steps(Sequence):
 
 
 class Parts(torch.utils.data.Dataset):
-    """Batches for a DataLoader: asked with (epoch, indices), it collates them where the worker is."""
+    """Batches for a DataLoader: the key (epoch, indices) gives a batch, collated in the worker."""
 
     def __init__(self, collate):
         self.collate = collate
@@ -134,7 +155,7 @@ class Parts(torch.utils.data.Dataset):
 def split_step(indices, per_device, processes, rank):
     """Return the share of one process in an optimiser step: [(its indices, share of the step's examples), ...].
 
-    A process without examples in a forward pass gets ([], share): it computes on a stand-in that counts nothing.
+    A process without examples in a forward pass gets ([], share): it computes on a stand-in with weight 0.
     """
     size = per_device * processes
     parts = [indices[i : i + size] for i in range(0, len(indices), size)]
@@ -142,7 +163,7 @@ def split_step(indices, per_device, processes, rank):
 
 
 def ahead(batches, device):
-    """Yield the batches (dicts of tensors and others) on the device; the copy of the next has begun before each."""
+    """Yield the batches (dicts of tensors and others) on the device; the copy of the next one starts before each."""
     side = torch.cuda.Stream(device) if device.type == "cuda" else None
     waiting = []
     for batch in batches:
@@ -156,7 +177,7 @@ def ahead(batches, device):
 
 
 def _arrived(batch, event):
-    """Return the batch, which the current CUDA stream may use from here on."""
+    """Return the batch once the current CUDA stream may use it."""
     if event:
         torch.cuda.current_stream().wait_event(event)
         for value in filter(torch.is_tensor, batch.values()):
@@ -165,39 +186,34 @@ def _arrived(batch, event):
 
 
 def workers(args):
-    """Return how many processes make the batches: --num_workers, by default 2 beside a GPU, else none."""
+    """Return the number of processes that make batches: --num_workers; by default 2 with a GPU, else 0."""
     return args.num_workers if args.num_workers is not None else 2 * torch.cuda.is_available()
 
 
 def step_size(args, accelerator):
-    """Examples of one optimiser step, over all processes."""
+    """Return the number of examples of an optimiser step, over all processes."""
     return args.per_device_train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
 
 
 def step_batches(args, accelerator, recipe, plan, epoch, start):
     """Yield (indices of the step, [(batch on the device, share), ...]) for the steps of an epoch from `start` on."""
 
-    def parts(at):
-        """This process's share of a step."""
-        return split_step(
-            plan[at], args.per_device_train_batch_size, accelerator.num_processes, accelerator.process_index
-        )
-
-    # Made as they are asked for: a stream has no end.
-    keys = ((epoch, mine or plan[at][:1]) for at in range(start, len(plan)) for mine, _ in parts(at))
+    ours = args.per_device_train_batch_size, accelerator.num_processes, accelerator.process_index
+    # A generator: a stream has no end.
+    keys = ((epoch, mine or plan[at][:1]) for at in range(start, len(plan)) for mine, _ in split_step(plan[at], *ours))
     loader = DataLoader(
         Parts(recipe.collate),
         sampler=keys,
         batch_size=None,
         num_workers=workers(args),
         pin_memory=accelerator.device.type == "cuda",
-        multiprocessing_context="fork" if workers(args) else None,  # what collates is no name of a module
-        generator=torch.Generator(),  # its own: the loader must not draw from the generator of dropout
+        multiprocessing_context="fork" if workers(args) else None,  # the collate function cannot be pickled
+        generator=torch.Generator(),  # its own, so that the loader does not draw from the generator of dropout
     )
     loader = ahead(loader, accelerator.device)
     for at in range(start, len(plan)):
         batches = []
-        for mine, share in parts(at):
+        for mine, share in split_step(plan[at], *ours):
             batch = next(loader)
             recipe.positions.update(batch.pop("position", {}))
             batches += [({**batch, "empty": not mine, "part": part}, share) for part in recipe.parts]
@@ -205,7 +221,7 @@ def step_batches(args, accelerator, recipe, plan, epoch, start):
 
 
 def steps_from(args, accelerator, recipe, step, total, per_epoch):
-    """Yield what `step_batches` does, epoch after epoch, for the optimiser steps after `step` up to `total`."""
+    """Yield the items of `step_batches`, epoch after epoch, for the optimiser steps from `step` to `total`."""
     while step < total:
         epoch, start = divmod(step, per_epoch)
         plan = recipe.plan(step_size(args, accelerator), epoch)

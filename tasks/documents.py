@@ -1,4 +1,4 @@
-"""Documents of a corpus on disk: lines of plain text, and rows of JSON, csv, tsv and Parquet, packed or not."""
+"""Readers of a corpus on disk: lines of plain text, and rows of JSON, csv, tsv and Parquet, packed or not."""
 
 import glob
 import itertools
@@ -21,7 +21,7 @@ from tasks.readers import (
     unpacking,
 )
 
-# What the endings of files' names say; .gz, .bz2 or .xz may follow.
+# Ending of a file's name -> its form; .gz, .bz2 or .xz may follow.
 FORMS = {
     ".txt": "text",
     ".jsonl": "json",
@@ -34,17 +34,17 @@ FORMS = {
 
 
 class Strict(Skipped):
-    """Stops at the first broken row; of a corpus none is left out."""
+    """Stops at the first broken row: no row of a corpus is skipped."""
 
     def bad(self, message):
-        """Raise ValueError with the message, without the option that would leave the row out."""
+        """Raise ValueError with the message, without its advice to skip the row."""
         raise ValueError(re.sub(",? or pass --skip_bad_examples", "", message))
 
 
 def find_files(corpus):
-    """Files of a corpus given as file, folder (all below it of the one form that it holds) or glob, as strings.
+    """Return the files of a corpus given as file, folder (all files below it) or glob, as strings; None for others.
 
-    None if it names none of these. Raises ValueError for a folder or glob without files, or a folder of several forms.
+    Raises ValueError for a folder or glob without files, or a folder with files of several forms.
     """
     path = Path(corpus)
     if path.is_file():
@@ -60,7 +60,7 @@ def find_files(corpus):
 
 
 def _files_below(folder):
-    """Return the files of a folder whose names say a form; several forms could be texts and notes on them."""
+    """Return the files of a folder with an ending of FORMS; they must have one form, or notes could pass for texts."""
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         raise ValueError(
             f"corpus '{folder}': a folder that `datasets` has saved; write it as Parquet first, by "
@@ -79,9 +79,9 @@ def _files_below(folder):
 
 
 def form_of(file):
-    """text, json, csv, tsv or parquet: what a file's name says, or its content where that is plain.
+    """Return text, json, csv, tsv or parquet, by a file's content or ending.
 
-    JSON is plain where the first lines are all objects. Raises ValueError for what is none of these.
+    A file without a known ending is json if its first lines are all objects. Raises ValueError for XML and HTML.
     """
     with unpacking(file), open(file, "rb") as f:
         if f.read(4) == b"PAR1":
@@ -91,7 +91,7 @@ def form_of(file):
         return form
     first = list(itertools.islice((text for _, text in read_lines(file) if text.strip()), 10))
     if first and re.match(r"\s*<(\?xml|!doctype|html|mediawiki)\b", first[0], re.IGNORECASE):
-        raise ValueError(f"{file}: XML or HTML, whose markup would be learned; take the text out of it first")
+        raise ValueError(f"{file}: XML or HTML; extract the text first, or the model would learn the markup")
     return "json" if first and all(map(_is_object, first)) else "text"
 
 
@@ -104,10 +104,9 @@ def _is_object(text):
 
 
 def documents(files, column):
-    """Yield {"text": document} for each line of files of text and each row of tables, whose text is in the column.
+    """Yield {"text": document} for each line of text files and each row of tables, which have the text in `column`.
 
-    A null is a document without text. Raises ValueError with file and line for what cannot be read, and for a file
-    without any text.
+    A null is an empty document. Raises ValueError with file and line for unreadable rows, and for a file without text.
     """
     for file in files:
         blank = True
@@ -119,7 +118,7 @@ def documents(files, column):
 
 
 def _texts(file, column):
-    """The documents of one file."""
+    """Yield the documents of one file."""
     form = form_of(file)
     if form == "parquet":
         yield from _parquet_texts(file, column)
@@ -127,7 +126,7 @@ def _texts(file, column):
         for _, text in read_lines(file):
             yield from text.split("\r")
     else:
-        if form == "tsv":  # line by line, whatever its size: unlike the user's own examples without quoting
+        if form == "tsv":  # line by line, to spare memory; unlike the user's own examples it has no quoting
             rows = read_tsv(file, skipped=Strict())
         else:
             rows = _json_rows(file) if form == "json" else read_table(file, Strict())
@@ -138,14 +137,14 @@ def _texts(file, column):
 
 
 def no_column(where, column, there):
-    """Return the error that a table lacks the column of the text."""
+    """Return the error for a table without the column of the text."""
     return ValueError(
         f"{where}: has no column {column!r} but {listed(there)}; name the one with the text by --text_column"
     )
 
 
 def _json_rows(file):
-    """(line number, row) of JSON lines, one line in memory at a time, or of what else `read_table` takes for JSON."""
+    """Yield (line number, row) of JSON lines, one in memory at a time, or of other JSON that `read_table` reads."""
     lines = ((number, text) for number, text in read_lines(file) if text.strip())
     first = next(lines, (0, ""))
     if not _is_object(first[1]):
@@ -162,7 +161,7 @@ def _json_rows(file):
 
 
 def _parquet_texts(file, column):
-    """The texts of a Parquet file, some rows in memory at a time."""
+    """Yield the texts of a Parquet file, some rows in memory at a time."""
     rows = read_parquet(file)
     check_column(file, column, rows.features)
     try:
@@ -173,7 +172,7 @@ def _parquet_texts(file, column):
 
 
 def check_column(where, column, features):
-    """Raise ValueError unless the features of a table have a column of text by this name."""
+    """Raise ValueError unless a table's features have this column and it holds text."""
     if column not in features:
         raise no_column(where, column, features)
     if getattr(features[column], "dtype", None) not in ("string", "large_string", "string_view"):

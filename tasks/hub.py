@@ -1,6 +1,6 @@
-"""The Hugging Face hub: its data sets, and what its errors mean, in one line.
+"""The Hugging Face hub: loading its data sets, and explaining its errors in one line.
 
-`datasets`, whose import takes seconds, waits until something is wanted.
+`datasets` takes seconds to import, so functions import it where they need it.
 """
 
 import errno
@@ -8,15 +8,14 @@ import re
 import textwrap
 from pathlib import Path
 
-PARQUET = "refs/convert/parquet"  # the branch in which the hub keeps, as Parquet, what a loading script makes
+PARQUET = "refs/convert/parquet"  # the branch in which the hub keeps the output of a loading script as Parquet
 OTHERWISE = "download the files and pass --data_dir (and local folders for --teacher and --student)"
 
 
 def load_hub(hub, otherwise=OTHERWISE, **options):
-    """datasets.load_dataset of (id, configuration or None), also where the id is that of a loading script.
+    """Return datasets.load_dataset of (id, configuration or None); of a loading script, the hub's converted output.
 
-    `datasets` runs no scripts; the hub has converted what they make. otherwise: what to do without the network, for the
-    message. Raises ValueError in one line where the data set cannot be had.
+    otherwise: what to do without the network, for the message. Raises ValueError in one line for any failure.
     """
     import datasets
 
@@ -24,7 +23,7 @@ def load_hub(hub, otherwise=OTHERWISE, **options):
     try:
         try:
             return datasets.load_dataset(name, config, **options)
-        except (RuntimeError, ValueError) as error:  # the latter where another configuration is in the cache
+        except (RuntimeError, ValueError) as error:  # ValueError: the cache has another configuration
             if not re.search("scripts are no longer supported|Couldn't find cache", str(error)):
                 raise
         return datasets.load_dataset(name, data_dir=_converted(name, config), revision=PARQUET, **options)
@@ -36,7 +35,7 @@ def load_hub(hub, otherwise=OTHERWISE, **options):
 
 
 def _converted(name, config):
-    """Return the folder of a configuration among the converted files of a loading script; None if there is one only."""
+    """Return the folder of a configuration among a loading script's converted files; None if it has one only."""
     from huggingface_hub import HfApi, errors
 
     try:
@@ -44,7 +43,7 @@ def _converted(name, config):
         folders = [entry.path for entry in tree if not hasattr(entry, "blob_id")]
     except errors.RevisionNotFoundError as error:
         raise ValueError(
-            "it is a loading script, which `datasets` does not run, and the hub has not converted what it makes"
+            "it is a loading script, which `datasets` does not run, and the hub has not converted its output"
         ) from error
     if (config or folders[0]) not in folders or (len(folders) > 1 and not config):
         raise ValueError(f"its configurations are {', '.join(folders)}, and {config} is none of them")
@@ -52,9 +51,9 @@ def _converted(name, config):
 
 
 def explained(name, error, kind, otherwise):
-    """Return what the error of a model or data set that could not be had says, in brackets, and what to do; one line.
+    """Return one line on a model or data set that cannot be loaded: the error in brackets, then the remedy.
 
-    name: its id. kind: "model" or "dataset". otherwise: what to do where there is no network.
+    name: its id. kind: "model" or "dataset". otherwise: the remedy without a network.
     """
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import constants, errors
@@ -65,8 +64,8 @@ def explained(name, error, kind, otherwise):
     def any_is(types):
         return any(isinstance(link, types) for link in links)
 
-    unreachable = any_is((errors.LocalEntryNotFoundError, ConnectionError, TimeoutError))
-    unreachable = unreachable or any(map(_of_network, links))
+    lost = (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)
+    unreachable = any_is(lost) or any(map(_of_network, links))
     if any_is(errors.GatedRepoError) or "is a gated dataset" in text:
         page = f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{name}"
         advice = f"ask for access at {page}, then set HF_TOKEN to a token of the account that has it"
@@ -94,12 +93,12 @@ NETWORK = ("http", "h11", "aiohttp", "requests", "urllib3")
 
 
 def _of_network(link):
-    """Return whether the server was at fault, or the way to it, by a library that has errors of its own for that."""
+    """Return whether an error is the server's fault, or comes from a library for the network."""
     return status(link) >= 429 or (not status(link) and type(link).__module__.startswith(NETWORK))
 
 
 def chain(error):
-    """Return an error and, one after the other, those that it came from."""
+    """Return an error and, in order, the errors that caused it."""
     links = []
     while error and error not in links:
         links.append(error)
@@ -108,9 +107,7 @@ def chain(error):
 
 
 def said(error):
-    """Return an error's own text on one line, without references to manuals; where it says nothing, that
-    of its cause.
-    """
+    """Return an error's text on one line, without references to manuals; the text of its cause if that says more."""
     links = chain(error)
     told = next((link for link in links if status(link) >= 429), links[0])  # too many requests, or the server's fault
     if told.__cause__ and re.match("An error occurred while generating|Can't load|Server Disconnected", str(told)):
@@ -120,12 +117,12 @@ def said(error):
 
 
 def status(error):
-    """Return the code of the server's answer that an error holds, 0 if none."""
+    """Return the HTTP status that an error holds, 0 if none."""
     return getattr(getattr(error, "response", None), "status_code", 0)
 
 
 def _cached(name, kind):
-    """Folders on this machine that hold copies of a model's or data set's files."""
+    """Return the folders on this machine that hold copies of a model's or data set's files."""
     import datasets
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""What a run says of its examples before it trains: how many, of which classes, and what is odd about them."""
+"""The summary of the examples that a run prints before it trains: their number, classes and oddities."""
 
 from collections import Counter
 
@@ -6,12 +6,12 @@ import data
 from tasks import batching
 from tasks.readers import listed
 
-TEXTS = ("text_a", "text_b", "words", "question", "context", "sentences")  # columns that hold what a model reads
-NAMES = {"words": "sentences", "question": "questions", "sentences": "documents"}  # of examples by their column
+TEXTS = ("text_a", "text_b", "words", "question", "context", "sentences")  # columns that a model reads
+NAMES = {"words": "sentences", "question": "questions", "sentences": "documents"}  # column -> name of the examples
 
 
 def lines(kind, splits, tokenised, tokenizer, args):
-    """Describe each split in a line: examples, classes, texts that are cut or empty, dev texts that training has too.
+    """Return a line for each split: examples, classes, cut and empty texts, dev texts that are in training, too.
 
     splits, tokenised: {name: Dataset} of examples as they were read and as `kind.tokenize` returned them.
     """
@@ -29,13 +29,18 @@ def lines(kind, splits, tokenised, tokenizer, args):
     return "\n".join(found)
 
 
+def text_columns(rows):
+    """Return the columns of a Dataset that a model reads."""
+    return [name for name in TEXTS if name in rows.column_names]
+
+
 def share(count, total):
-    """Return a count and its share of a total, in words."""
+    """Return a count and its share of a total as text."""
     return f"{count:,} ({100 * count / total:.1f} %)"
 
 
 def classes(rows, labels):
-    """Return the number of classes with the largest and the smallest, or the range of numbers; [] for other answers."""
+    """Return [text] on the largest and smallest class, or on the range of numbers; [] for other answers."""
     if "texts" in rows.column_names:
         return [f"{share(without, len(rows))} without an answer"] if (without := rows["texts"][:].count([])) else []
     if "tags" in rows.column_names:
@@ -60,11 +65,11 @@ def classes(rows, labels):
 
 
 def cut(rows, tokenised, tokenizer, max_length):
-    """Return how many rows of text_a, (text_b) lost tokens when they were tokenised, and what share of all tokens."""
+    """Return [text] on how many rows of text_a, (text_b) were cut, and the share of tokens lost; [] for none."""
     lengths = batching.Arrays(tokenised, ("input_ids",)).lengths()
     full = rows.select([i for i, length in enumerate(lengths) if length == max_length])
-    names, lost = [name for name in TEXTS if name in rows.column_names], []
-    for batch in full.iter(1000):  # the others are whole, so they are not tokenised again
+    names, lost = text_columns(rows), []
+    for batch in full.iter(1000):  # shorter rows are not cut, so they need not be tokenised again
         whole = tokenizer(*(batch[name] for name in names), verbose=False)["input_ids"]
         lost += [len(ids) - max_length for ids in whole if len(ids) > max_length]
     tokens = 100 * sum(lost) / (sum(lengths) + sum(lost))
@@ -73,15 +78,15 @@ def cut(rows, tokenised, tokenizer, max_length):
 
 
 def empty(rows):
-    """Return how many rows have a text without any word."""
-    names = [name for name in TEXTS if name in rows.column_names]
-    count = sum(not all(map(str.strip, texts)) for texts in zip(*(rows[name][:] for name in names), strict=True))
+    """Return [text] on how many rows have an empty text; [] for none."""
+    columns = [rows[name][:] for name in text_columns(rows)]
+    count = sum(not all(map(str.strip, texts)) for texts in zip(*columns, strict=True))
     return [f"{share(count, len(rows))} with an empty text"] if count else []
 
 
 def known(rows, train):
-    """Return how many rows have the very texts of a training example."""
-    names = [name for name in TEXTS if name in rows.column_names]
+    """Return [text] on how many rows have the same texts as a training example; [] for none."""
+    names = text_columns(rows)
     if not {*names} <= {*train.column_names}:
         return []
     ours, theirs = (list(zip(*(map(str, split[name][:]) for name in names), strict=True)) for split in (rows, train))

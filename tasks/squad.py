@@ -1,8 +1,7 @@
-"""SQuAD 1.1 and 2.0: reading, cutting long contexts into windows, and joining the windows' answers again."""
+"""SQuAD 1.1 and 2.0: readers, windows of long contexts, and the answers of windows joined again."""
 
-import hashlib
+import functools
 import itertools
-import json
 import re
 from pathlib import Path
 
@@ -10,12 +9,12 @@ import datasets
 import torch
 from datasets import Dataset
 
-from data import TASKS, fewer_examples, whole_texts, with_offsets
-from engine import checkpoints
+from data import TASKS, data_folder, fewer_examples, with_offsets
+from tasks.batching import cached_windows
 from tasks.hub import load_hub
 from tasks.readers import read_dataset, read_table
 
-VERSION = 3  # of the windows below; raise it when they change, so that old caches are not used
+VERSION = 3  # of the windows; raise it when they change, so that old caches are not used
 FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0.json", "dev-v2.0.json")}
 
 
@@ -23,7 +22,7 @@ FILES = {"squad": ("train-v1.1.json", "dev-v1.1.json"), "squad_v2": ("train-v2.0
 
 
 def _question(qa, context, where, v2, skipped):
-    """Return one row of the data set, or None for a broken question that is to be skipped."""
+    """Return one row of the data set; None for a broken question that is skipped."""
     try:
         key, question, answers = qa["id"], qa["question"], qa["answers"]
         impossible = qa.get("is_impossible", False)
@@ -32,25 +31,26 @@ def _question(qa, context, where, v2, skipped):
         good = good and all(isinstance(t, str) for t in texts) and all(type(s) is int for s in starts)
     except (KeyError, TypeError, AttributeError):
         good, key = False, qa.get("id") if isinstance(qa, dict) else qa
+    where = f"{where}: question {key!r}"
     if not good:
-        return skipped.bad(f"{where}: question {key!r} is not as SQuAD has it: id, question and answers are needed")
+        return skipped.bad(f"{where} is not in SQuAD's format: it needs id, question and answers")
     if impossible:
         if not v2:
-            return skipped.bad(f"{where}: question {key!r} has no answer: use --task squad_v2")
+            return skipped.bad(f"{where} has no answer: use --task squad_v2")
         texts, starts = [], []
     elif not texts:
-        return skipped.bad(f"{where}: question {key!r} has no answers and is not marked is_impossible")
+        return skipped.bad(f"{where} has no answers and is not marked is_impossible")
     for text, start in zip(texts, starts, strict=True):
         if start < 0 or context[start : start + len(text)] != text or not text:
             return skipped.bad(
-                f"{where}: question {key!r}: the answer {text!r} does not stand at answer_start {start}; mend the file "
-                "or pass --skip_bad_examples"
+                f"{where}: the answer {text!r} is not at answer_start {start}; mend the file or pass "
+                "--skip_bad_examples"
             )
     return {"id": key, "question": question, "context": context, "texts": texts, "starts": starts}
 
 
 def _paragraphs(path):
-    """Return [(context, its questions), ...] of a file as SQuAD publishes it, or of rows as `datasets` has them."""
+    """Return [(context, its questions), ...] of a file in SQuAD's published form, or of rows as `datasets` has them."""
     rows = read_dataset(path)
     rows = list(rows) if rows is not None else [row for _, row in read_table(path)]
     if any("paragraphs" in row for row in rows):
@@ -65,10 +65,10 @@ def _paragraphs(path):
 
 
 def read_squad(path, v2, skipped):
-    """Questions of a SQuAD file as a Dataset with id, question, context, texts and starts of the answers.
+    """Return the questions of a SQuAD file as a Dataset with id, question, context, texts and starts of the answers.
 
-    Raises ValueError, naming file and question id, for a file that is not SQuAD's JSON, an id that comes twice, or an
-    answer that does not stand where answer_start says; `skipped` may count the latter instead.
+    Raises ValueError with file and question id for another format, a repeated id, or an answer that is not at
+    answer_start; `skipped` may count the latter two instead.
     """
     try:
         paragraphs = _paragraphs(path)
@@ -76,45 +76,37 @@ def read_squad(path, v2, skipped):
             raise TypeError("a context is not text or its questions are not a list")
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}: not in SQuAD's format ({type(error).__name__}: {error}): wanted is data, paragraphs, context and "
+            f"{path}: not in SQuAD's format ({type(error).__name__}: {error}), which is data, paragraphs, context and "
             "qas, or rows with id, question, context and answers (text, answer_start)"
         ) from error
-    rows, seen = [], set()
+    rows = {}
     for context, qas in paragraphs:
         for qa in qas:
             row = _question(qa, context, path, v2, skipped)
-            if row and row["id"] in seen:
+            if row and row["id"] in rows:
                 skipped.bad(f"{path}: the question id {row['id']!r} comes twice")
             elif row:
-                seen.add(row["id"])
-                rows.append(row)
+                rows[row["id"]] = row
     if not rows:
         raise ValueError(f"{path}: holds no questions")
-    return Dataset.from_dict({key: [row[key] for row in rows] for key in rows[0]}, features=FEATURES)
+    return Dataset.from_list(list(rows.values()), features=FEATURES)
 
 
 FEATURES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "question": datasets.Value("string"),
-        "context": datasets.Value("string"),
-        "texts": datasets.List(datasets.Value("string")),
-        "starts": datasets.List(datasets.Value("int64")),
-    }
+    {name: datasets.Value("string") for name in ("id", "question", "context")}
+    | {"texts": datasets.List(datasets.Value("string")), "starts": datasets.List(datasets.Value("int64"))}
 )
 
 
 def load_questions(args, skipped):
     """Return {"train": Dataset, "validation": Dataset} of questions from the user's files, args.data_dir or the hub."""
-    v2 = args.task == "squad_v2"
     if args.data_dir:
-        if not Path(args.data_dir).is_dir():
-            raise ValueError(f"--data_dir {args.data_dir!r} is not a folder")
-        paths = dict(zip(("train", "validation"), FILES[args.task], strict=True))
-        splits = {split: read_squad(Path(args.data_dir) / name, v2, skipped) for split, name in paths.items()}
-    elif args.train_file:
-        paths = {"train": args.train_file, "validation": args.validation_file}
-        splits = {split: read_squad(path, v2, skipped) for split, path in paths.items()}
+        train, dev = map(data_folder(args.data_dir).joinpath, FILES[args.task])
+    else:
+        train, dev = args.train_file, args.validation_file
+    if train:
+        paths = {"train": train, "validation": dev}
+        splits = {split: read_squad(path, args.task == "squad_v2", skipped) for split, path in paths.items()}
     else:
         splits = dict(load_hub(TASKS[args.task].hub))
         for split, data in splits.items():
@@ -127,7 +119,7 @@ def load_questions(args, skipped):
 
 
 def _cut_questions(questions, tokenizer, length):
-    """Return the questions' texts, ending where their first `length` tokens end."""
+    """Return the texts of the questions, cut after their first `length` tokens."""
     encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
     return [
         q if len(offsets) <= length else q[: offsets[length - 1][1]]
@@ -135,25 +127,23 @@ def _cut_questions(questions, tokenizer, length):
     ]
 
 
-NONE, NEAREST, EXACT = range(3)  # of the column "answer": what a window can give of the first answer
+NONE, NEAREST, EXACT = range(3)  # values of the column "answer": how a window can give the first answer
 
 
 def characters(text, offsets):
-    """Return {offsets of a piece: (begin, end) of the characters that it stands for} for all pieces of a text.
+    """Return {offsets of a piece: (begin, end) of its characters} for all pieces of a text.
 
-    Blanks at the ends of a piece are left out. What can be seen and is in no piece, because the tokenizer drops it or
-    joins it with the letter before, as accents, goes to the piece that it follows, else to the one that follows it.
+    The blanks at a piece's ends are left out. Visible characters in no piece, since the tokenizer drops them or joins
+    them with the letter before, as accents, go to the piece that they follow, else to the one that follows them.
     """
     bare, covered = {}, bytearray(len(text))
     for begin, end in set(offsets):
-        left, right = begin, end
-        while left < right and text[left].isspace():
-            left += 1
-        while left < right and text[right - 1].isspace():
-            right -= 1
+        part = text[begin:end]
+        left = begin + len(part) - len(part.lstrip())
+        right = max(left, begin + len(part.rstrip()))
         bare[begin, end] = left, right
         covered[left:right] = b"1" * (right - left)
-    begins, ends = {}, {}  # where a piece begins or ends -> where it does with what goes to it
+    begins, ends = {}, {}  # where a piece begins or ends -> where it does together with what goes to it
     for gap in re.finditer(rb"\0+", covered):
         begin, end = gap.span()
         run = text[begin:end]
@@ -170,23 +160,23 @@ def _visible(character):
 
 
 def _overlapping(parts, begin, end):
-    """Offsets of the first and the last token that overlap the characters begin:end of a context; None for none.
+    """Return the offsets of the first and the last token that overlap the characters begin:end of a context, or None.
 
-    parts: for each window of the context the offsets of its tokens.
+    parts: the offsets of the tokens of each window of the context.
     """
     inside = [offset for offsets in parts for offset in offsets if 0 <= offset[0] < end and offset[1] > begin]
     return (min(inside), max(inside)) if inside else None
 
 
 def _answer_tokens(offsets, span, cls):
-    """Token positions (first, last) of a span of `_overlapping`; ([CLS], [CLS]) if the window lacks any of it."""
+    """Return the positions (first, last) of a span of `_overlapping`; ([CLS], [CLS]) if the window lacks any of it."""
     if span is None or span[0] not in offsets or span[1] not in offsets:
         return cls, cls
     return offsets.index(span[0]), len(offsets) - 1 - offsets[::-1].index(span[1])
 
 
 def _cut(rows, indices, tokenizer, args):
-    """Return the windows of a batch of questions, as columns; indices: the questions' numbers."""
+    """Return the windows of a batch of questions as columns; indices: the questions' numbers."""
     asked = _cut_questions(rows["question"], tokenizer, args.max_query_length)
     out = with_offsets(
         tokenizer,
@@ -220,37 +210,20 @@ def _cut(rows, indices, tokenizer, args):
 
 
 def windows(questions, tokenizer, args, cache_dir="cache"):
-    """Questions -> Dataset of windows of at most args.max_seq_length tokens that share args.doc_stride tokens.
+    """Return a Dataset of windows of questions, at most args.max_seq_length tokens long, that share args.doc_stride.
 
-    Columns: input_ids, attention_mask, (token_type_ids), start_positions and end_positions of the first answer's tokens
-    ([CLS] where the window lacks any of them), answer (NONE, EXACT, or NEAREST where the tokens overlap the answer but
-    do not end with it), question (index of its question), offsets (begin and end characters in the context, [-1, -1]
-    outside it). Kept on disk under a name made from all that they depend on, and verified whenever they are read, which
-    costs one reading of the file. Raises ValueError if what is on disk is damaged.
+    Columns: input_ids, attention_mask, (token_type_ids); start_positions and end_positions of the first answer's
+    tokens, [CLS] if the window lacks any of them; answer: NONE, EXACT, or NEAREST if the tokens overlap the answer but
+    end elsewhere; question: its number; offsets: begin and end characters in the context, [-1, -1] outside it. The
+    Dataset is kept on disk.
     """
-    whole_texts(tokenizer)  # what an earlier call left would be part of the name
-    content = hashlib.sha256()
-    for batch in questions.iter(1000):
-        content.update(json.dumps(batch).encode())
-    settings = (
-        VERSION,
-        datasets.__version__,
-        args.max_seq_length,
-        args.doc_stride,
-        args.max_query_length,
-        tokenizer.backend_tokenizer.to_str(),
-        content.hexdigest(),
-    )
-    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    found = checkpoints.kept_windows(
-        questions, Path(cache_dir) / f"squad-{name}", lambda rows, indices: _cut(rows, indices, tokenizer, args)
-    )
-    whole_texts(tokenizer)
-    return found
+    settings = (VERSION, datasets.__version__, args.max_seq_length, args.doc_stride, args.max_query_length)
+    cut = functools.partial(_cut, tokenizer=tokenizer, args=args)
+    return cached_windows(Path(cache_dir) / "squad", questions, tokenizer, settings, cut)
 
 
 def inexact_answers(questions, cut):
-    """Return one line on the answers that their windows do not give as they stand; empty if there are none."""
+    """Return a line on the training answers that no window gives exactly; "" if there are none."""
     best = [NONE] * len(questions)
     for question, found in zip(cut["question"], cut["answer"], strict=True):
         best[question] = max(best[question], found)
@@ -259,8 +232,8 @@ def inexact_answers(questions, cut):
     if not lost + near:
         return ""
     return (
-        f"{lost + near} of {len(answered)} training answers cannot be given exactly: for {near} the tokens that "
-        f"overlap them are taken, {lost} have no token or fit into no window and count as no answer"
+        f"{lost + near} of {len(answered)} training answers cannot be given exactly: {near} are extended to whole "
+        f"tokens; {lost} have no token or fit into no window and count as no answer"
     )
 
 
@@ -268,11 +241,10 @@ def inexact_answers(questions, cut):
 
 
 def best_spans(logits, context, n_best, max_answer_length):
-    """Return the best span of each window among the n_best starts and n_best ends.
+    """Return (score [N], start [N], end [N]) of each window's best span among its n_best starts and n_best ends.
 
-    logits [N, 2, S]: of start and end. context [N, S]: bool, True = context token. A span ends where it starts or
-    later, holds at most max_answer_length tokens and lies in the context.
-    Returns (score [N], start [N], end [N]); the score is -inf where no span is possible.
+    logits [N, 2, T]: of start and end. context [N, T]: bool, True = context token. A span lies in the context and has
+    1 to max_answer_length tokens. The score is -inf if no span is possible.
     """
     n_best = min(n_best, logits.shape[-1])
     (start_score, start), (end_score, end) = (
@@ -286,27 +258,25 @@ def best_spans(logits, context, n_best, max_answer_length):
 
 
 def answers(questions, cut, logits, n_best, max_answer_length):
-    """Join the windows: {id: (text of the best span over all windows, null score - its score)}.
+    """Return {id: (text of the best span over all windows of a question, null score - its score)}.
 
-    questions: Dataset of `load_questions`; cut: its `windows`; logits [N, 2, S] of the windows, in their order. The
-    null score is the lowest of the windows' [CLS] scores; the difference is inf where no span is possible.
+    questions: Dataset of `load_questions`; cut: its `windows`; logits [N, 2, T] of the windows, in their order. The
+    null score is the lowest [CLS] score of the windows; the difference is inf if no span is possible.
     """
-    size = logits.shape[-1]
-    offsets = torch.full((len(cut), size, 2), -1)
+    offsets = torch.full((len(cut), logits.shape[-1], 2), -1)
     for i, row in enumerate(cut["offsets"]):
         offsets[i, : len(row)] = torch.tensor(row)
-    cls = torch.zeros(len(cut), dtype=torch.long)  # every model here has its [CLS] first
     score, start, end = best_spans(logits, offsets[..., 0] >= 0, n_best, max_answer_length)
     rows = torch.arange(len(cut))
-    null = (logits[rows, 0, cls] + logits[rows, 1, cls]).tolist()
+    null = (logits[:, 0, 0] + logits[:, 1, 0]).tolist()  # every model here has its [CLS] first
     begin, stop = offsets[rows, start, 0].tolist(), offsets[rows, end, 1].tolist()
     best = {}
     for i, (question, value) in enumerate(zip(cut["question"], score.tolist(), strict=True)):
-        old = best.get(question, (float("-inf"), None, float("inf")))
-        lowest = min(old[2], null[i])
-        best[question] = (value, (begin[i], stop[i]), lowest) if value > old[0] else (*old[:2], lowest)
+        old, span, lowest = best.get(question, (float("-inf"), (0, 0), float("inf")))
+        lowest = min(lowest, null[i])
+        best[question] = (value, (begin[i], stop[i]), lowest) if value > old else (old, span, lowest)
     result = {}
     for question, (key, context) in enumerate(zip(questions["id"], questions["context"], strict=True)):
-        value, span, lowest = best[question]
-        result[key] = (context[span[0] : span[1]] if span else "", lowest - value)
+        value, (left, right), lowest = best[question]
+        result[key] = context[left:right], lowest - value
     return result

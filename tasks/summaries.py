@@ -1,13 +1,11 @@
 """Documents and their summaries: reading, labels of sentences by ROUGE, markers and windows, the chosen sentences.
 
-Extractive, as arXiv:1903.10318: the model reads [CLS] sentence [SEP] [CLS] sentence [SEP] ..., by whatever names its
-tokenizer has these two words, and scores a sentence at its [CLS], which is called its marker here.
+Summaries are extractive, as in arXiv:1903.10318: the model reads [CLS] sentence [SEP] [CLS] sentence [SEP] ..., with
+the tokenizer's names for these two tokens, and scores a sentence at its [CLS], called its marker here.
 """
 
-import hashlib
 import itertools
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,35 +13,27 @@ import datasets
 from datasets import Dataset
 
 import metrics
-from data import TASKS, fewer_examples, own_rows, own_tables, task_files, whole_texts
-from engine import checkpoints
+from data import TASKS, fewer_examples, own_rows, own_tables, task_files
 from tasks import readers
+from tasks.batching import cached_windows
 from tasks.hub import load_hub
-from tasks.tagging import spans
+from tasks.tagging import joined, owned_windows
 
-VERSION = 1  # of labels and windows below; raise it when they change, so that old caches are not used
-TEXTS, NUMBERS = datasets.List(datasets.Value("string")), datasets.List(datasets.Value("int32"))
-SMALL = datasets.List(datasets.Value("int8"))
+VERSION = 2  # of labels and windows; raise it when they change, so that old caches are not used
+TEXTS, NUMBERS, SMALL = (datasets.List(datasets.Value(name)) for name in ("string", "int32", "int8"))
 DOCUMENT = datasets.Features({"sentences": TEXTS, "references": TEXTS, "labels": SMALL, "idx": datasets.Value("int64")})
 WINDOW = datasets.Features(
-    {
-        "input_ids": NUMBERS,
-        "attention_mask": SMALL,
-        "labels": SMALL,
-        "places": NUMBERS,
-        "owned": NUMBERS,
-        "document": datasets.Value("int32"),
-        "cut_off": datasets.Value("int32"),
-    }
+    {"input_ids": NUMBERS, "attention_mask": SMALL, "labels": SMALL, "places": NUMBERS, "owned": NUMBERS}
+    | {"source": datasets.Value("int32"), "cut_off": datasets.Value("int32")}
 )
 
 
-# What a model card says of the use, as `_cut` has it.
+# The model card's section on use; it follows `_cut`.
 USAGE = """
 ## Use
 
-A document is read as `[CLS] sentence [SEP] [CLS] sentence [SEP] ...`, by whatever names the tokenizer has these two
-words. What the model says at the first word of a sentence is the sentence's score; the best ones make the summary.
+The model reads a document as `[CLS] sentence [SEP] [CLS] sentence [SEP] ...`; your tokenizer may name these two tokens
+otherwise. The output at a sentence's first token is the sentence's score; the best sentences make the summary.
 
 ```python
 import itertools
@@ -60,7 +50,7 @@ with torch.no_grad():
     scores = model(torch.tensor([ids])).logits[0, markers].softmax(-1)[:, 1].tolist()
 ```
 
-Of a longer document than the model was trained for, score parts of whole sentences.
+Split a document that is longer than the model's training windows between sentences, and score the parts.
 """
 
 
@@ -68,12 +58,12 @@ Of a longer document than the model was trained for, score parts of whole senten
 
 
 def splitter():
-    """Return the function from an English text to its sentences. Raises ValueError where its package is missing."""
+    """Return the function from an English text to its sentences. Raises ValueError if its package is missing."""
     try:
         from sentencex import segment
     except ImportError as error:
         raise ValueError(
-            "articles are cut into sentences by the package sentencex, which is missing here: pip install sentencex"
+            "the package sentencex cuts articles into sentences and is missing: pip install sentencex"
         ) from error
     return lambda text: list(segment("en", text))
 
@@ -83,42 +73,34 @@ def _shown(value):
 
 
 def _texts(row, column, one=False):
-    """The texts of a cell that holds a list of them, with single blanks; one: a text alone will do, as it stands.
+    """Return the texts of a cell that holds a list of them, with single blanks.
 
-    Raises ValueError for anything else.
+    one: a single text will do, too, and blanks stay. Raises ValueError for anything else.
     """
     if column not in row:
         raise ValueError(f"no column {column!r}; there are: {readers.listed(row)}")
     value = [row[column]] if one and isinstance(row[column], str) else row[column]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError(
-            f"column {column!r} holds {_shown(value)}, not "
-            + ("a text or a list of them" if one else "a list of sentences")
-        )
-    if any(re.search("[\ud800-\udfff]", text) for text in value):  # JSON can spell what UTF-8 cannot
+        due = "a text or a list of them" if one else "a list of sentences"
+        raise ValueError(f"column {column!r} holds {_shown(value)}, not {due}")
+    if any(map(readers.HALF_PAIR.search, value)):
         raise ValueError(f"column {column!r} holds half a surrogate pair, not text")
     return value if one else [" ".join(text.split()) for text in value]
 
 
 def _references(row, column):
-    """Return the reference summaries of a row as they stand. Raises ValueError if there is none that ROUGE
-    can compare.
-    """
+    """Return the reference summaries of a row. Raises ValueError if ROUGE can compare none of them."""
     texts = [text.strip() for text in (_texts(row, column, one=True) if row.get(column) else ())]
     texts = [text for text in texts if text]
+    if not texts:
+        raise ValueError(f"no summary in column {column!r}")
     if not any(map(metrics.rouge_words, texts)):
-        raise ValueError(
-            f"the summary in column {column!r} has none of the letters a to z and digits, which alone ROUGE reads"
-            if texts
-            else f"no summary in column {column!r}"
-        )
+        raise ValueError(f"the summary in column {column!r} has no letter a to z and no digit; ROUGE reads no others")
     return texts
 
 
 def _labels(row, column, sentences):
-    """Return the labels of a row's sentences, [] where it has none. Raises ValueError if they are not 0 and 1, one
-    each.
-    """
+    """Return the labels of a row's sentences, [] if it has none. Raises ValueError unless each sentence has 0 or 1."""
     labels = row.get(column)
     if labels is None:
         return []
@@ -130,14 +112,14 @@ def _labels(row, column, sentences):
 
 
 def _documents(rows, where, columns, cut, need, skipped):
-    """Rows of a file or data set -> Dataset of DOCUMENT. A sentence that holds nothing stays, for its number's sake.
+    """Return a Dataset of DOCUMENT from rows. An empty sentence stays, since sentences are known by their numbers.
 
-    cut: the function from a text to its sentences, None where the row has a list of them. need: what a document must
-    have beside them: "summary"; "either", that or labels; "" for nothing. Labels are [] where ROUGE is to make them;
-    idx counts the rows from 0, skipped ones too.
+    cut: the function from a text to its sentences; None if rows have lists of them. need: what a document must have
+    beside its sentences: "summary", "either" (a summary or labels) or "". Labels are [] if ROUGE is to make them. idx
+    counts the rows from 0, skipped ones included.
     """
     found, before = {name: [] for name in DOCUMENT}, len(skipped.reports)
-    for number, row in rows:
+    for place, row in readers.placed(rows, skipped):
         try:
             if cut and isinstance(row.get(columns[0]), str):
                 row = row | {columns[0]: cut(row[columns[0]])}
@@ -148,28 +130,27 @@ def _documents(rows, where, columns, cut, need, skipped):
             must = need == "summary" or (need == "either" and not labels)
             references = _references(row, columns[1]) if must or row.get(columns[1]) else []
         except ValueError as error:
-            skipped.bad(f"{where}, {readers.line_name(number)}: {error}; mend it or pass --skip_bad_examples")
+            skipped.bad(f"{where}, {readers.line_name(place)}: {error}; mend it or pass --skip_bad_examples")
             continue
-        row = (sentences, references, labels, len(found["idx"]) + len(skipped.reports) - before)
-        for column, value in zip(found.values(), row, strict=True):
+        for column, value in zip(found.values(), (sentences, references, labels, place.index), strict=True):
             column.append(value)
     if not found["idx"]:
-        broken = "".join(f" that are whole; the first: {report}" for report in skipped.reports[before:][:1])
-        raise ValueError(f"{where}: holds no documents{broken}")
+        raise readers.nothing_in(where, "documents", skipped.reports[before:])
     return Dataset.from_dict(found, features=DOCUMENT)
 
 
 def _task(args, task):
-    """Return the task as it stands, or what custom data of documents make of it."""
+    """Return the task; custom gets the columns, labels and metrics of documents."""
     if args.task != "custom":
         return task
+    like = TASKS["scitldr"]
     return task._replace(
         kind="summary",
         columns=("sentences", "summary", "labels"),
-        labels=("0", "1"),
-        names=("other", "summary"),
-        metrics=tuple(args.metrics) or ("rouge1", "rouge2", "rougeL"),
-        submission=("summaries.test.jsonl",),
+        labels=like.labels,
+        names=like.names,
+        metrics=tuple(args.metrics) or like.metrics,
+        submission=like.submission,
     )
 
 
@@ -183,8 +164,8 @@ def read_set(args, path, skipped):
 def load_documents(args, task, skipped):
     """Return (task, {split: Dataset of DOCUMENT}) from --data_dir, the hub or the custom files.
 
-    Raises ValueError with file and line for the first document without sentences, without a summary where one is
-    needed, or with other labels than one for each sentence; `skipped` may count them instead.
+    Raises ValueError with file and line for the first document without sentences, without a needed summary, or with
+    wrong labels; `skipped` may count them instead.
     """
     cut = splitter() if args.task == "cnn_dailymail" else None
     task = _task(args, task)
@@ -194,26 +175,21 @@ def load_documents(args, task, skipped):
         files = task_files(args.task, args.data_dir)
         tables = {split: (path, readers.read_table(path, skipped)) for split, path in files.items()}
     else:
-        name, hub = task.hub[0], load_hub(task.hub)
-        tables = {
-            split: (f"{name} {split}", ((f"row {i}", row) for i, row in enumerate(rows, 1)))
-            for split, rows in fewer_examples(hub, args).items()
-        }
+        hub = fewer_examples(load_hub(task.hub), args)
+        tables = {split: (f"{task.hub[0]} {split}", readers.dataset_rows(rows)) for split, rows in hub.items()}
     need = {"train": "summary" if getattr(args, "held_out", 0) else "either", "validation": "summary", "test": ""}
-    return task, fewer_examples(
-        {
-            split: _documents(rows, where, task.columns, cut, need[split], skipped)
-            for split, (where, rows) in tables.items()
-        },
-        args,
-    )
+    splits = {
+        split: _documents(rows, where, task.columns, cut, need[split], skipped)
+        for split, (where, rows) in tables.items()
+    }
+    return task, fewer_examples(splits, args)
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
 def _f1(words, golds):
-    """F1 of two multisets of n-grams."""
+    """Return F1 of two multisets of n-grams."""
     return 2 * (words & golds).total() / ((words.total() + golds.total()) or 1)
 
 
@@ -222,17 +198,17 @@ def _ngrams(words):
 
 
 def oracle(sentences, references, count):
-    """Return the numbers of at most `count` sentences, chosen greedily to make the best summary by ROUGE.
+    """Return the numbers of at most `count` sentences, chosen greedily for the best ROUGE, in the document's order.
 
-    As arXiv:1903.10318: the one is added with which ROUGE-1 + ROUGE-2 (F1) grow most, the first of equals, as long as
-    they grow. Both are those of `metrics.rouge`: with stemming, of the whole summary, by the reference with the best
-    ROUGE-1. The numbers are in the document's order.
+    As arXiv:1903.10318: each step adds the sentence that raises ROUGE-1 + ROUGE-2 (F1) most, the first of equals, and
+    stops if none does. Both are those of `metrics.rouge`: stemmed, of the whole summary, against the reference with the
+    best ROUGE-1.
     """
     golds = [_ngrams(metrics.rouge_words(reference)) for reference in references]
     words = [metrics.rouge_words(sentence) for sentence in sentences]
 
     def gain(numbers):
-        """ROUGE-1 + ROUGE-2 of the summary of these sentences."""
+        """Return ROUGE-1 + ROUGE-2 of the summary of these sentences."""
         ones, twos = _ngrams([word for i in sorted(numbers) for word in words[i]])
         first, gold = max(((_f1(ones, gold[0]), gold) for gold in golds), key=lambda pair: pair[0])
         return round(first + _f1(twos, gold[1]), 9)  # so that equals are equal
@@ -248,18 +224,18 @@ def oracle(sentences, references, count):
 
 
 def summary_text(sentences, numbers):
-    """Return the summary of these sentences, each on a line, as `metrics.rouge` wants it."""
+    """Return the summary of these sentences, one a line, as `metrics.rouge` reads it."""
     return "\n".join(sentences[i] for i in numbers)
 
 
 def mean_rouge(texts, references):
-    """Return {name: mean of `metrics.rouge`} over summaries and, for each, its references."""
+    """Return {name: mean of `metrics.rouge`} over summaries and their references."""
     rows = [metrics.rouge(text, golds) for text, golds in zip(texts, references, strict=True)]
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 def bounds(documents, count):
-    """Return {"lead": scores, "oracle": scores} of the first `count` sentences and of those `oracle` chooses."""
+    """Return {"lead": scores, "oracle": scores} of the first `count` sentences and of those that `oracle` chooses."""
 
     def lead(sentences, references, count):
         return [i for i, sentence in enumerate(sentences) if sentence][:count]
@@ -275,79 +251,59 @@ def bounds(documents, count):
 
 
 def _cut(rows, indices, tokenizer, max_length, count):
-    """Return the windows of a batch of documents, as columns; indices: the documents' numbers."""
+    """Return the windows of a batch of documents as columns; indices: the documents' numbers."""
     texts = [*itertools.chain(*rows["sentences"])]
-    # split_special_tokens: a sentence about "[SEP]" is text, and no marker.
+    # split_special_tokens: "[SEP]" in a sentence is text, not a marker.
     cut = iter(tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"])
     found, before, after = {name: [] for name in WINDOW}, tokenizer.cls_token_id, tokenizer.sep_token_id
-    for number, sentences, references, given in zip(
-        indices, rows["sentences"], rows["references"], rows["labels"], strict=True
-    ):
+    documents = zip(indices, rows["sentences"], rows["references"], rows["labels"], strict=True)
+    for number, sentences, references, given in documents:
         best = [i for i, label in enumerate(given) if label] if given else oracle(sentences, references, count)
-        pieces = [(i, ids) for i, ids in zip(range(len(sentences)), cut, strict=False) if ids]
-        sizes = [min(len(ids) + 2, max_length) for _, ids in pieces]
-        for start, first, last, end in spans(sizes, max_length):
-            edges = [*itertools.accumulate(sizes[start:end], initial=0)]
-            ids = [i for _, own in pieces[start:end] for i in (before, *own[: max_length - 2], after)]
-            places, labels = edges[first - start : last - start], [-100] * len(ids)
-            for place, (i, _) in zip(places, pieces[first:last], strict=True):
+        own = [(i, ids) for i, ids in zip(range(len(sentences)), cut, strict=False) if ids]
+        marked = [[before, *ids[: max_length - 2], after] for _, ids in own]
+        for ids, places, first, last in owned_windows(marked, max_length):
+            owned, labels = [i for i, _ in own[first:last]], [-100] * len(ids)
+            for place, i in zip(places, owned, strict=True):
                 labels[place] = int(i in best)
-            row = (
-                ids,
-                [1] * len(ids),
-                labels,
-                places,
-                [i for i, _ in pieces[first:last]],
-                number,
-                sum(len(own) + 2 > max_length for _, own in pieces[first:last]),
-            )
+            cut_off = sum(len(ids) + 2 > max_length for _, ids in own[first:last])
+            row = (ids, [1] * len(ids), labels, places, owned, number, cut_off)
             for column, value in zip(found.values(), row, strict=True):
                 column.append(value)
     return found
 
 
 def windows(documents, tokenizer, args, cache_dir="cache"):
-    """Return the Dataset of windows of documents, of at most args.max_seq_length tokens, cut between sentences.
+    """Return the Dataset of windows of documents, at most args.max_seq_length tokens long, cut between sentences.
 
-    Columns: input_ids, attention_mask; labels: a number a token, 1 or 0 at the markers of the window's own sentences,
-    -100 elsewhere; places and owned: of each of these markers its place and its sentence's number; document: its
-    number; cut_off: sentences that lose their end. Sentences around a window's own are context, as in `tagging.spans`.
-    One of which the tokenizer makes nothing has no marker. Kept on disk, as `checkpoints.kept_windows`.
+    Columns: input_ids, attention_mask; labels [T]: 1 or 0 at the markers of the window's own sentences, -100 elsewhere;
+    places and owned: of each of these markers the place and the sentence's number; source: the document's number;
+    cut_off: how many sentences lose their end. Other sentences are context, as in `tagging.spans`. A sentence without
+    tokens has no marker. The Dataset is kept on disk.
     """
-    whole_texts(tokenizer)  # what an earlier call left would be part of the name
-    content = hashlib.sha256()
-    for batch in documents.iter(1000):
-        content.update(json.dumps([batch[name] for name in ("sentences", "references", "labels")]).encode())
-    settings = (
-        VERSION,
-        args.max_seq_length,
-        args.summary_sentences,
-        tokenizer.cls_token_id,
-        tokenizer.sep_token_id,
-        tokenizer.backend_tokenizer.to_str(),
-        content.hexdigest(),
-    )
-    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    found = checkpoints.kept_windows(
-        documents,
-        Path(cache_dir) / f"summary-{name}",
+    settings = (VERSION, args.max_seq_length, args.summary_sentences, tokenizer.cls_token_id, tokenizer.sep_token_id)
+    found = cached_windows(
+        Path(cache_dir) / "summary",
+        documents.remove_columns("idx"),
+        tokenizer,
+        settings,
         lambda rows, indices: _cut(rows, indices, tokenizer, args.max_seq_length, args.summary_sentences),
         WINDOW,
     )
-    whole_texts(tokenizer)
     if not len(found):
-        raise ValueError(f"the tokenizer makes nothing of any sentence, the first {documents['sentences'][0][0]!r}")
+        raise ValueError(f"the tokenizer drops all sentences, the first: {documents['sentences'][0][0]!r}")
     return found
 
 
 def cut_line(split, documents, cut, max_length):
-    """Return a line on the documents that fit into no window and the sentences that do not; "" for none."""
-    several = sum(n > 1 for n in Counter(cut["document"]).values())
-    lost = sum(cut["cut_off"])
-    said = [
-        f"{several} of {len(documents)} documents are longer than --max_seq_length {max_length} and read in windows"
-    ] * bool(several)
-    said += [f"{lost} sentences are longer and lose their end"] * bool(lost)
+    """Return a line on documents that need several windows and sentences that are cut off; "" if there are none."""
+    several, lost = sum(n > 1 for n in Counter(cut["source"]).values()), sum(cut["cut_off"])
+    said = []
+    if several:
+        said.append(
+            f"{several} of {len(documents)} documents are longer than --max_seq_length {max_length} and read in windows"
+        )
+    if lost:
+        said.append(f"{lost} sentences are longer and lose their end")
     return f"{split}: {', '.join(said)}" if said else ""
 
 
@@ -355,25 +311,20 @@ def cut_line(split, documents, cut, max_length):
 
 
 def predictions(documents, cut, logits, count):
-    """Return what is predicted for each document, a dict each, from the logits [N, S, 2] of its windows.
+    """Return the prediction for each document as a dict, from the logits [N, T, 2] of its windows.
 
     index: the document's place in its file, from 0; chosen: numbers of the `count` best sentences, the first of
     equals, in the document's order; summary: their texts; scores: the probability of each sentence, None without a
-    marker; references, and the scores of `metrics.rouge` where there are some.
+    marker; references, and their scores by `metrics.rouge` if there are any.
     """
-    scores = [[None] * len(sentences) for sentences in documents["sentences"]]
-    chances = logits.float().softmax(-1)[..., 1]
-    for row, number, places, owned in zip(chances, cut["document"], cut["places"], cut["owned"], strict=True):
-        for i, value in zip(owned, row[places].tolist(), strict=True):
-            scores[number][i] = value
+    scores = joined(cut, logits.float().softmax(-1)[..., 1], documents["sentences"])
     found = []
-    for index, sentences, references, own in zip(
-        documents["idx"], documents["sentences"], documents["references"], scores, strict=True
-    ):
+    for document, own in zip(documents, scores, strict=True):
+        sentences, references = document["sentences"], document["references"]
         known = [i for i, score in enumerate(own) if score is not None]
         chosen = sorted(sorted(known, key=lambda i: -own[i])[:count])
         row = {
-            "index": index,
+            "index": document["idx"],
             "chosen": chosen,
             "summary": [sentences[i] for i in chosen],
             "scores": [score if score is None else round(score, 6) for score in own],
@@ -384,5 +335,5 @@ def predictions(documents, cut, logits, count):
 
 
 def json_lines(rows):
-    """Return the text of a file of JSON lines."""
+    """Return rows as the text of a JSON lines file."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -170,7 +170,7 @@ HALF = slice(0, -300)
         ("a.csv", parquet(table())[4:], "not UTF-8|NUL"),
         ("a.bin", bytes(range(256)), "line 1: holds a NUL"),
         ("a.txt", b"ab\ncaf\xe9\n", "a.txt, line 2: not UTF-8"),
-        ("a.txt", "<?xml version='1.0'?>\n<a>b</a>", "XML or HTML, whose markup would be learned; take the text out"),
+        ("a.txt", "<?xml version='1.0'?>\n<a>b</a>", "XML or HTML; extract the text first"),
         ("a.xml.bz2", bz2.compress(b" <mediawiki xml:lang='en'>\n<page>"), "XML or HTML"),
         ("a", "\n\n<!DOCTYPE html>\n<html>", "XML or HTML"),
         ("a.txt.gz", gzip.compress(LONG.encode())[HALF], "a.txt.gz: cannot be read whole .*; download it again"),
@@ -264,8 +264,8 @@ def test_a_stream_that_breaks_off_names_the_corpus_and_says_how_to_go_on(world):
     with pytest.raises(run_folder.TrainingError) as error:
         stream.take(10_000)
     assert str(error.value) == (
-        "--corpus 'owner/news': the text cannot be read on: peer closed connection; once it "
-        "can, the same command goes on from its last checkpoint"
+        "--corpus 'owner/news': the text cannot be read any further: peer closed connection; once it "
+        "can, the same command continues from its last checkpoint"
     )
 
 

@@ -163,7 +163,7 @@ def test_unnamed_tags_are_those_of_the_file_in_order_if_there_are_as_many(world,
     scores = run(tmp_path / "out", named, *given, f"all={tmp_path / 'all.txt'}")
     assert scores[str(unnamed)] == scores[str(named)] and 0 < scores[str(named)]["all"]["accuracy"] < 1
     status, text = forked(evaluate, *given, f"few={tmp_path / 'few.txt'}", "--output_dir", tmp_path / "out2")
-    assert status == 2 and "few.txt: 2 tags, and the model has 3 without names" in text and text.count("\n") == 1
+    assert status == 2 and "few.txt: 2 tags, but the model has 3 labels without names" in text and text.count("\n") == 1
 
 
 def test_the_dev_sets_of_mnli_are_scored_without_its_training_set(world, made, tmp_path, capsys):
@@ -214,7 +214,7 @@ def test_bad_input_is_one_line_and_status_2(world, made, tmp_path):
         ([world / "bert", *task, "--sets", x], "ForSequenceClassification"),
         ([folder, *task, "--kind", "token", "--sets", x], "ForTokenClassification"),
         ([folder, *task], "--sets"),
-        ([folder, *task, "--sets", x], "the label 'c' is none of the model's"),
+        ([folder, *task, "--sets", x], "the label 'c' is not one of the model's"),
     ):
         status, text = forked(evaluate, *options, "--output_dir", tmp_path / "out")
         assert status == 2 and said in text and text.count("\n") == 1, (options, text)

@@ -118,7 +118,7 @@ def test_folders_that_datasets_has_saved(tmp_path):
     assert task.labels == ("z", "a") and splits["validation"]["text_a"][:] == ["a", "b"] and task.hub == (None, None)
     assert args.output_dir == "runs/my-data/finetune/seed1"
     with pytest.raises(
-        ValueError, match=r"must be owner/name or .* a folder in which datasets has saved several splits"
+        ValueError, match=r"must be owner/name or .* a folder of several splits that `datasets` has saved"
     ):
         arguments(None, "--hub_dataset", tmp_path / "my data/train")
 
@@ -146,12 +146,12 @@ def test_columns_of_0_and_1_are_labels(tmp_path, one):
     ] == [0, 2]
     for row, count in ((cells[2], 2), (cells[3], 0)):
         with pytest.raises(
-            ValueError, match=f"line 2: {count} of the columns b, a, 'c d' hold 1, where one has to: for"
+            ValueError, match=f"line 2: {count} of the columns b, a, 'c d' hold 1 instead of exactly one: for"
         ):
             load(table([row]), *columns)
-    with pytest.raises(ValueError, match="line 2: column 'a' holds '2', where 0 or 1 is due"):
+    with pytest.raises(ValueError, match="line 2: column 'a' holds '2' instead of 0 or 1"):
         load(write(tmp_path / "a.csv", "text,b,a,c d\nt,0,2,1\n"), *columns)
-    with pytest.raises(ValueError, match="column 'e' holds None, where 0 or 1"):
+    with pytest.raises(ValueError, match="column 'e' holds None instead of 0 or 1"):
         load(table(cells), "--label_column", "b", "e")
     with pytest.raises(ValueError, match="--label_column b b: several columns of 0 and 1, each named once"):
         arguments(tmp_path / "a.csv", "--label_column", "b", "b")
@@ -241,7 +241,7 @@ def test_a_span_within_a_word_cuts_it_and_marks_stay_with_their_letters(tmp_path
         ({"text": "a b", "label": "P"}, "it has no spans: a list label"),
         ({"text": " ", "label": []}, "it has no text"),
         ({"text": "a b", "spans": [], "answer": "reject"}, "its answer is 'reject'"),
-        ({"data": {"text": "a b"}, "annotations": [{"result": [{"value": {"start": 0}}]}]}, "in no form that is known"),
+        ({"data": {"text": "a b"}, "annotations": [{"result": [{"value": {"start": 0}}]}]}, "have an unknown form"),
         ({"data": {"text": "a b"}, "annotations": []}, "it has no spans"),
     ],
 )
@@ -269,8 +269,8 @@ def test_lists_of_plain_tags_and_parquet(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.csv", "word,tag\nAnn,B-P\n", "is a table with commas; wanted is a file of columns"),
-        ("a.conll", '{"tokens": ["a"]}\n', "is JSON; wanted is a file of columns"),
+        ("a.csv", "word,tag\nAnn,B-P\n", "is a table with commas; write a file of columns"),
+        ("a.conll", '{"tokens": ["a"]}\n', "is JSON; write a file of columns"),
         ("a.jsonl", '{"tokens": ["a"], "ner_tags": [3]}\n', "needs .* as text or as numbers with names"),
         ("a.jsonl", '{"tokens": ["a", null], "ner_tags": ["B-x", "O"]}\n', "row 1: word 2 is null"),
     ],
@@ -318,10 +318,12 @@ def test_rows_without_an_answer_are_of_squad_2(tmp_path):
     assert load(path, *SQUAD, task="squad_v2")[1]["texts"][:] == [["cat"], []]
     with pytest.raises(ValueError, match=r"question '2' has no answer: use --task squad_v2"):
         load(path, *SQUAD, task="squad")
-    with pytest.raises(ValueError, match=r"not in SQuAD's format .KeyError: 'answers'.: wanted is data, paragraphs"):
+    with pytest.raises(ValueError, match=r"not in SQuAD's format .KeyError: 'answers'., which is data, paragraphs"):
         load(write(path, '{"id": "1", "context": "a"}\n'), *SQUAD, task="squad")
     for options in (("--data_dir", "x"), ("--validation_file", "")):
-        with pytest.raises(ValueError, match="--train_file is the user's own: pass --train_file and --validation_file"):
+        with pytest.raises(
+            ValueError, match="--train_file is for your own questions: pass both --train_file and --validation_file"
+        ):
             arguments(path, *SQUAD, *options, task="squad")
     with pytest.raises(ValueError, match="--dataset_name 'cola' becomes a folder beside"):
         arguments(path, *SQUAD, "--dataset_name", "cola", task="squad")

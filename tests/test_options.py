@@ -80,7 +80,7 @@ MISTAKES = [
             ["--task", "stsb", "--class_weights", "balanced", "--hard_weight", "1"],
             "is for tasks with one of some classes",
         ),
-        (["--task", "wnut17", "--label_column", "tag"], "'tag' must be the number of a column"),
+        (["--task", "wnut17", "--label_column", "tag"], "'tag' must be a column's number"),
     )
 ] + [
     ("distill_finetune.py", ["--task", "cola"], "--student is missing"),
@@ -126,7 +126,7 @@ def test_a_kind_of_own_data_and_its_metrics_are_checked_where_the_kinds_are_know
     own = ["--task", "custom", "--student", "s", "--train_file", "a", "--validation_file", "b", "--check_only"]
     for more, said in (
         (["--kind", "tokens"], "'tokens' is none of: classification"),
-        (["--metrics", "bleu"], "'bleu' is none of those of classification"),
+        (["--metrics", "bleu"], "'bleu' is not a metric of classification"),
     ):
         done = subprocess.run([sys.executable, "distill_finetune.py", *own, *more], capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1

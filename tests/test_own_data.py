@@ -44,6 +44,17 @@ def files(tmp_path, train, dev=None):
     return "--train_file", tmp_path / "train.parquet", "--validation_file", tmp_path / "dev.parquet"
 
 
+def test_the_index_of_an_example_counts_the_broken_ones_before_it_once(tmp_path):
+    lines = ['{"text": "a", "label": ["x", "y"]}', "broken", '{"text": "b", "label": ["y"]}']
+    odd = ['{"text": "c", "label": ["what", "who"]}', '{"text": "d", "label": ["x"]}']  # two unknown labels, one report
+    for name, content in (("train", lines), ("dev", [*lines, *odd])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(content) + "\n")
+    names = ("--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "dev.jsonl")
+    _, splits, reports = load(*names, "--kind", "multilabel", skip=True)
+    assert splits["train"]["idx"][:] == [0, 2] and splits["validation"]["idx"][:] == [0, 2, 4]
+    assert len(reports) == 3 and "unknown label 'what'" in reports[-1]
+
+
 def rows(dataset):
     return list(zip(dataset["text_a"], dataset["label"], strict=True))
 
@@ -183,7 +194,7 @@ def test_lists_of_labels_and_numbers_to_predict(tmp_path):
     _, splits, _ = load(*files(tmp_path, table), "--regression", "--label_column", "score")
     assert splits["train"]["label"] == [1.5, -2, 0, 3]
     table["label"] = [["a,b"], [], ["c"], ["a"]]
-    with pytest.raises(ValueError, match=r"train.parquet, row 1: column 'label' holds 'a,b', in which ',' cannot part"):
+    with pytest.raises(ValueError, match=r"train.parquet, row 1: column 'label' holds 'a,b', which contain ','"):
         load(*files(tmp_path, table), "--kind", "multilabel")
 
 
@@ -278,11 +289,11 @@ FILES = ("--train_file", "a.csv", "--validation_file", "b.csv")
         ((*FILES, "--validation_split", "dev"), "--validation_split is for --hub_dataset"),
         (
             (*FILES, "--metrics", "bleu"),
-            "--metrics 'bleu' is none of those of classification: accuracy, balanced_accuracy",
+            "--metrics 'bleu' is not a metric of classification: choose accuracy, balanced_accuracy",
         ),
         ((*FILES, "--metrics", "macro_f1", "accuracy", "macro_f1"), "--metrics names 'macro_f1' twice"),
-        ((*FILES, "--regression", "--metrics", "accuracy"), "'accuracy' is none of those of regression: pearson"),
-        ((), "needs --train_file: .* or --hub_dataset"),
+        ((*FILES, "--regression", "--metrics", "accuracy"), "'accuracy' is not a metric of regression: choose pearson"),
+        ((), "needs --train_file: .* or pass --hub_dataset"),
         (("--task", "cola", "--dataset_name", "x"), "--dataset_name is for --task custom, not cola"),
         (("--task", "cola", "--hub_dataset", "a/b"), "--hub_dataset is for --task custom"),
         (("--task", "cola", "--metrics", "accuracy"), "--metrics is for --task custom"),
@@ -335,7 +346,7 @@ def test_every_metric_of_choice_is_scikit_learns(case):
 
 def test_the_f1_of_two_labels_is_refused_for_three(tmp_path):
     table = {"text": TEXTS, "label": list("abca")}
-    with pytest.raises(ValueError, match="--metrics f1 is that of the second of two labels, and there are 3: choose"):
+    with pytest.raises(ValueError, match="--metrics f1 scores the second of two labels, and there are 3: choose"):
         load(*files(tmp_path, table), "--metrics", "f1")
 
 

@@ -195,10 +195,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(run, encoder, tmp_path, c
         (["--train_file", "texts.txt"], "logits compares cosines of pairs"),
         (
             ["--train_file", "texts.txt", "--terms", "ckd", "logits=0", "--hard_weight", "1"],
-            "have no labels to learn from",
+            "single texts without labels",
         ),
         (["--train_file", "texts.txt", "--held_out", "0.2", "--terms", "ckd", "logits=0"], "held_out needs labels"),
-        (["--metrics", "accuracy"], "accuracy' is none of those of similarity"),
+        (["--metrics", "accuracy"], "accuracy' is not a metric of similarity"),
     ],
 )
 def test_what_cannot_be_is_one_line(files, encoder, options, said, monkeypatch):
@@ -266,7 +266,7 @@ class TestPooling:
         "modules, config, said",
         [
             (["Transformer", "Pooling", "Dense"], {}, "has a layer Dense behind its encoder"),
-            (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, "pools in a way that is not known"),
+            (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, "pools in an unknown way"),
             (
                 ["Transformer", "Pooling"],
                 {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},

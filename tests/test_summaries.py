@@ -220,7 +220,7 @@ BAD = [
     ({"sentences": ["One."], "summary": None}, "no summary in column 'summary'"),
     ({"sentences": ["One."], "summary": [" "]}, "no summary in column 'summary'"),
     ({"sentences": ["One."], "summary": 3}, "column 'summary' holds 3, not a text or a list of them"),
-    ({"sentences": ["하"], "summary": "하"}, "has none of the letters a to z and digits, which alone ROUGE reads"),
+    ({"sentences": ["하"], "summary": "하"}, "has no letter a to z and no digit; ROUGE reads no others"),
     (DOCUMENT | {"labels": [1]}, "column 'labels' has 1 labels for 2 sentences"),
     (DOCUMENT | {"labels": [1, 2]}, r"column 'labels' holds \[1, 2\], not a list of 0 and 1"),
     (DOCUMENT | {"labels": "10"}, "column 'labels' holds \"10\", not a list of 0 and 1"),
@@ -306,7 +306,7 @@ def test_articles_of_the_hub_are_cut_by_a_package(monkeypatch):
     )
     args = arguments(task="cnn_dailymail", kind=None, max_train_samples=2)
     monkeypatch.setitem(sys.modules, "sentencex", None)
-    with pytest.raises(ValueError, match="package sentencex, which is missing here: pip install sentencex"):
+    with pytest.raises(ValueError, match="package sentencex cuts articles into sentences and is missing: pip install"):
         summaries.load_documents(args, data.TASKS["cnn_dailymail"], readers.Skipped())
     segment = lambda language, text: re.split("(?<=n. )", text) if language == "en" else None  # noqa: E731
     monkeypatch.setitem(sys.modules, "sentencex", types.SimpleNamespace(segment=segment))
@@ -374,7 +374,7 @@ def test_every_sentence_has_one_marker_of_its_own(tokenizer, tmp_path, length):
     ]
     seen, labels = [[] for _ in sentences], [[None] * len(own) for own in sentences]
     for ids, mask, marks, places, owned, number in zip(
-        *(cut[name] for name in ("input_ids", "attention_mask", "labels", "places", "owned", "document")), strict=True
+        *(cut[name] for name in ("input_ids", "attention_mask", "labels", "places", "owned", "source")), strict=True
     ):
         assert len(ids) == len(mask) == len(marks) <= length and set(mask) == {1}
         assert [i for i, mark in enumerate(marks) if mark != -100] == places and owned
@@ -421,11 +421,11 @@ def test_a_sentence_of_which_nothing_is_left_is_never_chosen(tmp_path):
     made.backend_tokenizer.normalizer = normalizers.BertNormalizer()
     rows = documents((["\u200d", "fox", "", "dog"], [1, 0, 0, 0]), (["\u200d"], [1]))
     cut = windows(rows, made, tmp_path, 40)
-    assert cut["owned"][:] == [[1, 3]] and cut["document"][:] == [0]
+    assert cut["owned"][:] == [[1, 3]] and cut["source"][:] == [0]
     first, second = summaries.predictions(rows, cut, torch.zeros(1, 40, 2), 3)
     assert first["chosen"] == [1, 3] and first["scores"] == [None, 0.5, None, 0.5]
     assert second["chosen"] == [] and second["summary"] == [] and second["scores"] == [None]
-    with pytest.raises(ValueError, match=r"the tokenizer makes nothing of any sentence, the first '\\u200d'"):
+    with pytest.raises(ValueError, match=r"the tokenizer drops all sentences, the first: '\\u200d'"):
         windows(documents((["\u200d"], [1])), made, tmp_path, 40)
 
 
@@ -692,9 +692,9 @@ def test_a_dynabert_student_chooses_sentences_at_every_width(teacher, files, tmp
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["--text_columns", "a"], "--text_columns is for other kinds: documents have columns sentences, summary"),
+        (["--text_columns", "a"], "--text_columns is for other kinds: documents have the columns sentences, summary"),
         (["--label_column", "ner"], "--label_column is for other kinds"),
-        (["--metrics", "f1"], "--metrics 'f1' is none of those of summary: rouge1, rouge2, rougeL, rougeLsum"),
+        (["--metrics", "f1"], "--metrics 'f1' is not a metric of summary: choose rouge1, rouge2, rougeL, rougeLsum"),
         (["--token_column", "2"], "--token_column is for tasks of words"),
         (["--regression"], "--regression and --kind summary exclude each other"),
         (["--task", "scitldr"], "--train_file is for --task custom"),
@@ -722,7 +722,7 @@ def test_mistakes_end_in_one_line_and_status_2(world, files, tmp_path):
         distill_finetune,
         *(f"--task cnn_dailymail --data_dir {tmp_path} --student {world}/bert --output_dir {tmp_path}/run").split(),
     )
-    assert status == 2 and stderr.count("\n") == 1 and "cnn_dailymail comes from the hub alone" in stderr
+    assert status == 2 and stderr.count("\n") == 1 and "cnn_dailymail is read from the hub only" in stderr
 
 
 def test_the_scripts_know_the_tasks():

@@ -155,9 +155,9 @@ BAD = [
     ("a\tX\tO\n\t\tO\n", {}, "line 2: the word in column 1 is empty"),
     ("a\tX\tO\n\tO\n", {}, "line 2: 2 columns where 3"),
     ("a\tX\tO\nb\t \tO\n", {"token": 2}, "line 2: the word in column 2 is empty"),
-    ("a\nb\n", {}, "line 1: 1 columns, and word and tag cannot both be column 1"),
-    ("a O\n", {"label": 3}, "line 1: 2 columns, so --label_column 3 is none of them"),
-    ("a O\n", {"token": 3}, "line 1: 2 columns, so --token_column 3 is none of them"),
+    ("a\nb\n", {}, "line 1: 1 columns, and column 1 cannot be both word and tag"),
+    ("a O\n", {"label": 3}, "line 1: --label_column 3 does not exist: the line has 2 columns"),
+    ("a O\n", {"token": 3}, "line 1: --token_column 3 does not exist: the line has 2 columns"),
     ("\n \n-DOCSTART- O\n", {}, "holds no sentences"),
     ("", {}, "the file is empty"),
     ("a O\n\0 O\n", {}, "line 2: holds a NUL"),
@@ -232,12 +232,12 @@ def test_a_part_of_the_sentences_is_not_the_first_ones(tmp_path):
 @pytest.mark.parametrize(
     "train, dev, said",
     [
-        ("a B-X\nb I-X\n\nc O\nd I-Y\n", "a O\n", r"train.txt, line 5: I-Y stands behind O, but in BIO,"),
-        ("a B-X\nb I-Y\n\nc B-Y\n", "a O\n", r"train.txt, line 2: I-Y stands behind B-X, but in BIO,"),
-        ("a I-X\n\nb I-X\n\nc O\nd B-X\n", "a O\n", r"train.txt, line 6: B-X stands behind O, but in IOB1,"),
-        ("a S-X\n\nb B-X\nc O\n", "a O\n", r"train.txt, line 4: O stands behind B-X, but in BIOES,"),
-        ("a S-X\n\nb O\nc B-X\n", "a O\n", r"train.txt, line 4: the end of the sentence stands behind B-X"),
-        ("a B-X\n", "b O\nc I-X\n", r"dev.txt, line 2: I-X stands behind O, but in BIO, which the training set"),
+        ("a B-X\nb I-X\n\nc O\nd I-Y\n", "a O\n", r"train.txt, line 5: I-Y follows O, but in BIO,"),
+        ("a B-X\nb I-Y\n\nc B-Y\n", "a O\n", r"train.txt, line 2: I-Y follows B-X, but in BIO,"),
+        ("a I-X\n\nb I-X\n\nc O\nd B-X\n", "a O\n", r"train.txt, line 6: B-X follows O, but in IOB1,"),
+        ("a S-X\n\nb B-X\nc O\n", "a O\n", r"train.txt, line 4: O follows B-X, but in BIOES,"),
+        ("a S-X\n\nb O\nc B-X\n", "a O\n", r"train.txt, line 4: the end of the sentence follows B-X"),
+        ("a B-X\n", "b O\nc I-X\n", r"dev.txt, line 2: I-X follows O, but in BIO, the training set's scheme"),
         ("a B-X\n", "b O\nc B-Z\n", r"dev.txt, line 2: unknown tag 'B-Z'; the types of this task are X"),
         ("a O\n", "b O\n", r"train.txt: every tag is O"),
     ],
@@ -289,7 +289,7 @@ def test_the_hub_has_words_and_numbers_of_tags(tmp_path, monkeypatch):
     for words, ids, said in (
         ([["a"], [], ["b"]], [[1], [], [1]], "row 2: an empty sentence"),
         ([["a", None]], [[1, 0]], "row 1: word 2 is null"),
-        ([["a"], ["b", "c"]], [[1], [0, 2]], "row 2, word 2: I-person stands behind O"),
+        ([["a"], ["b", "c"]], [[1], [0, 2]], "row 2, word 2: I-person follows O"),
     ):
         hub["train"] = on_hub(words, ids, names, "ner_tags")
         with pytest.raises(ValueError, match=said):
@@ -358,12 +358,8 @@ def test_words_of_any_data_set_of_the_hub(own_hub):
             (),
             "fruit:small train, row 2: the tag 'NN' follows no scheme",
         ),
-        (
-            {"tokens": [["a"]], "ner_tags": [["O"]]},
-            ("--text_columns", "a", "b"),
-            "one column holds the words: name it by",
-        ),
-        ({"tokens": [["a"]], "ner_tags": [["O"]]}, ("--token_column", "2"), "one column holds the words: name it by"),
+        ({"tokens": [["a"]], "ner_tags": [["O"]]}, ("--text_columns", "a", "b"), "name the column of words by"),
+        ({"tokens": [["a"]], "ner_tags": [["O"]]}, ("--token_column", "2"), "name the column of words by"),
     ],
 )
 def test_rows_without_lists_of_words_and_tags_are_refused(own_hub, columns, options, said):
@@ -430,7 +426,7 @@ def test_words_without_any_piece_are_the_unknown_word():
     assert unknown == 1 and cut["input_ids"][0][places[1]] == made.unk_token_id != the
     assert [cut["labels"][0][place] for place in places] == [1, 2, 3]
     made.unk_token = None
-    with pytest.raises(ValueError, match=r"makes nothing of the word '\\u200d'"):
+    with pytest.raises(ValueError, match=r"drops the word '\\u200d'"):
         tagging.windows(sentences, made, 16)
 
 
@@ -471,7 +467,7 @@ def test_long_sentences_lose_no_word(tokenizer):
     assert ((batch["labels"] != -100) <= (batch["attention_mask"] == 1)).all()
     # The model that says what the labels say, and nonsense elsewhere: the words come back as they were.
     said = torch.where(batch["labels"] == -100, 7, batch["labels"])
-    assert tagging.joined(cut, said, sentences) == sentences["tags"]
+    assert tagging.joined(cut, said, sentences["words"]) == sentences["tags"]
     assert (batch["labels"] != -100).sum() == 92
     for ids, labels in zip(cut["input_ids"], cut["labels"], strict=True):
         assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
@@ -486,7 +482,7 @@ def test_a_word_longer_than_a_window_is_predicted_too(tokenizer):
     cut, _, cut_off = tagging.windows(sentences, tokenizer, 10)
     assert max(map(len, cut["input_ids"])) == 10 and cut_off == 1
     batch = batching.Arrays(cut, batching.TRAINING).batch(range(len(cut)), 0)
-    assert tagging.joined(cut, batch["labels"], sentences) == [[1, 2, 3]]
+    assert tagging.joined(cut, batch["labels"], sentences["words"]) == [[1, 2, 3]]
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -649,12 +645,15 @@ def test_a_resumed_run_with_a_cached_teacher_has_the_losses_of_the_teacher_itsel
     "options, said",
     [
         (["--text_columns", "a"], "--text_columns is for texts"),
-        (["--token_column", "0"], "--token_column '0' must be the number of a column"),
-        (["--label_column", "ner"], "--label_column 'ner' must be the number of a column"),
-        (["--label_column", "9"], "train.txt, line 3: 3 columns, so --label_column 9 is none of them"),
+        (["--token_column", "0"], "--token_column '0' must be a column's number"),
+        (["--label_column", "ner"], "--label_column 'ner' must be a column's number"),
+        (["--label_column", "9"], "train.txt, line 3: --label_column 9 does not exist: the line has 3 columns"),
         (["--label_separator", ";"], "--label_separator is for"),
-        (["--kind", "tokens"], "--kind 'tokens' is none of: classification, regression, multilabel, similarity, token"),
-        (["--kind", "qa"], "--kind 'qa' is none of"),
+        (
+            ["--kind", "tokens"],
+            "--kind 'tokens' is not one of: classification, regression, multilabel, similarity, token",
+        ),
+        (["--kind", "qa"], "--kind 'qa' is not one of"),
         (["--regression"], "--regression and --kind token exclude each other"),
         (["--task", "wnut17"], "--train_file is for --task custom"),
     ],
