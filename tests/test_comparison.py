@@ -386,13 +386,7 @@ def test_every_preset_runs(finetune, teacher, tmp_path, preset):
 
 def test_terms_alone_train_without_logits_and_under_bf16(finetune, teacher, tmp_path):
     options = (
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--hard_weight",
-        "1",
-        "--terms",
+        *f"--teacher {teacher} --student_layers 2 --hard_weight 1 --terms".split(),
         *(f"{name}=1" for name in TERMS),
     )
     finetune(*options, "--max_steps", "2", "--mixed_precision", "bf16", "--output_dir", tmp_path / "run")
@@ -400,21 +394,9 @@ def test_terms_alone_train_without_logits_and_under_bf16(finetune, teacher, tmp_
 
 def test_a_narrow_student_resumes_and_saves_a_clean_folder(finetune, teacher, tmp_path, cut_at):
     options = (
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--student_hidden",
-        "24",
-        "--terms",
-        "tinybert",
-        "--save_steps",
-        "2",
-        "--eval_steps",
-        "3",
-        "--max_steps",
-        "6",
-    )
+        f"--teacher {teacher} --student_layers 2 --student_hidden 24 --terms tinybert "
+        "--save_steps 2 --eval_steps 3 --max_steps 6"
+    ).split()
     finetune(*options, "--output_dir", tmp_path / "whole")
     cut_at(4)
     with pytest.raises(KeyboardInterrupt):

@@ -225,12 +225,7 @@ def test_stages_train_what_they_name_and_resume_bit_for_bit(finetune, teacher, t
         "--student_hidden",
         "24",
         *STAGES,
-        "--save_steps",
-        "1",
-        "--eval_steps",
-        "2",
-        "--logging_steps",
-        "1",
+        *"--save_steps 1 --eval_steps 2 --logging_steps 1".split(),
     )
     finetune(*options, "--output_dir", tmp_path / "whole")
     assert {name: n for name, n in computed.items() if n} == {
@@ -424,17 +419,9 @@ def whole():
 
 class TestInterruption:
     OPTIONS = (
-        "--save_steps",
-        "2",
-        "--eval_steps",
-        "3",
-        "--gradient_accumulation_steps",
-        "2",
-        "--per_device_train_batch_size",
-        "6",
-        "--num_train_epochs",
-        "1.5",
-    )
+        "--save_steps 2 --eval_steps 3 --gradient_accumulation_steps 2 "
+        "--per_device_train_batch_size 6 --num_train_epochs 1.5"
+    ).split()
 
     @pytest.mark.parametrize("at", ["step", "evaluation", "checkpoint", "sigterm", "ctrl-c"])
     def test_a_resumed_run_has_the_same_weights_bit_for_bit(
@@ -501,16 +488,8 @@ class TestInterruption:
 
     def test_a_damaged_checkpoint_is_named_and_skipped(self, finetune, world, tmp_path, capsys):
         options = (
-            "--student",
-            world / "bert",
-            "--save_steps",
-            "2",
-            "--keep_checkpoints",
-            "3",
-            "--keep_optimizer",
-            "--output_dir",
-            tmp_path / "r",
-        )
+            f"--student {world}/bert --save_steps 2 --keep_checkpoints 3 --keep_optimizer --output_dir {tmp_path}/r"
+        ).split()
         finetune(*options)
         expected = load_file(tmp_path / "r" / "checkpoints" / "step-00000012" / "model.safetensors")
         newest = tmp_path / "r" / "checkpoints" / "step-00000012" / "optimizer.bin"
@@ -622,17 +601,8 @@ class TestRunFolder:
     def test_a_finished_run_keeps_its_weights_and_drops_its_optimiser(self, finetune, world, tmp_path, capsys):
         folder = tmp_path / "run"
         options = (
-            "--student",
-            world / "bert",
-            "--max_steps",
-            "2",
-            "--save_steps",
-            "1",
-            "--keep_checkpoints",
-            "2",
-            "--output_dir",
-            folder,
-        )
+            f"--student {world}/bert --max_steps 2 --save_steps 1 --keep_checkpoints 2 --output_dir {folder}"
+        ).split()
         finetune(*options)
         for path in (folder / "checkpoints").iterdir():
             assert not checkpoints.damage(path, "model.safetensors") and not (path / "optimizer.bin").exists()

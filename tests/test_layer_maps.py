@@ -128,16 +128,7 @@ def test_a_whole_run_in_fine_tuning_with_and_without_cache(finetune, teacher, tm
         ("ltr", ("--ltr_layer_map", "0:1,1:4,2:2")),
     ):
         finetune(
-            "--teacher",
-            teacher,
-            "--student_layers",
-            "2",
-            "--terms",
-            "ckd",
-            "--max_steps",
-            "1",
-            "--logging_steps",
-            "1",
+            *f"--teacher {teacher} --student_layers 2 --terms ckd --max_steps 1 --logging_steps 1".split(),
             *options,
             "--output_dir",
             tmp_path / name,
@@ -156,24 +147,11 @@ def test_a_whole_run_in_pre_training(world, tmp_path):
         AcceleratorState._reset_state(reset_partial_state=True)
         distill_pretrain.main(
             [
-                "--corpus",
-                str(world / "text" / "train.txt"),
-                "--seq_length",
-                "32",
-                "--max_eval_samples",
-                "2",
-                "--teacher",
-                str(world / "bert"),
-                "--student_layers",
-                "3",
-                "--student_init",
-                "random",
-                "--max_steps",
-                "1",
-                "--per_device_train_batch_size",
-                "4",
-                "--logging_steps",
-                "1",
+                *(
+                    f"--corpus {world}/text/train.txt --seq_length 32 --max_eval_samples 2 "
+                    f"--teacher {world}/bert --student_layers 3 --student_init random --max_steps 1 "
+                    "--per_device_train_batch_size 4 --logging_steps 1"
+                ).split(),
                 *options,
                 "--output_dir",
                 str(tmp_path / name),

@@ -365,20 +365,7 @@ class TestRecipes:
 
     def test_weights_are_a_function_of_the_share_of_the_steps(self):
         args = resolved(
-            *[
-                "--terms",
-                "ckd",
-                "wr_triple=5",
-                "--stages",
-                "0",
-                "wr_pair",
-                "wr_triple",
-                "0.3",
-                "hard=1..0",
-                "wr_triple=2..4",
-                "0.8",
-                "logits",
-            ]
+            *("--terms ckd wr_triple=5 --stages 0 wr_pair wr_triple 0.3 hard=1..0 wr_triple=2..4 0.8 logits").split()
         )
         assert args.terms == {"logits": 1.0, "wr_pair": 1.0, "wr_triple": 5.0} and args.hard_weight == 1
         for step, weights in {

@@ -164,16 +164,8 @@ def test_a_copy_of_a_teacher_of_twelve_classes_says_what_the_teacher_says(finetu
     table.assign(label=[i % 12 for i in range(200)]).to_csv(tmp_path / "train.csv", index=False)
     table[["text"]].to_csv(tmp_path / "bare.csv", index=False)
     copy = (
-        "--student",
-        tmp_path / "teacher",
-        "--learning_rate",
-        "1e-12",
-        "--max_steps",
-        "1",
-        "--do_predict",
-        "--test_file",
-        tmp_path / "bare.csv",
-    )
+        f"--student {tmp_path}/teacher --learning_rate 1e-12 --max_steps 1 --do_predict --test_file {tmp_path}/bare.csv"
+    ).split()
     kd = ("--teacher", tmp_path / "teacher", "--terms", "kd")
     ways = {"student": ("train", *copy), "both": ("train", *copy, *kd), "bare": ("bare", *copy, *kd)}
     ways["labels"] = ("train", *copy, *kd, "--hard_weight", "1")

@@ -245,27 +245,10 @@ class TestInputs:
         shutil.copytree(teacher, tmp_path / "teacher")
         shutil.copytree(world / "bert", tmp_path / "student")
         options = (
-            "--data_dir",
-            tmp_path / "glue",
-            "--teacher",
-            tmp_path / "teacher",
-            "--student",
-            tmp_path / "student",
-            "--max_train_samples",
-            "0",
-            "--max_eval_samples",
-            "0",
-            "--max_steps",
-            "3",
-            "--save_steps",
-            "1",
-            "--eval_steps",
-            "9",
-            "--terms",
-            "kd",
-            "--output_dir",
-            tmp_path / "run",
-        )
+            f"--data_dir {tmp_path}/glue --teacher {tmp_path}/teacher --student {tmp_path}/student "
+            "--max_train_samples 0 --max_eval_samples 0 --max_steps 3 --save_steps 1 --eval_steps 9 "
+            f"--terms kd --output_dir {tmp_path}/run"
+        ).split()
         cut_at(2)
         with pytest.raises(KeyboardInterrupt):
             finetune(*options)

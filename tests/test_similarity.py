@@ -118,11 +118,7 @@ def test_distilled_on_pairs_with_and_without_the_cache_alike(run, encoder, tmp_p
     found = []
     for name, more in (("live", []), ("cached", ["--cache_teacher"])):
         run(
-            "--teacher",
-            encoder,
-            "--student_layers",
-            "2",
-            "--terms",
+            *f"--teacher {encoder} --student_layers 2 --terms".split(),
             *terms.split(),
             "--output_dir",
             tmp_path / name,
@@ -134,30 +130,11 @@ def test_distilled_on_pairs_with_and_without_the_cache_alike(run, encoder, tmp_p
 
 def test_distilled_on_texts_alone_by_relations(run, files, encoder, tmp_path):
     options = (
-        "--teacher",
-        encoder,
-        "--student_layers",
-        "2",
-        "--student_hidden",
-        "16",
-        "--student_heads",
-        "2",
-        "--student_intermediate",
-        "32",
-        "--terms",
-        "ckd",
-        "logits=0",
-        "sentence_pair=1",
-        "sentence_triple=10",
-        "--learning_rate",
-        "1e-2",
-        "--max_steps",
-        "30",
-        "--train_file",
-        files / "texts.txt",
-        "--output_dir",
-        tmp_path / "run",
-    )
+        f"--teacher {encoder} --student_layers 2 --student_hidden 16 --student_heads 2 "
+        "--student_intermediate 32 --terms ckd logits=0 sentence_pair=1 sentence_triple=10 "
+        f"--learning_rate 1e-2 --max_steps 30 --train_file {files}/texts.txt "
+        f"--output_dir {tmp_path}/run"
+    ).split()
     run(*options)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["train_examples"] == 60 and record["status"] == "complete"
@@ -165,19 +142,7 @@ def test_distilled_on_texts_alone_by_relations(run, files, encoder, tmp_path):
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(run, encoder, tmp_path, cut_at, monkeypatch):
-    options = (
-        "--teacher",
-        encoder,
-        "--student_layers",
-        "2",
-        "--terms",
-        "kd",
-        "--save",
-        "last",
-        "--save_steps",
-        "2",
-        "--output_dir",
-    )
+    options = (f"--teacher {encoder} --student_layers 2 --terms kd --save last --save_steps 2 --output_dir").split()
     run(*options, tmp_path / "whole")
     cut_at(4)
     with pytest.raises(KeyboardInterrupt):
@@ -205,25 +170,10 @@ def test_what_cannot_be_is_one_line(files, encoder, options, said, monkeypatch):
     monkeypatch.chdir(files)
     status, stderr = forked(
         distill_finetune,
-        *[
-            "--task",
-            "custom",
-            "--kind",
-            "similarity",
-            "--train_file",
-            "pairs.tsv",
-            "--validation_file",
-            "pairs.tsv",
-            "--text_columns",
-            "one",
-            "two",
-            "--label_column",
-            "score",
-            "--teacher",
-            "encoder",
-            "--student_layers",
-            "2",
-        ],
+        *(
+            "--task custom --kind similarity --train_file pairs.tsv --validation_file pairs.tsv "
+            "--text_columns one two --label_column score --teacher encoder --student_layers 2"
+        ).split(),
         *options,
     )
     assert status == 2 and said in stderr and len(stderr.splitlines()) == 1, stderr

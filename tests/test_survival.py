@@ -20,33 +20,16 @@ import training
 from engine import checkpoints, run_folder
 
 OPTIONS = (
-    "--max_train_samples",
-    "96",
-    "--max_eval_samples",
-    "32",
-    "--num_train_epochs",
-    "2",
-    "--per_device_train_batch_size",
-    "16",
-    "--max_seq_length",
-    "32",
-    "--save_steps",
-    "3",
-    "--logging_steps",
-    "2",
-)
+    "--max_train_samples 96 --max_eval_samples 32 --num_train_epochs 2 "
+    "--per_device_train_batch_size 16 --max_seq_length 32 --save_steps 3 --logging_steps 2"
+).split()
 
 
 def with_file_limit(limit, world, folder):
     """`forked` of a run whose files cannot grow beyond `limit` bytes, which writers meet like a full disk."""
     return forked(
         distill_finetune,
-        "--task",
-        "cola",
-        "--data_dir",
-        world / "glue",
-        "--student",
-        world / "bert",
+        *f"--task cola --data_dir {world}/glue --student {world}/bert".split(),
         *OPTIONS,
         "--output_dir",
         folder,

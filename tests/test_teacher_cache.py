@@ -87,18 +87,8 @@ def test_a_resumed_run_has_the_same_weights_bit_for_bit(finetune, teacher, tmp_p
 
 def test_a_build_that_was_cut_leaves_nothing_that_looks_whole(finetune, teacher, tmp_path, folder, monkeypatch):
     options = (
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--terms",
-        "ckd",
-        "--max_steps",
-        "1",
-        "--cache_teacher",
-        "--output_dir",
-        tmp_path / "run",
-    )
+        f"--teacher {teacher} --student_layers 2 --terms ckd --max_steps 1 --cache_teacher --output_dir {tmp_path}/run"
+    ).split()
 
     def ill(*args):
         raise OSError("No space left on device")
@@ -115,17 +105,8 @@ def test_a_build_that_was_cut_leaves_nothing_that_looks_whole(finetune, teacher,
 
 def test_another_teacher_or_other_examples_have_another_cache(finetune, world, teacher, tmp_path, folder):
     options = (
-        "--student_layers",
-        "2",
-        "--terms",
-        "kd",
-        "--max_steps",
-        "1",
-        "--cache_teacher",
-        "--overwrite",
-        "--output_dir",
-        tmp_path / "run",
-    )
+        f"--student_layers 2 --terms kd --max_steps 1 --cache_teacher --overwrite --output_dir {tmp_path}/run"
+    ).split()
     finetune("--teacher", teacher, *options)
     finetune("--teacher", teacher, *options, "--max_train_samples", "80")
     finetune("--student", world / "bert", "--max_steps", "1", "--seed", "3", "--output_dir", tmp_path / "other")
@@ -134,18 +115,7 @@ def test_another_teacher_or_other_examples_have_another_cache(finetune, world, t
 
 
 def test_what_is_too_large_is_refused_and_nothing_is_lost(finetune, teacher, tmp_path, folder):
-    options = (
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--terms",
-        "ckd",
-        "--max_steps",
-        "1",
-        "--output_dir",
-        tmp_path / "run",
-    )
+    options = (f"--teacher {teacher} --student_layers 2 --terms ckd --max_steps 1 --output_dir {tmp_path}/run").split()
     finetune(*options)
     before = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(ValueError, match=r"needs 0.00\d+ GB for 96 examples, above --cache_limit_gb 1e-06: raise it"):
@@ -157,19 +127,9 @@ def test_what_is_too_large_is_refused_and_nothing_is_lost(finetune, teacher, tmp
 
 def test_a_damaged_file_is_refused_with_its_remedy(finetune, teacher, tmp_path, folder):
     options = (
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--terms",
-        "ckd",
-        "--max_steps",
-        "1",
-        "--cache_teacher",
-        "--output_dir",
-        tmp_path / "run",
-        "--overwrite",
-    )
+        f"--teacher {teacher} --student_layers 2 --terms ckd --max_steps 1 --cache_teacher "
+        f"--output_dir {tmp_path}/run --overwrite"
+    ).split()
     finetune(*options)
     (cache,) = folder.iterdir()
     for name in ("hidden_states.2.bin", "fields.json", "checksums.json"):
@@ -186,19 +146,9 @@ def test_a_damaged_file_is_refused_with_its_remedy(finetune, teacher, tmp_path, 
 
 def test_leftovers_of_dead_builders_are_removed_and_never_used(finetune, teacher, tmp_path, folder):
     options = (
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--terms",
-        "kd",
-        "--max_steps",
-        "1",
-        "--cache_teacher",
-        "--output_dir",
-        tmp_path / "run",
-        "--overwrite",
-    )
+        f"--teacher {teacher} --student_layers 2 --terms kd --max_steps 1 --cache_teacher "
+        f"--output_dir {tmp_path}/run --overwrite"
+    ).split()
     finetune(*options)
     (cache,) = folder.iterdir()
     whole = (cache / "logits.bin").read_bytes()

@@ -628,20 +628,8 @@ def weights(folder):
 
 def test_frozen_embeddings_stay_and_all_else_is_trained(finetune, teacher, tmp_path, cut_at, monkeypatch):
     options = (
-        "--teacher",
-        teacher,
-        "--student_layers",
-        "2",
-        "--terms",
-        "kd",
-        "--max_steps",
-        "4",
-        "--save_steps",
-        "2",
-        "--keep_optimizer",
-        "--save",
-        "last",
-    )
+        f"--teacher {teacher} --student_layers 2 --terms kd --max_steps 4 --save_steps 2 --keep_optimizer --save last"
+    ).split()
     finetune(*options, "--output_dir", tmp_path / "free")
     finetune(*options, "--freeze_embeddings", "--output_dir", tmp_path / "frozen")
     start, free, frozen = weights(teacher), weights(tmp_path / "free"), weights(tmp_path / "frozen")
