@@ -533,8 +533,7 @@ def _check_token_columns(args):
     if args.hub_dataset:  # its columns have names
         if args.token_column != 1 or len(args.text_columns) > 1:
             raise ValueError(
-                "--hub_dataset with --kind token: name the column of words by --text_columns, and the column of tags "
-                "by --label_column"
+                "with --hub_dataset name the column of words by --text_columns and that of tags by --label_column"
             )
         return
     files = [path for path in (args.train_file, args.validation_file, args.test_file) if path]
@@ -551,13 +550,10 @@ def _check_documents(args):
     """Check the options of summaries, and set the default of --summary_sentences."""
     for name, default in (("text_columns", ["text"]), ("label_column", "label")):
         if getattr(args, name) != default:
-            raise ValueError(
-                f"--{name} is for other kinds: documents have the columns sentences, summary and, optionally, labels"
-            )
+            raise ValueError(f"--{name} is for other kinds: documents have the columns sentences, summary, (labels)")
     if args.task == "cnn_dailymail" and args.data_dir:
         raise ValueError(
-            "cnn_dailymail is read from the hub only: leave out --data_dir, or split its articles into sentences for "
-            "--task custom --kind summary"
+            "cnn_dailymail is read from the hub only: leave out --data_dir, or use --task custom --kind summary"
         )
     args.summary_sentences = args.summary_sentences or TASKS[args.task].sentences or 3
 
@@ -569,8 +565,7 @@ def _check_questions(args, training):
     given = [name for name in ("train_file", "validation_file") if getattr(args, name)]
     if training and (len(given) == 1 or (given and args.data_dir)):
         raise ValueError(
-            f"--{given[0]} is for your own questions: pass both --train_file and --validation_file in SQuAD's format, "
-            "and no --data_dir"
+            f"--{given[0]}: pass --train_file and --validation_file, both in SQuAD's format, and no --data_dir"
         )
     if args.max_seq_length - args.max_query_length - 4 <= args.doc_stride:
         raise ValueError(
@@ -597,8 +592,7 @@ def _check_own_source(args, files, training):
     for name in ("train_file", "validation_file") if training else ():
         if name not in files:
             raise ValueError(
-                f"--task custom needs --{name}: a csv, tsv, json, jsonl or parquet file, or a column file for words; "
-                "or pass --hub_dataset"
+                f"--task custom needs --{name}: a csv, tsv, json, jsonl, parquet or column file; or --hub_dataset"
             )
 
 
@@ -613,8 +607,7 @@ def _check_own_columns(args, kind):
         raise ValueError(f"--label_column {both[0]!r} is among --text_columns: the label would be the input")
     if len(labels) > 1 and (kind not in ("classification", "multilabel") or len({*labels}) < len(labels)):
         raise ValueError(
-            f"--label_column {' '.join(labels)}: several columns of 0 and 1, each named once, are for --kind "
-            "classification and multilabel"
+            f"--label_column {' '.join(labels)}: several columns need --kind classification or multilabel, once each"
         )
 
 

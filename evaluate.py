@@ -78,9 +78,7 @@ def check_head(name, kind):
     config = models.load_config(name)
     trained, due = (config.architectures or [""])[0], kind.auto.__name__.removeprefix("AutoModel")
     if not kind.headless and not trained.endswith(due):
-        raise ValueError(
-            f"{name!r} is a {trained or 'model without a head'}, this task needs one {due}: fine-tune it first"
-        )
+        raise ValueError(f"{name!r} is a {trained or 'model without a head'}, this task needs one {due}: fine-tune it")
     return config
 
 

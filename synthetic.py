@@ -484,19 +484,11 @@ def check_args(args):
     present = [name for name in names if (args.output_dir / name).exists()]
     if args.overwrite or not present:
         return
-    old = read_record(args.output_dir)
+    old, now, remedy = read_record(args.output_dir), options(args), "choose another --output_dir or add --overwrite"
     if old is None:
-        raise ValueError(
-            f"{args.output_dir} holds {', '.join(present)}, which this script may not have written: "
-            "choose another --output_dir or add --overwrite"
-        )
-    now = options(args)
-    differing = [name for name in {**now, "second_language": None} if old.get(name) != now.get(name)]
-    if differing:
-        raise ValueError(
-            f"{args.output_dir} was written with other {', '.join(differing)}: "
-            "choose another --output_dir or add --overwrite"
-        )
+        raise ValueError(f"{args.output_dir} holds {', '.join(present)}, but not from this script: {remedy}")
+    if differing := [name for name in {**now, "second_language": None} if old.get(name) != now.get(name)]:
+        raise ValueError(f"{args.output_dir} was written with other {', '.join(differing)}: {remedy}")
 
 
 def options(args):

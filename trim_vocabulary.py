@@ -127,16 +127,10 @@ def load(name):
     spec = json.loads(tokenizer.backend_tokenizer.to_str())  # now: a first use would change its padding and truncation
     models.check_tokenizer(tokenizer, config, what, transformers.AutoModel)
     if spec["model"]["type"] not in ("WordPiece", "Unigram", "BPE"):
-        raise ValueError(
-            f"{what} has a tokenizer of the kind {spec['model']['type']}, which cannot be trimmed: take one of "
-            "WordPiece, Unigram or BPE"
-        )
+        raise ValueError(f"{what}: its tokenizer is {spec['model']['type']}; take one of WordPiece, Unigram or BPE")
     known = getattr(transformers, (config.architectures or [""])[0], None)
     if known is None:
-        raise ValueError(
-            f"{what}: its config.json names no class of transformers as its architecture: add it, as in "
-            '"architectures": ["BertForMaskedLM"]'
-        )
+        raise ValueError(f"{what}: its config.json names no class of transformers as its architecture: add it")
     model, missing = models.load_model(name, known, "--model", dtype="auto")
     return model, missing, tokenizer, spec
 
@@ -173,8 +167,7 @@ def save(args, folder, model, missing, tokenizer, spec, said):
     read = saved.backend_tokenizer
     if not same_tokenizer(json.loads(read.to_str()), json.loads(Tokenizer.from_str(text).to_str())):
         raise ValueError(
-            f"--model {args.model!r}: a {type(tokenizer).__name__} makes another tokenizer of the kept "
-            "words: it cannot be trimmed"
+            f"--model {args.model!r} cannot be trimmed: its {type(tokenizer).__name__} changes the tokenizer"
         )
     metadata = ModelCardData(library_name="transformers", **card.base_metadata(args.model))
     (folder / "README.md").write_text(

@@ -76,8 +76,7 @@ def family(config, what, auto=None):
     if not known or getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
         decoder = " used as a decoder" if known else ""
         raise ValueError(
-            f"{what} is of type {config.model_type!r}{decoder}, which does not work here: take a model of "
-            f"type {', '.join(FAMILIES)}"
+            f"{what} is of type {config.model_type!r}{decoder}, which does not work here: take {', '.join(FAMILIES)}"
         )
     if auto is AutoModelForMaskedLM and not known.mlm:
         raise ValueError(

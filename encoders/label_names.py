@@ -89,17 +89,14 @@ def of(task, label_map=None):
         theirs, _, ours = word.rpartition("=")
         if not theirs or theirs in given:
             raise ValueError(
-                f"--label_map {word!r} must be a label of the teacher, each once, and this task's, as in bad=0 good=1"
+                f"--label_map {word!r} must be a teacher's label, once, and this task's, as in bad=0 good=1"
             )
         given[theirs] = ours
     labels = Labels(tuple(task.labels), tuple(task.names or task.labels), given)
     numbers = [labels.number(ours) for ours in given.values()]
     for ours, number in zip(given.values(), numbers, strict=True):
         if number is None or numbers.count(number) > 1:
-            raise ValueError(
-                f"--label_map names {ours!r}: this task's labels are "
-                f"{', '.join(labels.names) or 'numbers'}, each to be named once"
-            )
+            raise ValueError(f"--label_map names {ours!r}: name each of {', '.join(labels.names) or 'numbers'} once")
     return labels
 
 

@@ -55,14 +55,13 @@ def layer_map(n_student, n_teacher, strategy):
         return STRATEGIES[strategy](n_student, n_teacher)
     if not re.fullmatch(r"\d{1,4}:\d{1,4}(,\d{1,4}:\d{1,4})*", strategy, re.ASCII):
         raise ValueError(
-            f"unknown layer map {strategy!r}: choose {', '.join(STRATEGIES)}, or pairs student:teacher as in 0:0,6:12"
+            f"unknown layer map {strategy!r}: choose {', '.join(STRATEGIES)}, or student:teacher pairs as in 0:0,6:12"
         )
     pairs = [tuple(int(i) for i in pair.split(":")) for pair in strategy.split(",")]
     for s, t in pairs:
         if s > n_student or t > n_teacher:
             raise ValueError(
-                f"layer map pair {s}:{t} lies outside the models: the student has hidden states 0 to {n_student}, "
-                f"the teacher 0 to {n_teacher}"
+                f"layer map pair {s}:{t} is outside hidden states 0 to {n_student} and 0 to {n_teacher} of the models"
             )
     if len(set(pairs)) < len(pairs):
         raise ValueError(f"layer map {strategy!r} holds a pair twice: give every pair once")

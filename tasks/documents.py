@@ -7,19 +7,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from tasks import readers
 from tasks.hub import said
-from tasks.readers import (
-    Skipped,
-    ending,
-    line_name,
-    listed,
-    pick,
-    read_lines,
-    read_parquet,
-    read_table,
-    read_tsv,
-    unpacking,
-)
 
 # Ending of a file's name -> its form; .gz, .bz2 or .xz may follow.
 FORMS = {
@@ -33,7 +22,7 @@ FORMS = {
 }
 
 
-class Strict(Skipped):
+class Strict(readers.Skipped):
     """Stops at the first broken row: no row of a corpus is skipped."""
 
     def bad(self, message):
@@ -63,17 +52,16 @@ def _files_below(folder):
     """Return the files of a folder with an ending of FORMS; they must have one form, or notes could pass for texts."""
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         raise ValueError(
-            f"corpus '{folder}': a folder that `datasets` has saved; write it as Parquet first, by "
-            "load_from_disk(...).to_parquet(...)"
+            f"corpus '{folder}': `datasets` has saved it; write it as Parquet first, by Dataset.to_parquet"
         )
-    files = [str(path) for path in sorted(folder.rglob("*")) if ending(path) in FORMS and path.is_file()]
+    files = [str(path) for path in sorted(folder.rglob("*")) if readers.ending(path) in FORMS and path.is_file()]
     if not files:
         raise ValueError(f"corpus '{folder}': no .txt file in this folder, nor any of {', '.join(list(FORMS)[1:])}")
-    if len({FORMS[ending(file)] for file in files}) > 1:
-        counts = ", ".join(f"{count} {name}" for name, count in Counter(map(ending, files)).most_common())
+    if len({FORMS[readers.ending(file)] for file in files}) > 1:
+        counts = ", ".join(f"{count} {name}" for name, count in Counter(map(readers.ending, files)).most_common())
         raise ValueError(
             f"corpus '{folder}': a folder of several forms ({counts}); name those to read by a glob in "
-            f"quotes, such as '{folder}/**/*{ending(files[0])}'"
+            f"quotes, such as '{folder}/**/*{readers.ending(files[0])}'"
         )
     return files
 
@@ -83,13 +71,13 @@ def form_of(file):
 
     A file without a known ending is json if its first lines are all objects. Raises ValueError for XML and HTML.
     """
-    with unpacking(file), open(file, "rb") as f:
+    with readers.unpacking(file), open(file, "rb") as f:
         if f.read(4) == b"PAR1":
             return "parquet"
-    form = FORMS.get(ending(file), "text")
+    form = FORMS.get(readers.ending(file), "text")
     if form != "text":
         return form
-    first = list(itertools.islice((text for _, text in read_lines(file) if text.strip()), 10))
+    first = list(itertools.islice((text for _, text in readers.read_lines(file) if text.strip()), 10))
     if first and re.match(r"\s*<(\?xml|!doctype|html|mediawiki)\b", first[0], re.IGNORECASE):
         raise ValueError(f"{file}: XML or HTML; extract the text first, or the model would learn the markup")
     return "json" if first and all(map(_is_object, first)) else "text"
@@ -123,32 +111,32 @@ def _texts(file, column):
     if form == "parquet":
         yield from _parquet_texts(file, column)
     elif form == "text":
-        for _, text in read_lines(file):
+        for _, text in readers.read_lines(file):
             yield from text.split("\r")
     else:
         if form == "tsv":  # line by line, to spare memory; unlike the user's own examples it has no quoting
-            rows = read_tsv(file, skipped=Strict())
+            rows = readers.read_tsv(file, skipped=Strict())
         else:
-            rows = _json_rows(file) if form == "json" else read_table(file, Strict())
+            rows = _json_rows(file) if form == "json" else readers.read_table(file, Strict())
         for number, row in rows:
             if column not in row:
-                raise no_column(f"{file}, {line_name(number)}", column, row)
-            yield "" if row[column] is None else pick(row, (column,), file, number, Strict())[0]
+                raise no_column(f"{file}, {readers.line_name(number)}", column, row)
+            yield "" if row[column] is None else readers.pick(row, (column,), file, number, Strict())[0]
 
 
 def no_column(where, column, there):
     """Return the error for a table without the column of the text."""
     return ValueError(
-        f"{where}: has no column {column!r} but {listed(there)}; name the one with the text by --text_column"
+        f"{where}: has no column {column!r} but {readers.listed(there)}; name the one with the text by --text_column"
     )
 
 
 def _json_rows(file):
     """Yield (line number, row) of JSON lines, one in memory at a time, or of other JSON that `read_table` reads."""
-    lines = ((number, text) for number, text in read_lines(file) if text.strip())
+    lines = ((number, text) for number, text in readers.read_lines(file) if text.strip())
     first = next(lines, (0, ""))
     if not _is_object(first[1]):
-        yield from read_table(file, Strict())
+        yield from readers.read_table(file, Strict())
         return
     for number, text in itertools.chain([first], lines):
         try:
@@ -162,7 +150,7 @@ def _json_rows(file):
 
 def _parquet_texts(file, column):
     """Yield the texts of a Parquet file, some rows in memory at a time."""
-    rows = read_parquet(file)
+    rows = readers.read_parquet(file)
     check_column(file, column, rows.features)
     try:
         for table in rows.select_columns([column]).with_format("arrow").iter(1000):
@@ -176,7 +164,4 @@ def check_column(where, column, features):
     if column not in features:
         raise no_column(where, column, features)
     if getattr(features[column], "dtype", None) not in ("string", "large_string", "string_view"):
-        raise ValueError(
-            f"{where}: column {column!r} holds {features[column]}, not text; name the one with the text "
-            "by --text_column"
-        )
+        raise ValueError(f"{where}: column {column!r} holds {features[column]}, not text; pass another --text_column")

@@ -43,7 +43,7 @@ def _converted(name, config):
         folders = [entry.path for entry in tree if not hasattr(entry, "blob_id")]
     except errors.RevisionNotFoundError as error:
         raise ValueError(
-            "it is a loading script, which `datasets` does not run, and the hub has not converted its output"
+            "it is a loading script, which `datasets` does not run, and the hub has not converted it"
         ) from error
     if (config or folders[0]) not in folders or (len(folders) > 1 and not config):
         raise ValueError(f"its configurations are {', '.join(folders)}, and {config} is none of them")

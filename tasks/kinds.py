@@ -18,14 +18,9 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+import transformers
 from accelerate.utils import gather_object
 from torch.nn import functional as F
-from transformers import (
-    AutoModel,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
 
 import data
 import losses
@@ -154,7 +149,7 @@ class Kind:
 class Classification(Kind):
     """One label for a text or a pair of texts: logits [B, C], labels [B]."""
 
-    auto = AutoModelForSequenceClassification
+    auto = transformers.AutoModelForSequenceClassification
     scores = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "weighted_f1", "matthews_correlation", "cohen_kappa")
 
     @staticmethod
@@ -169,8 +164,7 @@ class Classification(Kind):
         task, splits = data.load_examples(args, skipped, teachers)
         if "f1" in args.metrics and len(task.labels) > 2:
             raise ValueError(
-                f"--metrics f1 scores the second of two labels, and there are {len(task.labels)}: "
-                "choose macro_f1 or weighted_f1"
+                f"--metrics f1 scores the second of two labels, and there are {len(task.labels)}: try macro_f1"
             )
         return _with_test_set(args, task, splits)
 
@@ -273,7 +267,7 @@ class Similarity(Regression):
     Single texts, to be distilled by relations, have logits [B, D] and no labels.
     """
 
-    auto = AutoModel
+    auto = transformers.AutoModel
     head = MappingProxyType({})
     headless = True
     scores = ("spearman", "pearson")
@@ -313,8 +307,7 @@ class Similarity(Regression):
             )
         if self.rows.get("train") == 1 and (args.hard_weight or not args.teacher):
             raise ValueError(
-                "the training file has single texts without labels: pass --teacher and leave out --hard_weight, or "
-                "train on pairs"
+                "single texts without labels: pass --teacher and leave out --hard_weight, or train on pairs"
             )
         return found, None
 
@@ -360,7 +353,7 @@ class Token(Kind):
     logits [B, T, C]; labels [B, T], -100 except at the first piece of a word.
     """
 
-    auto = AutoModelForTokenClassification
+    auto = transformers.AutoModelForTokenClassification
     token_axis = 1
     scores = ("f1", "precision", "recall", "accuracy")  # accuracy is for plain tags, the others for a scheme
 
@@ -457,7 +450,7 @@ class QuestionAnswering(Kind):
     logits [B, 2, T]; labels [B, 2], positions.
     """
 
-    auto = AutoModelForQuestionAnswering
+    auto = transformers.AutoModelForQuestionAnswering
     token_axis = 2
     custom = False
 
@@ -537,8 +530,7 @@ def _with_test_set(args, task, splits):
     """Return the task and its splits. Raises ValueError if --do_predict finds no test set."""
     if args.do_predict and not any(split.startswith("test") for split in splits):
         raise ValueError(
-            f"--do_predict: {args.data_dir or 'the hub'} has no test set of {args.task}: add its files or "
-            "drop --do_predict"
+            f"--do_predict: {args.data_dir or 'the hub'} has no test set of {args.task}: add it or drop the option"
         )
     return task, splits
 

@@ -331,8 +331,7 @@ def _read_json(path, skipped):
     lines = list(read_lines(path))
     if not any(text.lstrip().startswith(("{", "[")) for _, text in lines):
         raise ValueError(
-            f"{path}: is not JSON, which begins with {{ or [; a table of columns ends in .csv or .tsv, plain text in "
-            ".txt"
+            f"{path}: is not JSON, which begins with {{ or [; end a table's name in .csv or .tsv, a text's in .txt"
         )
     items = _json_items("\n".join(text for _, text in lines), path)
     if items is None:
@@ -419,8 +418,7 @@ def columns_joined(rows, where, columns, separator, skipped):
                 continue
             if not separator and len(on) != 1:
                 skipped.bad(
-                    f"{place}: {len(on)} of the columns {listed(columns)} hold 1 instead of exactly one: for several "
-                    "labels pass --kind multilabel"
+                    f"{place}: {len(on)} of the columns {listed(columns)} hold 1, not one; try --kind multilabel"
                 )
                 continue
             row = row | {" ".join(columns): _joined(on, separator, f"{place}: --label_column") if separator else on[0]}
@@ -482,10 +480,7 @@ def _read_classes(folder):
     """Yield ("row pos/1.txt", {"text", "label"}) of a folder with a subfolder of .txt files, one text each, a class."""
     files = [path for path in sorted(folder.glob("[!.]*/[!.]*")) if path.suffix.lower() == ".txt"]
     if not files:
-        raise ValueError(
-            f"{folder}: is a folder, but neither one that datasets has saved nor one with a folder of .txt files for "
-            "each class: name a file"
-        )
+        raise ValueError(f"{folder}: neither saved by datasets nor a folder of .txt files for each class: name a file")
     for path in files:
         text = "\n".join(text for _, text in read_lines(path)) if path.stat().st_size else ""
         yield f"row {path.relative_to(folder)}", {"text": text, "label": path.parent.name}
@@ -507,9 +502,7 @@ def read_table(path, skipped=None):
         return _read_json(path, skipped or Skipped())
     if Path(path).is_file():
         next(read_lines(path))  # names the form of a file that is not text
-    raise ValueError(
-        f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl, .parquet or, for plain text, .txt"
-    )
+    raise ValueError(f"{path}: unknown ending {suffix!r}; use .csv, .tsv, .json, .jsonl, .parquet or .txt")
 
 
 def is_table(path):

@@ -43,8 +43,7 @@ def _question(qa, context, where, v2, skipped):
     for text, start in zip(texts, starts, strict=True):
         if start < 0 or context[start : start + len(text)] != text or not text:
             return skipped.bad(
-                f"{where}: the answer {text!r} is not at answer_start {start}; mend the file or pass "
-                "--skip_bad_examples"
+                f"{where}: the answer {text!r} is not at answer_start {start}; mend it or pass --skip_bad_examples"
             )
     return {"id": key, "question": question, "context": context, "texts": texts, "starts": starts}
 

@@ -11,31 +11,10 @@ import pyarrow
 from datasets import Dataset, Value
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from data import (
-    TASKS,
-    UD,
-    fewer_examples,
-    hub_id,
-    hub_splits,
-    label_of,
-    saved_splits,
-    task_files,
-    whole_texts,
-    with_offsets,
-)
+import data
 from encoders.label_names import in_order
+from tasks import readers
 from tasks.hub import load_hub
-from tasks.readers import (
-    form_of_text,
-    is_table,
-    label_names,
-    line_name,
-    listed,
-    nothing_in,
-    read_dataset,
-    read_lines,
-    read_table,
-)
 
 
 class Sentence(NamedTuple):
@@ -70,7 +49,7 @@ def _paragraphs(path):
     Blanks, tabs and carriage returns make a line blank; other spaces of Unicode may be words.
     """
     head, lines, ud = [], [], is_conllu(path)
-    for number, line in read_lines(path):
+    for number, line in readers.read_lines(path):
         if ud and (line.startswith("#") or re.match(r"\d+[-.]\d+\t", line)):
             continue  # a comment, a range of words, or an empty node
         blank = not line.strip(" \t\r")
@@ -94,9 +73,9 @@ def is_conllu(path):
 def _number(column, default):
     """Return a column's number from 1, given as number or UD's name; "label" means `default`. Raises ValueError."""
     column = default if column == "label" else column
-    if not (column in UD or re.fullmatch("[0-9]{1,4}", str(column))):
-        raise ValueError(f"--label_column {column!r} must be a column's number, or one of {', '.join(UD)}")
-    return UD.index(column) + 1 if column in UD else int(column)
+    if not (column in data.UD or re.fullmatch("[0-9]{1,4}", str(column))):
+        raise ValueError(f"--label_column {column!r} must be a column's number, or one of {', '.join(data.UD)}")
+    return data.UD.index(column) + 1 if column in data.UD else int(column)
 
 
 def read_columns(path, token_column, label_column, skipped, plain=False):
@@ -112,10 +91,10 @@ def read_columns(path, token_column, label_column, skipped, plain=False):
     token = 2 if ud and token == 1 else token  # column 1 numbers the words
     paragraphs = [(head, lines, [_fields(line) for _, line in lines]) for head, lines in _paragraphs(path)]
     if not paragraphs:
-        raise nothing_in(path, "sentences", ())
+        raise readers.nothing_in(path, "sentences", ())
     _, lines, rows = paragraphs[0]
     due = len(rows[0])
-    label = None if label_column is None else _number(label_column, 0) or (UD.index("upos") + 1 if ud else due)
+    label = None if label_column is None else _number(label_column, 0) or (data.UD.index("upos") + 1 if ud else due)
     _check_columns(path, lines[0][0], due, token, label)
     if plain is None and label:
         plain = is_plain({row[label - 1] for _, _, rows in paragraphs for row in rows if len(row) >= label})
@@ -125,15 +104,13 @@ def read_columns(path, token_column, label_column, skipped, plain=False):
         )
         number, fault = next(((number, fault) for number, fault in faults if fault), (0, ""))
         if fault:
-            skipped.bad(
-                f"{path}, line {number}: {fault}; mend the line, or pass --skip_bad_examples to leave out its sentence"
-            )
+            skipped.bad(f"{path}, line {number}: {fault}; mend it, or pass --skip_bad_examples to skip its sentence")
             continue
         words, tags = [row[token - 1] for row in rows], [row[label - 1] for row in rows] if label else []
         numbers, texts = map(list, zip(*lines, strict=True))
         found.append(Sentence(str(path), numbers[0], words, tags, texts, head, numbers))
     if not found:
-        raise nothing_in(path, "sentences", skipped.reports[before:])
+        raise readers.nothing_in(path, "sentences", skipped.reports[before:])
     return found
 
 
@@ -142,8 +119,7 @@ def _check_columns(path, number, due, token, label):
     for option, column in (("token", token), ("label", label or 1)):
         if column > due:
             raise ValueError(
-                f"{path}, line {number}: --{option}_column {column} does not exist: the line has {due} columns, "
-                "counted from 1"
+                f"{path}, line {number}: no --{option}_column {column}: the line has {due} columns, from 1 on"
             )
     if token == label:
         raise ValueError(
@@ -168,7 +144,7 @@ def _fault(row, due, token, label, plain, ud):
     if not row[token - 1]:
         return f"the word in column {token} is empty"
     tag = row[label - 1] if label else "O"
-    if plain and (not tag or (ud and tag == "_" and UD[label - 1] not in MAY_LACK)):
+    if plain and (not tag or (ud and tag == "_" and data.UD[label - 1] not in MAY_LACK)):
         return f"the tag in column {label} is empty"
     if not plain and not TAG.fullmatch(tag):
         return f"the tag {tag!r} follows no scheme (BIO, IOB1 or BIOES: O, B-type, I-type, ...)"
@@ -178,7 +154,7 @@ def _fault(row, due, token, label, plain, ud):
 def _columns_of(args, features):
     """Return the columns of words and of tags: the options', else the usual names among the columns that hold lists."""
     there = {name for name, value in features.items() if isinstance(value, list) or hasattr(value, "feature")}
-    words, tags = args.text_columns[0], label_of(args)
+    words, tags = args.text_columns[0], data.label_of(args)
     if words == "text":
         words = next((name for name in ("text", "tokens", "words") if name in there), "tokens")
     if tags == "label":
@@ -194,10 +170,10 @@ def _hub_rows(args, task):
         if task.files[2]:
             found |= {"validation": "validation", "test": "test"}
         return task, {split: (f"{task.hub[0]} {name}", hub[name]) for split, name in found.items()}
-    rows = hub_splits(args)
+    rows = data.hub_splits(args)
     columns = _columns_of(args, rows["train"][1].features)
-    task = task._replace(columns=columns, labels=label_names(rows["train"][1], columns[1]))
-    return task if saved_splits(args.hub_dataset) else task._replace(hub=hub_id(args)), rows
+    task = task._replace(columns=columns, labels=readers.label_names(rows["train"][1], columns[1]))
+    return task if data.saved_splits(args.hub_dataset) else task._replace(hub=data.hub_id(args)), rows
 
 
 def _from_lists(rows, name, columns, with_tags, skipped, plain=None):
@@ -207,11 +183,11 @@ def _from_lists(rows, name, columns, with_tags, skipped, plain=None):
     """
     words, tags = columns
     inner = {column: getattr(feature, "feature", None) for column, feature in rows.features.items()}
-    text, names = Value("string"), label_names(rows, tags)
+    text, names = Value("string"), readers.label_names(rows, tags)
     if inner.get(words) != text or (with_tags and not (names or inner.get(tags) == text)):
         raise ValueError(
             f"{name}: needs a column {words!r} of lists of words (--text_columns) and a column {tags!r} of lists of "
-            f"tags, as text or as numbers with names (--label_column); there are {listed(rows.features)}"
+            f"tags, as text or as numbers with names (--label_column); there are {readers.listed(rows.features)}"
         )
     if plain is None and with_tags:
         plain = is_plain(names or {tag for row in rows[tags] for tag in row})
@@ -234,7 +210,7 @@ def _from_lists(rows, name, columns, with_tags, skipped, plain=None):
         else:
             found.append(_sentence(name, number, own, given if len(given) == len(own) else [], with_tags))
     if not found:
-        raise nothing_in(name, "sentences", ())
+        raise readers.nothing_in(name, "sentences", ())
     return found
 
 
@@ -247,7 +223,7 @@ def _sentence(where, number, words, tags, with_tags):
 
 def read_words(args, path, with_tags, skipped, plain=False):
     """Return the Sentences of a user's file: columns, rows with lists of words and tags, or texts with spans."""
-    if not is_table(path):
+    if not readers.is_table(path):
         if with_tags and (form := _form_of(path)):  # without tags, a line may be any word
             raise ValueError(
                 f"{path}: is {form}; write a file of columns (a word and its tag a line, with a tab or blanks between) "
@@ -255,12 +231,12 @@ def read_words(args, path, with_tags, skipped, plain=False):
             )
         label = args.label_column if with_tags else None
         return read_columns(Path(path), args.token_column, label, skipped, plain)
-    rows = read_dataset(path)
+    rows = readers.read_dataset(path)
     if rows is None:
-        numbered = list(read_table(path, skipped))
+        numbered = list(readers.read_table(path, skipped))
         rows = [row for _, row in numbered]
         if not any(_has_words(row.get(_columns_of(args, row)[0])) for row in rows):
-            return _from_spans(numbered, str(path), label_of(args), with_tags, skipped)
+            return _from_spans(numbered, str(path), data.label_of(args), with_tags, skipped)
         columns = _columns_of(args, rows[0])
         try:
             rows = Dataset.from_list([{name: row.get(name) for name in columns if name in row} for row in rows])
@@ -278,9 +254,9 @@ def _has_words(value):
 
 def _form_of(path):
     """Return the form of a file that should hold columns, by its first line; "" for columns."""
-    first = next((line for _, line in read_lines(path) if line.strip()), "")
+    first = next((line for _, line in readers.read_lines(path) if line.strip()), "")
     comma = not re.search(r"[ \t]", first.strip()) and "," in first.strip(",")
-    return form_of_text(first) or ("a table with commas" if comma else "")
+    return readers.form_of_text(first) or ("a table with commas" if comma else "")
 
 
 # --- texts with spans -------------------------------------------------------------------------------------------------
@@ -332,7 +308,7 @@ def _from_spans(rows, where, column, with_tags, skipped):
                     raise ValueError(f"the span {begin} to {end} is empty, outside the text, or overlaps another one")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             reason = error if type(error) is ValueError else "its spans have an unknown form"
-            skipped.bad(f"{where}, {line_name(number)}: {reason}; mend it or pass --skip_bad_examples")
+            skipped.bad(f"{where}, {readers.line_name(number)}: {reason}; mend it or pass --skip_bad_examples")
             continue
         edges, words, tags = sorted({0, len(text), *(edge for span in spans for edge in span[:2])}), [], []
         labels = {begin: label for begin, _, label in spans}
@@ -342,7 +318,7 @@ def _from_spans(rows, where, column, with_tags, skipped):
             tags += [f"{'I' if i else 'B'}-{labels[begin]}" if begin in labels else "O" for i in range(len(part))]
         found.append(_sentence(where, len(found) + 1, words, tags if with_tags else [], with_tags))
     if not found:
-        raise nothing_in(where, "sentences", skipped.reports)
+        raise readers.nothing_in(where, "sentences", skipped.reports)
     return found
 
 
@@ -396,7 +372,7 @@ def load_sentences(args, task, skipped):
     """
     files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
     if args.task != "custom":
-        files = task_files(args.task, args.data_dir) if args.data_dir else {}
+        files = data.task_files(args.task, args.data_dir) if args.data_dir else {}
     if files and not args.hub_dataset:
         sources, read = {split: path for split, path in files.items() if path}, functools.partial(read_words, args)
     else:
@@ -414,7 +390,7 @@ def load_sentences(args, task, skipped):
     labels = _labels_of(splits["train"], task, args)
     if len(labels) < 2:
         raise ValueError(f"{splits['train'][0].where}: every tag is {labels[0]}, so there is nothing to learn")
-    return _task(task, labels, args), fewer_examples(_numbered(splits, labels, skipped), args)
+    return _task(task, labels, args), data.fewer_examples(_numbered(splits, labels, skipped), args)
 
 
 def read_set(args, path, labels, skipped):
@@ -422,7 +398,7 @@ def read_set(args, path, labels, skipped):
 
     LABEL_0, LABEL_1, ... stand for as many tags of the file, in the order that training on it would give them.
     """
-    task, generic = TASKS[args.task], all(re.fullmatch(r"LABEL_\d+", name) for name in labels)
+    task, generic = data.TASKS[args.task], all(re.fullmatch(r"LABEL_\d+", name) for name in labels)
     plain = is_plain(task.labels or labels) if task.labels or not generic else None
     sentences = read_words(args, path, True, skipped, plain)
     if generic:
@@ -443,16 +419,12 @@ def _labels_of(sentences, task, args):
     types = [tag[2:] for tag in task.labels if tag != "O" and TAG.fullmatch(tag)]
     types = types or in_order(sorted({tag[2:] for tag in tags if tag != "O"}))
     if not types:
-        raise ValueError(
-            f"{sentences[0].where}: every tag is O, so there is nothing to learn: is "
-            f"--label_column {args.label_column} the right one?"
-        )
+        raise ValueError(f"{sentences[0].where}: every tag is O: is --label_column {args.label_column} the right one?")
     folded = {}
     for name in types:
         if (other := folded.setdefault(name.casefold(), name)) != name:
             raise ValueError(
-                f"{sentences[0].where}: the types {other!r} and {name!r} differ in case only, which would make two of "
-                "one: use one spelling"
+                f"{sentences[0].where}: the types {other!r} and {name!r} differ in case only: use one spelling"
             )
     letters = SCHEMES[scheme_of(sentences)][0]
     return ("O", *(f"{letter}-{name}" for name in dict.fromkeys(types) for letter in letters))
@@ -516,7 +488,7 @@ def pieces(sentences, tokenizer):
     mark that some tokenizers put before a word, belongs to the word after the blank.
     """
     texts = [" ".join(words) for words in sentences]
-    encoded = with_offsets(tokenizer, texts, add_special_tokens=False, return_attention_mask=False)
+    encoded = data.with_offsets(tokenizer, texts, add_special_tokens=False, return_attention_mask=False)
     found = []
     for words, text, ids, offsets in zip(
         sentences, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
@@ -570,7 +542,7 @@ def windows(sentences, tokenizer, max_length):
     [T]: the word's tag at its first piece, -100 elsewhere. Raises ValueError for a word without pieces if the tokenizer
     has no unknown word.
     """
-    whole_texts(tokenizer)  # a setting of an earlier call, or of the tokenizer's file
+    data.whole_texts(tokenizer)  # a setting of an earlier call, or of the tokenizer's file
     empty = tokenizer("")["input_ids"]
     at = empty.index(tokenizer.cls_token_id) + 1
     room = max_length - len(empty)
@@ -580,8 +552,7 @@ def windows(sentences, tokenizer, max_length):
             unknown += words.count([])
             if [] in words and tokenizer.unk_token_id is None:
                 raise ValueError(
-                    f"the tokenizer drops the word {texts[words.index([])]!r} and has no unk_token to put in its "
-                    "place: take the word out"
+                    f"the tokenizer drops the word {texts[words.index([])]!r} and has no unk_token: take the word out"
                 )
             cut_off += sum(len(ids) > room for ids in words)
             words = [ids[:room] or [tokenizer.unk_token_id] for ids in words]

@@ -513,7 +513,7 @@ def test_a_damaged_record_is_named(change, message):
         (("--teacher", "TEACHER", "--width_mults", 0.5), "lacks the full size"),
         (("--teacher", "TEACHER", "--terms", "minilm"), "minilm compares attention heads"),
         (("--teacher", "TEACHER", "--terms", "ckd", "logits=0"), "trains no task head"),
-        (("--teacher", "TEACHER", "--layer_map", "0:0,4:4,5:4"), "lies outside the models"),
+        (("--teacher", "TEACHER", "--layer_map", "0:0,4:4,5:4"), "is outside hidden states"),
         (("--student", "TEACHER", "--terms", "ckd"), "--terms is for distilling from a teacher"),
         (("--student", "TEACHER", "--cache_teacher"), "--cache_teacher keeps what a teacher says"),
         (("--student", "TEACHER", "--label_map", "a=0", "b=1"), "--label_map is for the names of a teacher's labels"),

@@ -648,7 +648,7 @@ BAD = [
     (["--window", "many"], "odd number or 'all'"),
     (["--distance", "l2"], "criterion 'kl' needs distance 'cosine'"),
     (["--layer_map", "diagonal"], "unknown layer map 'diagonal'"),
-    (["--layer_map", "0:0,2:9"], "pair 2:9 lies outside the models"),
+    (["--layer_map", "0:0,2:9"], "pair 2:9 is outside hidden states"),
     (["--layer_map", "2:4"], "ltr_pair relates 2 layers but only 1"),
     (["--temperature", "0"], "must be positive"),
     (["--hard_weight", "-1"], "must be 0 or more"),

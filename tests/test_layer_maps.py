@@ -93,7 +93,7 @@ def test_maps_of_options():
     "options, said",
     [
         ({"wr_layer_map": "lst"}, "--wr_layer_map: unknown layer map 'lst'"),
-        ({"ltr_layer_map": "1:9"}, "--ltr_layer_map: layer map pair 1:9 lies outside"),
+        ({"ltr_layer_map": "1:9"}, "--ltr_layer_map: layer map pair 1:9 is outside"),
         ({"wr_layer_map": "1:2,1:2"}, "--wr_layer_map: layer map '1:2,1:2' holds a pair twice"),
         ({"layer_map": "1:9"}, "^layer map pair 1:9"),
     ],

@@ -151,8 +151,8 @@ def test_layer_map(n_student, n_teacher, strategy, pairs):
         ("0:-1", "unknown layer map"),
         ("0:0\n", "unknown layer map"),
         ("٣:٣", "unknown layer map"),
-        ("0:0,7:12", "pair 7:12 lies outside the models: the student has hidden states 0 to 6, the teacher 0 to 12"),
-        ("0:13", "pair 0:13 lies outside the models"),
+        ("0:0,7:12", "pair 7:12 is outside hidden states 0 to 6 and 0 to 12 of the models"),
+        ("0:13", "pair 0:13 is outside hidden states"),
         ("1:1,1:1", "holds a pair twice"),
     ],
 )
@@ -432,10 +432,10 @@ def test_labels_of_ones_own_that_differ_in_little_are_not_mixed_up():
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["bad"], "'bad' must be a label of the teacher"),
+        (["bad"], "'bad' must be a teacher's label"),
         (["=0"], "must be a label"),
         (["a=0", "a=1"], "'a=1' must be"),
-        (["a=0", "b=2"], "names '2': this task's labels are unacceptable, acceptable"),
+        (["a=0", "b=2"], "names '2': name each of unacceptable, acceptable"),
         (["a=0", "b=0"], "names '0'"),
     ],
 )
