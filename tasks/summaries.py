@@ -19,11 +19,12 @@ from tasks.batching import cached_windows
 from tasks.hub import load_hub
 from tasks.tagging import joined, owned_windows
 
-VERSION = 2  # of labels and windows; raise it when they change, so that old caches are not used
+VERSION = 3  # of labels and windows; raise it when they change, so that old caches are not used
 TEXTS, NUMBERS, SMALL = (datasets.List(datasets.Value(name)) for name in ("string", "int32", "int8"))
 DOCUMENT = datasets.Features({"sentences": TEXTS, "references": TEXTS, "labels": SMALL, "idx": datasets.Value("int64")})
 WINDOW = datasets.Features(
-    {"input_ids": NUMBERS, "attention_mask": SMALL, "labels": SMALL, "places": NUMBERS, "owned": NUMBERS}
+    {"input_ids": NUMBERS, "token_type_ids": SMALL, "attention_mask": SMALL, "labels": SMALL}
+    | {"places": NUMBERS, "owned": NUMBERS}
     | {"source": datasets.Value("int32"), "cut_off": datasets.Value("int32")}
 )
 
@@ -46,8 +47,11 @@ sentences = ["Here is a first sentence.", "And this is a second one."]
 pieces = tokenizer(sentences, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 ids = [i for own in pieces for i in (tokenizer.cls_token_id, *own, tokenizer.sep_token_id)]
 markers = [0, *itertools.accumulate(len(own) + 2 for own in pieces)][:-1]
+inputs = {"input_ids": torch.tensor([ids])}
+if getattr(model.config, "type_vocab_size", 0) > 1:  # segments, as of BERT
+    inputs["token_type_ids"] = torch.tensor([[n % 2 for n, own in enumerate(pieces) for _ in range(len(own) + 2)]])
 with torch.no_grad():
-    scores = model(torch.tensor([ids])).logits[0, markers].softmax(-1)[:, 1].tolist()
+    scores = model(**inputs).logits[0, markers].softmax(-1)[:, 1].tolist()
 ```
 
 Split a document that is longer than the model's training windows between sentences, and score the parts.
@@ -261,12 +265,14 @@ def _cut(rows, indices, tokenizer, max_length, count):
         best = [i for i, label in enumerate(given) if label] if given else oracle(sentences, references, count)
         own = [(i, ids) for i, ids in zip(range(len(sentences)), cut, strict=False) if ids]
         marked = [[before, *ids[: max_length - 2], after] for _, ids in own]
-        for ids, places, first, last in owned_windows(marked, max_length):
+        segments = [[n % 2] * len(ids) for n, ids in enumerate(marked)]  # as long as the sentences, so cut as they are
+        of_segments = (types for types, *_ in owned_windows(segments, max_length))
+        for (ids, places, first, last), types in zip(owned_windows(marked, max_length), of_segments, strict=True):
             owned, labels = [i for i, _ in own[first:last]], [-100] * len(ids)
             for place, i in zip(places, owned, strict=True):
                 labels[place] = int(i in best)
             cut_off = sum(len(ids) + 2 > max_length for _, ids in own[first:last])
-            row = (ids, [1] * len(ids), labels, places, owned, number, cut_off)
+            row = (ids, types, [1] * len(ids), labels, places, owned, number, cut_off)
             for column, value in zip(found.values(), row, strict=True):
                 column.append(value)
     return found
@@ -275,10 +281,11 @@ def _cut(rows, indices, tokenizer, max_length, count):
 def windows(documents, tokenizer, args, cache_dir="cache"):
     """Return the Dataset of windows of documents, at most args.max_seq_length tokens long, cut between sentences.
 
-    Columns: input_ids, attention_mask; labels [T]: 1 or 0 at the markers of the window's own sentences, -100 elsewhere;
-    places and owned: of each of these markers the place and the sentence's number; source: the document's number;
-    cut_off: how many sentences lose their end. Other sentences are context, as in `tagging.spans`. A sentence without
-    tokens has no marker. The Dataset is kept on disk.
+    Columns: input_ids, attention_mask; token_type_ids: 0 and 1 for every other sentence, as BertSum's segments; labels
+    [T]: 1 or 0 at the markers of the window's own sentences, -100 elsewhere; places and owned: of each of these markers
+    the place and the sentence's number; source: the document's number; cut_off: how many sentences lose their end.
+    Other sentences are context, as in `tagging.spans`. A sentence without tokens has no marker. The Dataset is kept on
+    disk.
     """
     settings = (VERSION, args.max_seq_length, args.summary_sentences, tokenizer.cls_token_id, tokenizer.sep_token_id)
     found = cached_windows(

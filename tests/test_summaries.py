@@ -389,6 +389,13 @@ def test_every_sentence_has_one_marker_of_its_own(tokenizer, tmp_path, length):
         for own, row in zip(sentences, rows["labels"], strict=True)
     ]
     assert sum(cut["cut_off"]) == sum(len(own) + 2 > length for of in pieces for own in of)
+    for segments, places, owned, number in zip(
+        *(cut[name] for name in ("token_type_ids", "places", "owned", "source")), strict=True
+    ):  # of a document's sentences with words, every second one is of segment 1, whatever the window
+        words = [i for i, text in enumerate(sentences[number]) if text]
+        for place, i in zip(places, owned, strict=True):
+            size = min(len(pieces[number][i]) + 2, length)
+            assert segments[place : place + size] == [words.index(i) % 2] * size
     if length == 4000:
         assert len(cut) == len(sentences) and summaries.cut_line("train", rows, cut, length) == ""
     else:
