@@ -73,13 +73,9 @@ def load_text(args, tokenizer):
     corpora, others = by_language(args.corpus), by_language(args.validation_corpus or ())
     for text in itertools.chain(*corpora.values(), *others.values()):
         plain_text.check_name(text)  # check all before the first is read
-    same = plain_text.shared_text(corpora, others)
-    if same and PartialState().is_main_process:
-        print(
-            f"warning: {same} of --validation_corpus is a part of --corpus too, so its loss says nothing about new "
-            "texts: evaluate on others",
-            file=sys.stderr,
-        )
+    if same := plain_text.shared_text(corpora, others):
+        said = f"warning: {same} of --validation_corpus is a part of --corpus too, so its loss says nothing about new"
+        command_line.say(f"{said} texts: evaluate on others", file=sys.stderr)
 
     def load(texts):
         """Return the blocks of some texts, one text after the other."""
@@ -93,8 +89,8 @@ def load_text(args, tokenizer):
     for name, own in {} if others else blocks.items():
         count = min(size, len(own) // 10)
         if not count:
-            name = repr(corpora[name])
-            raise ValueError(f"--corpus {name} has {len(own)} blocks, too few to hold out: pass --validation_corpus")
+            texts = repr(corpora[name])
+            raise ValueError(f"--corpus {texts} has {len(own)} blocks, too few to hold out: pass --validation_corpus")
         held_out[name], blocks[name] = own.select(range(count)), own.select(range(count, len(own)))
     for name, own in held_out.items():
         share = plain_text.unknown_share(np.concatenate(plain_text.Rows(own).parts), tokenizer)
@@ -408,7 +404,7 @@ def model_card(args, entry, base):
 
 
 def describe(args, accelerator, blocks, held_out, student, teacher):
-    """Return (inputs, data) for run.json: what must not change, and what was read. Nones beside the main process."""
+    """Return (inputs, data) for run.json: what must not change, what was read; both None but in the main process."""
     if not accelerator.is_main_process:
         return None, None
     # A stream of the hub has no files; its id must do.

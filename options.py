@@ -348,7 +348,7 @@ def add_logging(parser):
         "best",
         choices=("best", "last", "both"),
     )
-    add("--save_minutes", "most minutes between checkpoints, 0 = no limit", 10.0, number(float, 0))
+    add("--save_minutes", "maximum minutes between checkpoints, 0 = no limit", 10.0, number(float, 0))
     add("--keep_checkpoints", "number of newest checkpoints to keep", 1, POSITIVE)
     add("--keep_optimizer", "keep AdamW's state in the checkpoints of a finished run", False)
 

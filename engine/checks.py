@@ -25,7 +25,7 @@ def check_finetune(args):
     if headed:
         _check_head(args, words)
     if args.more_teachers and (not args.teacher or data.kind_of(args) == "similarity"):
-        raise ValueError("--more_teachers adds to the logits of --teacher: leave it out where there are none")
+        raise ValueError("--more_teachers adds to the logits of --teacher, and this run has none: leave it out")
     if args.class_weights and data.kind_of(args) in ("regression", "similarity", "multilabel", "qa"):
         raise ValueError("--class_weights is for tasks with one of some classes for each text or word: leave it out")
     if args.class_weights and args.teacher and not args.hard_weight:
