@@ -119,9 +119,8 @@ def by_language(words, option="--corpus"):
     """
     found = {}
     for word in words:
-        name, _, text = (
-            word.partition("=") if re.match(r"[\w-]+=", word) and not Path(word).exists() else ("", "", word)
-        )
+        named = re.match(r"[\w-]+=", word) and not Path(word).exists()
+        name, _, text = word.partition("=") if named else ("", "", word)
         if not text.strip():
             more = "" if option == "--corpus" else ", or leave it out"
             raise ValueError(f"{option} {word!r} names nothing: pass a file, folder, glob or hub id{more}")
