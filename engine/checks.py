@@ -143,8 +143,9 @@ def check_models(args):
     """Check the options that name and shape the two models."""
     shape = student_shape(args)
     for name in ("teacher", "student"):
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or nothing")
+        value = getattr(args, name)
+        if value is not None and not value.strip():
+            raise ValueError(f"--{name} {value!r} names no model: pass a hub id or folder, or leave the option out")
     if not args.teacher and not args.student:
         raise ValueError("--student is missing: pass a hub id or folder, e.g. google-bert/bert-base-multilingual-cased")
     if not args.student and not shape:
