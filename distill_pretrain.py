@@ -24,6 +24,7 @@ from accelerate import PartialState
 from transformers import AutoModel, AutoModelForMaskedLM
 
 import data
+import distill_finetune
 import losses
 import models
 import training
@@ -248,24 +249,6 @@ def make_losses(objective, teacher):
     return terms
 
 
-def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
-    """Return the function model -> {name: figure} of its relations beside the teacher's in the first held-out block.
-
-    It returns nothing without a teacher, and draws in the main process only.
-    """
-    ids = [i for i in held_out[:1]["input_ids"][0] if i != tokenizer.pad_token_id][:24]
-    tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
-    block = {"input_ids": ids}
-
-    def figures(model):
-        if not (teacher and layer_pairs and accelerator.is_main_process):
-            return {}
-        with accelerator.autocast():
-            return model_outputs.relation_figures(model, teacher, layer_pairs, block, tokens)
-
-    return figures
-
-
 def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, figures):
     """Return the function model -> (metrics, score, figures) over the held-out blocks, whose masks never change.
 
@@ -333,7 +316,10 @@ def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, 
         read, lengths, plan = read_blocks(args, blocks, tokenizer)
     held_rows = plain_text.Rows(held_out)
     collate = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
-    figures = make_figures(objective.layer_pairs, teacher, held_out, tokenizer, accelerator)
+    block = {"input_ids": [i for i in held_out[:1]["input_ids"][0] if i != tokenizer.pad_token_id]}
+    figures = distill_finetune.make_figures(
+        objective.layer_pairs, {"validation": [block]}, teacher, tokenizer, accelerator
+    )
 
     def loss(model, batch):
         total, values, _, _ = terms(model, batch, losses.several_processes())
