@@ -238,9 +238,7 @@ def place(args, objective, kind, splits, sizes, student, teacher, accelerator):
     if teacher:
         teacher.to(accelerator.device).eval()
     if args.compile:
-        torch._dynamo.config.recompile_limit *= len(
-            sizes
-        )  # beyond it torch no longer compiles; each size needs its own
+        torch._dynamo.config.recompile_limit *= len(sizes)  # each size is compiled for itself
         model_outputs.compile_models(student, teacher)
     if not args.cache_teacher:
         return None

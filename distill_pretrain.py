@@ -24,6 +24,7 @@ from accelerate import PartialState
 from transformers import AutoModel, AutoModelForMaskedLM
 
 import data
+import distill_finetune
 import losses
 import models
 import training
@@ -73,13 +74,9 @@ def load_text(args, tokenizer):
     corpora, others = by_language(args.corpus), by_language(args.validation_corpus or ())
     for text in itertools.chain(*corpora.values(), *others.values()):
         plain_text.check_name(text)  # check all before the first is read
-    same = plain_text.shared_text(corpora, others)
-    if same and PartialState().is_main_process:
-        print(
-            f"warning: {same} of --validation_corpus is a part of --corpus too, so its loss says nothing about new "
-            "texts: evaluate on others",
-            file=sys.stderr,
-        )
+    if same := plain_text.shared_text(corpora, others):
+        said = f"warning: {same} of --validation_corpus is a part of --corpus too, so its loss says nothing about new"
+        command_line.say(f"{said} texts: evaluate on others", file=sys.stderr)
 
     def load(texts):
         """Return the blocks of some texts, one text after the other."""
@@ -93,8 +90,8 @@ def load_text(args, tokenizer):
     for name, own in {} if others else blocks.items():
         count = min(size, len(own) // 10)
         if not count:
-            name = repr(corpora[name])
-            raise ValueError(f"--corpus {name} has {len(own)} blocks, too few to hold out: pass --validation_corpus")
+            texts = repr(corpora[name])
+            raise ValueError(f"--corpus {texts} has {len(own)} blocks, too few to hold out: pass --validation_corpus")
         held_out[name], blocks[name] = own.select(range(count)), own.select(range(count, len(own)))
     for name, own in held_out.items():
         share = plain_text.unknown_share(np.concatenate(plain_text.Rows(own).parts), tokenizer)
@@ -252,24 +249,6 @@ def make_losses(objective, teacher):
     return terms
 
 
-def make_figures(layer_pairs, teacher, held_out, tokenizer, accelerator):
-    """Return the function model -> {name: figure} of its relations beside the teacher's in the first held-out block.
-
-    It returns nothing without a teacher, and draws in the main process only.
-    """
-    ids = [i for i in held_out[:1]["input_ids"][0] if i != tokenizer.pad_token_id][:24]
-    tokens, ids = tokenizer.convert_ids_to_tokens(ids), torch.tensor([ids], device=accelerator.device)
-    block = {"input_ids": ids}
-
-    def figures(model):
-        if not (teacher and layer_pairs and accelerator.is_main_process):
-            return {}
-        with accelerator.autocast():
-            return model_outputs.relation_figures(model, teacher, layer_pairs, block, tokens)
-
-    return figures
-
-
 def make_evaluate(args, terms, weights, teacher, sizes, collate, accelerator, figures):
     """Return the function model -> (metrics, score, figures) over the held-out blocks, whose masks never change.
 
@@ -337,7 +316,10 @@ def make_recipe(args, objective, blocks, held_out, student, teacher, tokenizer, 
         read, lengths, plan = read_blocks(args, blocks, tokenizer)
     held_rows = plain_text.Rows(held_out)
     collate = make_collate(args, lambda indices: (held_rows[indices], None), tokenizer, vocab_size)
-    figures = make_figures(objective.layer_pairs, teacher, held_out, tokenizer, accelerator)
+    block = {"input_ids": [i for i in held_out[:1]["input_ids"][0] if i != tokenizer.pad_token_id]}
+    figures = distill_finetune.make_figures(
+        objective.layer_pairs, {"validation": [block]}, teacher, tokenizer, accelerator
+    )
 
     def loss(model, batch):
         total, values, _, _ = terms(model, batch, losses.several_processes())
@@ -408,7 +390,7 @@ def model_card(args, entry, base):
 
 
 def describe(args, accelerator, blocks, held_out, student, teacher):
-    """Return (inputs, data) for run.json: what must not change, and what was read. Nones beside the main process."""
+    """Return (inputs, data) for run.json: what must not change, what was read; both None but in the main process."""
     if not accelerator.is_main_process:
         return None, None
     # A stream of the hub has no files; its id must do.

@@ -389,8 +389,8 @@ def load_pair(args, auto, *, labels=(), need_head=True, fine_tune_command="", wh
         student = students.build_student(source, auto, shape, args.student_init)
         if args.freeze_embeddings and not torch.equal(*(m.get_input_embeddings().weight for m in (student, source))):
             raise ValueError(
-                "--freeze_embeddings would freeze random word embeddings: a student of another width, or with "
-                "--student_init random, copies none; leave it out"
+                "--freeze_embeddings would leave random word embeddings as they are: a student of another width, or "
+                "with --student_init random, copies none; leave it out"
             )
     if args.freeze_embeddings:
         student.get_input_embeddings().requires_grad_(False)

@@ -204,7 +204,7 @@ def add_own_files(add):
     add("--test_file", "custom: file without labels for --do_predict")
     add(
         "--text_columns",
-        "custom: one or two text columns; words of --hub_dataset: column of word lists, or tokens",
+        "custom: one or two text columns; words of --hub_dataset: column of words",
         ["text"],
         nargs="+",
     )
@@ -257,12 +257,7 @@ def add_distillation(parser):
         metavar="TERM",
     )
     add("--hard_weight", "weight of the loss on the true labels; 0 = soft targets only", 0.0, float)
-    add(
-        "--temperature",
-        "of the logits term, which is scaled by its square; with --task that task's or the preset's",
-        1.0,
-        float,
-    )
+    add("--temperature", "of the logits term, scaled by its square; with --task the task's or the preset's", 1.0, float)
     add(
         "--stages",
         "weights over time: terms and 'hard' (the labels); a number starts the next stage at that share of the steps, "
@@ -348,7 +343,7 @@ def add_logging(parser):
         "best",
         choices=("best", "last", "both"),
     )
-    add("--save_minutes", "most minutes between checkpoints, 0 = no limit", 10.0, number(float, 0))
+    add("--save_minutes", "maximum minutes between checkpoints, 0 = no limit", 10.0, number(float, 0))
     add("--keep_checkpoints", "number of newest checkpoints to keep", 1, POSITIVE)
     add("--keep_optimizer", "keep AdamW's state in the checkpoints of a finished run", False)
 
@@ -397,19 +392,8 @@ def finetune_parser():
     add_loop(parser)
     add = group(parser, "fine-tuning")
     add("--do_predict", "write predictions of the test set; for GLUE as its submission files", False)
-    add(
-        "--held_out",
-        "share of the training set that chooses the best model; 0 = the dev set does",
-        0.0,
-        number(float, 0, 0.9),
-    )
-    add(
-        "--more_teachers",
-        "further teachers: logits are the mean of all, relations are --teacher's",
-        [],
-        nargs="+",
-        metavar="TEACHER",
-    )
+    add("--held_out", "share of the training set that chooses the best model; 0 = dev set", 0.0, number(float, 0, 0.9))
+    add("--more_teachers", "further teachers: the logits are the mean of all", [], nargs="+", metavar="TEACHER")
     add("--class_weights", "balanced: every class counts the same in the loss on the labels", choices=("balanced",))
     add_cache(parser)
     return parser
@@ -453,47 +437,23 @@ def add_corpus(parser):
     add("--seq_length", "tokens of a block", 128, number(int, 8))
     add("--whole_texts", "one text per block, cut at --seq_length; always on where terms relate sentences", False)
     add(
-        "--mlm_probability",
-        "share of tokens masked; 0.15, or 0 for whole texts without an MLM head",
-        type=number(float, 0, 1),
+        "--mlm_probability", "share of tokens masked; 0.15, or 0 for whole texts without head", type=number(float, 0, 1)
     )
     add("--whole_word_mask", "mask all pieces of a word together", False)
     add("--max_train_samples", "number of training blocks, the same for every seed and method; 0 = all", 0, COUNT)
-    add(
-        "--max_eval_samples",
-        "blocks to evaluate on: random ones of --validation_corpus, or the first of --corpus",
-        512,
-        POSITIVE,
-    )
+    add("--max_eval_samples", "blocks to evaluate on: of --validation_corpus, or the first of --corpus", 512, POSITIVE)
 
 
 def dynabert_parser():
     """Return the parser of distill_dynabert.py."""
-    parser = Parser(
-        description="DynaBERT with CKD: one student that runs at several widths and depths, distilled from a task's "
-        "teacher."
-    )
+    parser = Parser(description="DynaBERT with CKD: one student that runs at several widths and depths.")
     add_paths(parser, "runs/<task>/<run_name>/seed<seed>", "made from --terms and the stage by default")
     add_data(parser, required=False)  # --export takes the task from the run
     add = group(parser, "model")
     add("--teacher", "folder of the task's teacher (stage 1) or of the run of stage 1 (stage 2)")
     add("--student", "folder of the run of stage 2, to be trained on the labels (stage 3)")
-    add(
-        "--width_mults",
-        "shares of the heads and feed-forward neurons",
-        [1.0, 0.75, 0.5, 0.25],
-        float,
-        nargs="+",
-        metavar="M",
-    )
-    add(
-        "--depth_mults",
-        "shares of the layers, for each width; other than 1.0: stage 2 or 3",
-        [1.0],
-        float,
-        nargs="+",
-        metavar="M",
-    )
+    add("--width_mults", "shares of heads and neurons", [1.0, 0.75, 0.5, 0.25], float, nargs="+", metavar="M")
+    add("--depth_mults", "shares of the layers; not 1.0: stage 2 or 3", [1.0], float, nargs="+", metavar="M")
     add_freezing(add)
     add_distillation(parser)
     add_loop(parser)
@@ -513,25 +473,14 @@ def trim_parser():
     parser = Parser(description="Cut a model's vocabulary down to the words of a text; the layers stay the same.")
     add = group(parser, "paths")
     add("--model", "hub id or folder of the model to trim", required=True)
-    add(
-        "--corpus",
-        "text in all languages to keep: files, folders, globs or hub ids",
-        nargs="+",
-        required=True,
-        metavar="TEXT",
-    )
+    add("--corpus", "text in all languages to keep: files, globs, hub ids", nargs="+", required=True, metavar="TEXT")
     add("--text_column", "text column of a corpus that is a table; each row is a document", "text")
     add("--output_dir", "new folder for model and tokenizer", type=named_folder, required=True)
     add("--held_out", "other texts, to count how much is cut into other words", [], nargs="+", metavar="TEXT")
     add = group(parser, "words")
     add("--min_count", "minimum count of a kept word; with 1 the text is cut as before", 1, POSITIVE)
     add("--vocab_size", "maximum number of words, the most frequent; special words and characters stay", type=POSITIVE)
-    add(
-        "--characters",
-        "single characters to keep: all of the model's, or those in the text",
-        "all",
-        choices=("all", "corpus"),
-    )
+    add("--characters", "characters to keep: all of the model's, or of the text", "all", choices=("all", "corpus"))
     return parser
 
 

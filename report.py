@@ -164,9 +164,8 @@ def time_columns(runs):
         title = f"{escape(task)} ({unit})" if len(tasks) > 1 else f"train ({unit})"
         cached = set(own["name"][[bool(options.get("cache_teacher")) for options in own["options"]]])
         times = own.groupby("name", observed=True)["time.train_s"].mean() / seconds
-        columns.append(
-            pd.Series({name: f"{value:.1f}" + "*" * (name in cached) for name, value in times.items()}, name=title)
-        )
+        cells = {name: f"{value:.1f}" + "*" * (name in cached) for name, value in times.items()}
+        columns.append(pd.Series(cells, name=title))
     memory = runs.groupby(["task", "name"], observed=True)["max_mem_gb"].mean().groupby("name", observed=True).max()
     memory = memory.dropna()
     return columns + [memory.map("{:.2f}".format).astype(object).rename("GB")] * bool(len(memory))

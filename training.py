@@ -452,10 +452,8 @@ def _stop(accelerator, bar, step, number):
     bar.close()
     if accelerator.is_main_process:
         reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(
-            f"{Path(sys.argv[0]).name}: stopped by {reason}: saved at step {step}, the same command goes on",
-            file=sys.stderr,
-        )
+        said = f"stopped by {reason}: saved at step {step}, the same command goes on"
+        print(f"{Path(sys.argv[0]).name}: {said}", file=sys.stderr)
     raise SystemExit(128 + number)
 
 

@@ -25,7 +25,7 @@ def check_finetune(args):
     if headed:
         _check_head(args, words)
     if args.more_teachers and (not args.teacher or data.kind_of(args) == "similarity"):
-        raise ValueError("--more_teachers adds to the logits of --teacher: leave it out where there are none")
+        raise ValueError("--more_teachers adds to the logits of --teacher, and this run has none: leave it out")
     if args.class_weights and data.kind_of(args) in ("regression", "similarity", "multilabel", "qa"):
         raise ValueError("--class_weights is for tasks with one of some classes for each text or word: leave it out")
     if args.class_weights and args.teacher and not args.hard_weight:
@@ -119,9 +119,8 @@ def by_language(words, option="--corpus"):
     """
     found = {}
     for word in words:
-        name, _, text = (
-            word.partition("=") if re.match(r"[\w-]+=", word) and not Path(word).exists() else ("", "", word)
-        )
+        named = re.match(r"[\w-]+=", word) and not Path(word).exists()
+        name, _, text = word.partition("=") if named else ("", "", word)
         if not text.strip():
             more = "" if option == "--corpus" else ", or leave it out"
             raise ValueError(f"{option} {word!r} names nothing: pass a file, folder, glob or hub id{more}")
@@ -144,8 +143,9 @@ def check_models(args):
     """Check the options that name and shape the two models."""
     shape = student_shape(args)
     for name in ("teacher", "student"):
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise ValueError(f"--{name} {getattr(args, name)!r} names no model: pass a hub id or folder, or nothing")
+        value = getattr(args, name)
+        if value is not None and not value.strip():
+            raise ValueError(f"--{name} {value!r} names no model: pass a hub id or folder, or leave the option out")
     if not args.teacher and not args.student:
         raise ValueError("--student is missing: pass a hub id or folder, e.g. google-bert/bert-base-multilingual-cased")
     if not args.student and not shape:

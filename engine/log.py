@@ -140,10 +140,8 @@ class Log:
         self.read()
         self.rows = self.rows[-self.args.logging_steps :]
         rows, fixed, last = [row for row, _ in self.rows], self.recipe.weights, self.rows[-1][1]
-        means = {
-            name: statistics.fmean(row[name] for row in rows if name in row)
-            for name in dict.fromkeys(itertools.chain(*rows))
-        }
+        names = dict.fromkeys(itertools.chain(*rows))
+        means = {name: statistics.fmean(row[name] for row in rows if name in row) for name in names}
         seconds = time.perf_counter() - self.start
         points = {f"loss/{name}": value for name, value in means.items() if name != "grad_norm"}
         points |= {

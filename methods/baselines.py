@@ -67,9 +67,10 @@ def needs(**declared):
 
 def _equal_widths(name, layer_pairs, student, teacher):
     if student.hidden_size != teacher.hidden_size:
+        width = teacher.hidden_size
         raise ValueError(
-            f"{name} compares states of equal width, the student has {student.hidden_size} and the teacher "
-            f"{teacher.hidden_size}: use hidden_mse, which learns a projection, or a student of the same width"
+            f"{name} compares states of equal width, the student has {student.hidden_size} and the teacher {width}: "
+            f"use hidden_mse, which learns a projection, or --student_hidden {width}"
         )
 
 

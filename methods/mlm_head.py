@@ -54,7 +54,7 @@ class Head(NamedTuple):
         """Return slices of nearly equal length whose logits fit into a chunk each; at least one, perhaps empty."""
         rows, most = len(self.inputs), CHUNK.get(self.inputs.device.type, CHUNK["cuda"]) // len(self.weight)
         step = math.ceil(rows / math.ceil(rows / max(1, most))) if rows else 1
-        return [slice(i, i + step) for i in range(0, rows or 1, step)]  # one at least, of no row where there is none
+        return [slice(i, i + step) for i in range(0, rows or 1, step)]  # at least one, empty if there are no rows
 
 
 def narrow_decoder(weight, bias):

@@ -63,7 +63,8 @@ def parse(stages, weights, terms):
             found[-1][1][name] = ends[0] if len(set(ends)) == 1 else ends
         found[-1][1] = {name: found[-1][1][name] for name in (*terms, HARD) if found[-1][1].get(name)}
         if not any(w[0] if isinstance(w, list) else w for w in found[-1][1].values()):
-            raise ValueError(f"--stages: nothing is trained where the stage from {begin:g} on begins: add a term")
+            said = f"--stages: nothing is trained where the stage from {begin:g} on begins"
+            raise ValueError(f"{said}: name a term with a weight that begins above 0")
     return found
 
 

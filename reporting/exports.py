@@ -104,15 +104,7 @@ COLUMNS = [
     *("latency.student_ms", "latency.speedup", "hardware", "versions", "git", "asked", "options"),
     *("data", "inputs", "train_examples", "subnetworks", "bounds", "folder"),
 ]
-ALWAYS = [
-    "terms",
-    "hard_weight",
-    "temperature",
-    "stages",
-    "window",
-    "save",
-    "cache_teacher",
-]  # also if at their defaults
+ALWAYS = ["terms", "hard_weight", "temperature", "stages", "window", "save", "cache_teacher"]  # defaults too
 MODELS = ("teacher", "more_teachers", "student")  # options that name models, in folders of one machine
 SIZE = [*SHAPE, "parameters", "parameters_without_embeddings", "flops_per_sequence", "seq_length"]
 

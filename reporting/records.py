@@ -76,7 +76,7 @@ class Kind(NamedTuple):
 
 TEXT, NUMBER = Kind("printable text", is_text), Kind("a finite number", is_number)
 POSITIVE = Kind("a number above 0", is_positive)
-MAYBE = Kind("a number or null, as a run that diverged has it", is_maybe)
+MAYBE = Kind("a number or null (not finite)", is_maybe)
 STAGE = Kind("finetune, pretrain or dynabert", lambda value: value in ("finetune", "pretrain", "dynabert"))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 ARRAY = Kind("a list", lambda value: isinstance(value, list))

@@ -34,7 +34,7 @@ def holm(p):
     S. Holm, A simple sequentially rejective multiple test procedure, 1979. NaN stays and is not counted.
     """
     known = p.dropna().sort_values()
-    left = np.arange(len(known), 0, -1)  # the smallest is one of all, the largest stands alone
+    left = np.arange(len(known), 0, -1)  # Holm's factors: all tests for the smallest p, 1 for the largest
     return (known * left).cummax().clip(upper=1.0).reindex(p.index)
 
 

@@ -64,10 +64,8 @@ def differences(table, names, reference):
         for (name, size), row in rows.items()
         if not math.isnan(row.p)
     }
-    return (
-        {name: grid(grids[name], name) for name in map(str, names) if name in grids},
-        significance.sentence(tested, reference),
-    )
+    grids = {name: grid(grids[name], name) for name in map(str, names) if name in grids}
+    return grids, significance.sentence(tested, reference)
 
 
 def costs(table):
@@ -91,10 +89,8 @@ def tables(runs, baseline, markdown, summary):
         found = scores(table, summary)
         last = {options.get("save") == "last" for options in own.get("options", ())} == {True}
         which = "last checkpoint" if last else "checkpoint of the best mean"
-        texts += [
-            f"### Sub-networks of {task}: {title} x 100, {which}, by depth and width",
-            markdown(stacked(found.values())),
-        ]
+        heading = f"### Sub-networks of {task}:"
+        texts += [f"{heading} {title} x 100, {which}, by depth and width", markdown(stacked(found.values()))]
         alike = {}
         for name, cells in found.items():
             alike.setdefault((*cells["depth"], *cells.columns), []).append(name)
@@ -102,15 +98,9 @@ def tables(runs, baseline, markdown, summary):
             reference = baseline if baseline in names else names[-1]
             minus, said = differences(table, [name for name in names if name != reference], reference)
             if minus:
-                texts += [
-                    f"### Sub-networks of {task}: minus {reference} (mean, 95 % interval, pairs of one seed)",
-                    markdown(stacked(minus.values())),
-                    said,
-                ]
-        texts += [
-            f"### Sub-networks of {task}: parameters (M) / GFLOPs / speed-up at batch 1 / 32",
-            markdown(stacked([costs(table)])),
-        ]
+                texts.append(f"{heading} minus {reference} (mean, 95 % interval, pairs of one seed)")
+                texts += [markdown(stacked(minus.values())), said]
+        texts += [f"{heading} parameters (M) / GFLOPs / speed-up at batch 1 / 32", markdown(stacked([costs(table)]))]
     return texts
 
 

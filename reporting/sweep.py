@@ -1,4 +1,4 @@
-"""Table of the tries of run_sweep.sh and the best of each method: `python reporting/sweep.py runs/fair/sweep/cola`.
+"""Table of the tries of run_sweep.sh and the best of each method: `python -m reporting.sweep runs/fair/sweep/cola`.
 
 The best score on the held-out part of the training set (--held_out) decides, never the dev set. The choice goes to
 recipes.txt in that folder, a line "METHOD OPTION..." for each method: RECIPES of run_glue.sh.

@@ -62,7 +62,7 @@ def chosen_alike(runs):
 
 
 def settings(runs):
-    """Return for each run of a task {what: value, in words} of all that may affect its scores beside its recipe."""
+    """Return for each run of a task {what: value, in words} of all that may affect its scores, except its recipe."""
     data, counts, found = same_examples(runs, "train"), [one.count for one in runs["train"]], []
     for recipe, options, digest, count in zip(runs["recipe"], runs["options"], data, counts, strict=True):
         keys = {*recipe} - SAID - ({*()} if options.get("teacher") else {"teacher", *DISTILLING})
