@@ -250,7 +250,7 @@ def test_a_loading_script_is_read_as_the_hub_has_converted_it(scripted, folders,
         (
             None,
             None,
-            "it is a loading script, which `datasets` does not run, and the hub has not converted what it makes",
+            "it is a loading script, which `datasets` does not run, and the hub has not converted it",
         ),
     ],
 )
