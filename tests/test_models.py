@@ -145,7 +145,7 @@ def test_layer_map(n_student, n_teacher, strategy, pairs):
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        ("middle", "unknown layer map 'middle': choose uniform, last, first, ends, or student:teacher pairs"),
+        ("middle", "unknown layer map 'middle': choose uniform, last, first, ends, or pairs"),
         ("", "unknown layer map ''"),
         ("0:0,", "unknown layer map"),
         ("0:-1", "unknown layer map"),
