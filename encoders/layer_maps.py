@@ -55,7 +55,7 @@ def layer_map(n_student, n_teacher, strategy):
         return STRATEGIES[strategy](n_student, n_teacher)
     if not re.fullmatch(r"\d{1,4}:\d{1,4}(,\d{1,4}:\d{1,4})*", strategy, re.ASCII):
         raise ValueError(
-            f"unknown layer map {strategy!r}: choose {', '.join(STRATEGIES)}, or student:teacher pairs as in 0:0,6:12"
+            f"unknown layer map {strategy!r}: choose {', '.join(STRATEGIES)}, or pairs student:teacher as in 0:0,6:12"
         )
     pairs = [tuple(int(i) for i in pair.split(":")) for pair in strategy.split(",")]
     for s, t in pairs:

@@ -51,9 +51,7 @@ def find_files(corpus):
 def _files_below(folder):
     """Return the files of a folder with an ending of FORMS; they must have one form, or notes could pass for texts."""
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
-        raise ValueError(
-            f"corpus '{folder}': `datasets` has saved it; write it as Parquet first, by Dataset.to_parquet"
-        )
+        raise ValueError(f"corpus '{folder}': a folder that `datasets` has saved; write it as Parquet by to_parquet")
     files = [str(path) for path in sorted(folder.rglob("*")) if readers.ending(path) in FORMS and path.is_file()]
     if not files:
         raise ValueError(f"corpus '{folder}': no .txt file in this folder, nor any of {', '.join(list(FORMS)[1:])}")

@@ -247,11 +247,7 @@ def test_a_loading_script_is_read_as_the_hub_has_converted_it(scripted, folders,
             "its configurations are a, b, and None is none of them): name one as owner/old:configuration",
         ),
         (["a"], "c", "its configurations are a, and c is none of them): name one as"),
-        (
-            None,
-            None,
-            "it is a loading script, which `datasets` does not run, and the hub has not converted what it makes",
-        ),
+        (None, None, "it is a loading script, which `datasets` does not run, and the hub has not converted it"),
     ],
 )
 def test_a_loading_script_without_that_configuration_or_copy_is_refused(scripted, folders, config, said):

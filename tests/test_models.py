@@ -433,7 +433,7 @@ def test_labels_of_ones_own_that_differ_in_little_are_not_mixed_up():
     "words, said",
     [
         (["bad"], "'bad' must be a teacher's label"),
-        (["=0"], "must be a label"),
+        (["=0"], "must be a teacher's label"),
         (["a=0", "a=1"], "'a=1' must be"),
         (["a=0", "b=2"], "names '2': name each of unacceptable, acceptable"),
         (["a=0", "b=0"], "names '0'"),

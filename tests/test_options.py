@@ -125,7 +125,7 @@ def test_a_call_in_code_checks_only_too(script, words, tmp_path, capsys):
 def test_a_kind_of_own_data_and_its_metrics_are_checked_where_the_kinds_are_known():
     own = ["--task", "custom", "--student", "s", "--train_file", "a", "--validation_file", "b", "--check_only"]
     for more, said in (
-        (["--kind", "tokens"], "'tokens' is none of: classification"),
+        (["--kind", "tokens"], "'tokens' is not one of: classification"),
         (["--metrics", "bleu"], "'bleu' is not a metric of classification"),
     ):
         done = subprocess.run([sys.executable, "distill_finetune.py", *own, *more], capture_output=True, text=True)

@@ -215,7 +215,7 @@ class TestPooling:
     @pytest.mark.parametrize(
         "modules, config, said",
         [
-            (["Transformer", "Pooling", "Dense"], {}, "has a layer Dense behind its encoder"),
+            (["Transformer", "Pooling", "Dense"], {}, "has a layer Dense after its encoder"),
             (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, "pools in an unknown way"),
             (
                 ["Transformer", "Pooling"],
