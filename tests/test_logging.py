@@ -1,4 +1,7 @@
-"""What a run shows while it trains: score lines, the dev set's loss, other trackers, and when it evaluates."""
+"""What a run shows while it trains: score lines, the dev set's loss, other trackers, and when it evaluates. Model
+cards: what huggingface_hub's own parser reads in them. What a run says of its data before it trains, beside counts
+made by hand; labels that are a slip are refused.
+"""
 
 import argparse
 import io
@@ -13,14 +16,23 @@ import torch
 from accelerate import tracking
 from accelerate.utils import LoggerType
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 import data
+import distill_finetune
+import distill_pretrain
 import training
-from engine import command_line, log, run_folder
-from tasks import kinds
+from engine import card, command_line, log, run_folder
+from tasks import kinds, overview, readers
 
 
 def record_of(folder):
@@ -202,3 +214,295 @@ def test_event_files_of_one_second_are_read_in_the_order_they_were_made(tmp_path
         log.Events(tmp_path, 0)
         names += {path.name for path in tmp_path.iterdir()} - {*names}
     assert len(names) == 3 and names == sorted(names)
+
+
+# --- card ------------------------------------------------------------------------------------------------------------
+
+OF_MLM = {
+    "terms": {"logits": 1.0},
+    "seq_length": 32,
+    "run_name": "mlm",
+    "seed": 1,
+    "max_eval_samples": 4,
+    "whole_texts": False,
+}
+BASE = "---\nlicense: apache-2.0\nbase_model: owner/bert\nlanguage:\n- multilingual\n- af\n---\n\n# Text\n"
+
+
+def saved(tmp_path, text):
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    return ModelCard.load(tmp_path / "README.md")
+
+
+def finetune_card(tmp_path, task, metrics, base=None, **options):
+    args = argparse.Namespace(
+        task=task,
+        teacher="t",
+        terms={"logits": 1.0},
+        run_name="a: 'name' # of: mine",
+        seed=1,
+        data_dir=None,
+        max_eval_samples=0,
+        max_seq_length=32,
+        validation_file=None,
+        dataset_name=None,
+        validation_split="validation",
+    )
+    vars(args).update(options)
+    kind = kinds.KINDS[data.TASKS[task].kind](data.TASKS[task])
+    text = distill_finetune.model_card(args, kind, {"step": 3, "metrics": metrics}, base or {})
+    return saved(tmp_path, text)
+
+
+def test_two_dev_sets_are_two_splits_of_the_hubs_data_set(tmp_path):
+    found = finetune_card(tmp_path, "mnli", {"accuracy_matched": 0.5, "accuracy_mismatched": 0.25})
+    assert found.data.model_name == "a: 'name' # of: mine" and found.data.datasets == ["nyu-mll/glue"]
+    rows = [
+        (r.dataset_type, r.dataset_config, r.dataset_split, r.metric_type, r.metric_value)
+        for r in found.data.eval_results
+    ]
+    assert rows == [
+        ("nyu-mll/glue", "mnli", "validation_matched", "accuracy", 0.5),
+        ("nyu-mll/glue", "mnli", "validation_mismatched", "accuracy", 0.25),
+    ]
+
+
+@pytest.mark.parametrize(
+    "task, names, types, pipeline",
+    [
+        ("stsb", ("pearson", "spearman"), ["pearsonr", "spearmanr"], "text-classification"),
+        ("squad", ("f1", "exact_match"), ["f1", "exact_match"], "question-answering"),
+    ],
+)
+def test_metrics_have_the_hubs_names(tmp_path, task, names, types, pipeline):
+    found = finetune_card(tmp_path, task, dict.fromkeys(names, 0.5))
+    assert [r.metric_type for r in found.data.eval_results] == types
+    assert found.data.pipeline_tag == pipeline == found.data.eval_results[0].task_type
+
+
+def test_files_are_not_called_a_data_set_of_the_hub_and_an_undefined_score_is_left_out(tmp_path):
+    found = finetune_card(
+        tmp_path, "custom", {"accuracy": None, "f1": 0.5}, validation_file="my/dev.csv", max_eval_samples=8
+    )
+    (result,) = found.data.eval_results
+    assert (result.dataset_name, result.dataset_type, result.dataset_args) == (
+        "dev.csv",
+        "custom",
+        {"max_eval_samples": 8},
+    )
+    assert found.data.datasets is None and "accuracy: undefined" in found.text
+    assert finetune_card(tmp_path, "cola", {"matthews_correlation": None}).data.eval_results is None
+
+
+def test_what_is_known_of_the_base_model_is_passed_on(tmp_path, monkeypatch):
+    expected = {"base_model": "owner/bert", "license": "apache-2.0", "language": "multilingual"}
+    (tmp_path / "model").mkdir()
+    saved(tmp_path / "model", BASE)
+    assert card.base_metadata(str(tmp_path / "model")) == expected
+    found = finetune_card(tmp_path, "cola", {"matthews_correlation": 0.5}, card.base_metadata(str(tmp_path / "model")))
+    assert {name: found.data.get(name) for name in expected} == expected
+    assert card.base_metadata(str(tmp_path)) == expected  # of a student of that student
+    for text in ("# no metadata", "---\n: [\n---\n", ""):
+        (tmp_path / "model" / "README.md").write_text(text)
+        assert card.base_metadata(str(tmp_path / "model")) == {}
+
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.repocard.hf_hub_download", offline)
+    assert card.base_metadata("bert-base-cased") == {"base_model": "bert-base-cased"}
+    name = "bert-base-multilingual-cased"
+    assert card.base_metadata(name) == {"base_model": name, "language": "multilingual"}
+
+
+@pytest.mark.parametrize(
+    "corpus, dataset",
+    [
+        ("README.md", ("README.md", "text", None, "validation")),
+        (
+            "wikimedia/wikipedia:20231101.en",
+            ("wikimedia/wikipedia:20231101.en", "wikimedia/wikipedia", "20231101.en", "train"),
+        ),
+    ],
+)
+def test_masked_language_models(tmp_path, corpus, dataset):
+    args = argparse.Namespace(corpus=[corpus], validation_corpus=None, teacher=None, **OF_MLM)
+    found = saved(tmp_path, distill_pretrain.model_card(args, {"step": 1, "metrics": {"perplexity": 9.5}}, {}))
+    (result,) = found.data.eval_results
+    assert dataset == (result.dataset_name, result.dataset_type, result.dataset_config, result.dataset_split)
+    assert (result.task_type, result.metric_type, result.metric_value) == ("fill-mask", "perplexity", 9.5)
+    assert found.data.tags == ["mlm"] and found.data.pipeline_tag == "fill-mask"
+
+
+@pytest.mark.parametrize(
+    "task, auto, head",
+    [
+        ("cola", AutoModelForSequenceClassification, {}),
+        ("rte", AutoModelForSequenceClassification, {}),
+        ("stsb", AutoModelForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}),
+        (
+            "goemotions",
+            AutoModelForSequenceClassification,
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+        ),
+        ("conll2003", AutoModelForTokenClassification, {}),
+        ("squad", AutoModelForQuestionAnswering, {}),
+        ("mlm", AutoModelForMaskedLM, {}),
+    ],
+)
+def test_the_lines_of_use_run_as_pasted(world, tmp_path, monkeypatch, capsys, task, auto, head):
+    model = auto.from_pretrained(world / "bert", **head)
+    model.config.threshold = 0.0
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(world / "bert").save_pretrained(tmp_path)
+    if task == "mlm":
+        args = argparse.Namespace(
+            corpus=str(tmp_path / "config.json"), validation_corpus=None, teacher="/home/me/bert", **OF_MLM
+        )
+        found = saved(tmp_path, distill_pretrain.model_card(args, {"step": 1, "metrics": {"perplexity": 9.5}}, {}))
+    else:
+        found = finetune_card(tmp_path, task, dict.fromkeys(data.TASKS[task].metrics, 0.5), teacher="/home/me/bert")
+    assert (
+        "/home" not in found.content
+        and str(tmp_path) not in found.content
+        and "distilled from `bert` with" in found.text
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", found.text, re.S)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out and ("text_pair" in code) == (task in ("rte", "stsb"))
+
+
+def test_every_class_that_opens_a_student_has_a_pipeline():
+    assert {kind.auto.__name__ for kind in kinds.KINDS.values()} <= set(card.PIPELINES)
+    assert {AutoModelForMaskedLM.__name__, AutoModelForSequenceClassification.__name__} <= set(card.PIPELINES)
+
+
+# --- overview --------------------------------------------------------------------------------------------------------
+
+
+def said(world, kind, splits, labels=(), length=8):
+    """The overview's lines of text splits of a kind, by split."""
+    tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+    args = argparse.Namespace(max_seq_length=length, text_prefix="")
+    of = types.SimpleNamespace(task=data.TASKS["custom"]._replace(labels=labels), headless=kind == "similarity")
+    rows = {name: data.texts_apart(split) if of.headless else split for name, split in splits.items()}
+    tokenised = {name: data.tokenize(split, tokenizer, length) for name, split in rows.items()}
+    lines = overview.lines(of, splits, tokenised, tokenizer, args).splitlines()
+    return dict(line.split(": ", 1) for line in lines), tokenizer
+
+
+def rows(texts, labels, **more):
+    return Dataset.from_dict({"text_a": texts, "label": labels, "idx": range(len(texts)), **more})
+
+
+WORDS = ["the", "dog", "sees", "a", "big", "cat", "and", "the", "bird", "runs"]
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_texts_that_are_cut_are_counted_as_tokenising_each_whole_says(world, pair):
+    texts = [" ".join((WORDS * 3)[:count]) for count in (0, 1, 4, 5, 6, 7, 8, 30)]
+    more = {"text_b": ["the cat"] * len(texts)} if pair else {}
+    found, tokenizer = said(world, "classification", {"train": rows(texts, [0, 1] * 4, **more)}, ("no", "yes"))
+    whole = [len(tokenizer(*row)["input_ids"]) for row in zip(texts, *more.values(), strict=True)]
+    lost = [max(0, count - 8) for count in whole]
+    cut = sum(map(bool, lost))
+    assert 0 < cut < len(texts)
+    share = 100 * sum(lost) / sum(whole)
+    assert f"{cut} ({12.5 * cut:.1f} %) are longer than 8 tokens and cut, {share:.1f} % of all tokens" in found["train"]
+    assert "; 1 (12.5 %) with an empty text" in found["train"]
+
+
+def test_classes_and_texts_known_from_training_are_counted(world):
+    train = rows(["a", "b", "b", "c", " \t"], [0, 0, 1, 0, 0])
+    splits = {"train": train, "validation": rows(["b", "b", "d"], [1, 1, 1]), "test": rows(["a"], [-1])}
+    found, _ = said(world, "classification", splits, ("no", "don't know"))
+    assert found == {
+        "train": '5 examples; 2 classes, largest no with 4 (80.0 %), smallest "don\'t know" with 1 (20.0 %); '
+        "1 (20.0 %) with an empty text",
+        "validation": '3 examples; 2 classes, largest "don\'t know" with 3 (100.0 %), smallest no with 0 (0.0 %); '
+        "2 (66.7 %) with the same texts as in training",
+        "test": "1 examples; no labels",
+    }
+    found, _ = said(world, "classification", {"train": train, "validation": rows(["c", "a"], [0, 1])}, ("x", "y"))
+    assert found["validation"].endswith(
+        "2 (100.0 %) with the same texts as in training: its scores say nothing about new texts, so evaluate on others"
+    )
+    pairs = {name: split.add_column("text_b", [name] * len(split)) for name, split in splits.items()}
+    assert "as in training" not in said(world, "classification", pairs, ("x", "y"))[0]["validation"]
+
+
+def test_numbers_several_labels_and_pairs_apart(world):
+    assert said(world, "regression", {"train": rows(["a", "b"], [0.5, 4.0])})[0]["train"] == (
+        "2 examples; labels from 0.5 to 4, mean 2.25"
+    )
+    several = rows(["a", "b", "c"], [[1, 0, 1], [1, 0, 0], [0, 0, 0]])
+    assert (
+        "3 classes, largest x with 2 (66.7 %), smallest y with 0"
+        in (said(world, "multilabel", {"train": several}, ("x", "y", "z"))[0]["train"])
+    )
+    pair = rows([" ".join(WORDS)], [1.0], text_b=["dog"])
+    assert "; 1 (50.0 %) are longer" in said(world, "similarity", {"train": pair})[0]["train"]
+
+
+def test_words_and_questions_have_their_own_names():
+    tags = Dataset.from_dict({"words": [["a", "b"], ["c"]], "tags": [[0, 1], [0]]})
+    args, task = argparse.Namespace(max_seq_length=8), data.TASKS["custom"]
+    kind = types.SimpleNamespace(task=task._replace(labels=("O", "B-x", "I-x")), headless=False)
+    assert overview.lines(kind, {"train": tags, "validation": tags}, {}, None, args).splitlines()[0] == (
+        "train: 2 sentences; 3 words, 3 classes, largest O with 2 (66.7 %), smallest I-x with 0 (0.0 %)"
+    )
+    asked = Dataset.from_dict({"question": ["a", "a"], "context": ["b", "c"], "texts": [["b"], []]})
+    kind = types.SimpleNamespace(task=task, headless=False)
+    assert overview.lines(kind, {"validation": asked}, {}, None, args) == (
+        "validation: 2 questions; 1 (50.0 %) without an answer"
+    )
+
+
+def test_a_run_says_what_it_read_and_keeps_its_teachers_score(finetune, teacher, tmp_path, capsys):
+    """On the same dev set the teacher has the scores of the run that made it."""
+    options = ("--teacher", teacher, "--student_layers", "1", "--terms", "kd", "--max_steps", "1")
+    finetune(*options, "--output_dir", tmp_path / "run", "--held_out", "0.25", "--max_eval_samples", "0")
+    out = capsys.readouterr().out
+    its, ours = (json.loads((folder / "run.json").read_text()) for folder in (teacher, tmp_path / "run"))
+    own = ours["teacher"]["scores"]
+    score = its["best"]["metrics"]["matthews_correlation"]
+    assert own == pytest.approx({"matthews_correlation": score, "loss": its["history"][-1]["loss"]})
+    assert its["teacher"] is None
+    assert f"teacher on the dev set: matthews_correlation {own['matthews_correlation']:.4f}\n" in out
+    for line in ("train: 72 examples; 2 classes, largest", "validation: 64 examples", "held_out: 24 examples"):
+        assert f"\n{line}" in f"\n{out}"
+
+
+@pytest.mark.parametrize(
+    "labels, more, message",
+    [
+        (["pos", "neg", "Neg"], (), "line 4: the label 'Neg' is written 'neg' in line 3.*give two classes names"),
+        (["['joy', 'fear']", "['joy']", "x"], (), "line 2: .*\"\\['joy', 'fear'\\]\", a list that was written as text"),
+        (["['joy', 'fear']", "['joy']", "x"], ("--kind", "multilabel"), "a list that was written as text: write the"),
+        (["[0, 1, 0]", "[1 0 0]", "x"], ("--kind", "multilabel"), "a list that was written as text"),
+        (["[]", "x", "y"], ("--kind", "multilabel"), "a list that was written as text"),
+    ],
+)
+def test_labels_that_are_a_slip_are_refused(tmp_path, labels, more, message):
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"a {i}\t{label}\n" for i, label in enumerate(labels)))
+    with pytest.raises(ValueError, match=message):
+        load(path, *more)
+
+
+def test_types_of_words_that_differ_in_case_only_are_refused(tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text("Ann B-per\n\nBob B-PER\n")
+    with pytest.raises(ValueError, match="the types 'PER' and 'per' differ in case only"):
+        load(path, "--kind", "token")
+    path.write_text("Ann B-per\n\nBob B-person\n")
+    assert load(path, "--kind", "token")[0].labels == ("O", "B-per", "I-per", "B-person", "I-person")
+
+
+def load(path, *options):
+    args = ["--task", "custom", "--student", "x", "--train_file", path, "--validation_file", path, *options]
+    args = distill_finetune.build_parser().parse_args(list(map(str, args)))
+    distill_finetune.check_args(args)
+    return kinds.chosen(args).read(args, readers.Skipped())

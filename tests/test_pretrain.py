@@ -1,17 +1,32 @@
-"""Task-agnostic distillation: packing, masks, the chunked head, and distill_pretrain.py through its command line."""
+"""Task-agnostic distillation: packing, masks, the chunked head, and distill_pretrain.py through its command line.
+Corpora on disk in every form: the same documents and blocks, streamed or not; what is no text is named. Text in
+several languages: shares of an epoch, whole texts, losses by language, sentence encoders that stay such.
+"""
 
+import bz2
 import contextlib
+import csv
+import gzip
+import io
 import itertools
 import json
+import lzma
 import os
 import resource
 import shutil
+import tarfile
+import zipfile
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from accelerate.state import AcceleratorState
 from conftest import run_script
+from datasets import Dataset, Features, IterableDataset, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -31,10 +46,11 @@ from transformers import (
 
 import distill_pretrain
 import losses
+import trim_vocabulary
 from encoders import model_outputs
-from engine import cost, run_folder
+from engine import checks, command_line, cost, run_folder
 from methods import mlm_head
-from tasks import plain_text
+from tasks import documents, plain_text, similarity
 
 CLS, SEP = -1, -2
 
@@ -687,3 +703,417 @@ def test_bad_input_is_one_line_before_anything_is_written(pretrain, world, stude
     with pytest.raises(ValueError, match=said) as error:
         pretrain(*student_options, "--output_dir", tmp_path / "run", *options)
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+# --- documents -------------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    "the dog sleeps .",
+    'a "quoted" bird , and\ttabs',
+    "",
+    "the caf\u00e9 sees\u2028 one cat .",
+    "2020-01-01",
+    "None",
+    "{1}",
+    "12",
+    "nan",
+] * 3
+
+
+def table(column="text"):
+    return pd.DataFrame({"id": range(len(TEXTS)), column: TEXTS})
+
+
+def json_lines(texts=TEXTS, **options):
+    rows = ({"id": i, "text": text, "more": [{}, i]} for i, text in enumerate(texts))
+    return "".join(json.dumps(row, **options) + "\n" for row in rows)
+
+
+def parquet(frame):
+    out = io.BytesIO()
+    frame.to_parquet(out)
+    return out.getvalue()
+
+
+FORMS = {
+    "a.txt": "\n".join(TEXTS),
+    "no_ending": "\r\n".join(TEXTS),
+    "mac.txt": "\r".join(TEXTS),
+    "a.jsonl": json_lines(),
+    "a.ndjson": json_lines(ensure_ascii=False),
+    "a.json": json_lines(),
+    "b.txt": json_lines(),
+    "list.json": json.dumps([{"text": text} for text in TEXTS], indent=1),
+    "a.csv": table().to_csv(index=False),
+    "a.parquet": parquet(table()),
+    "c.txt": parquet(table()),
+    "large.parquet": parquet(table().astype({"text": "string"})),
+}
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def texts_of(path, tmp_path, **options):
+    """The documents of a corpus, read both ways."""
+    whole = plain_text.load_texts(str(path), cache_dir=str(tmp_path / "copy"), **options)["text"][:]
+    assert whole == [row["text"] for row in plain_text.load_texts(str(path), streaming=True, **options)]
+    return whole
+
+
+@pytest.mark.parametrize("packed", ["", *PACKERS, "nameless"])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_holds_the_same_documents(tmp_path, name, packed):
+    content = FORMS[name] if isinstance(FORMS[name], bytes) else FORMS[name].encode()
+    path = tmp_path / (name + packed.replace("nameless", ""))
+    path.write_bytes(PACKERS.get(packed, gzip.compress)(content) if packed else content)
+    if packed and content.startswith(b"PAR1"):  # it packs itself
+        with pytest.raises(ValueError, match="Parquet"):
+            texts_of(path, tmp_path)
+    else:
+        assert texts_of(path, tmp_path) == TEXTS
+
+
+def test_blocks_do_not_depend_on_the_form_but_their_cache_does(world, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+    lines = (world / "text" / "train.txt").read_text().splitlines()[:60]
+    one, other = write(tmp_path / "a.txt", "\n".join(lines)), write(tmp_path / "a.jsonl", json_lines(lines))
+    load = lambda path, **options: plain_text.load_blocks(path, tokenizer, 8, 1, tmp_path / "cache", **options)  # noqa: E731
+    assert load(one)["input_ids"][:] == load(other)["input_ids"][:] and len(list((tmp_path / "cache").iterdir())) == 2
+    streams = [
+        plain_text.Stream(plain_text.load_texts(path, streaming=True), plain_text.cutter(tokenizer, 8), 1, pool=20)
+        for path in (one, other)
+    ]
+    assert np.array_equal(streams[0].take(50), streams[1].take(50))
+    # The same bytes by another name are other documents, and so is another column of the same file.
+    text = '"text","body"\n' + "".join(f'"{a}","{b}"\n' for a, b in zip(lines, lines[::-1], strict=True))
+    found = [
+        load(write(tmp_path / name, text), **options)["input_ids"][:]
+        for name, options in (("b.txt", {}), ("b.csv", {}), ("b.csv", {"column": "body"}))
+    ]
+    assert found[1] == load(one)["input_ids"][:] and found[0] != found[1] != found[2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8), min_size=1))
+def test_tables_keep_any_text(tmp_path_factory, texts):
+    folder = tmp_path_factory.mktemp("texts", numbered=True)
+    out = io.StringIO(newline="")
+    csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["text"], *([text.replace("\r", "")] for text in texts)])
+    files = {"a.jsonl": json_lines(texts), "a.csv": out.getvalue(), "a.parquet": parquet(pd.DataFrame({"text": texts}))}
+    for name, content in files.items():
+        expected = [text.replace("\r", "") if name == "a.csv" else text for text in texts]
+        read = (row["text"] for row in documents.documents([write(folder / name, content)], "text"))
+        if any(text.strip() for text in expected):
+            assert list(read) == expected, name
+        else:
+            with pytest.raises(ValueError, match="holds no text"):
+                list(read)
+
+
+def test_another_column_and_nulls(tmp_path):
+    frame = table("body")
+    frame.loc[1, "body"] = None
+    files = {"a.parquet": parquet(frame), "a.jsonl": frame.to_json(orient="records", lines=True)}
+    for name, content in files.items():
+        path = write(tmp_path / name, content)
+        assert texts_of(path, tmp_path, column="body") == [TEXTS[0], "", *TEXTS[2:]]
+        with pytest.raises(ValueError, match=rf"{name}.*: has no column 'text' but id, body; name .* by --text_column"):
+            texts_of(path, tmp_path)
+
+
+def archive(make, content=b"the dog sleeps ."):
+    """The bytes of a zip or tar archive with one file."""
+    out = io.BytesIO()
+    if make == "zip":
+        with zipfile.ZipFile(out, "w") as f:
+            f.writestr("a.txt", content)
+    else:
+        with tarfile.open(fileobj=out, mode="w:gz") as f:
+            info = tarfile.TarInfo("a.txt")
+            info.size = len(content)
+            f.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+LONG = "the dog sleeps .\n" * 9000
+HALF = slice(0, -300)
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("a.docx", archive("zip"), "a.docx: is a zip archive or a document of an office program, not UTF-8 text"),
+        ("a.tar.gz", archive("tar"), "a.tar.gz: is a tar archive"),
+        ("a.txt", b"%PDF-1.7\n\xe2\n", "a.txt: is a PDF"),
+        ("a.txt.zst", b"\x28\xb5\x2f\xfd\0\0", "is packed by zstd"),
+        ("a.txt", "\ufeffa b".encode("utf-16-le"), "is UTF-16"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "is a pointer of Git LFS"),
+        ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "not a Parquet file"),
+        ("a.csv", parquet(table())[4:], "not UTF-8|NUL"),
+        ("a.bin", bytes(range(256)), "line 1: holds a NUL"),
+        ("a.txt", b"ab\ncaf\xe9\n", "a.txt, line 2: not UTF-8"),
+        ("a.txt", "<?xml version='1.0'?>\n<a>b</a>", "XML or HTML; extract the text first"),
+        ("a.xml.bz2", bz2.compress(b" <mediawiki xml:lang='en'>\n<page>"), "XML or HTML"),
+        ("a", "\n\n<!DOCTYPE html>\n<html>", "XML or HTML"),
+        ("a.txt.gz", gzip.compress(LONG.encode())[HALF], "a.txt.gz: cannot be read whole .*; download it again"),
+        ("a.txt", bz2.compress(LONG.encode())[:-9], "a.txt: cannot be read whole"),
+        ("a.txt.xz", lzma.compress(LONG.encode())[:-40], "cannot be read whole"),
+        ("a.parquet", parquet(table())[:-50], "a.parquet: not a Parquet file"),
+        ("a.jsonl", json_lines() + '{"text": "a', f"a.jsonl, line {len(TEXTS) + 1}: not valid JSON"),
+        ("a.jsonl", json_lines() + '["a"]\n', f"line {len(TEXTS) + 1}: not a JSON object with the columns as keys"),
+        ("a.jsonl", json_lines() + '\n{"id": 1}\n', f"line {len(TEXTS) + 2}: has no column 'text' but id"),
+        ("a.jsonl", json_lines() + '{"text": ["a"]}\n', f"line {len(TEXTS) + 1}: column 'text' holds a list, not text"),
+        ("a.jsonl", '{"text": " "}\n{"text": null}\n', "a.jsonl: holds no text"),
+        ("a.jsonl", "", "the file is empty"),
+        ("a.csv", 'text\n"ab\n', "a.csv, line 2: .* never closed\\); mend the quotes$"),
+        ("a.csv", "id,text\n1,a\n2\n", "a.csv, line 3: 1 columns where 2 are due .*; mend the line$"),
+        ("a.parquet", parquet(pd.DataFrame({"text": [1, 2]})), "column 'text' holds .*int64.*, not text"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, name, content, said):
+    path = write(tmp_path / name, content)
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=said) as error:
+            plain_text.load_texts(path, streaming=streaming, cache_dir=str(tmp_path / "copy"))
+        assert path in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_hole_in_a_parquet_file_is_found_before_training(tmp_path):
+    content = bytearray(parquet(pd.DataFrame({"text": [f"the dog {i} sleeps ." for i in range(3000)]})))
+    content[2000:2400] = bytes(400)
+    path = write(tmp_path / "a.parquet", bytes(content))
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"a.parquet: cannot be read whole \(.*\); write it again"):
+            plain_text.load_texts(path, streaming=streaming, cache_dir=str(tmp_path / "copy"))
+
+
+def test_folders_are_read_if_they_hold_one_form(tmp_path):
+    a = tmp_path / "a"
+    (a / "deep").mkdir(parents=True)
+    write(a / "1.jsonl", json_lines(["one dog"]))
+    write(a / "deep" / "2.json.gz", gzip.compress(json_lines(["two cats"]).encode()))
+    write(a / "README.md", "# Not a document")
+    assert texts_of(a, tmp_path) == ["one dog", "two cats"]
+    write(a / "3.txt", "three birds")
+    with pytest.raises(ValueError, match=r"several forms \(1 .jsonl, 1 .txt, 1 .json\); name those to read by a glob"):
+        documents.find_files(str(a))
+    assert [str(a / "3.txt")] == documents.find_files(f"{a}/**/*.txt")
+    Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="a folder that `datasets` has saved; write it as Parquet"):
+        documents.find_files(str(tmp_path / "saved"))
+    for missing in ("no.txt", "owner/no.txt", "owner/no.jsonl.gz"):  # no id of the hub is looked for
+        with pytest.raises(ValueError, match="no such file, folder or glob"):
+            plain_text.load_texts(missing)
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_column_of_a_data_set_of_the_hub(world, tmp_path, monkeypatch, streaming):
+    lines = (world / "text" / "train.txt").read_text().splitlines()[:40]
+    rows = {"id": list(range(41)), "body": [None, *lines], "tags": [["a"]] * 41}
+    whole = Dataset.from_dict(
+        rows, features=Features({"id": Value("int64"), "body": Value("string"), "tags": List(Value("string"))})
+    )
+    nameless = IterableDataset.from_generator(lambda: iter(whole))  # says nothing of its columns
+    for data in (whole.to_iterable_dataset(), nameless) if streaming else (whole,):
+        monkeypatch.setattr(plain_text, "load_hub", lambda *_, data=data, **__: data)
+        texts = plain_text.load_texts("owner/news:small", streaming=streaming, column="body")
+        assert [row["text"] for row in texts] == [None, *lines]
+        with pytest.raises(ValueError, match="corpus 'owner/news': has no column 'text' but id, body, tags; name"):
+            plain_text.load_texts("owner/news", streaming=streaming)
+        if data is not nameless:
+            with pytest.raises(ValueError, match=r"column 'tags' holds List\(.*\), not text"):
+                plain_text.load_texts("owner/news", streaming=streaming, column="tags")
+        tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+        if streaming:  # a null is a text without words
+            assert plain_text.Stream(texts, plain_text.cutter(tokenizer, 8), 1).take(3).shape == (3, 8)
+        else:
+            assert len(plain_text.load_blocks("owner/news", tokenizer, 8, 1, tmp_path / "cache", column="body"))
+
+
+def test_a_stream_that_breaks_off_names_the_corpus_and_says_how_to_go_on(world):
+    tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+
+    def rows():
+        yield from ({"text": "the dog sees the cat ."} for _ in range(3 * plain_text.DOCUMENTS))
+        raise ConnectionError("Server Disconnected") from OSError("peer closed connection")
+
+    texts = IterableDataset.from_generator(rows, features=plain_text.FEATURES)
+    stream = plain_text.Stream(texts, plain_text.cutter(tokenizer, 8), 1, pool=500, name="--corpus 'owner/news'")
+    stream.take(500)
+    with pytest.raises(run_folder.TrainingError) as error:
+        stream.take(10_000)
+    assert str(error.value) == (
+        "--corpus 'owner/news': the text cannot be read any further: peer closed connection; once it "
+        "can, the same command continues from its last checkpoint"
+    )
+
+
+class Broken(torch.utils.data.Dataset):
+    """Rows that cannot be read."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, i):
+        try:
+            raise OSError("peer closed connection")
+        except OSError as error:
+            raise self.error("--corpus 'owner/news': broke off\nthe same command goes on") from error
+
+
+@pytest.mark.parametrize("error, status", [(run_folder.TrainingError, 1), (ValueError, 2)])
+def test_an_error_in_a_worker_is_told_without_its_traceback(capsys, error, status):
+    Broken.error = error
+    loader = torch.utils.data.DataLoader(Broken(), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(SystemExit) as stop:
+        command_line.run_script(lambda: list(loader))
+    said = capsys.readouterr().err
+    assert stop.value.code == status
+    assert said.partition(": error: ")[2] == "--corpus 'owner/news': broke off the same command goes on\n"
+
+
+# --- languages -------------------------------------------------------------------------------------------------------
+
+
+def test_a_word_may_name_its_language(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x=1.txt").write_text("a file with a sign in its name")
+    assert checks.by_language(["x=1.txt", "a/b"]) == {"": ["x=1.txt", "a/b"]}
+    assert checks.by_language(["en=a", "ko=b=c", "en=d/*"]) == {"en": ["a", "d/*"], "ko": ["b=c"]}
+    for words, said in (
+        (["en=a", "b"], "'b' has no language and others have"),
+        (["en= "], "'en= ' names nothing"),
+        ([""], "'' names nothing"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            checks.by_language(words)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 3))
+def test_an_epoch_has_the_smoothed_shares_of_its_languages(numbers, exponent, epoch):
+    sizes = {f"l{i}": size for i, size in enumerate(numbers)}
+    counts = plain_text.shares(sizes, exponent)
+    powers = np.array(numbers, dtype=float) ** exponent
+    assert sum(counts.values()) == sum(numbers)
+    assert np.abs(np.array(list(counts.values())) - sum(numbers) * powers / powers.sum()).max() <= len(numbers)
+    order = plain_text.epoch_order(sizes, counts, 7, epoch).tolist()
+    assert len(set(order)) == len(order) == sum(numbers)  # a block that comes again has another number, other masks
+    assert order == plain_text.epoch_order(sizes, counts, 7, epoch).tolist()
+    seen, start = Counter(number % sum(numbers) for number in order), 0
+    for name, size in sizes.items():
+        own = [seen[i] for i in range(start, start + size)]
+        assert sum(own) == counts[name] and max(own) - min(own) <= 1
+        start += size
+
+
+def test_the_texts_of_one_language_are_in_the_order_that_they_always_had():
+    counts = plain_text.shares({"": 50}, 0.3)
+    expected = torch.randperm(50, generator=torch.Generator().manual_seed(3 * 1_000_003 + 2))
+    assert torch.equal(plain_text.epoch_order({"": 50}, counts, 3, 2), expected)
+
+
+def test_a_whole_text_is_what_the_tokenizer_makes_of_it(world, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+    texts = ["the dog sleeps .", "", "a", "the boy " * 20, " ", "this girl greets the man ."]
+    (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
+    options = {"cache_dir": tmp_path / "cache"}
+    rows = plain_text.load_blocks(str(tmp_path / "a.txt"), tokenizer, 10, whole=True, **options)
+    full = plain_text.load_blocks(str(tmp_path / "a.txt"), tokenizer, 10, **options)
+    expected = tokenizer([t for t in texts if t.strip()], truncation=True, max_length=10, padding="max_length")
+    assert rows["input_ids"][:] == expected["input_ids"] and full["input_ids"][:] != expected["input_ids"]
+    lengths = plain_text.Rows(rows).lengths(tokenizer.pad_token_id)
+    assert lengths.tolist() == [sum(row) for row in expected["attention_mask"]]
+    args = distill_pretrain.build_parser().parse_args(
+        ["--corpus", "x", "--teacher", "t", "--student_layers", "1", "--terms", "sentence_pair=1", "--seq_length", "10"]
+    )
+    distill_pretrain.check_args(args)
+    kept = plain_text.Rows(rows)
+    collate = distill_pretrain.make_collate(args, lambda i: (kept[i], None), tokenizer, len(tokenizer))
+    batch, alone = collate([0, 1], 0), tokenizer(["the dog sleeps .", "a"], padding=True, return_tensors="pt")
+    assert all(torch.equal(batch[name], alone[name]) for name in ("input_ids", "attention_mask"))  # nothing is masked
+    assert not len(batch["labels"])
+
+
+@pytest.mark.parametrize(
+    "options, probability, whole",
+    [
+        (["--terms", "ckd"], 0.15, False),
+        (["--terms", "ckd", "logits=0"], 0.15, False),
+        (["--terms", "ckd", "logits=0", "--whole_texts"], 0.0, True),
+        (["--terms", "ckd", "sentence_pair=1"], 0.15, True),
+        (["--terms", "sentence_mse=1", "--mlm_probability", "0.2"], 0.2, True),
+    ],
+)
+def test_what_is_masked_and_packed_follows_from_the_terms(options, probability, whole):
+    args = distill_pretrain.build_parser().parse_args(
+        ["--corpus", "x", "--teacher", "t", "--student_layers", "1", *options]
+    )
+    distill_pretrain.check_args(args)
+    assert (args.mlm_probability, args.whole_texts) == (probability, whole)
+
+
+def test_losses_by_language_and_a_student_that_stays_a_sentence_encoder(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [line.split(" . ")[0][:60] for line in (world / "text" / "train.txt").read_text().splitlines()]
+    for name, part in {"a": lines[:30], "b": lines[30:40], "held": lines[20:]}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(part) + "\n")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    words = ["--corpus", "one=a.txt", "two=b.txt", "--teacher", str(world / "bert"), "--student_layers", "1"]
+    words += ["--student_hidden", "32", "--terms", "wr_pair=1", "sentence_pair=3", "--seq_length", "24"]
+    words += ["--validation_corpus", "one=a.txt", "two=held.txt", "--max_eval_samples", "11", "--max_steps", "1"]
+    distill_pretrain.main([*words, "--output_dir", "run"])
+    assert "one 30 blocks, 27 in an epoch; two 10 blocks, 13 in an epoch" in capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    found = record["best"]["metrics"]
+    assert record["data"]["validation"]["examples"] == 10 and found["relation_loss_one"] != found["relation_loss_two"]
+    for name in ("relation_loss", "wr_pair", "sentence_pair"):
+        mark = "_" if name == "relation_loss" else "/"
+        own = [found[f"{name}{mark}{language}"] for language in ("one", "two")]
+        assert found[name] == pytest.approx(sum(own) / 2)
+    tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
+    assert {"eval/relation_loss_two", "eval/sentence_pair/one"} <= set(tags)
+    assert 0 < record["tokens_seen"] < 32 * 24  # padding does not count
+    assert similarity.pooling_of(tmp_path / "run") == "mean"
+    assert json.loads((tmp_path / "run/1_Pooling/config.json").read_text())["word_embedding_dimension"] == 32
+
+
+def test_what_makes_a_sentence_encoder_goes_along_with_the_students_width(tmp_path):
+    assert similarity.modules_of(str(tmp_path)) == {}
+    source, target = tmp_path / "source", tmp_path / "target"
+    kinds = ("Transformer", "Pooling", "Dense", "Normalize")
+    modules = [
+        {"path": (i and f"{i}_{kind}") or "", "type": f"sentence_transformers.{kind}"} for i, kind in enumerate(kinds)
+    ]
+    files = {
+        "modules.json": modules,
+        "config_sentence_transformers.json": {"prompts": {"query": "query: "}},
+        "1_Pooling/config.json": {"embedding_dimension": 20, "pooling_mode": ["max", "cls"]},
+        "2_Dense/config.json": {"in_features": 20, "out_features": 8},
+        "2_Dense/model.safetensors": [1.5],
+        "README.md": "not this one",
+    }
+    for name, content in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(json.dumps(content))
+    similarity.copy_modules(similarity.modules_of(str(source)), target, 12)
+    there = {str(p.relative_to(target)): json.loads(p.read_text()) for p in target.rglob("*") if p.is_file()}
+    changed = {"1_Pooling/config.json": {"embedding_dimension": 12, "pooling_mode": ["max", "cls"]}}
+    assert there == {name: of for name, of in files.items() if name != "README.md"} | changed
+
+
+def test_a_trimmed_sentence_encoder_stays_one(world, tmp_path, capsys):
+    shutil.copytree(world / "bert", tmp_path / "teacher")
+    similarity.save_pooling(tmp_path / "teacher", str(tmp_path), 128, "cls", 64, "the ")
+    words = ["--corpus", f"en={world}/text/valid.txt", "--held_out", f"en={world}/text/train.txt"]
+    trim_vocabulary.main(["--model", str(tmp_path / "teacher"), *words, "--output_dir", str(tmp_path / "few")])
+    assert similarity.pooling_of(tmp_path / "few") == "cls" and "train.txt: of " in capsys.readouterr().out
+    for name, path in similarity.modules_of(str(tmp_path / "teacher")).items():
+        assert json.loads((tmp_path / "few" / name).read_text()) == json.loads(Path(path).read_text())

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import test_comparison
+import test_losses
 import torch
 from accelerate.state import AcceleratorState
 from conftest import in_two_processes, torchrun
@@ -116,7 +116,7 @@ def runs(once, world, teacher, monkeypatch, cut_at):
             for name, (script, options, examples) in each.items():
                 save = "" if name else "--save_minutes 1e-9"
                 run(script, f"{options} {size} {examples // 2} {save}", folder / f"two{name}")
-            assert not any(map(float, test_comparison.values_of_nothing(across_processes=True).values()))
+            assert not any(map(float, test_losses.values_of_nothing(across_processes=True).values()))
             run(distill_finetune, dying, folder / "died")
             plain_text.DOCUMENTS, plain_text.POOL = 3, 6
             run(distill_pretrain, stream, folder / "whole")

@@ -16,7 +16,7 @@ from conftest import forked, in_two_processes
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from rouge_score.rouge_scorer import RougeScorer
 from safetensors.torch import load_file
-from test_families import TINY, make_tokenizer, tiny_config
+from test_encoders import TINY, make_tokenizer, tiny_config
 from test_teacher_cache import terms_of
 from transformers import AutoModel, AutoModelForTokenClassification
 

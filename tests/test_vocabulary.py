@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from conftest import forked
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from test_families import BERT_WORDS, ROBERTA_WORDS, TINY, make_tokenizer, tiny
+from test_encoders import BERT_WORDS, ROBERTA_WORDS, TINY, make_tokenizer, tiny
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors, trainers
 from tokenizers import models as token_models
 from transformers import (
