@@ -22,14 +22,14 @@ import torch
 import transformers
 from accelerate import Accelerator, DDPCommunicationHookType, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from tqdm.auto import tqdm
 
 from engine import command_line
 from engine.checkpoints import load_checkpoint, save_checkpoint
 from engine.environment import max_mem_gb
 from engine.log import Log
-from engine.run_folder import Diverged, finite, write_json, writing
+from engine.run_folder import Diverged, finite, read_record, write_json, writing
 from engine.run_folder import TrainingError as TrainingError
 from options import LONG_EPOCH
 from tasks import batching
@@ -334,6 +334,8 @@ def _start(args, accelerator, recipe, model, record, how):
         state = {"step": 0, "epoch": 0.0, "best": None, "history": [], "train_s": 0.0, "total_s": 0.0}
         state |= dict.fromkeys(("sessions", "examples", "tokens", "skipped_steps"), 0)
     state["sessions"] += 1
+    if how == "resume":
+        state["best"] = kept_best(accelerator, folder, state)
     if accelerator.is_main_process:
         shutil.rmtree(folder / ".tmp-model", ignore_errors=True)
     note_results(args, accelerator, record, state)  # first of all: run.json marks the folder as a run's
@@ -343,6 +345,18 @@ def _start(args, accelerator, recipe, model, record, how):
         log.text("options", options_text(record, getattr(args, "defaults", {})))
     log.begin(record["options"])
     return model, optimizer, state, log
+
+
+def kept_best(accelerator, folder, state):
+    """Return the best evaluation of a run that goes on, the one whose model its folder holds; the same everywhere.
+
+    It may be later than the checkpoint, whose `state` does not know it then. Where steps are not repeated bit for bit,
+    the evaluation of the same step may now give another score.
+    """
+    later = [(read_record(folder) or {}).get("best") if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(later)
+    return later[0] if later[0] and later[0]["step"] > state["step"] else state["best"]
 
 
 def options_text(record, defaults):

@@ -417,6 +417,22 @@ def whole():
     return {}
 
 
+def test_a_best_model_that_was_saved_after_the_last_checkpoint_keeps_its_score(finetune, teacher, tmp_path, cut_at):
+    """Another device may give it another score the second time; the folder holds the model of the first."""
+    options = ("--teacher", teacher, *CKD, "--save_steps", "2", "--max_steps", "6", "--output_dir", tmp_path)
+    cut_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(*options)
+    path, model = tmp_path / "run.json", tmp_path / "model.safetensors"
+    best = {"step": 3, "epoch": 0.5, "score": 0.99, "metrics": {"matthews_correlation": 0.99}, "loss": 0.1}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"best": best}))
+    model.write_bytes(b"the model of step 3")
+    finetune(*options)
+    record = json.loads(path.read_text())
+    assert record["status"] == "complete" and record["best"] == best and record["last"]["step"] == 6
+    assert model.read_bytes() == b"the model of step 3"
+
+
 class TestInterruption:
     OPTIONS = (
         "--save_steps 2 --eval_steps 3 --gradient_accumulation_steps 2 "
