@@ -10,6 +10,7 @@ import count_step
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from conftest import run_script
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import distill_finetune
@@ -143,7 +144,7 @@ def test_the_end_of_an_epoch_makes_no_checkpoint_before_its_time(world, tmp_path
     )
     options = ["--task", "cola", "--data_dir", world / "glue", "--student", world / "bert", "--max_train_samples", 16]
     options += ["--num_train_epochs", 2, "--per_device_train_batch_size", 8, "--max_eval_samples", 8]
-    distill_finetune.main(list(map(str, [*options, "--output_dir", tmp_path / "run"])))
+    run_script(distill_finetune, [*options, "--output_dir", tmp_path / "run"])
     assert steps == [4]
 
 

@@ -288,7 +288,7 @@ FILES = ("--train_file", "a.csv", "--validation_file", "b.csv")
         ),
         ((*FILES, "--metrics", "macro_f1", "accuracy", "macro_f1"), "--metrics names 'macro_f1' twice"),
         ((*FILES, "--regression", "--metrics", "accuracy"), "'accuracy' is not a metric of regression: choose pearson"),
-        ((), "needs --train_file: .* or pass --hub_dataset"),
+        ((), "needs --train_file: .* or --hub_dataset"),
         (("--task", "cola", "--dataset_name", "x"), "--dataset_name is for --task custom, not cola"),
         (("--task", "cola", "--hub_dataset", "a/b"), "--hub_dataset is for --task custom"),
         (("--task", "cola", "--metrics", "accuracy"), "--metrics is for --task custom"),
@@ -341,7 +341,7 @@ def test_every_metric_of_choice_is_scikit_learns(case):
 
 def test_the_f1_of_two_labels_is_refused_for_three(tmp_path):
     table = {"text": TEXTS, "label": list("abca")}
-    with pytest.raises(ValueError, match="--metrics f1 scores the second of two labels, and there are 3: choose"):
+    with pytest.raises(ValueError, match="--metrics f1 scores the second of two labels, and there are 3: try"):
         load(*files(tmp_path, table), "--metrics", "f1")
 
 
