@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
+from conftest import forked
 
 import data
 import distill_dynabert
@@ -139,8 +140,8 @@ def test_a_kind_of_own_data_and_its_metrics_are_checked_where_the_kinds_are_know
         (["--kind", "tokens"], "'tokens' is not one of: classification"),
         (["--metrics", "bleu"], "'bleu' is not a metric of classification"),
     ):
-        done = subprocess.run([sys.executable, "distill_finetune.py", *own, *more], capture_output=True, text=True)
-        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+        status, error = forked(distill_finetune, *own, *more)
+        assert status == 2 and said in error and len(error.splitlines()) == 1
 
 
 def test_a_term_that_no_preset_has_is_known_too(monkeypatch):
