@@ -28,7 +28,7 @@ import metrics
 import models
 import training
 from encoders import families, layer_maps, model_outputs, students
-from engine import checkpoints, command_line, cost, run_folder, teacher_cache
+from engine import checkpoints, command_line, cost, run_folder
 from methods import dynabert, recipes
 from tasks import batching, kinds
 
@@ -62,8 +62,9 @@ def check_stage(args, config):
     return dynabert.sizes(config, args.width_mults, args.depth_mults)
 
 
-def rewire(args, kind, splits, student, tokenizer, accelerator):
+def rewire(args, loaded, accelerator):
     """Sort the student's heads and neurons, in place, by their importance for the training set's labels."""
+    kind, splits, student, tokenizer = loaded.kind, loaded.splits, loaded.student, loaded.tokenizer
     arrays = batching.Arrays(splits["train"], batching.TRAINING)
     batches = batching.sorted_batches(arrays.lengths(), args.per_device_eval_batch_size)
 
@@ -121,18 +122,19 @@ def aligned(args, layers, teacher):
     return layer_maps.layer_maps(args, layers, teacher.config.num_hidden_layers)
 
 
-def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
+def make_evaluate(args, loaded, sizes, accelerator, figures):
     """Return the function model -> (metrics, mean score of the sub-networks, figures).
 
     A metric's name ends in its sub-network, such as accuracy/w0.5_d1; mean_score and loss are means over all. figures:
     model -> {name: figure}.
     """
+    kind = loaded.kind
 
     def evaluate(model):
         model, result, scores, lost = accelerator.unwrap_model(model), {}, [], []
         for size in sizes[::-1]:
             dynabert.resize(model, size)
-            found, _ = kind.evaluate(model, splits, tokenizer, args, accelerator)
+            found, _ = kind.evaluate(model, loaded.splits, loaded.tokenizer, args, accelerator)
             lost.append(found.pop("loss"))
             result |= {f"{name}/{size}": value for name, value in found.items() if "/" not in name}
             scores.append(metrics.score(found, kind.task.metrics))
@@ -143,12 +145,12 @@ def make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures):
     return evaluate
 
 
-def finish(args, record, sizes, student, teacher, accelerator):
+def finish(args, loaded, sizes, accelerator, record):
     """Add the shape, cost and best scores of every sub-network to the record and write it as complete."""
     rows, names = [], record["headline"]
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         for size in sizes[::-1]:
-            small = dynabert.extract(student, size)
+            small = dynabert.extract(loaded.student, size)
             found = {name: record[run_folder.kept(args)]["metrics"][f"{name}/{size}"] for name in names}
             score = None if None in found.values() else metrics.score(found, names)  # not defined
             rows.append(
@@ -159,7 +161,7 @@ def finish(args, record, sizes, student, teacher, accelerator):
                     "metrics": found,
                     **cost.describe(small, args.max_seq_length),
                     "heads": size.heads,
-                    "latency": cost.latency_record(small, teacher, args.max_seq_length),
+                    "latency": cost.latency_record(small, loaded.teacher, args.max_seq_length),
                 }
             )
     record |= {"subnetworks": rows, "latency": rows[0]["latency"]}
@@ -190,36 +192,37 @@ def main(argv=None):
         return
     command_line.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))
-    objective, kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
-    steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
-    objective.check_steps(training.total_steps(args, steps))
+    loaded = distill_finetune.load_everything(args)
+    student, teacher = loaded.student, loaded.teacher
+    steps = math.ceil(len(loaded.splits["train"]) / batching.step_size(args, accelerator))
+    loaded.objective.check_steps(training.total_steps(args, steps))
     rewired = hasattr(student.config, "dynabert")
-    check_parts(args, objective, splits, sizes, student, teacher, rewired)
-    cache = place(args, objective, kind, splits, sizes, student, teacher, accelerator)
-    inputs = distill_finetune.describe_inputs(args, accelerator, splits, student, teacher)
+    check_parts(args, loaded, sizes, rewired)
+    cache = place(args, loaded, sizes, accelerator)
+    inputs = distill_finetune.describe_inputs(args, loaded, accelerator)
     how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)
     if how == "complete":
         command_line.say(f"{args.output_dir}: complete already, nothing to do")
         return
     resuming = how == "resume" and checkpoints.newest_everywhere(accelerator, Path(args.output_dir))
     if not rewired and not resuming:  # a checkpoint holds the rewired weights
-        rewire(args, kind, splits, student, tokenizer, accelerator)
+        rewire(args, loaded, accelerator)
     if teacher:  # after its weights went into the digest
         model_outputs.cast_linears(teacher, accelerator)
     student.config.dynabert = {"width_mults": args.width_mults, "depth_mults": args.depth_mults}
-    recipe = make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache)
-    scores = distill_finetune.teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
-    record = distill_finetune.new_record(
-        args, accelerator, "dynabert", kind, objective, len(recipe.lengths), student, teacher, inputs, scores
-    )
+    recipe = make_recipe(args, loaded, sizes, accelerator, cache)
+    scores = distill_finetune.teacher_scores(args, loaded, accelerator)
+    examples = len(recipe.lengths)
+    record = distill_finetune.new_record(args, loaded, accelerator, "dynabert", examples, inputs, scores)
     record = training.train(args, accelerator, recipe, student, record, how)
     if accelerator.is_main_process:
-        finish(args, record, sizes, student, teacher, accelerator)
+        finish(args, loaded, sizes, accelerator, record)
 
 
-def check_parts(args, objective, splits, sizes, student, teacher, rewired):
+def check_parts(args, loaded, sizes, rewired):
     """Raise ValueError if the student cannot be rewired for want of labels, or a sub-network is too shallow."""
-    if not rewired and "labels" in splits["train"].column_names and all(x == -1 for x in splits["train"]["labels"]):
+    objective, student, teacher, train = loaded.objective, loaded.student, loaded.teacher, loaded.splits["train"]
+    if not rewired and "labels" in train.column_names and all(x == -1 for x in train["labels"]):
         raise ValueError(
             "heads and neurons are sorted by the loss on labels, which the training texts lack: begin with texts that "
             "have some, in --label_column; stage 2 needs none"
@@ -232,8 +235,9 @@ def check_parts(args, objective, splits, sizes, student, teacher, rewired):
             raise ValueError(f"the sub-networks of depth {size.depth:g}, {len(size.layers)} layers: {error}") from error
 
 
-def place(args, objective, kind, splits, sizes, student, teacher, accelerator):
+def place(args, loaded, sizes, accelerator):
     """Make the student dynamic, put both models on the device and compile them; return the teacher's cache or None."""
+    student, teacher = loaded.student, loaded.teacher
     dynabert.make_dynamic(student).to(accelerator.device)
     if teacher:
         teacher.to(accelerator.device).eval()
@@ -243,17 +247,15 @@ def place(args, objective, kind, splits, sizes, student, teacher, accelerator):
     if not args.cache_teacher:
         return None
     # Before the run folder is opened, because the cache may be refused for its size.
-    whole = kind.token_axis is not None
-    return teacher_cache.open_cache(args, objective, teacher, splits["train"], accelerator, whole)
+    return distill_finetune.open_cache(args, loaded, accelerator)
 
 
-def make_recipe(args, objective, kind, splits, sizes, student, teacher, tokenizer, accelerator, cache):
+def make_recipe(args, loaded, sizes, accelerator, cache):
     """Return distill_finetune.py's Recipe with the loss and the scores of every sub-network."""
-    recipe = distill_finetune.make_recipe(
-        args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache
-    )
+    objective, kind, splits, _, teacher, tokenizer = loaded
+    recipe = distill_finetune.make_recipe(args, loaded, accelerator, cache)
     figures = distill_finetune.make_figures(objective.layer_pairs, splits, teacher, tokenizer, accelerator)
-    evaluate = make_evaluate(args, kind, splits, sizes, tokenizer, accelerator, figures)
+    evaluate = make_evaluate(args, loaded, sizes, accelerator, figures)
     loss = make_loss(args, objective, kind, teacher, sizes)
     return dataclasses.replace(recipe, loss=loss, evaluate=evaluate, parts=sizes)
 

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -27,8 +28,19 @@ from methods import recipes, term_weights
 from tasks import batching, kinds, overview, readers
 
 
+class Loaded(NamedTuple):
+    """What a run is made from."""
+
+    objective: term_weights.Objective
+    kind: kinds.Kind
+    splits: dict  # {name: tokenised Dataset}
+    student: torch.nn.Module
+    teacher: torch.nn.Module | None
+    tokenizer: object
+
+
 def load_everything(args):
-    """Return (objective, kind, {split: tokenised Dataset}, student, teacher, tokenizer); raises ValueError."""
+    """Return the Loaded data and models that the options name; raises ValueError."""
     skipped = readers.Skipped(args.skip_bad_examples)
     task, splits = kinds.chosen(args).read(args, skipped)
     kind = kinds.chosen(args)(task)
@@ -71,7 +83,7 @@ def load_everything(args):
         tokenised = splits | ({"held_out": kind.held_out.splits["validation"]} if held_out else {})
         print(overview.lines(kind, read, tokenised, tokenizer, args))
     command_line.say(held_out and taught_more(args))
-    return objective, kind, splits, student, teacher, tokenizer
+    return Loaded(objective, kind, splits, student, teacher, tokenizer)
 
 
 def objective_for(args, student, teacher):
@@ -216,15 +228,16 @@ def make_figures(layer_pairs, splits, teacher, tokenizer, accelerator):
     return figures
 
 
-def make_evaluate(args, kind, splits, tokenizer, accelerator, files, figures):
+def make_evaluate(args, loaded, accelerator, files, figures):
     """Return a function: model -> (metrics, score, figures) on the dev sets.
 
     files: a dict that receives the predictions, {file name: text}. figures: what `make_figures` returns.
     """
+    kind, tokenizer = loaded.kind, loaded.tokenizer
 
     def evaluate(model):
         model = accelerator.unwrap_model(model)
-        result, predictions = kind.evaluate(model, splits, tokenizer, args, accelerator)
+        result, predictions = kind.evaluate(model, loaded.splits, tokenizer, args, accelerator)
         files.update(predictions)
         if kind.held_out:
             found, _ = kind.held_out.evaluate(model, kind.held_out.splits, tokenizer, args, accelerator)
@@ -234,8 +247,9 @@ def make_evaluate(args, kind, splits, tokenizer, accelerator, files, figures):
     return evaluate
 
 
-def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, accelerator, cache=None):
+def make_recipe(args, loaded, accelerator, cache=None):
     """Return the loop's Recipe for this task and objective; cache: a TeacherCache in place of the teacher's passes."""
+    objective, kind, splits, _, teacher, tokenizer = loaded
     train, rows = batching.Arrays(splits["train"], batching.TRAINING), kind.rows.get("train", 1)
     lengths = train.lengths()
     lengths = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
@@ -268,7 +282,7 @@ def make_recipe(args, objective, kind, splits, student, teacher, tokenizer, acce
         plan=lambda size, epoch: batching.grouped_batches(lengths, size, args.seed, epoch),
         collate=collate,
         loss=make_loss(objective, kind, teacher),
-        evaluate=make_evaluate(args, kind, splits, tokenizer, accelerator, files, figures),
+        evaluate=make_evaluate(args, loaded, accelerator, files, figures),
         save=save,
         weights=dict.fromkeys(losses.TERMS, 0.0) | objective.weights,
         weights_at=(lambda progress: objective.at(progress).weights) if objective.stages else None,
@@ -294,12 +308,14 @@ def model_card(args, kind, entry, base):
     return card.model_card(args, entry, kind.auto, about, dataset, base, kind.task.dev) + usage
 
 
-def teacher_scores(args, kind, splits, teacher, tokenizer, accelerator):
+def teacher_scores(args, loaded, accelerator):
     """Print and return {metric: score} of the teacher on the dev sets, None without one; called in all processes."""
-    if not teacher:
+    kind = loaded.kind
+    if not loaded.teacher:
         return None
     try:
-        result, _ = kind.evaluate(teacher, *(kind.theirs or (splits, tokenizer)), args, accelerator)
+        theirs = kind.theirs or (loaded.splits, loaded.tokenizer)
+        result, _ = kind.evaluate(loaded.teacher, *theirs, args, accelerator)
     except run_folder.Diverged as error:
         raise ValueError(f"--teacher {args.teacher}: its outputs are not finite; take another one") from error
     told = ", ".join(f"{name} {training.shown(result[name])}" for name in kind.task.metrics)
@@ -307,16 +323,27 @@ def teacher_scores(args, kind, splits, teacher, tokenizer, accelerator):
     return result
 
 
-def describe_inputs(args, accelerator, splits, student, teacher):
+def open_cache(args, loaded, accelerator):
+    """Return the TeacherCache of the training set, in the teacher's own pieces if it has a tokenizer of its own."""
+    kind = loaded.kind
+    examples = (kind.theirs[0] if kind.theirs else loaded.splits)["train"]
+    logits_per_token = kind.token_axis is not None
+    return teacher_cache.open_cache(args, loaded.objective, loaded.teacher, examples, accelerator, logits_per_token)
+
+
+def describe_inputs(args, loaded, accelerator):
     """Return digests of what must not change between the parts of a run; None in all but the main process."""
     if not accelerator.is_main_process:
         return None
+    theirs = loaded.kind.theirs
+    splits = loaded.splits | ({"teacher_train": theirs[0]["train"]} if theirs else {})
     used = {k if k == "questions" else f"{k}_examples": v for k, v in splits.items() if not k.startswith("test")}
-    return run_folder.describe_inputs(args, accelerator, used, {"teacher": teacher, "student": student})
+    return run_folder.describe_inputs(args, accelerator, used, {"teacher": loaded.teacher, "student": loaded.student})
 
 
-def new_record(args, accelerator, stage, kind, objective, examples, student, teacher, inputs, scores):
-    """Return the run.json of a run that has no results yet; scores: of the teacher."""
+def new_record(args, loaded, accelerator, stage, examples, inputs, scores):
+    """Return the run.json of a run that has no results yet; examples: to train on; scores: of the teacher."""
+    objective, kind, _, student, teacher, _ = loaded
     return run_folder.new_record(
         args,
         accelerator,
@@ -334,34 +361,32 @@ def new_record(args, accelerator, stage, kind, objective, examples, student, tea
     )
 
 
-def finish(args, record, student, teacher, accelerator):
+def finish(args, loaded, accelerator, record):
     """Add the latency of both models to the record and write it as complete."""
     # Training has wrapped the student's forward in autocast, but not the teacher's. Compiled models are not timed.
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
-        record["latency"] = cost.latency_record(student, teacher, args.max_seq_length)
+        record["latency"] = cost.latency_record(loaded.student, loaded.teacher, args.max_seq_length)
     run_folder.complete(args, record)
 
 
-def train_student(args, accelerator, loaded, cache, inputs, how):
-    """Train, complete the record, and print the scores that are kept; loaded: what `load_everything` returns."""
-    objective, kind, splits, student, teacher, tokenizer = loaded
-    if teacher:  # now that its weights have been described
-        model_outputs.cast_linears(teacher, accelerator)
-    recipe = make_recipe(args, *loaded, accelerator, cache)
-    scores = teacher_scores(args, kind, splits, teacher, tokenizer, accelerator)
-    examples = len(recipe.lengths)
-    record = new_record(args, accelerator, "finetune", kind, objective, examples, student, teacher, inputs, scores)
-    record = training.train(args, accelerator, recipe, student, record, how)
+def train_student(args, loaded, accelerator, cache, inputs, how):
+    """Train, complete the record, and print the scores that are kept."""
+    if loaded.teacher:  # now that its weights have been described
+        model_outputs.cast_linears(loaded.teacher, accelerator)
+    recipe = make_recipe(args, loaded, accelerator, cache)
+    scores = teacher_scores(args, loaded, accelerator)
+    record = new_record(args, loaded, accelerator, "finetune", len(recipe.lengths), inputs, scores)
+    record = training.train(args, accelerator, recipe, loaded.student, record, how)
     if not accelerator.is_main_process:
         return
-    finish(args, record, student, teacher, accelerator)
+    finish(args, loaded, accelerator, record)
     kept = record[run_folder.kept(args)]
     scores = ", ".join(f"{k} {training.shown(v)}" for k, v in kept["metrics"].items() if "/" not in k)
     print(
         f"{args.output_dir}: {run_folder.kept(args)} {scores} at step {kept['step']}, "
         f"{record['time']['train_s']:.0f} s of training"
     )
-    constant = kinds.constant_answer(kind, splits, args)
+    constant = kinds.constant_answer(loaded.kind, loaded.splits, args)
     if constant and (kept["score"] is None or kept["score"] <= constant[1] + 1e-9):
         print(
             f"{args.output_dir}: {constant[0]!r} for every example would score no less ({constant[1]:.4f}): "
@@ -369,8 +394,9 @@ def train_student(args, accelerator, loaded, cache, inputs, how):
         )
 
 
-def predict(args, kind, splits, tokenizer, accelerator):
+def predict(args, loaded, accelerator):
     """Write the predictions of the test set, made by the model that the run kept; for ax by --student, of MNLI."""
+    kind = loaded.kind
     folder = args.student if args.task == "ax" else args.output_dir
     remedy = f"python distill_finetune.py --task {'mnli' if args.task == 'ax' else args.task} --student ..."
     # A run's own model has this task's names; a model to predict ax with may have others.
@@ -380,7 +406,7 @@ def predict(args, kind, splits, tokenizer, accelerator):
     if missing and not kind.headless:
         raise ValueError(f"{folder}: no trained head ({missing[0]} missing): train the model first")
     kind.prepare(model, args)
-    kinds.write_predictions(kind, model.to(accelerator.device), splits, tokenizer, args, accelerator)
+    kinds.write_predictions(kind, model.to(accelerator.device), loaded.splits, loaded.tokenizer, args, accelerator)
 
 
 def main(argv=None):
@@ -398,7 +424,8 @@ def main(argv=None):
     if not complete:
         command_line.say(recipes.filled_line(args))
     accelerator = training.make_accelerator(args, unused_parameters=bool(args.stages))  # a head may wait for its stage
-    loaded = objective, kind, splits, student, teacher, tokenizer = load_everything(args)
+    loaded = load_everything(args)
+    student, teacher = loaded.student, loaded.teacher
     vars(student.config).pop("dynabert", None)  # this script does not train the sub-networks of DynaBERT
     student.to(accelerator.device)
     if teacher:
@@ -407,23 +434,19 @@ def main(argv=None):
         model_outputs.compile_models(student, teacher)
     inputs, cache, how, _lock = None, None, "complete", None
     if not complete:
-        steps = math.ceil(len(splits["train"]) / batching.step_size(args, accelerator))
-        objective.check_steps(training.total_steps(args, steps))
-        theirs = kind.theirs and {"teacher_train": kind.theirs[0]["train"]}
+        steps = math.ceil(len(loaded.splits["train"]) / batching.step_size(args, accelerator))
+        loaded.objective.check_steps(training.total_steps(args, steps))
         if args.cache_teacher:  # before the folder is opened: it may be refused for its size
-            examples = theirs["teacher_train"] if theirs else splits["train"]
-            cache = teacher_cache.open_cache(
-                args, objective, teacher, examples, accelerator, kind.token_axis is not None
-            )
-        inputs = describe_inputs(args, accelerator, splits | (theirs or {}), student, teacher)
+            cache = open_cache(args, loaded, accelerator)
+        inputs = describe_inputs(args, loaded, accelerator)
     if args.task != "ax":
         how, _lock = run_folder.open_run_everywhere(args, accelerator, inputs)  # ours for as long as the lock lives
     if how != "complete":
-        train_student(args, accelerator, loaded, cache, inputs, how)
+        train_student(args, loaded, accelerator, cache, inputs, how)
     elif not args.do_predict:
         command_line.say(f"{args.output_dir}: complete already, nothing to do")
     if args.do_predict:
-        predict(args, kind, splits, tokenizer, accelerator)
+        predict(args, loaded, accelerator)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import distill_finetune
 import losses
 import training
 from encoders import model_outputs
-from engine import command_line, teacher_cache
+from engine import command_line
 from tasks import batching
 
 
@@ -63,11 +63,11 @@ def main():
     distill_finetune.check_args(args)
     command_line.quiet()
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=options.device == "cpu")
-    objective, kind, splits, student, teacher, tokenizer = distill_finetune.load_everything(args)
+    loaded = distill_finetune.load_everything(args)
+    student, teacher = loaded.student, loaded.teacher
     teacher.to(accelerator.device).eval()
     student.to(accelerator.device)
-    everything = args, objective, kind, splits, student, teacher, tokenizer, accelerator
-    recipe = distill_finetune.make_recipe(*everything)
+    recipe = distill_finetune.make_recipe(args, loaded, accelerator)
     model, optimizer = accelerator.prepare(student.train(), training.make_optimizer(student, args))
     plan = batching.grouped_batches(recipe.lengths, args.per_device_train_batch_size, args.seed, 0)
     steps = plan[: options.steps]  # a random sample: the order of batches is shuffled
@@ -77,8 +77,8 @@ def main():
         "padded to 128, direct": lambda: take(recipe, args.max_seq_length, direct_objective),
     }
     if args.cache_teacher:
-        cache = teacher_cache.open_cache(args, objective, teacher, splits["train"], accelerator, False)
-        cached = distill_finetune.make_recipe(*everything, cache)
+        cache = distill_finetune.open_cache(args, loaded, accelerator)
+        cached = distill_finetune.make_recipe(args, loaded, accelerator, cache)
         sides["here, --cache_teacher"] = lambda: take(cached, 0, losses.objective)
     model_outputs.cast_linears(teacher, accelerator)
     times = timing.alternate(sides, options.device, options.rounds)

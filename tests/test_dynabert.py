@@ -321,10 +321,10 @@ def test_the_stages_and_an_export(run, teacher, tmp_path, capsys, monkeypatch):
 
     def counted(args):
         """The models of load_everything, the teacher counting its passes with gradients off in training."""
-        *others, student, taught, tokenizer = load(args)
-        if taught:
-            taught.register_forward_hook(lambda model, inputs, out: passes.append(len(out["logits"])))
-        return *others, student, taught, tokenizer
+        loaded = load(args)
+        if loaded.teacher:
+            loaded.teacher.register_forward_hook(lambda model, inputs, out: passes.append(len(out["logits"])))
+        return loaded
 
     monkeypatch.setattr(distill_dynabert.distill_finetune, "load_everything", counted)
     width, depth = ("--width_mults", 1, 0.5), ("--depth_mults", 1, 0.5)
@@ -395,7 +395,7 @@ def test_a_resumed_run_has_the_same_weights(run, teacher, tmp_path, cut_at, call
 
 
 def test_the_cache_of_the_teacher_is_used(run, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(distill_dynabert.teacher_cache, "FOLDER", tmp_path / "cache")
+    monkeypatch.setattr(distill_finetune.teacher_cache, "FOLDER", tmp_path / "cache")
     for name, more in (("plain", ()), ("cached", ("--cache_teacher",))):
         run("--teacher", teacher, "--width_mults", 1, 0.5, *more, "--output_dir", tmp_path / name)
     a, b = (record(tmp_path / name)["best"]["score"] for name in ("plain", "cached"))

@@ -766,15 +766,15 @@ def test_a_teacher_with_another_vocabulary_is_given_its_own_pieces(world, teache
         options = ["--task", "cola", "--data_dir", world / "glue", "--teacher", teacher, "--student", tmp_path / "copy"]
         args = distill_finetune.build_parser().parse_args(list(map(str, [*options, "--terms", *terms])))
         distill_finetune.check_args(args)
-        return args, *distill_finetune.load_everything(args)
+        return args, distill_finetune.load_everything(args)
 
     with pytest.raises(ValueError, match=r"different vocabularies: .* or, for whole texts, compare logits alone"):
         loaded("kd", "pkd=1")
-    args, *everything = loaded("kd")
-    _, kind, splits, student, own, tokenizer = everything
+    args, everything = loaded("kd")
+    student, own = everything.student, everything.teacher
     assert "each is given its own pieces" in capsys.readouterr().out
     accelerator = training.make_accelerator(args)
-    recipe = distill_finetune.make_recipe(args, *everything, accelerator)
+    recipe = distill_finetune.make_recipe(args, everything, accelerator)
     batch = recipe.collate([0, 5, 9], 0)
     assert not torch.equal(batch["input_ids"], batch["theirs.input_ids"])
     with torch.no_grad():
@@ -782,6 +782,6 @@ def test_a_teacher_with_another_vocabulary_is_given_its_own_pieces(world, teache
         assert torch.allclose(distill_finetune.taught(own.eval(), batch, False)["logits"], said, atol=1e-6)
         _, values = recipe.loss(student, batch | {"empty": False})
     assert values["logits"] == pytest.approx(0, abs=1e-6)
-    scores = distill_finetune.teacher_scores(args, kind, splits, own, tokenizer, accelerator)
+    scores = distill_finetune.teacher_scores(args, everything, accelerator)
     assert scores == pytest.approx(recipe.evaluate(student)[0])
     assert recipe.evaluate(student)[2] == {}  # no figure: there are no words to compare

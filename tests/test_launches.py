@@ -119,14 +119,17 @@ def apart(monkeypatch):
             *inputs, student, teacher, tokenizer = script.load_everything(args)
             student, teacher = model_outputs.MaskedLM(student), model_outputs.MaskedLM(teacher)
             model_outputs.add_term_outputs(inputs[0], student, teacher, args.seed)
+            student.to(APART).train()
+            recipe = script.make_recipe(args, *inputs, student, teacher.to(APART).eval(), tokenizer, accelerator)
         else:
-            *inputs, student, teacher, tokenizer = distill_finetune.load_everything(args)
+            loaded = distill_finetune.load_everything(args)
+            student, more = loaded.student, {}
             if script is distill_dynabert:
-                inputs.append(dynabert.sizes(student.config, args.width_mults, args.depth_mults))
+                more = {"sizes": dynabert.sizes(student.config, args.width_mults, args.depth_mults)}
                 dynabert.make_dynamic(student)
-        teacher.to(APART).eval()
-        more = [None] * (script is distill_dynabert)  # no cache
-        recipe = script.make_recipe(args, *inputs, student.to(APART).train(), teacher, tokenizer, accelerator, *more)
+            student.to(APART).train()
+            loaded.teacher.to(APART).eval()
+            recipe = script.make_recipe(args, loaded, accelerator=accelerator, cache=None, **more)
         model, optimizer = accelerator.prepare(student, training.make_optimizer(student, args))
         steps = batching.steps_from(args, accelerator, recipe, 0, 2, 2)
         log = training.Log(args, accelerator, recipe, 0)
