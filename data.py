@@ -7,6 +7,7 @@ Readers raise ValueError with file and line number for the first broken line; th
 import copy
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,9 +160,10 @@ def _glue_from_hub(name):
 
 
 def _meaning(word):
-    """Return the number that a label is, else its text without case and outer blanks, accents composed."""
+    """Return the number that a label is, true and false being 1 and 0, else its text without case, blanks, accents."""
     value = number_of(word)
-    return unicodedata.normalize("NFC", word).strip().casefold() if value is None else value
+    text = unicodedata.normalize("NFC", word).strip().casefold()
+    return {"true": 1, "false": 0}.get(text, text) if value is None else value
 
 
 LIST = re.compile(r"""\s*([\[({]\s*['"]|\[\s*[\d\]])""")  # the beginning of a Python list that was written as text
@@ -173,7 +175,7 @@ def _label_words(rows, path, column, skipped, separator=""):
     separator: between several labels of one example. Raises ValueError if two spellings mean the same label, or if a
     cell holds a Python list.
     """
-    first = {}
+    first, cut, others = {}, False, Counter()  # cells that hold another separator
     skipped = readers.Skipped(True) if skipped.allowed else skipped  # `examples_from_rows` counts the broken rows
     for number, row in rows:
         where, cells = f"{path}, {line_name(number)}", pick(row, (column,), path, number, skipped)
@@ -188,6 +190,8 @@ def _label_words(rows, path, column, skipped, separator=""):
                 skipped.bad(f"{where}: unknown label {cell!r}: the cell is blank")
                 continue
             words = [word.strip() for word in cell.split(separator) if word.strip()] if separator else [cell]
+            cut |= len(words) > 1
+            others.update({";", "|"} & {*cell})
             for word in words:
                 known, line = first.setdefault(_meaning(word), (word, number))
                 if known != word:
@@ -195,6 +199,12 @@ def _label_words(rows, path, column, skipped, separator=""):
                         f"{where}: the label {word!r} is written {known!r} in {line_name(line)}, which would make two "
                         "classes of one: use one spelling, or give two classes names that differ by more"
                     )
+    other, count = next(iter(others.most_common(1)), ("", 0))
+    if separator == "," and not cut and count > 1:  # whose labels do hold such signs passes another separator
+        raise ValueError(
+            f"{path}: no cell of column {column!r} holds two labels with {separator!r} between them, and {count} hold "
+            f"{other!r}: pass --label_separator '{other}'"
+        )
     return in_order(sorted(word for word, _ in first.values()))
 
 
@@ -291,6 +301,8 @@ def _custom(args, skipped, teachers=None):
             tables[source] = where, list(rows), ()
             labels = _label_words(tables[source][1], where, label, skipped, task.separator)
         task = task._replace(labels=tuple(in_order(labels)))
+        if not task.labels:
+            raise ValueError(f"{where}: holds no examples")
         if len(task.labels) < 2:
             raise ValueError(f"{where}: column {label!r} holds only the label {list(task.labels)}; two are needed")
     splits = {}

@@ -93,6 +93,10 @@ def objective_for(args, student, teacher):
     """
     sizes = [model.config.num_hidden_layers for model in (student, teacher) if model]
     objective = term_weights.objective_of(args, layer_maps.layer_maps(args, *sizes) if teacher else ())
+    if teacher and sizes[0] > sizes[1]:
+        command_line.say(
+            f"the student has {sizes[0]} layers and its teacher {sizes[1]}: several layers learn from the same one"
+        )
     if teacher:
         losses.check_terms(objective.terms, objective.layer_pairs, student.config, teacher.config)
         model_outputs.add_term_outputs(objective, student, teacher, args.seed)

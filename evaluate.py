@@ -53,6 +53,7 @@ def options_for(args, name):
     if "data_dir" in typed:
         theirs |= {"train_file": None, "validation_file": None}
     if not (task := typed.get("task", theirs.get("task"))):
+        models.load_config(name)  # says what is wrong with a name that is none
         raise ValueError(f"{name} is not a run on a task of this repository: pass --task")
     if task == "ax":
         raise ValueError("--task ax has no labels to score by: use distill_finetune.py --do_predict")
@@ -166,6 +167,10 @@ def main(argv=None):
         raise ValueError(f"{Counter(args.models).most_common(1)[0][0]!r} is named twice: name each model once")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file: choose another folder")
+    if old := sorted(args.output_dir.glob("model[0-9]*")):
+        raise ValueError(
+            f"--output_dir {args.output_dir} holds predictions of another call ({old[0].name}): choose another"
+        )
     sets, options = sets_of(args.sets), {name: options_for(args, name) for name in args.models}
     first = next(iter(options.values()))
     for name, own in options.items():

@@ -251,7 +251,8 @@ def add_distillation(parser):
     add(
         "--terms",
         f"preset ({', '.join(recipes.PRESETS)}) and/or name=weight with names {', '.join(recipes.all_terms())}; "
-        "weight 0: not computed; with --task ckd has that task's published weights times temperature^2",
+        "weight 0: not computed; terms between sentences: docs/languages.md; with --task ckd has that task's published "
+        "weights times temperature^2",
         ["ckd"],
         nargs="+",
         metavar="TERM",

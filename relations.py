@@ -220,7 +220,7 @@ def check_layers(name, n_aligned):
     if n_aligned < LAYERS[name]:
         raise ValueError(
             f"{name} relates {LAYERS[name]} layers but only {n_aligned} are aligned: align more layers or leave {name} "
-            "out"
+            f"out ({name}=0)"
         )
 
 

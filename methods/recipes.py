@@ -119,6 +119,8 @@ def parse_terms(words):
                 raise ValueError(f"--terms names two presets, {preset!r} and {name!r}: give one, then name=weight")
             preset = name
             continue
+        if name == term_weights.HARD:
+            raise ValueError(f"--terms {word!r}: the labels are no term: pass --hard_weight {weight or 1}")
         if name not in terms:
             raise ValueError(f"--terms {word!r}: unknown term {name!r}, choose from: {', '.join(terms)}")
         if name in given:

@@ -214,11 +214,11 @@ class Regression(Classification):
         return _csv(rows["idx"][::each], ("label", "prediction"), zip(rows["labels"][::each], numbers, strict=True))
 
     def words(self, logits, args):
-        """Return numbers with three digits, within the task's limits."""
+        """Return the numbers: for GLUE with three digits and within the task's limits, for own data as they are."""
         numbers = self.numbers(logits)
-        return [
-            f"{value:.3f}" for value in (numbers.clamp(*self.task.limits) if self.task.limits else numbers).tolist()
-        ]
+        if not self.task.limits:
+            return [f"{value:.9g}" for value in numbers.tolist()]
+        return [f"{value:.3f}" for value in numbers.clamp(*self.task.limits).tolist()]
 
 
 class MultiLabel(Classification):

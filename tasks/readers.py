@@ -29,7 +29,8 @@ class Skipped:
     def bad(self, message):
         """Raise ValueError with the message, or keep it if skipping is allowed."""
         if not self.allowed:
-            raise ValueError(message)
+            remedy = "" if "--skip_bad_examples" in message else "; mend it or pass --skip_bad_examples"
+            raise ValueError(message + remedy)
         self.reports.append(message)
 
 
@@ -80,7 +81,7 @@ def read_lines(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; check --data_dir and the names of its files")
+        raise ValueError(f"{path}: no such file; check the path, or --data_dir and the names of its files")
     number = 0
     with unpacking(path), opened(path) as f:
         begin = [*itertools.islice(f, 2)]
@@ -98,7 +99,7 @@ def read_lines(path):
                 raise ValueError(f"{path}, line {number}: holds a NUL character, so it is not a text file")
             yield number, text.rstrip("\r\n")
     if not number:
-        raise ValueError(f"{path}: the file is empty; download it again")
+        raise ValueError(f"{path}: the file is empty; make or download it again")
 
 
 @contextlib.contextmanager
@@ -546,7 +547,10 @@ def pick(row, columns, path, number, skipped):
     where = f"{path}, {line_name(number)}"
     missing = [c for c in columns if c not in row]
     if missing:
-        return skipped.bad(f"{where}: no column {missing[0]!r}; there are: {listed(row)}")
+        return skipped.bad(
+            f"{where}: no column {missing[0]!r}; there are: {listed(row)}; mend it, name yours by --text_columns and "
+            "--label_column, or pass --skip_bad_examples"
+        )
     for column in columns:
         value = row[column]
         if isinstance(value, (dict, list, bytes)) or value is None:

@@ -326,6 +326,18 @@ def test_the_best_constant_answer_equals_scikit_learns_scores():
     assert kinds.constant_answer(kinds.Regression(data.TASKS["stsb"]), {}, None) is None
 
 
+def test_numbers_of_own_data_are_predicted_with_all_their_digits():
+    logits = torch.tensor([[0.53812345], [0.53812351], [-1e-7], [7.25]])
+    own = kinds.Regression(data.TASKS["custom"]).words(logits, None)
+    assert [torch.tensor(float(word)) for word in own] == list(logits[:, 0])
+    assert kinds.Regression(data.TASKS["stsb"]).words(logits, None) == ["0.538", "0.538", "0.000", "5.000"]
+
+
+def test_a_student_deeper_than_its_teacher_is_named(finetune, teacher, tmp_path, capsys):
+    finetune("--teacher", teacher, "--student_layers", 5, "--max_steps", 1, "--output_dir", tmp_path)
+    assert "the student has 5 layers and its teacher 4: several layers learn from" in capsys.readouterr().out
+
+
 def test_the_best_model_is_kept_not_the_last(finetune, world, tmp_path, monkeypatch):
     scores, kept = iter([0.9, 0.5, 0.1]), []
     monkeypatch.setattr("metrics.score", lambda *_: next(scores, 1.0))

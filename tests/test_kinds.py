@@ -137,6 +137,15 @@ def test_own_broken_lines(tmp_path, rows, said):
         data.load_examples(own(tmp_path, "x,a;b\n", dev="text,label\nx,a;q\n"), readers.Skipped())
 
 
+@pytest.mark.parametrize("separator", [";", "|"])
+def test_labels_with_another_separator_are_no_labels_of_their_own(tmp_path, separator):
+    rows = f"x,a{separator} b\ny,b\nz,a{separator}c\n"
+    args = own(tmp_path, rows)
+    args.label_separator = ","
+    with pytest.raises(ValueError, match=rf"and 2 hold '\{separator}': pass --label_separator '\{separator}'"):
+        data.load_examples(args, readers.Skipped())
+
+
 # --- losses and scores ----------------------------------------------------------------------------------------------
 
 

@@ -240,6 +240,9 @@ def test_twelve_numeric_labels(world, made, tmp_path):
     assert len(table) == 4 and table[3][0] == f"{other}, kept"
     mean = {f: (scores[str(f)]["a"]["accuracy"] + scores[str(f)]["a"]["macro_f1"]) / 2 for f in (folder, other)}
     assert table[3][1] == f"{100 * mean[other] / mean[folder]:.1f} %"
+    for models, said in (((folder,), "holds predictions of another call .model1."), (("no/run/here",), "no/run/here")):
+        with pytest.raises(ValueError, match=said):
+            run(tmp_path / ("out" if said.startswith("holds") else "new"), *models, *given[2:])
 
 
 def test_similarity(world, made, tmp_path):
