@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint and tests on the CPU, no downloads, a process for each core, under 5 minutes on two. Arguments go on to pytest.
+# Lint and tests on the CPU, no downloads, a process for each core. Arguments go on to pytest.
 set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/setup.sh
