@@ -172,10 +172,10 @@ LIST = re.compile(r"""\s*([\[({]\s*['"]|\[\s*[\d\]])""")  # the beginning of a P
 def _label_words(rows, path, column, skipped, separator=""):
     """Return the labels of a training file in the order of their ids.
 
-    separator: between several labels of one example. Raises ValueError if two spellings mean the same label, or if a
-    cell holds a Python list.
+    separator: between several labels of one example. Raises ValueError if two spellings mean the same label, if a cell
+    holds a Python list, or if cells hold another common separator and none holds the default one.
     """
-    first, cut, others = {}, False, Counter()  # cells that hold another separator
+    first, several, others = {}, False, Counter()  # others: cells that hold another common separator
     skipped = readers.Skipped(True) if skipped.allowed else skipped  # `examples_from_rows` counts the broken rows
     for number, row in rows:
         where, cells = f"{path}, {line_name(number)}", pick(row, (column,), path, number, skipped)
@@ -190,7 +190,7 @@ def _label_words(rows, path, column, skipped, separator=""):
                 skipped.bad(f"{where}: unknown label {cell!r}: the cell is blank")
                 continue
             words = [word.strip() for word in cell.split(separator) if word.strip()] if separator else [cell]
-            cut |= len(words) > 1
+            several |= len(words) > 1
             others.update({";", "|"} & {*cell})
             for word in words:
                 known, line = first.setdefault(_meaning(word), (word, number))
@@ -200,7 +200,7 @@ def _label_words(rows, path, column, skipped, separator=""):
                         "classes of one: use one spelling, or give two classes names that differ by more"
                     )
     other, count = next(iter(others.most_common(1)), ("", 0))
-    if separator == "," and not cut and count > 1:  # whose labels do hold such signs passes another separator
+    if separator == "," and not several and count > 1:  # labels that do hold ; or | need another --label_separator
         raise ValueError(
             f"{path}: no cell of column {column!r} holds two labels with {separator!r} between them, and {count} hold "
             f"{other!r}: pass --label_separator '{other}'"

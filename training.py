@@ -348,10 +348,10 @@ def _start(args, accelerator, recipe, model, record, how):
 
 
 def kept_best(accelerator, folder, state):
-    """Return the best evaluation of a run that goes on, the one whose model its folder holds; the same everywhere.
+    """Return the best evaluation of a resumed run, in all processes the same: the one whose model its folder holds.
 
-    It may be later than the checkpoint, whose `state` does not know it then. Where steps are not repeated bit for bit,
-    the evaluation of the same step may now give another score.
+    The model may be newer than the checkpoint; run.json then knows its score and `state` does not. Repeating the step
+    may give another score on devices that do not repeat steps bit for bit.
     """
     later = [(read_record(folder) or {}).get("best") if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:

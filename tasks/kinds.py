@@ -214,7 +214,7 @@ class Regression(Classification):
         return _csv(rows["idx"][::each], ("label", "prediction"), zip(rows["labels"][::each], numbers, strict=True))
 
     def words(self, logits, args):
-        """Return the numbers: for GLUE with three digits and within the task's limits, for own data as they are."""
+        """Return the numbers as text: for GLUE within the task's limits and rounded to 0.001, for own data exact."""
         numbers = self.numbers(logits)
         if not self.task.limits:
             return [f"{value:.9g}" for value in numbers.tolist()]
