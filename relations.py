@@ -518,8 +518,8 @@ class _Sets(NamedTuple):
     distances; where a member is padding they mean nothing. inverse [..., n, n]: 1 / distance, and 0 where two members
     are the same, are equal or one is padding; None unless asked for. norm [..., n]: |h|^2. scale [..., n]: 1 / (sqrt 2
     |h|), 0 where h is 0. Both None unless asked for.
-    padding: bool [b, T], True where a member of a set of words is padding; None without padding, and for sets of layers.
-    pairs [b, 1, 1], or a number: ordered pairs of a set, at least 1; None unless asked for.
+    padding: bool [b, T], True where a member of a set of words is padding; None without padding, and for sets of
+    layers. pairs [b, 1, 1], or a number: ordered pairs of a set, at least 1; None unless asked for.
     """
 
     distance: torch.Tensor
